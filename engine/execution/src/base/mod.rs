@@ -1,0 +1,10 @@
+//! The only module that names `datafusion-distributed`.
+//!
+//! `planner` cuts stages, `channel` carries plans and opens block streams,
+//! `worker` runs tasks, `handlers` decide how many tasks a stage gets. Its API
+//! is young and breaks often; everything above sees only what is exported here.
+
+pub mod channel;
+pub mod handlers;
+pub mod planner;
+pub mod worker;

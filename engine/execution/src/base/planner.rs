@@ -1,0 +1,93 @@
+//! Turns a session into one that plans for a fixed set of executors.
+//!
+//! Called once per query, on a copy of the session's state: the set of
+//! executors, their channels and the query header belong to that query alone.
+//! Our extension planner is already set on the state; the base wraps it.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use datafusion::common::{DataFusionError, Result};
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion_distributed::{
+    DistributedConfig, DistributedExec, DistributedExt,
+    SessionStateBuilderExt as BaseSessionStateBuilderExt, WorkerResolver, display_plan_ascii,
+};
+use http::{HeaderMap, HeaderValue};
+use mobula_plan::{MobulaCodec, MobulaOptions};
+use mobula_proto::cluster::{HEADER_QUERY, QueryHeader};
+use prost::Message;
+use url::Url;
+
+use super::channel::PeerChannels;
+use super::handlers::map_batches_task_count;
+
+/// The executors of one query: a snapshot, so that planning and routing agree.
+struct Snapshot(Vec<Url>);
+
+impl WorkerResolver for Snapshot {
+    fn get_urls(&self) -> Result<Vec<Url>> {
+        Ok(self.0.clone())
+    }
+}
+
+/// A copy of `state` that cuts stages over `executors`.
+///
+/// # Errors
+/// When an option is out of range for the base.
+pub fn distributed_state(
+    state: &SessionState,
+    executors: Vec<Url>,
+    channels: PeerChannels,
+    header: &QueryHeader,
+) -> Result<SessionState> {
+    let mut config = state.config().clone();
+    let base = base_options(&config)?;
+    config.set_distributed_option_extension(base);
+    config.set_distributed_worker_resolver(Snapshot(executors));
+    config.set_distributed_channel_resolver(channels);
+    config.set_distributed_user_codec(MobulaCodec);
+    config.set_distributed_desired_task_count_handler(map_batches_task_count);
+    config.set_distributed_passthrough_headers(headers(header)?)?;
+    Ok(SessionStateBuilder::new_from_existing(state.clone())
+        .with_config(config)
+        .with_distributed_planner()
+        .build())
+}
+
+/// Our settings in the base's terms.
+fn base_options(config: &datafusion::prelude::SessionConfig) -> Result<DistributedConfig> {
+    let Some(ours) = config.options().extensions.get::<MobulaOptions>() else {
+        return datafusion::common::internal_err!("the session has no mobula options");
+    };
+    // The base counts bytes for each partition of a task.
+    let per_task = ours.scan_bytes_per_task();
+    let partitions = config.target_partitions().max(1);
+    let mut base = DistributedConfig::default();
+    base.file_scan_config_bytes_per_partition = (per_task / partitions).max(1);
+    base.max_tasks_per_stage = ours.max_tasks_per_stage();
+    ours.exchange_compression().clone_into(&mut base.compression);
+    Ok(base)
+}
+
+fn headers(header: &QueryHeader) -> Result<HeaderMap> {
+    let encoded = STANDARD.encode(header.encode_to_vec());
+    let value = HeaderValue::from_str(&encoded)
+        .map_err(|e| DataFusionError::Internal(format!("query header: {e}")))?;
+    Ok(HeaderMap::from_iter([(
+        http::HeaderName::from_static(HEADER_QUERY),
+        value,
+    )]))
+}
+
+/// True when `plan` runs on more than this process.
+pub fn is_distributed(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.is::<DistributedExec>()
+}
+
+/// The stages of a distributed plan as text, one box a stage.
+pub fn stages_text(plan: &dyn ExecutionPlan) -> String {
+    display_plan_ascii(plan, false)
+}

@@ -1,0 +1,130 @@
+//! The coordinator's side of register, heartbeat and leave.
+//!
+//! [`Control`] owns the [`Membership`], a sweep that notices silent executors,
+//! and a watch that running queries listen to. It answers Flight `DoAction`
+//! calls that have passed the token gate.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mobula_proto::cluster::{
+    ACTION_HEARTBEAT, ACTION_LEAVE, ACTION_REGISTER, Heartbeat, HeartbeatReply, Leave, Register,
+    RegisterReply,
+};
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::watch;
+use tonic::Status;
+use url::Url;
+
+use super::membership::{Member, Membership};
+use crate::exchange::channels::ChannelPool;
+use crate::spawn::{OwnedTask, spawn_named};
+
+/// How often silence is looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Listens to executors.
+pub struct Control {
+    membership: Mutex<Membership>,
+    alive: watch::Sender<BTreeSet<Url>>,
+    heartbeat_interval: Duration,
+    channels: ChannelPool,
+}
+
+impl Control {
+    pub fn new(membership: Membership, heartbeat_interval: Duration, channels: ChannelPool) -> Self {
+        Self {
+            membership: Mutex::new(membership),
+            alive: watch::Sender::new(BTreeSet::new()),
+            heartbeat_interval,
+            channels,
+        }
+    }
+
+    /// Looks for silent executors until the returned task is dropped.
+    pub fn sweep(self: &Arc<Self>) -> OwnedTask<()> {
+        let control = Arc::downgrade(self);
+        spawn_named("membership-sweep", async move {
+            let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+            loop {
+                ticks.tick().await;
+                let Some(control) = control.upgrade() else {
+                    return;
+                };
+                let dead = control.membership.lock().expire(Instant::now());
+                for member in &dead {
+                    tracing::warn!(executor = %member.executor_id, url = %member.url, "executor is gone: no heartbeat");
+                    control.channels.forget(&member.url);
+                }
+                if !dead.is_empty() {
+                    control.publish();
+                }
+            }
+        })
+    }
+
+    /// Who is alive now, by id.
+    pub fn members(&self) -> Vec<Member> {
+        self.membership.lock().members().cloned().collect()
+    }
+
+    /// The URLs alive; changes with every join and leave.
+    pub fn watch_alive(&self) -> watch::Receiver<BTreeSet<Url>> {
+        self.alive.subscribe()
+    }
+
+    /// Answers one action.
+    ///
+    /// # Errors
+    /// An unknown action, a malformed body, or a refused registration.
+    pub fn handle(&self, action: &str, body: &[u8]) -> Result<Vec<u8>, Status> {
+        match action {
+            ACTION_REGISTER => self.register(decode(body)?),
+            ACTION_HEARTBEAT => {
+                let beat: Heartbeat = decode(body)?;
+                let known = self.membership.lock().heartbeat(Instant::now(), beat);
+                Ok(HeartbeatReply { known }.encode_to_vec())
+            }
+            ACTION_LEAVE => {
+                let leave: Leave = decode(body)?;
+                tracing::info!(executor = %leave.executor_id, "executor left");
+                self.membership.lock().leave(&leave);
+                self.publish();
+                Ok(Vec::new())
+            }
+            other => Err(Status::unimplemented(format!("unknown action \"{other}\""))),
+        }
+    }
+
+    fn register(&self, request: Register) -> Result<Vec<u8>, Status> {
+        let (id, url) = (request.executor_id.clone(), request.url.clone());
+        let epoch = self
+            .membership
+            .lock()
+            .register(Instant::now(), request)
+            .map_err(|refusal| Status::failed_precondition(refusal.to_string()))?;
+        tracing::info!(executor = %id, %url, "executor registered");
+        self.publish();
+        let reply = RegisterReply {
+            epoch,
+            heartbeat_interval_ms: self.heartbeat_interval.as_millis() as u64,
+        };
+        Ok(reply.encode_to_vec())
+    }
+
+    fn publish(&self) {
+        let urls: BTreeSet<Url> = self
+            .membership
+            .lock()
+            .members()
+            .map(|member| member.url.clone())
+            .collect();
+        self.alive.send_replace(urls);
+    }
+}
+
+fn decode<M: Message + Default>(body: &[u8]) -> Result<M, Status> {
+    M::decode(body).map_err(|e| Status::invalid_argument(format!("malformed action body: {e}")))
+}

@@ -1,0 +1,9 @@
+//! The coordinator's part: who is alive, and what runs where.
+//!
+//! `membership` decides purely (values in, values out, the clock as an
+//! argument), `control` is its mouth and ears on the cluster listener, `query`
+//! starts a plan and ends it when an executor it uses is lost.
+
+pub mod control;
+pub mod membership;
+pub mod query;

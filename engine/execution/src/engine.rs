@@ -1,0 +1,394 @@
+//! The engine a front end holds: it makes sessions and runs plans.
+//!
+//! Embedded, a plan runs in this process by DataFusion's own planner, with no
+//! socket. As a coordinator, a plan is cut into stages over the executors alive
+//! when it starts; with a single participant it runs here as if embedded.
+//! Planning is repeated for each execution, because the set of executors may
+//! have changed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use datafusion::catalog::{CatalogProviderList, SchemaProvider};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DataFusionError, Result};
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::execute_stream;
+use datafusion::prelude::SessionConfig;
+use mobula_plan::{
+    FunctionCatalog, MobulaOptions, MobulaPlanning, SessionStateBuilderExt, TaskHostHandle,
+};
+use mobula_udfs::{FunctionSpec, ObjectKind, UdfError};
+use url::Url;
+
+use crate::base::channel::PeerChannels;
+use crate::base::planner::distributed_state;
+use crate::base::worker::TaskSource;
+use crate::coordinator::control::Control;
+use crate::coordinator::membership::Membership;
+use crate::coordinator::query::{LossGuard, QueryRun};
+use crate::error::ExecutionError;
+use crate::executor::listener::{self, Listener, advertised_url};
+use crate::explain;
+use crate::process::Process;
+use crate::query_header::query_header;
+use crate::spawn::OwnedTask;
+use crate::stores::StoreSpec;
+use crate::system_tables::{SYSTEM_SCHEMA, SystemSchema};
+use crate::token::ClusterToken;
+
+/// Id under which the coordinator's own tasks run.
+pub const COORDINATOR_ID: &str = "coordinator";
+/// Id of the tasks of an embedded engine.
+pub const EMBEDDED_ID: &str = "embedded";
+
+/// What an engine is made with.
+#[derive(Debug, Clone)]
+pub struct EngineSettings {
+    /// Defaults of every session and the settings of the process.
+    pub options: MobulaOptions,
+    /// Python interpreter of this process's workers.
+    pub python: PathBuf,
+}
+
+/// What makes an engine a coordinator.
+#[derive(Debug, Clone)]
+pub struct ClusterSettings {
+    /// The cluster listener; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// `HOST:PORT` at which executors reach it; `None`: as it listens.
+    pub advertise: Option<String>,
+    pub token: ClusterToken,
+    /// Whether this process takes tasks like any executor.
+    pub local_executor: bool,
+}
+
+/// Runs plans, here or over executors.
+pub struct Engine {
+    options: MobulaOptions,
+    process: Arc<Process>,
+    functions: Arc<FunctionCatalog>,
+    cluster: Option<Cluster>,
+    started: Instant,
+}
+
+/// The coordinator's half of an engine.
+pub(crate) struct Cluster {
+    pub(crate) control: Arc<Control>,
+    pub(crate) address: SocketAddr,
+    pub(crate) url: Url,
+    pub(crate) local: Option<TaskSource>,
+    _listener: Listener,
+    _sweep: OwnedTask<()>,
+}
+
+/// Who runs a query.
+enum Participants {
+    /// This process alone.
+    Here,
+    Executors(Vec<Url>),
+}
+
+impl Engine {
+    /// An engine of this process alone. Opens no socket, starts no process.
+    ///
+    /// # Errors
+    /// When DataFusion's runtime cannot be made.
+    pub fn embedded(settings: EngineSettings) -> Result<Arc<Self>, ExecutionError> {
+        // Nothing listens, so this token admits nobody.
+        let token = ClusterToken::generate();
+        let process = Process::try_new(
+            settings.options.clone(),
+            settings.python,
+            EMBEDDED_ID,
+            &token,
+        )?;
+        Ok(Arc::new(Self::new(settings.options, process, None)))
+    }
+
+    /// A coordinator: serves the cluster listener from now on.
+    ///
+    /// # Errors
+    /// A port in use, or an address that others cannot reach.
+    pub async fn coordinator(
+        settings: EngineSettings,
+        cluster: ClusterSettings,
+    ) -> Result<Arc<Self>, ExecutionError> {
+        let process = Process::try_new(
+            settings.options.clone(),
+            settings.python,
+            COORDINATOR_ID,
+            &cluster.token,
+        )?;
+        let cluster = Cluster::start(&settings.options, &process, cluster).await?;
+        Ok(Arc::new(Self::new(settings.options, process, Some(cluster))))
+    }
+
+    fn new(options: MobulaOptions, process: Arc<Process>, cluster: Option<Cluster>) -> Self {
+        Self {
+            options,
+            process,
+            functions: Arc::new(FunctionCatalog::default()),
+            cluster,
+            started: Instant::now(),
+        }
+    }
+
+    /// Where executors connect to; `None` when embedded.
+    pub fn cluster_address(&self) -> Option<SocketAddr> {
+        self.cluster.as_ref().map(|cluster| cluster.address)
+    }
+
+    /// The cluster listener as executors name it; `None` when embedded.
+    pub fn cluster_url(&self) -> Option<&Url> {
+        self.cluster.as_ref().map(|cluster| &cluster.url)
+    }
+
+    /// True for a coordinator.
+    pub fn is_cluster(&self) -> bool {
+        self.cluster.is_some()
+    }
+
+    pub fn runtime_env(&self) -> &Arc<datafusion::execution::runtime_env::RuntimeEnv> {
+        self.process.runtime()
+    }
+
+    /// The functions that all sessions share.
+    pub fn functions(&self) -> &Arc<FunctionCatalog> {
+        &self.functions
+    }
+
+    /// Defaults of new sessions.
+    pub fn options(&self) -> &MobulaOptions {
+        &self.options
+    }
+
+    /// How long this engine has been up.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn process(&self) -> &Arc<Process> {
+        &self.process
+    }
+
+    pub(crate) fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.as_ref()
+    }
+
+    /// The state of a new session: our planner, rules and functions over
+    /// `catalogs`.
+    pub fn session_state(
+        &self,
+        session_id: &str,
+        catalogs: Arc<dyn CatalogProviderList>,
+        options: MobulaOptions,
+    ) -> SessionState {
+        let config = SessionConfig::new()
+            .with_information_schema(true)
+            .with_create_default_catalog_and_schema(false)
+            .with_extension(Arc::new(TaskHostHandle(Arc::clone(self.process.host()))));
+        let mut state = SessionStateBuilder::new()
+            .with_session_id(session_id.to_owned())
+            .with_default_features()
+            .with_config(config)
+            .with_runtime_env(Arc::clone(self.process.runtime()))
+            .with_catalog_list(catalogs)
+            .with_mobula(MobulaPlanning {
+                functions: Arc::clone(&self.functions),
+                options,
+            })
+            .build();
+        self.sync_functions(&mut state);
+        state
+    }
+
+    /// Makes the scalar functions of `state` those of the shared catalog, so
+    /// that one session's CREATE or DROP FUNCTION is seen by all.
+    pub fn sync_functions(&self, state: &mut SessionState) {
+        mobula_plan::udf::sync_functions(state, &self.functions);
+    }
+
+    /// Starts `plan` under the settings of `state`. EXPLAIN shows what would
+    /// run, distributed or not.
+    ///
+    /// # Errors
+    /// What planning fails with, and UNAVAILABLE when the plan needs an
+    /// executor and there is none.
+    pub async fn run(&self, state: &SessionState, plan: LogicalPlan) -> Result<QueryRun> {
+        let query_id = uuid::Uuid::new_v4().simple().to_string();
+        match self.participants(&plan)? {
+            Participants::Here => run_here(query_id, state, &plan).await,
+            Participants::Executors(urls) => self.run_on(query_id, state, &plan, urls).await,
+        }
+    }
+
+    fn participants(&self, plan: &LogicalPlan) -> Result<Participants> {
+        let Some(cluster) = &self.cluster else {
+            return Ok(Participants::Here);
+        };
+        let mut urls: Vec<Url> = cluster.control.members().into_iter().map(|m| m.url).collect();
+        if cluster.local.is_some() {
+            urls.push(cluster.url.clone());
+        }
+        match urls.len() {
+            0 if needs_executor(plan)? => {
+                Err(DataFusionError::External(Box::new(ExecutionError::NoExecutors {
+                    coordinator: format!("grpc://{}", cluster.address),
+                })))
+            }
+            0 | 1 => Ok(Participants::Here),
+            _ => Ok(Participants::Executors(urls)),
+        }
+    }
+
+    async fn run_on(
+        &self,
+        query_id: String,
+        state: &SessionState,
+        plan: &LogicalPlan,
+        urls: Vec<Url>,
+    ) -> Result<QueryRun> {
+        let Some(cluster) = &self.cluster else {
+            return run_here(query_id, state, plan).await;
+        };
+        let local = cluster.local.clone().map(|tasks| (cluster.url.clone(), tasks));
+        let channels = PeerChannels::of_query(
+            self.process.channels().clone(),
+            Arc::clone(self.process.traffic()),
+            local,
+        );
+        let used = channels.used();
+        let header = query_header(&query_id, state.config_options(), self.process.stores().wire());
+        let alive = cluster.control.watch_alive();
+        let state = distributed_state(state, urls, channels, &header)?;
+        let mut run = match explain::explained(plan) {
+            Some(explain) => explain::run(query_id, &state, explain).await?,
+            None => run_here(query_id, &state, plan).await?,
+        };
+        run.stream = Box::pin(LossGuard::new(run.stream, alive, used));
+        Ok(run)
+    }
+
+    /// Compiles a function's body in a worker and checks its signature.
+    ///
+    /// # Errors
+    /// What is wrong with the body, or with Python here.
+    pub async fn describe_function(&self, spec: &FunctionSpec) -> Result<ObjectKind, UdfError> {
+        self.process.workers().describe(spec).await
+    }
+
+    /// The tables of schema `system`.
+    pub fn system_schema(self: &Arc<Self>) -> Arc<dyn SchemaProvider> {
+        Arc::new(SystemSchema::new(Arc::downgrade(self)))
+    }
+
+    /// Makes an object store known here and, with each query, on executors.
+    ///
+    /// # Errors
+    /// [`ExecutionError::ObjectStore`].
+    pub fn register_object_store(&self, spec: StoreSpec) -> Result<(), ExecutionError> {
+        self.process.stores().register(spec)
+    }
+
+    /// Waits until `n` executors are registered (the local one not counted).
+    ///
+    /// # Errors
+    /// [`ExecutionError::ExecutorsMissing`] after `limit`.
+    pub async fn wait_for_executors(
+        &self,
+        n: usize,
+        limit: Duration,
+    ) -> Result<(), ExecutionError> {
+        let Some(cluster) = &self.cluster else {
+            return Ok(());
+        };
+        let mut alive = cluster.control.watch_alive();
+        let enough = alive.wait_for(|urls| urls.len() >= n);
+        match tokio::time::timeout(limit, enough).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(ExecutionError::ExecutorsMissing {
+                wanted: n,
+                found: cluster.control.members().len(),
+                waited_s: limit.as_secs(),
+            }),
+        }
+    }
+
+    /// Ends every worker process of this engine.
+    pub async fn shutdown(&self) {
+        self.process.shutdown().await;
+    }
+}
+
+impl Cluster {
+    async fn start(
+        options: &MobulaOptions,
+        process: &Arc<Process>,
+        settings: ClusterSettings,
+    ) -> Result<Self, ExecutionError> {
+        let bound = listener::bind(settings.listen).await?;
+        let address = bound.local_addr().map_err(|source| ExecutionError::Listen {
+            address: settings.listen,
+            source,
+        })?;
+        let url = advertised_url(address, settings.advertise.as_deref())?;
+        let membership = Membership::new(options.heartbeat_timeout(), crate::VERSION);
+        let control = Arc::new(Control::new(
+            membership,
+            options.heartbeat_interval(),
+            process.channels().clone(),
+        ));
+        let tasks = process.task_source();
+        let listener = Listener::serve(
+            bound,
+            process,
+            tasks.clone(),
+            Some(Arc::clone(&control)),
+            &url,
+            settings.token,
+        );
+        Ok(Self {
+            _sweep: control.sweep(),
+            control,
+            address,
+            url,
+            local: settings.local_executor.then_some(tasks),
+            _listener: listener,
+        })
+    }
+}
+
+async fn run_here(query_id: String, state: &SessionState, plan: &LogicalPlan) -> Result<QueryRun> {
+    let plan = state.create_physical_plan(plan).await?;
+    let stream = execute_stream(Arc::clone(&plan), state.task_ctx())?;
+    Ok(QueryRun {
+        query_id,
+        stream,
+        plan,
+    })
+}
+
+/// True when `plan` reads a table or calls user code: constants, DDL and the
+/// schemas that live on the coordinator need no executor.
+fn needs_executor(plan: &LogicalPlan) -> Result<bool> {
+    let mut needs = false;
+    plan.apply_with_subqueries(|node| {
+        needs |= match node {
+            LogicalPlan::TableScan(scan) => !scan
+                .table_name
+                .schema()
+                .is_some_and(|s| s == SYSTEM_SCHEMA || s == "information_schema"),
+            LogicalPlan::Extension(_) => true,
+            _ => false,
+        };
+        Ok(match needs {
+            true => TreeNodeRecursion::Stop,
+            false => TreeNodeRecursion::Continue,
+        })
+    })?;
+    Ok(needs)
+}

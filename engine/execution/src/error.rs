@@ -1,0 +1,140 @@
+//! Errors of running plans, and the classes they fall into.
+//!
+//! [`ErrorClass`] is what callers decide by: who has to act, and whether trying
+//! again can help. It crosses executors as a number in `WireError` (see
+//! `wire_error`), so the numbers below never change their meaning.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Who has to act on an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum ErrorClass {
+    /// The statement or the user's code is wrong.
+    User = 1,
+    /// The surroundings are wrong: a file, a package, a setting.
+    Setup = 2,
+    /// An executor or a service is gone; trying again may help.
+    Unavailable = 3,
+    /// A limit was reached.
+    ResourceExhausted = 4,
+    /// Someone cancelled.
+    Cancelled = 5,
+    /// A deadline passed.
+    Timeout = 6,
+    /// A bug of ours.
+    Internal = 7,
+}
+
+impl ErrorClass {
+    /// The class of a number from the wire; unknown numbers are bugs.
+    pub fn from_number(number: u32) -> Self {
+        match number {
+            1 => Self::User,
+            2 => Self::Setup,
+            3 => Self::Unavailable,
+            4 => Self::ResourceExhausted,
+            5 => Self::Cancelled,
+            6 => Self::Timeout,
+            _ => Self::Internal,
+        }
+    }
+}
+
+/// An error that happened on another executor, as it arrived here.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message} (on executor {executor})")]
+pub struct RemoteError {
+    pub class: ErrorClass,
+    /// One line.
+    pub message: String,
+    /// URL of the executor where it happened first.
+    pub executor: String,
+    /// A traceback, if there is one.
+    pub detail: Option<String>,
+}
+
+/// What this crate can fail at.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecutionError {
+    #[error("no executor is registered, and this statement reads tables or calls functions. Start one with `mobula executor --coordinator {coordinator}`")]
+    NoExecutors { coordinator: String },
+
+    #[error("executor {executor} was lost while it ran this query. Run the query again: the others go on")]
+    ExecutorLost { executor: String },
+
+    #[error("cannot read the cluster token \"{}\": {source}. Give the coordinator's file with --cluster-token-file", path.display())]
+    TokenFile {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+
+    #[error("cannot listen on {address}: {source}. Choose another address, or port 0 for any free one")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+
+    #[error("the cluster listener {address} has no address that others can reach. Give one with --advertise HOST:PORT")]
+    Advertise { address: SocketAddr },
+
+    #[error("\"{url}\" is not an address like grpc://HOST:PORT")]
+    BadAddress { url: String },
+
+    #[error("the coordinator at {coordinator} refused this executor: {message}")]
+    Refused {
+        coordinator: String,
+        message: String,
+    },
+
+    #[error("only {found} of {wanted} executors registered within {waited_s} s. See their log output for the reason")]
+    ExecutorsMissing {
+        wanted: usize,
+        found: usize,
+        waited_s: u64,
+    },
+
+    #[error("cannot start an executor process from \"{}\": {source}", program.display())]
+    StartExecutor {
+        program: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+
+    #[error("cannot use the object store \"{url}\": {reason}")]
+    ObjectStore { url: String, reason: String },
+
+    #[error("cannot set up the runtime: {0}")]
+    Runtime(#[source] datafusion::error::DataFusionError),
+
+    #[error("the cluster listener broke: {reason}")]
+    ListenerBroken { reason: String },
+
+    #[error("malformed {what} in a message of another process")]
+    Malformed { what: &'static str },
+}
+
+impl ExecutionError {
+    /// Who has to act.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::NoExecutors { .. }
+            | Self::ExecutorLost { .. }
+            | Self::ExecutorsMissing { .. } => ErrorClass::Unavailable,
+            Self::TokenFile { .. }
+            | Self::Listen { .. }
+            | Self::Advertise { .. }
+            | Self::Refused { .. }
+            | Self::StartExecutor { .. }
+            | Self::Runtime(_)
+            | Self::ListenerBroken { .. }
+            | Self::ObjectStore { .. } => ErrorClass::Setup,
+            Self::BadAddress { .. } => ErrorClass::User,
+            Self::Malformed { .. } => ErrorClass::Internal,
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The cluster listener: the base's plan service and our Flight service on one
+//! port, behind the token gate. Coordinator and executors share it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use arrow_flight::flight_service_server::FlightServiceServer;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use url::Url;
+
+use crate::base::worker::TaskSource;
+use crate::coordinator::control::Control;
+use crate::error::ExecutionError;
+use crate::exchange::channels::{
+    KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, MAX_WINDOW_BYTES, parse_address,
+};
+use crate::exchange::flight_service::ClusterFlightService;
+use crate::exchange::guard::GuardLayer;
+use crate::process::Process;
+use crate::spawn::{OwnedTask, spawn_named};
+use crate::token::ClusterToken;
+
+/// Block streams one peer may have open at a time.
+const MAX_STREAMS: u32 = 65_536;
+/// Longest header list accepted, in bytes: the options of a query travel there.
+const MAX_HEADER_BYTES: u32 = 1 << 20;
+
+/// Serves until dropped.
+pub struct Listener {
+    _server: OwnedTask<()>,
+    failure: watch::Receiver<Option<String>>,
+}
+
+/// Takes the port.
+///
+/// # Errors
+/// [`ExecutionError::Listen`], naming the address.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, ExecutionError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ExecutionError::Listen { address, source })
+}
+
+/// The URL under which others reach a listener at `address`.
+///
+/// # Errors
+/// When `address` is unspecified and nothing is advertised, or the advertised
+/// text is no address. An advertised port 0 stands for the port bound.
+pub fn advertised_url(
+    address: SocketAddr,
+    advertise: Option<&str>,
+) -> Result<Url, ExecutionError> {
+    match advertise {
+        Some(text) => {
+            let mut url = parse_address(text)?;
+            if url.port() == Some(0) {
+                // Cannot fail: the URL has a host.
+                let _ = url.set_port(Some(address.port()));
+            }
+            Ok(url)
+        }
+        None if address.ip().is_unspecified() => Err(ExecutionError::Advertise { address }),
+        None => parse_address(&address.to_string()),
+    }
+}
+
+impl Listener {
+    /// Serves `tasks`, and `control` on a coordinator.
+    pub fn serve(
+        bound: TcpListener,
+        process: &Arc<Process>,
+        tasks: TaskSource,
+        control: Option<Arc<Control>>,
+        url: &Url,
+        token: ClusterToken,
+    ) -> Self {
+        let limits = process.channels().limits();
+        let flight = ClusterFlightService::new(
+            tasks.clone(),
+            control,
+            Arc::clone(process.traffic()),
+            url.to_string(),
+            limits.message_bytes,
+        );
+        let decoding = limits.message_bytes.saturating_mul(4);
+        let flight = FlightServiceServer::new(flight)
+            .max_decoding_message_size(decoding)
+            .max_encoding_message_size(decoding);
+        let router = Server::builder()
+            .layer(GuardLayer::new(token))
+            .initial_stream_window_size(limits.stream_window_bytes)
+            .initial_connection_window_size(MAX_WINDOW_BYTES)
+            .max_concurrent_streams(MAX_STREAMS)
+            .http2_max_header_list_size(MAX_HEADER_BYTES)
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .add_service(tasks.plan_service())
+            .add_service(flight);
+        let (failed, failure) = watch::channel(None);
+        let server = spawn_named("cluster-listener", async move {
+            if let Err(e) = router
+                .serve_with_incoming(TcpListenerStream::new(bound))
+                .await
+            {
+                failed.send_replace(Some(e.to_string()));
+            }
+        });
+        Self {
+            _server: server,
+            failure,
+        }
+    }
+
+    /// Completes only when the listener breaks.
+    pub async fn broken(&self) -> ExecutionError {
+        let mut failure = self.failure.clone();
+        match failure.wait_for(Option::is_some).await {
+            Ok(text) => ExecutionError::ListenerBroken {
+                reason: text.clone().unwrap_or_default(),
+            },
+            // The server task ended without a word: it was aborted with us.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_advertised() {
+        let loopback: SocketAddr = "127.0.0.1:5".parse().unwrap();
+        let any: SocketAddr = "0.0.0.0:5".parse().unwrap();
+        assert_eq!(advertised_url(loopback, None).unwrap().as_str(), "http://127.0.0.1:5/");
+        assert!(advertised_url(any, None).unwrap_err().to_string().contains("--advertise"));
+        assert_eq!(advertised_url(any, Some("box:0")).unwrap().as_str(), "http://box:5/");
+        assert_eq!(advertised_url(any, Some("grpc://box:9")).unwrap().as_str(), "http://box:9/");
+    }
+}

@@ -1,0 +1,215 @@
+//! The executor's line to its coordinator: register, heartbeat, leave.
+//!
+//! A coordinator that does not answer is tried again for ever, with a bounded
+//! pause: it may be restarting, and running tasks do not need it. A refusal
+//! (wrong token, other version, duplicate id) is final.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_flight::Action;
+use mobula_proto::cluster::{
+    ACTION_HEARTBEAT, ACTION_LEAVE, ACTION_REGISTER, Heartbeat, HeartbeatReply, Leave, Register,
+    RegisterReply,
+};
+use prost::Message;
+use tokio::sync::oneshot;
+use tonic::{Code, Status};
+use url::Url;
+
+use crate::error::ExecutionError;
+use crate::process::Process;
+use crate::spawn::{OwnedTask, spawn_named};
+
+/// Pause before the second try; doubles up to [`MAX_PAUSE`].
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// A call that takes longer has failed.
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How a registration ends by itself.
+#[derive(Debug)]
+pub enum RegistrationEnd {
+    Refused(ExecutionError),
+}
+
+/// A registered executor's side of the line.
+pub struct Registration {
+    line: Line,
+    epoch: u64,
+    interval: Duration,
+}
+
+/// Heartbeats until dropped or [`Beats::leave`].
+pub struct Beats {
+    task: OwnedTask<()>,
+    line: Line,
+    epoch: Arc<std::sync::atomic::AtomicU64>,
+}
+
+#[derive(Clone)]
+struct Line {
+    process: Arc<Process>,
+    coordinator: Url,
+    id: String,
+    url: Url,
+}
+
+impl Registration {
+    /// Registers; waits for a coordinator that is not there yet.
+    ///
+    /// # Errors
+    /// [`ExecutionError::Refused`].
+    pub async fn start(
+        process: &Arc<Process>,
+        coordinator: Url,
+        id: String,
+        url: Url,
+    ) -> Result<Self, ExecutionError> {
+        let line = Line {
+            process: Arc::clone(process),
+            coordinator,
+            id,
+            url,
+        };
+        let reply = line.register().await?;
+        Ok(Self {
+            line,
+            epoch: reply.epoch,
+            interval: Duration::from_millis(reply.heartbeat_interval_ms.max(1)),
+        })
+    }
+
+    /// Sends heartbeats from now on; tells `refused` if registering again is
+    /// refused.
+    pub fn keep_alive(self, refused: oneshot::Sender<RegistrationEnd>) -> Beats {
+        let epoch = Arc::new(std::sync::atomic::AtomicU64::new(self.epoch));
+        let (line, shared) = (self.line.clone(), Arc::clone(&epoch));
+        let interval = self.interval;
+        let task = spawn_named("heartbeat", async move {
+            if let Err(error) = line.beat_for_ever(interval, &shared).await {
+                let _ = refused.send(RegistrationEnd::Refused(error));
+            }
+        });
+        Beats {
+            task,
+            line: self.line,
+            epoch,
+        }
+    }
+}
+
+impl Beats {
+    /// Tells the coordinator that this executor goes; bounded in time.
+    pub async fn leave(self) {
+        drop(self.task);
+        let leave = Leave {
+            executor_id: self.line.id.clone(),
+            epoch: self.epoch.load(std::sync::atomic::Ordering::Relaxed),
+        };
+        if let Err(e) = self.line.call(ACTION_LEAVE, leave.encode_to_vec()).await {
+            tracing::debug!(error = %e, "the coordinator did not hear the goodbye");
+        }
+    }
+}
+
+impl Line {
+    async fn register(&self) -> Result<RegisterReply, ExecutionError> {
+        let request = Register {
+            executor_id: self.id.clone(),
+            url: self.url.to_string(),
+            version: crate::VERSION.to_owned(),
+            cores: cores(),
+            pid: std::process::id(),
+        };
+        let mut pause = MIN_PAUSE;
+        loop {
+            match self.call(ACTION_REGISTER, request.encode_to_vec()).await {
+                Ok(body) => {
+                    return RegisterReply::decode(body.as_slice()).map_err(|_| {
+                        ExecutionError::Malformed {
+                            what: "registration reply",
+                        }
+                    });
+                }
+                Err(status) if is_final(&status) => return Err(self.refused(&status)),
+                Err(status) => {
+                    tracing::warn!(coordinator = %self.coordinator, error = status.message(), "no answer from the coordinator, trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(MAX_PAUSE);
+                }
+            }
+        }
+    }
+
+    async fn beat_for_ever(
+        &self,
+        interval: Duration,
+        epoch: &std::sync::atomic::AtomicU64,
+    ) -> Result<(), ExecutionError> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let beat = Heartbeat {
+                executor_id: self.id.clone(),
+                epoch: epoch.load(Relaxed),
+                load: Some(self.process.load()),
+            };
+            match self.call(ACTION_HEARTBEAT, beat.encode_to_vec()).await {
+                Ok(body) => {
+                    let known = HeartbeatReply::decode(body.as_slice()).is_ok_and(|r| r.known);
+                    if !known {
+                        tracing::info!("the coordinator forgot this executor, registering again");
+                        epoch.store(self.register().await?.epoch, Relaxed);
+                    }
+                }
+                Err(status) => {
+                    tracing::warn!(error = status.message(), "a heartbeat was not answered");
+                }
+            }
+        }
+    }
+
+    async fn call(&self, action: &'static str, body: Vec<u8>) -> Result<Vec<u8>, Status> {
+        let answer = async {
+            let mut client = self
+                .process
+                .channels()
+                .flight(&self.coordinator)
+                .map_err(|e| Status::invalid_argument(e.to_string()))?;
+            let mut results = client
+                .do_action(Action::new(action, body))
+                .await?
+                .into_inner();
+            let first = results.message().await?;
+            Ok(first.map(|r| r.body.to_vec()).unwrap_or_default())
+        };
+        tokio::time::timeout(CALL_TIMEOUT, answer)
+            .await
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
+    }
+
+    fn refused(&self, status: &Status) -> ExecutionError {
+        ExecutionError::Refused {
+            coordinator: self.coordinator.to_string(),
+            message: status.message().to_owned(),
+        }
+    }
+}
+
+/// Answers that no repetition will change.
+fn is_final(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::FailedPrecondition
+            | Code::Unauthenticated
+            | Code::InvalidArgument
+            | Code::Unimplemented
+    )
+}
+
+fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
+}

@@ -1,0 +1,38 @@
+//! From plans to blocks, on one process or many.
+//!
+//! [`Engine`] is what a front end holds: it makes sessions and runs plans,
+//! embedded or as the coordinator of a cluster. [`Executor`] is the other end.
+//! Read `engine` first, then `base/planner` (where stages are cut), then
+//! `exchange` (how blocks travel). What is deliberately absent: SQL text, the
+//! persistent catalog and Flight SQL, which belong to the server.
+
+pub mod base;
+mod classify;
+pub mod coordinator;
+mod engine;
+mod error;
+mod exchange;
+pub mod executor;
+mod explain;
+mod local_executors;
+mod process;
+mod query_header;
+mod spawn;
+mod stores;
+mod system_tables;
+mod token;
+mod wire_error;
+
+pub use classify::{Classified, classify, classify_any};
+pub use coordinator::query::QueryRun;
+pub use engine::{ClusterSettings, Engine, EngineSettings};
+pub use error::{ErrorClass, ExecutionError, RemoteError};
+pub use exchange::channels::parse_address;
+pub use executor::{Executor, ExecutorSettings};
+pub use local_executors::LocalExecutors;
+pub use spawn::{OwnedTask, spawn_named};
+pub use stores::StoreSpec;
+pub use token::ClusterToken;
+
+/// The version that coordinator and executors must share.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

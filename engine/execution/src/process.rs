@@ -1,0 +1,134 @@
+//! What every process that runs tasks has exactly once.
+//!
+//! Executors and coordinators differ in what they listen to, not in what runs
+//! tasks: a DataFusion runtime with its memory limit, worker processes, object
+//! stores, connections to peers, and the counters of all traffic.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use mobula_plan::{MobulaOptions, TaskHost};
+use mobula_proto::cluster::ExecutorLoad;
+use mobula_udfs::{WorkerManager, WorkerSettings};
+
+use crate::base::worker::{TaskSessions, TaskSource};
+use crate::error::ExecutionError;
+use crate::exchange::channels::{ChannelPool, TransportLimits};
+use crate::exchange::traffic::Traffic;
+use crate::executor::task_host::ProcessTaskHost;
+use crate::stores::ObjectStores;
+use crate::token::ClusterToken;
+
+/// The shared parts of a process.
+pub struct Process {
+    options: MobulaOptions,
+    runtime: Arc<RuntimeEnv>,
+    workers: Arc<WorkerManager>,
+    host: Arc<dyn TaskHost>,
+    stores: Arc<ObjectStores>,
+    channels: ChannelPool,
+    traffic: Arc<Traffic>,
+}
+
+impl Process {
+    /// Makes the parts; starts nothing yet.
+    ///
+    /// # Errors
+    /// When DataFusion's runtime cannot be made.
+    pub fn try_new(
+        options: MobulaOptions,
+        python: PathBuf,
+        executor_id: &str,
+        token: &ClusterToken,
+    ) -> Result<Arc<Self>, ExecutionError> {
+        let limits = TransportLimits {
+            stream_window_bytes: u32::try_from(options.exchange_stream_window())
+                .unwrap_or(u32::MAX),
+            message_bytes: options.exchange_message_bytes(),
+        };
+        let runtime = runtime(&options)?;
+        let workers = WorkerManager::new(worker_settings(&options, python, executor_id));
+        Ok(Arc::new(Self {
+            host: Arc::new(ProcessTaskHost::new(Arc::clone(&workers))),
+            stores: Arc::new(ObjectStores::new(Arc::clone(&runtime))),
+            channels: ChannelPool::try_new(token, limits)?,
+            traffic: Arc::new(Traffic::default()),
+            options,
+            runtime,
+            workers,
+        }))
+    }
+
+    /// The worker of the base that runs this process's tasks.
+    pub fn task_source(&self) -> TaskSource {
+        let sessions = TaskSessions {
+            options: self.options.clone(),
+            host: Arc::clone(&self.host),
+            stores: Arc::clone(&self.stores),
+            channels: self.channels.clone(),
+            traffic: Arc::clone(&self.traffic),
+        };
+        TaskSource::new(sessions, Arc::clone(&self.runtime))
+    }
+
+    pub fn runtime(&self) -> &Arc<RuntimeEnv> {
+        &self.runtime
+    }
+
+    pub fn workers(&self) -> &Arc<WorkerManager> {
+        &self.workers
+    }
+
+    pub fn host(&self) -> &Arc<dyn TaskHost> {
+        &self.host
+    }
+
+    pub fn stores(&self) -> &Arc<ObjectStores> {
+        &self.stores
+    }
+
+    pub fn channels(&self) -> &ChannelPool {
+        &self.channels
+    }
+
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
+    }
+
+    /// Totals for heartbeats and `system.executors`.
+    pub fn load(&self) -> ExecutorLoad {
+        self.traffic.load(self.workers.workers().len() as u64)
+    }
+
+    /// Ends every worker process; bounded by their grace period.
+    pub async fn shutdown(&self) {
+        self.workers.shutdown().await;
+    }
+}
+
+fn runtime(options: &MobulaOptions) -> Result<Arc<RuntimeEnv>, ExecutionError> {
+    let mut builder = RuntimeEnvBuilder::new();
+    let limit = options.memory_limit();
+    if limit > 0 {
+        builder = builder.with_memory_pool(Arc::new(FairSpillPool::new(limit)));
+    }
+    builder
+        .build_arc()
+        .map_err(ExecutionError::Runtime)
+}
+
+fn worker_settings(options: &MobulaOptions, python: PathBuf, executor_id: &str) -> WorkerSettings {
+    WorkerSettings {
+        python,
+        executor_id: executor_id.to_owned(),
+        max_workers: options.udf_max_workers(),
+        init_timeout: options.udf_init_timeout(),
+        call_timeout: options.udf_call_timeout(),
+        kill_grace: options.udf_kill_grace(),
+        idle_ttl: options.udf_idle_ttl(),
+        max_frame_bytes: options.udf_max_frame_bytes(),
+        ..WorkerSettings::default()
+    }
+}

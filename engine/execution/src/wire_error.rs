@@ -1,0 +1,141 @@
+//! Errors between executors: the only place that makes or reads their statuses.
+//!
+//! A status carries a `WireError` in its details, so class, place and traceback
+//! survive any number of hops: the first executor fills it, later ones pass it
+//! on unchanged. A status without one came from the transport itself, which
+//! means that the peer is gone.
+
+use datafusion::common::DataFusionError;
+use mobula_proto::cluster::WireError;
+use prost::Message;
+use tonic::{Code, Status};
+
+use crate::classify::{Classified, classify};
+use crate::error::{ErrorClass, ExecutionError, RemoteError};
+
+/// Makes the status that tells another executor of `error`, which happened
+/// here (at `this_url`) unless it was already remote.
+pub fn to_status(error: &DataFusionError, this_url: &str) -> Status {
+    let Classified {
+        class,
+        message,
+        executor,
+        detail,
+    } = classify(error);
+    let wire = WireError {
+        class: class as u32,
+        message: message.clone(),
+        executor: executor.unwrap_or_else(|| this_url.to_owned()),
+        detail: detail.map(|d| tail(&d)).unwrap_or_default(),
+    };
+    // The text repeats what the details hold, for tools that read only text.
+    let text: String = message.chars().take(200).collect();
+    Status::with_details(code(class), text, wire.encode_to_vec().into())
+}
+
+/// Reads what `peer_url` answered.
+pub fn from_status(status: &Status, peer_url: &str) -> DataFusionError {
+    let details = status.details();
+    if !details.is_empty()
+        && let Ok(wire) = WireError::decode(details)
+        && wire.class != 0
+    {
+        return DataFusionError::External(Box::new(RemoteError {
+            class: ErrorClass::from_number(wire.class),
+            message: wire.message,
+            executor: wire.executor,
+            detail: (!wire.detail.is_empty()).then_some(wire.detail),
+        }));
+    }
+    match status.code() {
+        // Codes that our own layers answer without details.
+        Code::Unauthenticated | Code::InvalidArgument | Code::Unimplemented | Code::Internal => {
+            DataFusionError::External(Box::new(RemoteError {
+                class: ErrorClass::Internal,
+                message: status.message().to_owned(),
+                executor: peer_url.to_owned(),
+                detail: None,
+            }))
+        }
+        _ => executor_lost(peer_url),
+    }
+}
+
+/// The error of a query whose executor at `url` is gone.
+pub fn executor_lost(url: &str) -> DataFusionError {
+    DataFusionError::External(Box::new(ExecutionError::ExecutorLost {
+        executor: url.to_owned(),
+    }))
+}
+
+/// True when a status chain hides in `error` that only a broken transport
+/// makes. The base hands those on as opaque external errors.
+pub fn is_transport_failure(error: &DataFusionError) -> bool {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(e) = source {
+        if let Some(status) = e.downcast_ref::<Status>() {
+            return matches!(
+                status.code(),
+                Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded
+            );
+        }
+        if e.is::<tonic::transport::Error>() {
+            return true;
+        }
+        source = e.source();
+    }
+    false
+}
+
+fn code(class: ErrorClass) -> Code {
+    match class {
+        ErrorClass::User => Code::InvalidArgument,
+        ErrorClass::Setup => Code::FailedPrecondition,
+        ErrorClass::Unavailable => Code::Unavailable,
+        ErrorClass::ResourceExhausted => Code::ResourceExhausted,
+        ErrorClass::Cancelled => Code::Cancelled,
+        ErrorClass::Timeout => Code::DeadlineExceeded,
+        ErrorClass::Internal => Code::Internal,
+    }
+}
+
+/// The last 2,000 bytes: message and details share one HTTP/2 trailer list.
+fn tail(text: &str) -> String {
+    const LIMIT: usize = 2000;
+    let from = text.len().saturating_sub(LIMIT);
+    let from = (from..=text.len())
+        .find(|at| text.is_char_boundary(*at))
+        .unwrap_or(text.len());
+    text.get(from..).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn class_and_place_survive_two_hops() {
+        let first = DataFusionError::Plan("no column \"x\"".into());
+        let hop1 = from_status(&to_status(&first, "http://a:1"), "http://a:1");
+        let hop2 = from_status(&to_status(&hop1, "http://b:2"), "http://b:2");
+        let found = classify(&hop2);
+        assert_eq!(found.class, ErrorClass::User);
+        assert_eq!(found.message, "no column \"x\"");
+        assert_eq!(found.executor.as_deref(), Some("http://a:1"));
+    }
+
+    #[test]
+    fn a_transport_status_means_the_peer_is_lost() {
+        let lost = from_status(&Status::unavailable("broken pipe"), "http://c:3");
+        let found = classify(&lost);
+        assert_eq!(found.class, ErrorClass::Unavailable);
+        assert!(found.message.contains("http://c:3"), "{}", found.message);
+    }
+
+    #[test]
+    fn long_details_are_cut_at_the_front() {
+        let long = format!("{}END", "x".repeat(9000));
+        assert!(tail(&long).ends_with("END"));
+        assert!(tail(&long).len() <= 2000);
+    }
+}

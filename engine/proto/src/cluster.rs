@@ -1,0 +1,172 @@
+//! What coordinator and executors say to each other.
+//!
+//! `Register`, `Heartbeat` and `Leave` are bodies of Flight `DoAction` calls on
+//! the coordinator's cluster listener; `TaskTicket` is the ticket of a `DoGet`;
+//! `QueryHeader` travels base64-encoded in a header beside a plan; `WireError`
+//! lies in the details of every gRPC status between executors.
+
+/// Action name of [`Register`].
+pub const ACTION_REGISTER: &str = "mobula.register";
+/// Action name of [`Heartbeat`].
+pub const ACTION_HEARTBEAT: &str = "mobula.heartbeat";
+/// Action name of [`Leave`].
+pub const ACTION_LEAVE: &str = "mobula.leave";
+/// Header that carries a base64 [`QueryHeader`] with every plan.
+pub const HEADER_QUERY: &str = "x-mobula-query";
+
+/// An executor asks to be listed.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Register {
+    #[prost(string, tag = "1")]
+    pub executor_id: String,
+    /// Where others reach its listener: `http://host:port`.
+    #[prost(string, tag = "2")]
+    pub url: String,
+    /// Must equal the coordinator's version.
+    #[prost(string, tag = "3")]
+    pub version: String,
+    #[prost(uint32, tag = "4")]
+    pub cores: u32,
+    #[prost(uint32, tag = "5")]
+    pub pid: u32,
+}
+
+/// Answer to [`Register`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct RegisterReply {
+    /// Heartbeats must name it; a restarted executor gets a new one.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "2")]
+    pub heartbeat_interval_ms: u64,
+}
+
+/// Sign of life with running totals.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Heartbeat {
+    #[prost(string, tag = "1")]
+    pub executor_id: String,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    #[prost(message, optional, tag = "3")]
+    pub load: Option<ExecutorLoad>,
+}
+
+/// Totals since the process started, and what runs now.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ExecutorLoad {
+    /// Encoded bytes its `DoGet` sent.
+    #[prost(uint64, tag = "1")]
+    pub bytes_sent: u64,
+    /// Encoded bytes it fetched by `DoGet`.
+    #[prost(uint64, tag = "2")]
+    pub bytes_received: u64,
+    /// Block streams open now.
+    #[prost(uint64, tag = "3")]
+    pub streams: u64,
+    /// Tasks whose plan it has been given.
+    #[prost(uint64, tag = "4")]
+    pub tasks_started: u64,
+    /// Worker processes alive now.
+    #[prost(uint64, tag = "5")]
+    pub workers: u64,
+}
+
+/// Answer to [`Heartbeat`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HeartbeatReply {
+    /// False: the coordinator does not know this epoch; register again.
+    #[prost(bool, tag = "1")]
+    pub known: bool,
+}
+
+/// An executor says goodbye.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Leave {
+    #[prost(string, tag = "1")]
+    pub executor_id: String,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+}
+
+/// Names one partition of one task's output.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TaskTicket {
+    /// 16 bytes; one attempt of a query has one.
+    #[prost(bytes = "vec", tag = "1")]
+    pub query_id: Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub stage_id: u64,
+    #[prost(uint64, tag = "3")]
+    pub task_idx: u64,
+    #[prost(uint64, tag = "4")]
+    pub partition: u64,
+    /// How the stage's head prepares its output.
+    #[prost(oneof = "TaskHead", tags = "5, 6, 7")]
+    pub head: Option<TaskHead>,
+    /// `lz4`, `zstd` or `none`.
+    #[prost(string, tag = "8")]
+    pub compression: String,
+}
+
+/// The exchange kind seen from the producer.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum TaskHead {
+    /// Blocks as the stage makes them.
+    #[prost(bool, tag = "5")]
+    Gather(bool),
+    /// Every consumer task reads all; the number of output partitions.
+    #[prost(uint64, tag = "6")]
+    Broadcast(u64),
+    /// Hash partitioned; the encoded partitioning.
+    #[prost(bytes, tag = "7")]
+    Shuffle(Vec<u8>),
+}
+
+/// Settings of a query that every executor must share.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct QueryHeader {
+    #[prost(string, tag = "1")]
+    pub query_id: String,
+    /// Options that differ from their default.
+    #[prost(message, repeated, tag = "2")]
+    pub options: Vec<KeyValue>,
+    /// Object stores the plan may read; credentials by reference only.
+    #[prost(message, repeated, tag = "3")]
+    pub stores: Vec<Store>,
+}
+
+/// One option.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct KeyValue {
+    #[prost(string, tag = "1")]
+    pub key: String,
+    #[prost(string, tag = "2")]
+    pub value: String,
+}
+
+/// One object store.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Store {
+    #[prost(string, tag = "1")]
+    pub url: String,
+    #[prost(message, repeated, tag = "2")]
+    pub options: Vec<KeyValue>,
+}
+
+/// An error with its class, so that it survives any number of hops.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct WireError {
+    /// Number of an error class of the execution crate.
+    #[prost(uint32, tag = "1")]
+    pub class: u32,
+    /// One line.
+    #[prost(string, tag = "2")]
+    pub message: String,
+    /// Where it happened: the executor's URL.
+    #[prost(string, tag = "3")]
+    pub executor: String,
+    /// A traceback, or empty.
+    #[prost(string, tag = "4")]
+    pub detail: String,
+}
