@@ -111,6 +111,12 @@ pub enum ExecutionError {
     #[error("cannot set up the runtime: {0}")]
     Runtime(#[source] datafusion::error::DataFusionError),
 
+    #[error("cannot start a thread: {source}")]
+    Thread {
+        #[source]
+        source: io::Error,
+    },
+
     #[error("the cluster listener broke: {reason}")]
     ListenerBroken { reason: String },
 
@@ -132,6 +138,7 @@ impl ExecutionError {
             | Self::StartExecutor { .. }
             | Self::Runtime(_)
             | Self::ListenerBroken { .. }
+            | Self::Thread { .. }
             | Self::ObjectStore { .. } => ErrorClass::Setup,
             Self::BadAddress { .. } => ErrorClass::User,
             Self::Malformed { .. } => ErrorClass::Internal,

@@ -24,6 +24,8 @@ use crate::spawn::{OwnedTask, spawn_named};
 
 /// How often silence is looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+/// A sweep this late proves nothing: heartbeats have been waiting as well.
+const SWEEP_LATE: Duration = Duration::from_millis(500);
 
 /// Listens to executors.
 pub struct Control {
@@ -48,11 +50,18 @@ impl Control {
         let control = Arc::downgrade(self);
         spawn_named("membership-sweep", async move {
             let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut last = Instant::now();
             loop {
                 ticks.tick().await;
                 let Some(control) = control.upgrade() else {
                     return;
                 };
+                let since_last = last.elapsed();
+                last = Instant::now();
+                if since_last > SWEEP_INTERVAL + SWEEP_LATE {
+                    continue;
+                }
                 let dead = control.membership.lock().expire(Instant::now());
                 for member in &dead {
                     tracing::warn!(executor = %member.executor_id, url = %member.url, "executor is gone: no heartbeat");

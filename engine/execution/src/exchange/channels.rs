@@ -63,6 +63,14 @@ impl ChannelPool {
         })
     }
 
+    /// An empty pool with the same token and limits, for another runtime.
+    pub fn fresh(&self) -> Self {
+        Self {
+            channels: Arc::default(),
+            ..self.clone()
+        }
+    }
+
     /// The limits this pool was made with.
     pub fn limits(&self) -> TransportLimits {
         self.limits

@@ -117,12 +117,14 @@ impl Listener {
     /// Completes only when the listener breaks.
     pub async fn broken(&self) -> ExecutionError {
         let mut failure = self.failure.clone();
-        match failure.wait_for(Option::is_some).await {
-            Ok(text) => ExecutionError::ListenerBroken {
-                reason: text.clone().unwrap_or_default(),
-            },
+        let reason = match failure.wait_for(Option::is_some).await {
+            Ok(text) => text.clone(),
+            Err(_) => None,
+        };
+        match reason {
+            Some(reason) => ExecutionError::ListenerBroken { reason },
             // The server task ended without a word: it was aborted with us.
-            Err(_) => std::future::pending().await,
+            None => std::future::pending().await,
         }
     }
 }

@@ -94,7 +94,7 @@ impl Executor {
     /// breaks.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ExecutionError> {
         let (refused, refusal) = oneshot::channel();
-        let beats = self.registration.keep_alive(refused);
+        let beats = self.registration.keep_alive(refused)?;
         let result = tokio::select! {
             () = shutdown => Ok(()),
             Ok(RegistrationEnd::Refused(error)) = refusal => Err(error),

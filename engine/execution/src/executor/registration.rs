@@ -5,6 +5,8 @@
 //! (wrong token, other version, duplicate id) is final.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arrow_flight::Action;
@@ -18,8 +20,8 @@ use tonic::{Code, Status};
 use url::Url;
 
 use crate::error::ExecutionError;
+use crate::exchange::channels::ChannelPool;
 use crate::process::Process;
-use crate::spawn::{OwnedTask, spawn_named};
 
 /// Pause before the second try; doubles up to [`MAX_PAUSE`].
 const MIN_PAUSE: Duration = Duration::from_millis(100);
@@ -41,15 +43,18 @@ pub struct Registration {
 }
 
 /// Heartbeats until dropped or [`Beats::leave`].
+///
+/// They have a thread and a runtime of their own: tasks may keep every thread
+/// of the main runtime busy for longer than the coordinator is patient.
 pub struct Beats {
-    task: OwnedTask<()>,
-    line: Line,
-    epoch: Arc<std::sync::atomic::AtomicU64>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Clone)]
 struct Line {
     process: Arc<Process>,
+    channels: ChannelPool,
     coordinator: Url,
     id: String,
     url: Url,
@@ -68,6 +73,7 @@ impl Registration {
     ) -> Result<Self, ExecutionError> {
         let line = Line {
             process: Arc::clone(process),
+            channels: process.channels().clone(),
             coordinator,
             id,
             url,
@@ -82,33 +88,59 @@ impl Registration {
 
     /// Sends heartbeats from now on; tells `refused` if registering again is
     /// refused.
-    pub fn keep_alive(self, refused: oneshot::Sender<RegistrationEnd>) -> Beats {
-        let epoch = Arc::new(std::sync::atomic::AtomicU64::new(self.epoch));
-        let (line, shared) = (self.line.clone(), Arc::clone(&epoch));
-        let interval = self.interval;
-        let task = spawn_named("heartbeat", async move {
-            if let Err(error) = line.beat_for_ever(interval, &shared).await {
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn keep_alive(
+        self,
+        refused: oneshot::Sender<RegistrationEnd>,
+    ) -> Result<Beats, ExecutionError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| ExecutionError::Thread { source })?;
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new()
+            .name("heartbeat".into())
+            .spawn(move || runtime.block_on(self.beat_until(stopped, refused)))
+            .map_err(|source| ExecutionError::Thread { source })?;
+        Ok(Beats {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    async fn beat_until(
+        mut self,
+        stopped: oneshot::Receiver<()>,
+        refused: oneshot::Sender<RegistrationEnd>,
+    ) {
+        // A connection belongs to the runtime that made it.
+        self.line.channels = self.line.channels.fresh();
+        let epoch = AtomicU64::new(self.epoch);
+        let end = tokio::select! {
+            _ = stopped => None,
+            end = self.line.beat_for_ever(self.interval, &epoch) => end.err(),
+        };
+        match end {
+            Some(error) => {
                 let _ = refused.send(RegistrationEnd::Refused(error));
             }
-        });
-        Beats {
-            task,
-            line: self.line,
-            epoch,
+            None => self.line.leave(epoch.load(Ordering::Relaxed)).await,
         }
     }
 }
 
 impl Beats {
-    /// Tells the coordinator that this executor goes; bounded in time.
-    pub async fn leave(self) {
-        drop(self.task);
-        let leave = Leave {
-            executor_id: self.line.id.clone(),
-            epoch: self.epoch.load(std::sync::atomic::Ordering::Relaxed),
+    /// Says goodbye and waits until that is done; bounded in time.
+    pub async fn leave(mut self) {
+        self.stop.take();
+        let Some(thread) = self.thread.take() else {
+            return;
         };
-        if let Err(e) = self.line.call(ACTION_LEAVE, leave.encode_to_vec()).await {
-            tracing::debug!(error = %e, "the coordinator did not hear the goodbye");
+        let joined = tokio::task::spawn_blocking(move || thread.join());
+        if joined.await.is_err() {
+            tracing::debug!("the heartbeat thread ended badly");
         }
     }
 }
@@ -145,16 +177,15 @@ impl Line {
     async fn beat_for_ever(
         &self,
         interval: Duration,
-        epoch: &std::sync::atomic::AtomicU64,
+        epoch: &AtomicU64,
     ) -> Result<(), ExecutionError> {
-        use std::sync::atomic::Ordering::Relaxed;
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let beat = Heartbeat {
                 executor_id: self.id.clone(),
-                epoch: epoch.load(Relaxed),
+                epoch: epoch.load(Ordering::Relaxed),
                 load: Some(self.process.load()),
             };
             match self.call(ACTION_HEARTBEAT, beat.encode_to_vec()).await {
@@ -162,7 +193,7 @@ impl Line {
                     let known = HeartbeatReply::decode(body.as_slice()).is_ok_and(|r| r.known);
                     if !known {
                         tracing::info!("the coordinator forgot this executor, registering again");
-                        epoch.store(self.register().await?.epoch, Relaxed);
+                        epoch.store(self.register().await?.epoch, Ordering::Relaxed);
                     }
                 }
                 Err(status) => {
@@ -172,11 +203,20 @@ impl Line {
         }
     }
 
+    async fn leave(&self, epoch: u64) {
+        let leave = Leave {
+            executor_id: self.id.clone(),
+            epoch,
+        };
+        if let Err(e) = self.call(ACTION_LEAVE, leave.encode_to_vec()).await {
+            tracing::debug!(error = %e, "the coordinator did not hear the goodbye");
+        }
+    }
+
     async fn call(&self, action: &'static str, body: Vec<u8>) -> Result<Vec<u8>, Status> {
         let answer = async {
             let mut client = self
-                .process
-                .channels()
+                .channels
                 .flight(&self.coordinator)
                 .map_err(|e| Status::invalid_argument(e.to_string()))?;
             let mut results = client

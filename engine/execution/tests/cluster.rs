@@ -1,0 +1,279 @@
+//! A coordinator and executors in one test process, over real sockets.
+//!
+//! Pins what we rely on from the base (stages are cut, rows are right, the
+//! block RPC is ours) and what we promise above it: membership changes the next
+//! query, options arrive, every byte is counted, losses are named.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{Int64Type, UInt64Type};
+use arrow::util::pretty::pretty_format_batches;
+use datafusion::catalog::{
+    CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
+    MemorySchemaProvider,
+};
+use datafusion::execution::SessionState;
+use datafusion::execution::options::ParquetReadOptions;
+use datafusion::parquet::arrow::ArrowWriter;
+use datafusion::prelude::SessionContext;
+use futures::TryStreamExt;
+use mobula_execution::{
+    ClusterSettings, ClusterToken, Engine, EngineSettings, ErrorClass, Executor, ExecutorSettings,
+    OwnedTask, classify, spawn_named,
+};
+use mobula_plan::MobulaOptions;
+use tokio::sync::oneshot;
+
+const GROUPS: &str = "select k % 7 as g, count(*) as n, sum(k) as s, max(t) as t \
+                      from numbers group by 1 order by 1";
+
+struct TestCluster {
+    engine: Arc<Engine>,
+    state: SessionState,
+    token: ClusterToken,
+    executors: Vec<TestExecutor>,
+    _data: tempfile::TempDir,
+}
+
+struct TestExecutor {
+    stop: oneshot::Sender<()>,
+    task: OwnedTask<()>,
+}
+
+fn options() -> MobulaOptions {
+    let mut options = MobulaOptions::default();
+    // Tiny files would stay in one task; these tests are about many.
+    options.set_value("scan_bytes_per_task", "1").unwrap();
+    options
+}
+
+fn engine_settings() -> EngineSettings {
+    EngineSettings {
+        options: options(),
+        python: PathBuf::from("python3"),
+    }
+}
+
+impl TestCluster {
+    async fn start(n_executors: usize, local_executor: bool) -> Self {
+        let token = ClusterToken::generate();
+        let cluster = ClusterSettings {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            advertise: None,
+            token: token.clone(),
+            local_executor,
+        };
+        let engine = Engine::coordinator(engine_settings(), cluster).await.unwrap();
+        let data = tempfile::tempdir().unwrap();
+        let state = state_over(&engine, data.path()).await;
+        let mut cluster = Self {
+            engine,
+            state,
+            token,
+            executors: vec![],
+            _data: data,
+        };
+        for _ in 0..n_executors {
+            cluster.add_executor().await;
+        }
+        cluster
+    }
+
+    async fn add_executor(&mut self) {
+        let executor = Executor::start(self.executor_settings()).await.unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let task = spawn_named("executor", async move {
+            executor
+                .run(async {
+                    let _ = stopped.await;
+                })
+                .await
+                .unwrap();
+        });
+        self.executors.push(TestExecutor { stop, task });
+        self.engine
+            .wait_for_executors(self.executors.len(), Duration::from_secs(10))
+            .await
+            .unwrap();
+    }
+
+    fn executor_settings(&self) -> ExecutorSettings {
+        ExecutorSettings {
+            coordinator: format!("grpc://{}", self.engine.cluster_address().unwrap()),
+            token: self.token.clone(),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            advertise: None,
+            options: options(),
+            python: PathBuf::from("python3"),
+            id: None,
+        }
+    }
+
+    async fn query(&self, sql: &str) -> datafusion::common::Result<Vec<RecordBatch>> {
+        query(&self.engine, &self.state, sql).await
+    }
+
+    async fn text(&self, sql: &str) -> String {
+        let rows = self.query(sql).await.unwrap();
+        pretty_format_batches(&rows).unwrap().to_string()
+    }
+
+    async fn number(&self, sql: &str) -> u64 {
+        let rows = self.query(sql).await.unwrap();
+        let column = rows[0].column(0);
+        match column.as_primitive_opt::<UInt64Type>() {
+            Some(unsigned) => unsigned.value(0),
+            None => column.as_primitive::<Int64Type>().value(0) as u64,
+        }
+    }
+}
+
+async fn query(
+    engine: &Engine,
+    state: &SessionState,
+    sql: &str,
+) -> datafusion::common::Result<Vec<RecordBatch>> {
+    let plan = state.create_logical_plan(sql).await?;
+    engine.run(state, plan).await?.stream.try_collect().await
+}
+
+/// A session over `numbers` (four files) with `system` beside it.
+async fn state_over(engine: &Arc<Engine>, data: &Path) -> SessionState {
+    if !data.join("numbers").exists() {
+        write_numbers(&data.join("numbers"));
+    }
+    let catalog = MemoryCatalogProvider::new();
+    catalog
+        .register_schema("public", Arc::new(MemorySchemaProvider::new()))
+        .unwrap();
+    catalog.register_schema("system", engine.system_schema()).unwrap();
+    let catalogs = MemoryCatalogProviderList::new();
+    catalogs.register_catalog("datafusion".into(), Arc::new(catalog));
+    let state = engine.session_state("test", Arc::new(catalogs), options());
+    SessionContext::new_with_state(state.clone())
+        .register_parquet(
+            "numbers",
+            data.join("numbers").to_str().unwrap(),
+            ParquetReadOptions::default(),
+        )
+        .await
+        .unwrap();
+    state
+}
+
+fn write_numbers(dir: &Path) {
+    std::fs::create_dir(dir).unwrap();
+    for part in 0..4i64 {
+        let keys = part * 5000..(part + 1) * 5000;
+        let block = RecordBatch::try_from_iter([
+            ("k", Arc::new(Int64Array::from_iter_values(keys.clone())) as _),
+            (
+                "t",
+                Arc::new(StringArray::from_iter_values(keys.map(|k| format!("value {k}")))) as _,
+            ),
+        ])
+        .unwrap();
+        let file = std::fs::File::create(dir.join(format!("{part}.parquet"))).unwrap();
+        let mut writer = ArrowWriter::try_new(file, block.schema(), None).unwrap();
+        writer.write(&block).unwrap();
+        writer.close().unwrap();
+    }
+}
+
+async fn embedded_text(sql: &str) -> String {
+    let engine = Engine::embedded(engine_settings()).unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let state = state_over(&engine, data.path()).await;
+    let rows = query(&engine, &state, sql).await.unwrap();
+    pretty_format_batches(&rows).unwrap().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn same_rows_on_one_process_and_on_three_executors() {
+    let cluster = TestCluster::start(3, false).await;
+    let plan = cluster.text(&format!("explain {GROUPS}")).await;
+    assert!(plan.contains("tasks=3"), "{plan}");
+    assert_eq!(cluster.text(GROUPS).await, embedded_text(GROUPS).await);
+    let join = "select count(*), sum(a.k) from numbers a join numbers b on a.k = b.k + 1 where b.t like '%9'";
+    assert_eq!(cluster.text(join).await, embedded_text(join).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_byte_sent_is_received_by_someone() {
+    let cluster = TestCluster::start(2, true).await;
+    cluster.query(GROUPS).await.unwrap();
+    let sum = |column: &str| format!("select sum({column}) from system.executors");
+    let both = async {
+        loop {
+            // Executors report with their heartbeats.
+            let sent = cluster.number(&sum("bytes_sent")).await;
+            if sent > 0 && sent == cluster.number(&sum("bytes_received")).await {
+                return sent;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let sent = tokio::time::timeout(Duration::from_secs(10), both).await;
+    assert!(sent.is_ok(), "{}", cluster.text("select * from system.executors").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_and_a_leave_change_the_next_query() {
+    let mut cluster = TestCluster::start(2, false).await;
+    let explain = format!("explain {GROUPS}");
+    assert!(cluster.text(&explain).await.contains("tasks=2"));
+    cluster.add_executor().await;
+    assert!(cluster.text(&explain).await.contains("tasks=3"));
+    for executor in cluster.executors.drain(..) {
+        executor.stop.send(()).unwrap();
+        executor.task.join().await.unwrap();
+    }
+    assert_eq!(
+        cluster.number("select count(*) from system.executors").await,
+        1
+    );
+    let error = cluster.query(GROUPS).await.unwrap_err();
+    let found = classify(&error);
+    assert_eq!(found.class, ErrorClass::Unavailable);
+    assert!(found.message.contains("no executor"), "{}", found.message);
+    assert_eq!(cluster.number("select 41 + 1").await, 42);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_on_an_executor_keeps_class_and_address() {
+    let cluster = TestCluster::start(2, false).await;
+    let error = cluster
+        .query("select g, sum(100 / (k - 7777)) from (select k % 3 as g, k from numbers) group by g")
+        .await
+        .unwrap_err();
+    let found = classify(&error);
+    assert_eq!(found.class, ErrorClass::User, "{}", found.message);
+    assert!(found.message.to_lowercase().contains("divi"), "{}", found.message);
+    assert!(found.executor.is_some_and(|url| url.starts_with("http://127.0.0.1:")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_token_no_port_accepts_anything() {
+    let cluster = TestCluster::start(1, false).await;
+    let mut wrong = cluster.executor_settings();
+    wrong.token = ClusterToken::generate();
+    let error = Executor::start(wrong).await.err().unwrap().to_string();
+    assert!(error.contains("token"), "{error}");
+
+    let address = cluster.engine.cluster_address().unwrap();
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    let mut client = arrow_flight::flight_service_client::FlightServiceClient::new(channel);
+    let status = client
+        .do_get(arrow_flight::Ticket::new("x"))
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(status.code(), tonic::Code::Unauthenticated);
+}
