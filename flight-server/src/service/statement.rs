@@ -1,0 +1,141 @@
+//! One statement: planned once, described, then run or applied.
+//!
+//! GetFlightInfo of a query plans it and hands out a ticket; the query runs when
+//! the ticket is read. A statement without rows (DDL, DML, SET, COPY) is applied
+//! at GetFlightInfo, exactly once, since stock drivers send everything this way
+//! and may never read the result; its ticket yields nothing and applies nothing.
+//! GetSchema and Prepare never run anything.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow_flight::sql::{ProstMessageExt, TicketStatementQuery};
+use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, Ticket};
+use bytes::Bytes;
+use prost::Message;
+use tonic::{Code, Status};
+
+use super::flight::{FlightFront, FlightStream};
+use super::sessions::Lease;
+use super::stream::{ResultStream, encoded_schema, no_rows};
+use super::tickets::NO_ROWS;
+use crate::status::{malformed, refuse, status};
+use crate::wire_schema::wire_schema;
+use crate::{Prepared, Session, StatementKind};
+
+/// Parses and plans one statement.
+///
+/// # Errors
+/// The text is longer than `sql_max_bytes`, or the statement is wrong.
+pub async fn checked_prepare(
+    session: &Session,
+    sql: &str,
+    sql_max_bytes: usize,
+) -> Result<Arc<Prepared>, Status> {
+    if sql.len() > sql_max_bytes {
+        return Err(refuse(
+            Code::InvalidArgument,
+            format!(
+                "the statement has {} bytes, {sql_max_bytes} is the most. Load data from files, or raise mobula.sql_max_bytes",
+                sql.len()
+            ),
+        ));
+    }
+    session.prepare(sql).await.map_err(|error| status(&error))
+}
+
+/// True for queries: only they have a stream of rows.
+pub fn returns_rows(prepared: &Prepared) -> bool {
+    matches!(prepared.kind, StatementKind::Query)
+}
+
+/// What clients are told of the rows of `prepared`.
+pub fn announced_schema(prepared: &Prepared) -> SchemaRef {
+    if returns_rows(prepared) {
+        wire_schema(&prepared.schema)
+    } else {
+        Arc::new(Schema::empty())
+    }
+}
+
+/// A result that is read with `ticket`. `records` is -1 where unknown.
+pub fn flight_info(
+    descriptor: FlightDescriptor,
+    schema: &Schema,
+    ticket: impl Into<Bytes>,
+    records: i64,
+) -> Result<FlightInfo, Status> {
+    let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket));
+    Ok(FlightInfo {
+        schema: encoded_schema(schema)?,
+        ..FlightInfo::new()
+            .with_descriptor(descriptor)
+            .with_endpoint(endpoint)
+            .with_total_records(records)
+            .with_total_bytes(-1)
+    })
+}
+
+/// A count as Flight SQL writes it: -1 for "no such number".
+pub fn record_count(rows: Option<u64>) -> i64 {
+    rows.map_or(-1, |rows| i64::try_from(rows).unwrap_or(i64::MAX))
+}
+
+impl FlightFront {
+    /// Plans `sql` for a session.
+    pub(super) async fn plan(&self, lease: &Lease, sql: &str) -> Result<Arc<Prepared>, Status> {
+        checked_prepare(&lease.session, sql, self.settings.sql_max_bytes).await
+    }
+
+    /// Answers GetFlightInfo for a planned statement.
+    pub(super) async fn start(
+        &self,
+        lease: Lease,
+        prepared: Arc<Prepared>,
+        descriptor: FlightDescriptor,
+    ) -> Result<FlightInfo, Status> {
+        let schema = announced_schema(&prepared);
+        let (handle, records) = if returns_rows(&prepared) {
+            (self.tickets.issue(lease.session(), prepared), -1)
+        } else {
+            let rows = self.updates.apply(lease, prepared).await?;
+            (Bytes::from_static(NO_ROWS), record_count(rows))
+        };
+        let ticket = TicketStatementQuery {
+            statement_handle: handle,
+        };
+        flight_info(
+            descriptor,
+            &schema,
+            ticket.as_any().encode_to_vec(),
+            records,
+        )
+    }
+
+    /// Answers DoGet for a statement's ticket.
+    pub(super) fn read(&self, ticket: &TicketStatementQuery) -> Result<FlightStream, Status> {
+        if ticket.statement_handle == NO_ROWS {
+            return Ok(no_rows());
+        }
+        let (lease, prepared, running) = self.tickets.redeem(&ticket.statement_handle)?;
+        let schema = announced_schema(&prepared);
+        let bytes = self.settings.wire_batch_bytes;
+        Ok(Box::pin(ResultStream::run(
+            lease, prepared, running, schema, bytes,
+        )))
+    }
+
+    /// Answers DoPut for an update: applies it and gives the count.
+    pub(super) async fn update(
+        &self,
+        lease: Lease,
+        prepared: Arc<Prepared>,
+    ) -> Result<i64, Status> {
+        if returns_rows(&prepared) {
+            return Err(malformed(
+                "the statement returns rows. Run it as a query, not as an update",
+            ));
+        }
+        Ok(record_count(self.updates.apply(lease, prepared).await?))
+    }
+}

@@ -1,0 +1,116 @@
+//! Runs statements without rows in tasks of their own, each exactly once.
+//!
+//! A client that goes away while its `CREATE TABLE` or `INSERT` runs must not
+//! leave it half done, so the call that started it only waits for the task: when
+//! the call is dropped, the task still runs to its end. The tasks belong to
+//! [`Updates`], which bounds their number and, when the server stops, waits for
+//! them before it lets go.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mobula_execution::{OwnedTask, spawn_named};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tonic::{Code, Status};
+
+use super::sessions::Lease;
+use crate::status::{internal, refuse, status};
+use crate::{Outcome, Prepared, ServerError};
+
+/// Statements that are being applied.
+#[derive(Default)]
+struct Applying {
+    next: u64,
+    tasks: HashMap<u64, OwnedTask<()>>,
+}
+
+/// Owner of all running updates.
+pub struct Updates {
+    applying: Arc<Mutex<Applying>>,
+    max: usize,
+}
+
+impl Updates {
+    /// At most `max` run at a time.
+    pub fn new(max: usize) -> Self {
+        Self {
+            applying: Arc::default(),
+            max,
+        }
+    }
+
+    /// Applies `prepared` once and gives the rows it touched, `None` where the
+    /// statement has no such number. Dropping the future does not stop it.
+    ///
+    /// # Errors
+    /// What the statement fails with, or too many updates.
+    pub async fn apply(
+        &self,
+        lease: Lease,
+        prepared: Arc<Prepared>,
+    ) -> Result<Option<u64>, Status> {
+        let (tell, told) = oneshot::channel();
+        self.start(lease, prepared, tell)?;
+        match told.await {
+            Ok(Ok(Outcome::Affected(rows))) => Ok(rows),
+            Ok(Ok(Outcome::Rows(_))) => Err(internal("a statement without rows returned some")),
+            Ok(Err(error)) => Err(status(&error)),
+            Err(_) => Err(refuse(
+                Code::Unavailable,
+                "the server stopped before the statement was done. Check what it did before running it again",
+            )),
+        }
+    }
+
+    fn start(
+        &self,
+        lease: Lease,
+        prepared: Arc<Prepared>,
+        tell: oneshot::Sender<Result<Outcome, ServerError>>,
+    ) -> Result<(), Status> {
+        let mut applying = self.applying.lock();
+        if applying.tasks.len() >= self.max {
+            return Err(refuse(
+                Code::ResourceExhausted,
+                format!(
+                    "{} statements are being applied already. Try again later",
+                    self.max
+                ),
+            ));
+        }
+        applying.next += 1;
+        let number = applying.next;
+        let owner = Arc::clone(&self.applying);
+        // The lock is held until the task is listed: it cannot end unlisted.
+        let task = spawn_named("update", async move {
+            let outcome = lease.session.execute(&prepared).await;
+            drop(lease);
+            if tell.send(outcome).is_err() {
+                tracing::info!(sql = %prepared.sql, "applied a statement whose client has left");
+            }
+            owner.lock().tasks.remove(&number);
+        });
+        applying.tasks.insert(number, task);
+        Ok(())
+    }
+
+    /// How many are being applied.
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.applying.lock().tasks.len()
+    }
+
+    /// Waits until all are done, at most `limit`, then aborts the rest.
+    pub async fn finish(&self, limit: Duration) {
+        let tasks: Vec<_> = {
+            let mut applying = self.applying.lock();
+            applying.tasks.drain().map(|(_, task)| task).collect()
+        };
+        let all = futures::future::join_all(tasks.into_iter().map(OwnedTask::join));
+        if tokio::time::timeout(limit, all).await.is_err() {
+            tracing::warn!("stopped before every statement was applied");
+        }
+    }
+}
