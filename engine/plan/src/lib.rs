@@ -1,1 +1,36 @@
+//! Planning: SQL text to extended logical plans, rules, and execs.
+//!
+//! Opens no socket, starts no process, reads no clock while planning: the same
+//! SQL, settings and statistics give the same plan. Execs see their process only
+//! through [`TaskHost`].
+//!
+//! A query goes `sql::statement` → DataFusion's planner, which calls
+//! `sql::relation` → node (`operator`) → `rule` → `physical_planner` → exec, and
+//! through `codec` to other executors.
 
+pub mod codec;
+pub mod config;
+pub mod error;
+pub mod function_catalog;
+mod nearest;
+pub mod operator;
+pub mod physical_planner;
+pub mod rule;
+pub mod session;
+pub mod sql;
+pub mod task_host;
+pub mod udf;
+
+#[cfg(test)]
+mod test_session;
+
+pub use codec::MobulaCodec;
+pub use config::{MobulaOptions, SETTINGS, Scope, Setting, SettingKind, settings_markdown};
+pub use error::PlanError;
+pub use function_catalog::FunctionCatalog;
+pub use operator::map_batches::{MapBatchesExec, map_batches_exec};
+pub use session::{MobulaPlanning, SessionStateBuilderExt};
+pub use sql::create_function::CreateFunction;
+pub use sql::statement::{MobulaStatement, parse_statements};
+pub use task_host::{TaskHost, TaskHostHandle};
+pub use udf::scalar_udf;

@@ -1,1 +1,59 @@
-//! Messages of plan nodes.
+//! Messages of plan nodes: what an executor needs to rebuild our execs.
+//!
+//! Written and read by `mobula_plan::codec` alone. The declaration of a
+//! function travels inside [`MapBatchesExecNode::udf_call`], encoded by
+//! `mobula_udfs`, so that this crate knows no Arrow type.
+
+/// One of our execs inside a plan; its inputs travel beside it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ExecNode {
+    #[prost(oneof = "exec_node::Kind", tags = "1")]
+    pub kind: Option<exec_node::Kind>,
+}
+
+/// The kinds of [`ExecNode`].
+pub mod exec_node {
+    #[derive(Clone, PartialEq, prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        MapBatches(super::MapBatchesExecNode),
+    }
+}
+
+/// `MapBatchesExec`: one call of a function, and how it meets its input.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct MapBatchesExecNode {
+    /// An encoded `mobula_udfs::UdfCall`.
+    #[prost(bytes = "vec", tag = "1")]
+    pub udf_call: Vec<u8>,
+    /// Workers over the whole cluster; absent: one per partition.
+    #[prost(uint64, optional, tag = "2")]
+    pub concurrency: Option<u64>,
+    #[prost(oneof = "map_batches_exec_node::Shape", tags = "3, 4")]
+    pub shape: Option<map_batches_exec_node::Shape>,
+}
+
+/// How a call meets its input.
+pub mod map_batches_exec_node {
+    #[derive(Clone, PartialEq, prost::Oneof)]
+    pub enum Shape {
+        /// The input's columns pass through and one is appended.
+        #[prost(message, tag = "3")]
+        Column(super::ColumnShape),
+        /// All columns go in, other rows come out.
+        #[prost(message, tag = "4")]
+        Table(super::TableShape),
+    }
+}
+
+/// One column is appended.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ColumnShape {
+    /// Input column of each parameter, in order.
+    #[prost(uint32, repeated, tag = "1")]
+    pub args: Vec<u32>,
+}
+
+/// Nothing more to say: the input goes in as it is.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TableShape {}

@@ -1,0 +1,143 @@
+//! Our execs as bytes, for plans that run on another executor.
+//!
+//! The base calls it for each exec that DataFusion's own codec does not know.
+//! One message per operator, in `mobula_proto::plan`.
+
+use std::sync::Arc;
+
+use datafusion::common::{DataFusionError, Result, internal_datafusion_err, internal_err};
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
+use mobula_proto::plan::exec_node::Kind;
+use mobula_proto::plan::map_batches_exec_node::Shape;
+use mobula_proto::plan::{ColumnShape, ExecNode, MapBatchesExecNode, TableShape};
+use mobula_udfs::{UdfCall, UdfError};
+use prost::Message;
+
+use crate::operator::map_batches::{ExecShape, MapBatchesExec, map_batches_exec};
+
+/// Encodes and decodes the execs of [`crate::operator::OPERATORS`].
+#[derive(Debug, Default, Clone, Copy)]
+pub struct MobulaCodec;
+
+impl PhysicalExtensionCodec for MobulaCodec {
+    fn try_decode(
+        &self,
+        buf: &[u8],
+        inputs: &[Arc<dyn ExecutionPlan>],
+        _ctx: &TaskContext,
+        _proto_converter: &dyn PhysicalProtoConverterExtension,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let unknown = || internal_datafusion_err!("the plan has an operator that this version does not know");
+        let node = ExecNode::decode(buf).map_err(|_| unknown())?;
+        match node.kind.ok_or_else(unknown)? {
+            Kind::MapBatches(message) => Ok(Arc::new(decode_map_batches(message, inputs)?)),
+        }
+    }
+
+    fn try_encode(
+        &self,
+        node: Arc<dyn ExecutionPlan>,
+        buf: &mut Vec<u8>,
+        _proto_converter: &dyn PhysicalProtoConverterExtension,
+    ) -> Result<()> {
+        let Some(exec) = map_batches_exec(node.as_ref()) else {
+            return internal_err!("{} cannot travel to another executor", node.name());
+        };
+        let node = ExecNode {
+            kind: Some(Kind::MapBatches(encode_map_batches(exec)?)),
+        };
+        buf.extend(node.encode_to_vec());
+        Ok(())
+    }
+}
+
+fn encode_map_batches(exec: &MapBatchesExec) -> Result<MapBatchesExecNode> {
+    let shape = match exec.shape() {
+        ExecShape::Table => Shape::Table(TableShape {}),
+        ExecShape::Column { args } => {
+            let args = args.iter().map(|i| u32::try_from(*i));
+            let args = args.collect::<Result<_, _>>();
+            let args = args.map_err(|_| internal_datafusion_err!("a plan with 2^32 columns"))?;
+            Shape::Column(ColumnShape { args })
+        }
+    };
+    Ok(MapBatchesExecNode {
+        udf_call: exec.call().encode().map_err(external)?,
+        concurrency: exec.concurrency().map(|n| n as u64),
+        shape: Some(shape),
+    })
+}
+
+fn decode_map_batches(
+    message: MapBatchesExecNode,
+    inputs: &[Arc<dyn ExecutionPlan>],
+) -> Result<MapBatchesExec> {
+    let [input] = inputs else {
+        return internal_err!("MapBatchesExec has one input, not {}", inputs.len());
+    };
+    let shape = match message.shape {
+        Some(Shape::Table(TableShape {})) => ExecShape::Table,
+        Some(Shape::Column(ColumnShape { args })) => ExecShape::Column {
+            args: args.into_iter().map(|i| i as usize).collect(),
+        },
+        None => return internal_err!("a MapBatchesExec without shape"),
+    };
+    let call = UdfCall::decode(&message.udf_call).map_err(external)?;
+    let concurrency = message.concurrency.map(|n| n as usize);
+    MapBatchesExec::try_new(Arc::clone(input), Arc::new(call), shape, concurrency)
+}
+
+fn external(error: UdfError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operator::OPERATORS;
+    use crate::test_session::{FakeHost, plan, session};
+    use datafusion::physical_plan::displayable;
+    use datafusion_proto::bytes::{
+        physical_plan_from_bytes_with_extension_codec, physical_plan_to_bytes_with_extension_codec,
+    };
+
+    /// One query per operator and shape.
+    const QUERIES: &[(&str, &str)] = &[
+        ("MapBatchesExec", "SELECT net(a, b), inc(c) FROM v"),
+        ("MapBatchesExec", "SELECT x FROM map_batches(TABLE(SELECT a, s FROM v), twice, batch_size => 9, batch_format => 'pyarrow')"),
+        ("MapBatchesExec", "SELECT * FROM map_batches(TABLE(v), \"Embed\"(k => 'a''b'), concurrency => 3)"),
+    ];
+
+    #[tokio::test]
+    async fn every_operator_survives_the_way() {
+        for operator in OPERATORS {
+            assert!(QUERIES.iter().any(|(exec, _)| *exec == operator.exec), "{}", operator.exec);
+        }
+        let state = session(Arc::new(FakeHost::default()));
+        for (exec, sql) in QUERIES {
+            let sql = sql.replace('v', "(SELECT 1 AS a, 2.5 AS b, 3 AS c, 'x' AS s) AS v");
+            let sql = sql.replace("TABLE((SELECT 1 AS a, 2.5 AS b, 3 AS c, 'x' AS s) AS v)", "TABLE(SELECT 1 AS a, 2.5 AS b, 3 AS c, 'x' AS s)");
+            let logical = plan(&state, &sql).await.unwrap();
+            let sent = state.create_physical_plan(&logical).await.unwrap();
+            let bytes = physical_plan_to_bytes_with_extension_codec(Arc::clone(&sent), &MobulaCodec).unwrap();
+            let context = state.task_ctx();
+            let arrived = physical_plan_from_bytes_with_extension_codec(&bytes, &context, &MobulaCodec).unwrap();
+            let text = |plan: &Arc<dyn ExecutionPlan>| displayable(plan.as_ref()).indent(true).to_string();
+            assert_eq!(text(&sent), text(&arrived));
+            assert!(text(&sent).contains(exec), "{}", text(&sent));
+            assert_eq!(sent.schema(), arrived.schema());
+        }
+    }
+
+    #[test]
+    fn an_unknown_node_is_told() {
+        let context = TaskContext::default();
+        let converter = datafusion_proto::physical_plan::DefaultPhysicalProtoConverter {};
+        for bytes in [vec![], vec![0xff; 9]] {
+            let error = MobulaCodec.try_decode(&bytes, &[], &context, &converter).unwrap_err();
+            assert!(error.to_string().contains("does not know"), "{error}");
+        }
+    }
+}

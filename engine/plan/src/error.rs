@@ -1,0 +1,103 @@
+//! What planning refuses, each refusal with its way out.
+//!
+//! Every variant is the user's to repair (a syntax, a name, an option), so
+//! front ends answer them as invalid arguments. Inside DataFusion they travel
+//! as [`DataFusionError::External`] and are found again by downcast.
+
+use datafusion::common::DataFusionError;
+
+/// A statement, setting or plan that cannot be planned.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    #[error("syntax error at line {line}, column {column}: {message}")]
+    Syntax {
+        message: String,
+        line: u64,
+        column: u64,
+    },
+    #[error("syntax error: {message}")]
+    SyntaxWithoutPlace { message: String },
+    #[error("unknown setting \"{key}\"{hint}")]
+    UnknownSetting { key: String, hint: String },
+    #[error("invalid value \"{value}\" for mobula.{key}: expected {expected}")]
+    SettingValue {
+        key: &'static str,
+        value: String,
+        expected: String,
+    },
+    #[error(
+        "mobula.{key} is fixed while the process runs. Give it as a flag, in MOBULA_{} or in the configuration file",
+        key.to_uppercase()
+    )]
+    ProcessSetting { key: &'static str },
+    #[error("functions in language \"{language}\" are not supported. Write LANGUAGE python")]
+    Language { language: String },
+    #[error("cannot create function \"{function}\": {problem}")]
+    Declaration { function: String, problem: String },
+    #[error("cannot create function \"{function}\": the type of {what} is not supported")]
+    DeclaredType {
+        function: String,
+        what: String,
+        #[source]
+        source: DataFusionError,
+    },
+    #[error("function \"{function}\" is built in. Choose another name")]
+    BuiltIn { function: String },
+    #[error("unknown function \"{function}\"{hint}. CREATE FUNCTION makes one; system.functions lists them")]
+    UnknownFunction { function: String, hint: String },
+    #[error("unknown option \"{option}\" of {owner}{hint}. Options are batch_size, concurrency and batch_format")]
+    UnknownOption {
+        owner: String,
+        option: String,
+        hint: String,
+    },
+    #[error("option \"{option}\" of {owner} is not available yet. Options are batch_size, concurrency and batch_format")]
+    LaterOption { owner: String, option: String },
+    #[error("option \"{option}\" of {owner} is given twice")]
+    OptionTwice { owner: String, option: String },
+    #[error("invalid value {value} for option \"{option}\" of {owner}: expected {expected}")]
+    OptionValue {
+        owner: String,
+        option: String,
+        value: String,
+        expected: String,
+    },
+    #[error("cannot plan map_batches: {problem}")]
+    Relation { problem: String },
+    #[error("parameter \"{parameter}\" of function \"{function}\" finds no column of its name in the input ({columns}). Rename a column with AS inside the query")]
+    NoColumn {
+        function: String,
+        parameter: String,
+        columns: String,
+    },
+    #[error("the input of function \"{function}\" has two columns named \"{column}\". Rename one with AS inside the query")]
+    ColumnTwice { function: String, column: String },
+    #[error("the input already has a column \"{column}\", the name of the function's result. Rename it with AS inside the query")]
+    ResultName { column: String },
+    #[error("argument {position} (\"{parameter}\") of function \"{function}\" must be {wanted}, not {found}. Write a CAST")]
+    ArgumentType {
+        function: String,
+        parameter: String,
+        position: usize,
+        wanted: String,
+        found: String,
+    },
+    #[error("function \"{function}\" takes {wanted} arguments, not {found}")]
+    ArgumentCount {
+        function: String,
+        wanted: usize,
+        found: usize,
+    },
+    #[error("function \"{function}\" returns a table. Call it as FROM map_batches(TABLE(query), {function})")]
+    TableFunction { function: String },
+    #[error("function \"{function}\" cannot be called inside {place}, where it would run for rows that must not reach it. Call it in a subquery first and use its result here")]
+    GuardedCall { function: String, place: String },
+    #[error("function \"{function}\" cannot be called in {place}. Call it in a subquery first and use its result here")]
+    MisplacedCall { function: String, place: String },
+}
+
+impl From<PlanError> for DataFusionError {
+    fn from(error: PlanError) -> Self {
+        Self::External(Box::new(error))
+    }
+}

@@ -1,0 +1,213 @@
+//! Cuts what the input gives into the blocks that workers get.
+//!
+//! Small pieces are gathered, large ones sliced, without copying: a block is a
+//! list of slices. Rows stay in order. A block has the rows the limits allow
+//! and, when the user asked for a batch size, a whole number of batches, except
+//! the last. Pure; used by the stream of one partition.
+
+use std::collections::VecDeque;
+
+use arrow::array::RecordBatch;
+use mobula_block::size::block_bytes;
+
+/// Batches of a block when the user gave a batch size: enough to hide the way
+/// to the worker, few enough to spread over workers and to stop early.
+const BATCHES_PER_BLOCK: usize = 16;
+
+/// How large a block may get.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BlockLimits {
+    /// At least 1.
+    pub rows: usize,
+    /// Of the columns sent; one batch may exceed it.
+    pub bytes: usize,
+    pub batch_size: Option<usize>,
+}
+
+impl BlockLimits {
+    /// Rows of a block whose rows have `row_bytes` on average; at least 1.
+    fn block_rows(&self, row_bytes: usize) -> usize {
+        let most = self.rows.min(self.bytes / row_bytes.max(1)).max(1);
+        match self.batch_size {
+            None => most,
+            Some(batch) => {
+                let most = most.min(batch.saturating_mul(BATCHES_PER_BLOCK));
+                (most - most % batch).max(batch)
+            }
+        }
+    }
+}
+
+/// Rows as they came, and the part of them that the worker gets.
+#[derive(Debug, Clone)]
+pub(super) struct Piece {
+    /// Columns that pass by the worker.
+    pub passed: RecordBatch,
+    /// Columns that go in; as many rows as `passed`.
+    pub sent: RecordBatch,
+}
+
+impl Piece {
+    fn rows(&self) -> usize {
+        self.sent.num_rows()
+    }
+
+    fn slice(&self, offset: usize, rows: usize) -> Self {
+        Self {
+            passed: self.passed.slice(offset, rows),
+            sent: self.sent.slice(offset, rows),
+        }
+    }
+}
+
+/// Consecutive rows for one call; never empty.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub pieces: VecDeque<Piece>,
+    pub rows: usize,
+}
+
+/// Rows that wait to become a block.
+#[derive(Debug)]
+pub(super) struct BlockQueue {
+    limits: BlockLimits,
+    pieces: VecDeque<Piece>,
+    rows: usize,
+    bytes: usize,
+    finished: bool,
+}
+
+impl BlockQueue {
+    pub fn new(limits: BlockLimits) -> Self {
+        Self {
+            limits,
+            pieces: VecDeque::new(),
+            rows: 0,
+            bytes: 0,
+            finished: false,
+        }
+    }
+
+    /// Adds rows at the end.
+    pub fn push(&mut self, piece: Piece) {
+        if piece.rows() > 0 {
+            self.rows += piece.rows();
+            self.bytes += block_bytes(&piece.sent);
+            self.pieces.push_back(piece);
+        }
+    }
+
+    /// No more rows will come: what is left may leave as a smaller block.
+    pub fn finish(&mut self) {
+        self.finished = true;
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// The next block, if enough rows wait.
+    pub fn pop(&mut self) -> Option<Block> {
+        let row_bytes = self.bytes.checked_div(self.rows).unwrap_or(0);
+        let wanted = self.limits.block_rows(row_bytes);
+        match self.rows {
+            0 => None,
+            rows if rows >= wanted => Some(self.take(wanted)),
+            rows if self.finished => Some(self.take(rows)),
+            _ => None,
+        }
+    }
+
+    fn take(&mut self, rows: usize) -> Block {
+        let mut block = Block {
+            pieces: VecDeque::new(),
+            rows: 0,
+        };
+        while block.rows < rows {
+            let Some(piece) = self.pieces.pop_front() else {
+                break;
+            };
+            let missing = rows - block.rows;
+            let piece = match piece.rows() > missing {
+                true => {
+                    let rest = piece.slice(missing, piece.rows() - missing);
+                    self.pieces.push_front(rest);
+                    piece.slice(0, missing)
+                }
+                false => piece,
+            };
+            block.rows += piece.rows();
+            block.pieces.push_back(piece);
+        }
+        // Bytes are an average anyway: take the block's share.
+        self.bytes -= (self.bytes as u128 * block.rows as u128 / self.rows.max(1) as u128) as usize;
+        self.rows -= block.rows;
+        block
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array};
+
+    fn piece(values: std::ops::Range<i64>) -> Piece {
+        let column: ArrayRef = Arc::new(Int64Array::from_iter_values(values));
+        let batch = RecordBatch::try_from_iter([("a", column)]).unwrap();
+        Piece { passed: batch.clone(), sent: batch }
+    }
+
+    fn limits(rows: usize, bytes: usize, batch_size: Option<usize>) -> BlockLimits {
+        BlockLimits { rows, bytes, batch_size }
+    }
+
+    /// Block sizes made of pieces of the given sizes, and that order is kept.
+    fn cut(limits: BlockLimits, pieces: &[i64]) -> Vec<usize> {
+        let mut queue = BlockQueue::new(limits);
+        let mut blocks = Vec::new();
+        let mut start = 0;
+        for rows in pieces {
+            queue.push(piece(start..start + rows));
+            start += rows;
+            while let Some(block) = queue.pop() {
+                blocks.push(block);
+            }
+        }
+        queue.finish();
+        while let Some(block) = queue.pop() {
+            blocks.push(block);
+        }
+        let values: Vec<i64> = blocks
+            .iter()
+            .flat_map(|block| &block.pieces)
+            .flat_map(|p| p.sent.column(0).as_any().downcast_ref::<Int64Array>().unwrap().values().to_vec())
+            .collect();
+        assert_eq!(values, (0..start).collect::<Vec<_>>());
+        blocks.iter().map(|block| block.rows).collect()
+    }
+
+    #[test]
+    fn small_pieces_gather_and_large_ones_are_sliced() {
+        assert_eq!(cut(limits(10, 1 << 20, None), &[3, 3, 3, 3, 0, 25]), [10, 10, 10, 7]);
+        assert_eq!(cut(limits(10, 1 << 20, None), &[0, 0]), [0; 0]);
+        assert_eq!(cut(limits(1, 1 << 20, None), &[3]), [1, 1, 1]);
+    }
+
+    #[test]
+    fn wide_rows_make_shorter_blocks() {
+        // 8 bytes a row (and maybe some for the header): at most 4 rows in 40 bytes.
+        let sizes = cut(limits(1000, 40, None), &[20]);
+        assert!(sizes.iter().all(|rows| (1..=5).contains(rows)), "{sizes:?}");
+        assert!(cut(limits(1000, 1, None), &[3]).iter().all(|rows| *rows == 1));
+    }
+
+    #[test]
+    fn a_block_is_whole_batches_except_the_last() {
+        assert_eq!(cut(limits(100, 1 << 20, Some(30)), &[250]), [90, 90, 70]);
+        assert_eq!(cut(limits(1 << 20, 1 << 20, Some(2)), &[70]), [32, 32, 6]);
+        // A batch larger than the limit is what the user asked for.
+        assert_eq!(cut(limits(10, 1, Some(50)), &[30, 30, 30]), [50, 40]);
+    }
+}

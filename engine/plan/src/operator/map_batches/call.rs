@@ -1,0 +1,148 @@
+//! One use of a function, as written: which function, built how, called how.
+//!
+//! Made by the relation planner and by the hoist rule; carried by the node; the
+//! physical planner turns it into a [`UdfCall`], which also knows the schemas.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use mobula_block::plain::plain_schema;
+use mobula_udfs::{BatchFormat, FunctionSpec, Literal, ParamKind, Returns, UdfCall, Volatility};
+
+use crate::sql::call_options::CallOptions;
+
+/// A function with the options of one call.
+#[derive(Debug, Clone)]
+pub struct FunctionCall {
+    spec: Arc<FunctionSpec>,
+    /// Keyword arguments of a class's constructor.
+    args: Vec<(String, Literal)>,
+    batch_size: Option<usize>,
+    batch_format: BatchFormat,
+    concurrency: Option<usize>,
+    /// Text that is equal exactly when two calls are.
+    identity: String,
+}
+
+impl FunctionCall {
+    /// A call of `spec` with `options`, else the function's defaults.
+    pub fn new(spec: Arc<FunctionSpec>, args: Vec<(String, Literal)>, options: &CallOptions) -> Self {
+        let batch_size = options.batch_size_of(&spec);
+        let batch_format = options.batch_format_of(&spec);
+        let concurrency = options.concurrency_of(&spec);
+        let identity = format!(
+            "{} {} {args:?} {batch_size:?} {batch_format} {concurrency:?}",
+            spec.name,
+            spec.hash()
+        );
+        Self {
+            spec,
+            args,
+            batch_size,
+            batch_format,
+            concurrency,
+            identity,
+        }
+    }
+
+    pub fn spec(&self) -> &Arc<FunctionSpec> {
+        &self.spec
+    }
+
+    /// Workers over the whole cluster; `None`: one per partition.
+    pub fn concurrency(&self) -> Option<usize> {
+        self.concurrency
+    }
+
+    /// Whether two evaluations may differ.
+    pub fn is_volatile(&self) -> bool {
+        self.spec.volatility == Volatility::Volatile
+    }
+
+    /// This call over an input of `input`, giving a column `result` if the
+    /// function is scalar. What the worker sees has plain types and may be NULL
+    /// everywhere.
+    pub fn over(&self, input: &Schema, result: &str) -> UdfCall {
+        let input = match &self.spec.returns {
+            Returns::Scalar(_) => self.parameter_schema(),
+            Returns::Table(_) => nullable(&plain_schema(input)),
+        };
+        let output = match &self.spec.returns {
+            Returns::Scalar(data_type) => {
+                Arc::new(Schema::new(vec![Field::new(result, data_type.clone(), true)]))
+            }
+            Returns::Table(schema) => Arc::clone(schema),
+        };
+        UdfCall {
+            spec: Arc::clone(&self.spec),
+            args: self.args.clone(),
+            batch_size: self.batch_size,
+            batch_format: self.batch_format,
+            input,
+            output,
+        }
+    }
+
+    fn parameter_schema(&self) -> SchemaRef {
+        let values = self.spec.params.iter().filter_map(|param| match &param.kind {
+            ParamKind::Value(t) => Some(Field::new(&param.name, t.clone(), true)),
+            ParamKind::Table => None,
+        });
+        nullable(&plain_schema(&Schema::new(values.collect::<Vec<_>>())))
+    }
+}
+
+/// `embed(model => 'big')`, or the bare name.
+impl fmt::Display for FunctionCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_call(f, &self.spec.name, &self.args)
+    }
+}
+
+/// Writes a function's name with its constructor's arguments.
+pub(super) fn write_call(
+    f: &mut fmt::Formatter<'_>,
+    name: &str,
+    args: &[(String, Literal)],
+) -> fmt::Result {
+    write!(f, "{name}")?;
+    if args.is_empty() {
+        return Ok(());
+    }
+    let texts = args.iter().map(|(name, value)| match value {
+        Literal::Null => format!("{name} => NULL"),
+        Literal::Bool(b) => format!("{name} => {b}"),
+        Literal::Int(n) => format!("{name} => {n}"),
+        Literal::Float(x) => format!("{name} => {x:?}"),
+        Literal::Text(t) => format!("{name} => '{}'", t.replace('\'', "''")),
+    });
+    write!(f, "({})", texts.collect::<Vec<_>>().join(", "))
+}
+
+fn nullable(schema: &Schema) -> SchemaRef {
+    let fields = schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+impl PartialEq for FunctionCall {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity == other.identity
+    }
+}
+
+impl Eq for FunctionCall {}
+
+impl Hash for FunctionCall {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity.hash(state);
+    }
+}
+
+impl PartialOrd for FunctionCall {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.identity.cmp(&other.identity))
+    }
+}

@@ -1,0 +1,327 @@
+//! The physical half: properties, statistics, EXPLAIN, and one stream per
+//! partition.
+//!
+//! It stands inside any stage and moves no rows between partitions. All
+//! partitions of one exec in one task share one pool. Made by the physical
+//! planner, and by the codec on the other side.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Result, Statistics, internal_err};
+use datafusion::common::stats::{ColumnStatistics, Precision};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{
+    CardinalityEffect, ReplaceChildrenOptions, ChildrenPropertiesMode,
+};
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
+    PlanProperties,
+};
+use mobula_udfs::UdfCall;
+
+use super::block_queue::{BlockLimits, BlockQueue};
+use super::call::write_call;
+use super::shared_pool::SharedPool;
+use super::stream::{MapBatchesStream, Setup, StreamMetrics};
+use crate::config::MobulaOptions;
+use crate::task_host::TaskHostHandle;
+
+/// How a call meets its input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecShape {
+    /// The input's columns pass through, one is appended.
+    Column {
+        /// Input column of each parameter, in order.
+        args: Vec<usize>,
+    },
+    /// All columns go in, the function's table comes out.
+    Table,
+}
+
+/// `map_batches` in a physical plan.
+#[derive(Debug)]
+pub struct MapBatchesExec {
+    input: Arc<dyn ExecutionPlan>,
+    call: Arc<UdfCall>,
+    shape: ExecShape,
+    concurrency: Option<usize>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+    /// Held by the streams of this exec; see [`SharedPool`].
+    pool: Mutex<Weak<SharedPool>>,
+}
+
+impl MapBatchesExec {
+    /// `concurrency`: workers over the whole cluster, `None`: one per partition.
+    ///
+    /// # Errors
+    /// An internal error when call, shape and input do not fit.
+    pub fn try_new(
+        input: Arc<dyn ExecutionPlan>,
+        call: Arc<UdfCall>,
+        shape: ExecShape,
+        concurrency: Option<usize>,
+    ) -> Result<Self> {
+        check(&input.schema(), &call, &shape)?;
+        let properties = Arc::new(properties(&input, &call, &shape)?);
+        Ok(Self {
+            input,
+            call,
+            shape,
+            concurrency,
+            properties,
+            metrics: ExecutionPlanMetricsSet::new(),
+            pool: Mutex::new(Weak::new()),
+        })
+    }
+
+    pub fn call(&self) -> &Arc<UdfCall> {
+        &self.call
+    }
+
+    pub fn shape(&self) -> &ExecShape {
+        &self.shape
+    }
+
+    pub fn input(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.input
+    }
+
+    /// Workers asked for over the whole cluster; `None`: one per partition.
+    pub fn concurrency(&self) -> Option<usize> {
+        self.concurrency
+    }
+
+    fn is_scalar(&self) -> bool {
+        matches!(self.shape, ExecShape::Column { .. })
+    }
+
+    /// The pool of the streams that run now, or a new one.
+    fn shared_pool(&self, context: &TaskContext) -> Result<Arc<SharedPool>> {
+        let host = TaskHostHandle::of(context)?;
+        let mut shared = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = shared.upgrade() {
+            return Ok(pool);
+        }
+        let workers = match self.concurrency {
+            Some(total) => host.task_share(context, total),
+            None => self.properties.output_partitioning().partition_count(),
+        };
+        let call = Arc::clone(&self.call);
+        let pool = Arc::new(SharedPool::new(host, call, workers, &self.metrics));
+        *shared = Arc::downgrade(&pool);
+        Ok(pool)
+    }
+
+    fn limits(&self, context: &TaskContext) -> BlockLimits {
+        let extensions = &context.session_config().options().extensions;
+        let defaults = MobulaOptions::default();
+        let options = extensions.get::<MobulaOptions>().unwrap_or(&defaults);
+        BlockLimits {
+            rows: options.udf_batch_rows(),
+            bytes: options.udf_batch_bytes(),
+            batch_size: self.call.batch_size,
+        }
+    }
+}
+
+/// The exec behind `plan`, if it is ours.
+pub fn map_batches_exec(plan: &dyn ExecutionPlan) -> Option<&MapBatchesExec> {
+    plan.downcast_ref::<MapBatchesExec>()
+}
+
+fn check(input: &Schema, call: &UdfCall, shape: &ExecShape) -> Result<()> {
+    let name = &call.spec.name;
+    match shape {
+        ExecShape::Column { args } => {
+            if args.len() != call.input.fields().len() || call.output.fields().len() != 1 {
+                return internal_err!("the call of \"{name}\" does not fit its declaration");
+            }
+            match args.iter().find(|i| **i >= input.fields().len()) {
+                Some(i) => internal_err!("the call of \"{name}\" reads column {i} of {}", input.fields().len()),
+                None => Ok(()),
+            }
+        }
+        ExecShape::Table if input.fields().len() != call.input.fields().len() => {
+            internal_err!("the call of \"{name}\" does not fit its input")
+        }
+        ExecShape::Table => Ok(()),
+    }
+}
+
+fn properties(
+    input: &Arc<dyn ExecutionPlan>,
+    call: &UdfCall,
+    shape: &ExecShape,
+) -> Result<PlanProperties> {
+    let (equivalence, partitioning) = match shape {
+        // Old columns keep their places, so all that was known of them holds.
+        ExecShape::Column { .. } => {
+            let schema = appended(&input.schema(), &call.output);
+            let known = input.equivalence_properties().clone();
+            let equivalence = EquivalenceProperties::new(schema).extend(known)?;
+            (equivalence, input.output_partitioning().clone())
+        }
+        ExecShape::Table => {
+            let equivalence = EquivalenceProperties::new(Arc::clone(&call.output));
+            let count = input.output_partitioning().partition_count();
+            (equivalence, Partitioning::UnknownPartitioning(count))
+        }
+    };
+    Ok(PlanProperties::new(
+        equivalence,
+        partitioning,
+        input.pipeline_behavior(),
+        input.boundedness(),
+    ))
+}
+
+fn appended(input: &Schema, result: &Schema) -> SchemaRef {
+    let fields = input.fields().iter().chain(result.fields()).cloned();
+    Arc::new(Schema::new_with_metadata(
+        fields.collect::<Vec<_>>(),
+        input.metadata().clone(),
+    ))
+}
+
+impl DisplayAs for MapBatchesExec {
+    fn fmt_as(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let separator = match t {
+            DisplayFormatType::Default | DisplayFormatType::Verbose => {
+                write!(f, "MapBatchesExec: ")?;
+                ", "
+            }
+            DisplayFormatType::TreeRender => "\n",
+        };
+        write!(f, "udf=")?;
+        write_call(f, &self.call.spec.name, &self.call.args)?;
+        let kind = if self.is_scalar() { "scalar" } else { "table" };
+        let count = |n: Option<usize>, none: &str| n.map_or(none.to_owned(), |n| n.to_string());
+        let batch_size = count(self.call.batch_size, "block");
+        let concurrency = count(self.concurrency, "partitions");
+        let format = &self.call.batch_format;
+        for part in [
+            format!("kind={kind}"),
+            format!("batch_size={batch_size}"),
+            format!("batch_format={format}"),
+            format!("concurrency={concurrency}"),
+        ] {
+            write!(f, "{separator}{part}")?;
+        }
+        Ok(())
+    }
+}
+
+impl ExecutionPlan for MapBatchesExec {
+    fn name(&self) -> &str {
+        super::OPERATOR.exec
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    /// Arguments are column numbers, not expressions.
+    fn apply_expressions(
+        &self,
+        _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+        _options: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let Ok([input]) = <[Arc<dyn ExecutionPlan>; 1]>::try_from(children) else {
+            return internal_err!("MapBatchesExec has one input");
+        };
+        let (call, shape) = (Arc::clone(&self.call), self.shape.clone());
+        Ok(Arc::new(Self::try_new(input, call, shape, self.concurrency)?))
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+        self.replace_children(children, options)
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![self.is_scalar()]
+    }
+
+    fn supports_limit_pushdown(&self) -> bool {
+        self.is_scalar()
+    }
+
+    fn cardinality_effect(&self) -> CardinalityEffect {
+        match self.is_scalar() {
+            true => CardinalityEffect::Equal,
+            false => CardinalityEffect::Unknown,
+        }
+    }
+
+    fn child_stats_requests(&self, partition: Option<usize>) -> Vec<ChildStats> {
+        match self.is_scalar() {
+            true => vec![ChildStats::At(partition)],
+            false => vec![ChildStats::Skip],
+        }
+    }
+
+    /// Scalar: the input's, with nothing known of the new column. Table: none.
+    fn statistics_from_inputs(
+        &self,
+        input_stats: &[Arc<Statistics>],
+        _args: &StatisticsArgs,
+    ) -> Result<Arc<Statistics>> {
+        let [input] = input_stats else {
+            return internal_err!("MapBatchesExec has one input");
+        };
+        if !self.is_scalar() {
+            return Ok(Arc::new(Statistics::new_unknown(&self.schema())));
+        }
+        let mut statistics = input.as_ref().clone();
+        statistics.total_byte_size = Precision::Absent;
+        statistics.column_statistics.push(ColumnStatistics::new_unknown());
+        Ok(Arc::new(statistics))
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let pool = self.shared_pool(&context)?;
+        let setup = Setup {
+            queue: BlockQueue::new(self.limits(&context)),
+            input: self.input.execute(partition, context)?,
+            pool,
+            call: Arc::clone(&self.call),
+            shape: self.shape.clone(),
+            schema: self.schema(),
+        };
+        let metrics = StreamMetrics::new(&self.metrics, partition);
+        Ok(Box::pin(MapBatchesStream::new(setup, metrics)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}

@@ -1,0 +1,40 @@
+//! `map_batches`: hands blocks to workers that run a user's function.
+//!
+//! ```text
+//! SQL      SELECT net(price, discount) FROM t                    one column is appended
+//!          SELECT * FROM map_batches(TABLE(t), net)              the same
+//!          SELECT * FROM map_batches(TABLE(t), chunks, batch_size => 64)
+//!                                                                RETURNS TABLE: other rows
+//! EXPLAIN  MapBatchesExec: udf=net, kind=scalar, batch_size=64, batch_format=numpy, concurrency=2
+//! Rows     scalar: as many as the input's; table: any number
+//! Order    kept within a partition (several blocks in flight, answered in order)
+//! Parts    as the input's; asks for no distribution
+//! Memory   per partition one block in flight, over all partitions of a task
+//!          `concurrency` more; a block has udf_batch_rows rows or udf_batch_bytes bytes
+//! Cancel   dropping the stream drops the calls: their workers stop
+//! Errors   UdfError, unchanged, inside DataFusionError::External
+//! After    Ray Data's map_batches over tasks and actor pools
+//! ```
+//!
+//! `node` is planned, `exec` is placed, `stream` runs one partition with
+//! `block_queue` before it and `shared_pool` beside it.
+
+mod block_queue;
+mod call;
+mod exec;
+mod node;
+mod shared_pool;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use super::Operator;
+pub use call::FunctionCall;
+pub use exec::{ExecShape, MapBatchesExec, map_batches_exec};
+pub use node::{MapBatchesNode, NodeShape};
+
+pub(super) const OPERATOR: Operator = Operator {
+    sql: "map_batches",
+    node: "MapBatches",
+    exec: "MapBatchesExec",
+};

@@ -1,0 +1,256 @@
+//! The logical half: what goes in, what comes out, what may move past it.
+//!
+//! Two shapes. `Column`: all input columns pass through and one is appended, so
+//! unread columns are pruned below it, filters on other columns and limits move
+//! below it. `Table`: all columns go in and RETURNS TABLE comes out; nothing
+//! moves past it. Arguments are columns; whoever makes the node computes
+//! expressions in a projection below.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeSet, HashSet};
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field};
+use datafusion::common::{Column, DFSchema, DFSchemaRef, Result, internal_err, plan_err};
+use datafusion::logical_expr::{
+    Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore,
+};
+use mobula_udfs::{ParamKind, Returns};
+
+use super::FunctionCall;
+use crate::error::PlanError;
+use crate::udf::accepts;
+
+/// How a call meets its input.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd)]
+pub enum NodeShape {
+    /// One column named `result` is appended.
+    Column {
+        /// Input column of each parameter, in order.
+        args: Vec<Column>,
+        result: String,
+    },
+    /// The output is the function's table alone.
+    Table,
+}
+
+/// `MapBatches` in a logical plan.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MapBatchesNode {
+    input: LogicalPlan,
+    call: FunctionCall,
+    shape: NodeShape,
+    schema: DFSchemaRef,
+}
+
+impl MapBatchesNode {
+    /// Appends column `result`: a scalar function over columns of `input`.
+    ///
+    /// # Errors
+    /// Wrong number or types of arguments, and a `result` that is taken.
+    pub fn try_new_column(
+        input: LogicalPlan,
+        call: FunctionCall,
+        args: Vec<Column>,
+        result: String,
+    ) -> Result<Self> {
+        let Returns::Scalar(data_type) = &call.spec().returns else {
+            return Err(PlanError::TableFunction {
+                function: call.spec().name.clone(),
+            }
+            .into());
+        };
+        check_arguments(&call, &args, input.schema())?;
+        let schema = appended(input.schema(), &result, data_type)?;
+        Ok(Self {
+            input,
+            call,
+            shape: NodeShape::Column { args, result },
+            schema,
+        })
+    }
+
+    /// Replaces `input` by what a table function makes of it.
+    ///
+    /// # Errors
+    /// When the function is scalar, or two input columns have one name.
+    pub fn try_new_table(input: LogicalPlan, call: FunctionCall) -> Result<Self> {
+        let Returns::Table(schema) = &call.spec().returns else {
+            return internal_err!("function \"{}\" returns no table", call.spec().name);
+        };
+        let mut seen = HashSet::new();
+        if let Some(field) = input.schema().fields().iter().find(|f| !seen.insert(f.name())) {
+            return Err(PlanError::ColumnTwice {
+                function: call.spec().name.clone(),
+                column: field.name().clone(),
+            }
+            .into());
+        }
+        let schema = Arc::new(DFSchema::try_from(schema.as_ref().clone())?);
+        Ok(Self {
+            input,
+            call,
+            shape: NodeShape::Table,
+            schema,
+        })
+    }
+
+    /// The node as a plan.
+    pub fn into_plan(self) -> LogicalPlan {
+        LogicalPlan::Extension(Extension {
+            node: Arc::new(self),
+        })
+    }
+
+    pub fn call(&self) -> &FunctionCall {
+        &self.call
+    }
+
+    pub fn shape(&self) -> &NodeShape {
+        &self.shape
+    }
+
+    pub fn input(&self) -> &LogicalPlan {
+        &self.input
+    }
+}
+
+/// `input` with a nullable column `result` at its end.
+fn appended(input: &DFSchema, result: &str, data_type: &DataType) -> Result<DFSchemaRef> {
+    if input.fields().iter().any(|field| field.name() == result) {
+        return Err(PlanError::ResultName {
+            column: result.to_owned(),
+        }
+        .into());
+    }
+    let mut fields: Vec<_> = input
+        .iter()
+        .map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field)))
+        .collect();
+    fields.push((None, Arc::new(Field::new(result, data_type.clone(), true))));
+    let schema = DFSchema::new_with_metadata(fields, input.metadata().clone())?;
+    Ok(Arc::new(schema))
+}
+
+fn check_arguments(call: &FunctionCall, args: &[Column], input: &DFSchema) -> Result<()> {
+    let spec = call.spec();
+    if spec.params.len() != args.len() {
+        return Err(PlanError::ArgumentCount {
+            function: spec.name.clone(),
+            wanted: spec.params.len(),
+            found: args.len(),
+        }
+        .into());
+    }
+    for (i, (param, column)) in spec.params.iter().zip(args).enumerate() {
+        let found = input.field(input.index_of_column(column)?).data_type();
+        match &param.kind {
+            ParamKind::Value(wanted) if accepts(wanted, found) => {}
+            ParamKind::Value(wanted) => {
+                return Err(PlanError::ArgumentType {
+                    function: spec.name.clone(),
+                    parameter: param.name.clone(),
+                    position: i + 1,
+                    wanted: wanted.to_string(),
+                    found: found.to_string(),
+                }
+                .into());
+            }
+            ParamKind::Table => return plan_err!("parameter \"{}\" is a table", param.name),
+        }
+    }
+    Ok(())
+}
+
+impl PartialOrd for MapBatchesNode {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        match self.call.partial_cmp(&other.call)? {
+            Ordering::Equal => match self.shape.partial_cmp(&other.shape)? {
+                Ordering::Equal => self.input.partial_cmp(&other.input),
+                order => Some(order),
+            },
+            order => Some(order),
+        }
+    }
+}
+
+impl UserDefinedLogicalNodeCore for MapBatchesNode {
+    fn name(&self) -> &str {
+        super::OPERATOR.node
+    }
+
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![&self.input]
+    }
+
+    fn schema(&self) -> &DFSchemaRef {
+        &self.schema
+    }
+
+    fn expressions(&self) -> Vec<Expr> {
+        match &self.shape {
+            NodeShape::Column { args, .. } => args.iter().cloned().map(Expr::Column).collect(),
+            NodeShape::Table => vec![],
+        }
+    }
+
+    /// A filter on passed-through columns may run before a call that has no
+    /// memory; it must not change what a volatile function sees.
+    fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
+        match &self.shape {
+            NodeShape::Column { result, .. } if !self.call.is_volatile() => {
+                HashSet::from([result.clone()])
+            }
+            _ => self.schema.fields().iter().map(|f| f.name().clone()).collect(),
+        }
+    }
+
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.shape {
+            NodeShape::Column { args, result } => {
+                let args: Vec<_> = args.iter().map(Column::flat_name).collect();
+                write!(f, "MapBatches: {} over [{}] AS {result}", self.call, args.join(", "))
+            }
+            NodeShape::Table => write!(f, "MapBatches: {} over TABLE", self.call),
+        }
+    }
+
+    fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, inputs: Vec<LogicalPlan>) -> Result<Self> {
+        let Ok([input]) = <[LogicalPlan; 1]>::try_from(inputs) else {
+            return internal_err!("MapBatches has one input");
+        };
+        match &self.shape {
+            NodeShape::Table => Self::try_new_table(input, self.call.clone()),
+            NodeShape::Column { result, .. } => {
+                let args = exprs.into_iter().map(column_of).collect::<Result<_>>()?;
+                Self::try_new_column(input, self.call.clone(), args, result.clone())
+            }
+        }
+    }
+
+    fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
+        let input = self.input.schema();
+        let NodeShape::Column { args, .. } = &self.shape else {
+            return Some(vec![(0..input.fields().len()).collect()]);
+        };
+        let passed = output_columns.iter().copied().filter(|i| *i < input.fields().len());
+        let mut needed: BTreeSet<usize> = passed.collect();
+        for column in args {
+            needed.insert(input.maybe_index_of_column(column)?);
+        }
+        Some(vec![needed.into_iter().collect()])
+    }
+
+    fn supports_limit_pushdown(&self) -> bool {
+        matches!(self.shape, NodeShape::Column { .. })
+    }
+}
+
+fn column_of(expr: Expr) -> Result<Column> {
+    match expr {
+        Expr::Column(column) => Ok(column),
+        Expr::Alias(alias) => column_of(*alias.expr),
+        other => internal_err!("an argument of MapBatches must be a column, not {other}"),
+    }
+}

@@ -1,0 +1,98 @@
+//! The workers of one exec in one task, shared by its partitions.
+//!
+//! The exec knows it weakly, the streams hold it: workers end when the last
+//! stream has ended, even if the plan is kept for a while after the query. The
+//! pool itself is opened at the first block. Its figures become metrics when it
+//! closes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, Time};
+use mobula_udfs::{UdfCall, UdfError, UdfPool};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::task_host::TaskHost;
+
+/// Metrics of the pool as a whole.
+#[derive(Debug)]
+struct PoolMetrics {
+    user_time: Time,
+    transport_time: Time,
+    workers_started: Count,
+    bytes_to_workers: Count,
+    bytes_from_workers: Count,
+}
+
+/// A pool that opens when first needed.
+#[derive(Debug)]
+pub(super) struct SharedPool {
+    host: Arc<dyn TaskHost>,
+    call: Arc<UdfCall>,
+    workers: usize,
+    opened: Mutex<Option<Arc<dyn UdfPool>>>,
+    /// Calls that partitions may have in flight beyond their first.
+    extra: Arc<Semaphore>,
+    metrics: PoolMetrics,
+}
+
+impl SharedPool {
+    /// A pool of at most `workers` (at least 1).
+    pub fn new(
+        host: Arc<dyn TaskHost>,
+        call: Arc<UdfCall>,
+        workers: usize,
+        metrics: &ExecutionPlanMetricsSet,
+    ) -> Self {
+        let workers = workers.max(1);
+        let global = |name: &'static str| MetricBuilder::new(metrics).global_counter(name);
+        let time = |name: &'static str| MetricBuilder::new(metrics).subset_time(name, 0);
+        Self {
+            host,
+            call,
+            workers,
+            opened: Mutex::new(None),
+            extra: Arc::new(Semaphore::new(workers)),
+            metrics: PoolMetrics {
+                user_time: time("user_time"),
+                transport_time: time("transport_time"),
+                workers_started: global("workers_started"),
+                bytes_to_workers: global("bytes_to_workers"),
+                bytes_from_workers: global("bytes_from_workers"),
+            },
+        }
+    }
+
+    /// The pool, opened now if it was not.
+    ///
+    /// # Errors
+    /// What the host refuses.
+    pub fn pool(&self) -> Result<Arc<dyn UdfPool>, UdfError> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = opened.as_ref() {
+            return Ok(Arc::clone(pool));
+        }
+        let pool = self.host.open_pool(Arc::clone(&self.call), self.workers)?;
+        *opened = Some(Arc::clone(&pool));
+        Ok(pool)
+    }
+
+    /// The right to one more call in flight, if there is one. A partition's
+    /// first call needs none, so that no partition can starve another.
+    pub fn extra_permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.extra).try_acquire_owned().ok()
+    }
+}
+
+impl Drop for SharedPool {
+    fn drop(&mut self) {
+        let opened = self.opened.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = opened.take() {
+            let stats = pool.stats();
+            self.metrics.user_time.add_duration(stats.user_time);
+            self.metrics.transport_time.add_duration(stats.transport_time);
+            self.metrics.workers_started.add(stats.workers_started as usize);
+            self.metrics.bytes_to_workers.add(stats.bytes_in as usize);
+            self.metrics.bytes_from_workers.add(stats.bytes_out as usize);
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Runs one partition: blocks out to workers, answers back in order.
+//!
+//! ```text
+//! input → BlockQueue → call (a task each) → answers, oldest call first → output
+//! ```
+//!
+//! A call is driven by its own task, not by whoever reads this stream: a worker
+//! shared with another partition must be freed even if nobody polls us, or a
+//! merge that waits for the other partition would wait for ever. So the answers
+//! of a scalar call are buffered whole (they are as many rows as its block, and
+//! the block is bounded). A table call may answer without bound; there the task
+//! waits when two answers are unread. That cannot deadlock, because a table
+//! call keeps no order and so nothing merges by order right above it.
+//!
+//! Dropping the stream aborts the tasks, which drops the calls.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::compute::{CastOptions, cast_with_options, concat_batches};
+use arrow::datatypes::SchemaRef;
+use datafusion::common::runtime::SpawnedTask;
+use datafusion::common::{DataFusionError, Result, internal_datafusion_err};
+use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
+use datafusion::physical_plan::metrics::{
+    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, Time,
+};
+use futures::{Stream, StreamExt};
+use mobula_block::plain::plain_block;
+use mobula_udfs::{UdfCall, UdfError};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::block_queue::{Block, BlockQueue, Piece};
+use super::exec::ExecShape;
+use super::shared_pool::SharedPool;
+
+/// Answers of a table call that may wait unread.
+const TABLE_ANSWERS: usize = 2;
+
+/// What a call's task sends back; `None` is the end, so that a task that died
+/// is told from one that finished.
+type Answer = Result<Option<RecordBatch>, UdfError>;
+
+/// Everything a partition needs to run.
+pub(super) struct Setup {
+    pub input: SendableRecordBatchStream,
+    pub queue: BlockQueue,
+    pub pool: Arc<SharedPool>,
+    pub call: Arc<UdfCall>,
+    pub shape: ExecShape,
+    pub schema: SchemaRef,
+}
+
+/// Metrics of one partition.
+pub(super) struct StreamMetrics {
+    baseline: BaselineMetrics,
+    calls: Count,
+    rows_to_workers: Count,
+    wait_input: Time,
+    wait_workers: Time,
+}
+
+impl StreamMetrics {
+    pub fn new(metrics: &ExecutionPlanMetricsSet, partition: usize) -> Self {
+        let time = |name| MetricBuilder::new(metrics).subset_time(name, partition);
+        Self {
+            baseline: BaselineMetrics::new(metrics, partition),
+            calls: MetricBuilder::new(metrics).counter("calls", partition),
+            rows_to_workers: MetricBuilder::new(metrics).counter("rows_to_workers", partition),
+            wait_input: time("wait_input"),
+            wait_workers: time("wait_workers"),
+        }
+    }
+}
+
+/// One call, sent and not yet answered whole.
+struct InFlight {
+    answers: mpsc::Receiver<Answer>,
+    /// Rows of the block that wait for their new column; empty for a table.
+    waiting: VecDeque<RecordBatch>,
+    /// An answer longer than the first of `waiting`.
+    rest: Option<RecordBatch>,
+    _task: SpawnedTask<()>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// The running half of `map_batches` for one partition.
+pub(super) struct MapBatchesStream {
+    /// `None` once the stream has ended: input, calls and pool are let go at
+    /// once, not when the stream is dropped.
+    running: Option<Running>,
+    schema: SchemaRef,
+    metrics: StreamMetrics,
+}
+
+struct Running {
+    setup: Setup,
+    in_flight: VecDeque<InFlight>,
+    /// Since when we wait for input, or for the oldest call.
+    input_since: Option<Instant>,
+    answer_since: Option<Instant>,
+}
+
+impl MapBatchesStream {
+    pub fn new(setup: Setup, metrics: StreamMetrics) -> Self {
+        Self {
+            schema: Arc::clone(&setup.schema),
+            running: Some(Running {
+                setup,
+                in_flight: VecDeque::new(),
+                input_since: None,
+                answer_since: None,
+            }),
+            metrics,
+        }
+    }
+}
+
+impl Stream for MapBatchesStream {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        let Some(running) = &mut this.running else {
+            return Poll::Ready(None);
+        };
+        let polled = running.poll(cx, &this.metrics);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            this.running = None;
+        }
+        this.metrics.baseline.record_poll(polled)
+    }
+}
+
+impl RecordBatchStream for MapBatchesStream {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+}
+
+impl Running {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        metrics: &StreamMetrics,
+    ) -> Poll<Option<Result<RecordBatch>>> {
+        loop {
+            if let Err(error) = self.send_blocks(cx, metrics) {
+                return Poll::Ready(Some(Err(error)));
+            }
+            let Some(oldest) = self.in_flight.front_mut() else {
+                // Nothing in flight: either all is done, or input is pending.
+                return match self.setup.queue.is_finished() {
+                    true => Poll::Ready(None),
+                    false => Poll::Pending,
+                };
+            };
+            let Poll::Ready(answer) = oldest.poll(cx, &self.setup, metrics) else {
+                self.answer_since.get_or_insert_with(Instant::now);
+                return Poll::Pending;
+            };
+            if let Some(since) = self.answer_since.take() {
+                metrics.wait_workers.add_elapsed(since);
+            }
+            match answer {
+                Ok(Some(rows)) => return Poll::Ready(Some(Ok(rows))),
+                Ok(None) => self.in_flight.pop_front(),
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            };
+        }
+    }
+
+    /// Sends blocks while calls may be added and input is ready.
+    fn send_blocks(&mut self, cx: &mut Context<'_>, metrics: &StreamMetrics) -> Result<()> {
+        loop {
+            let permit = match self.in_flight.is_empty() {
+                true => None,
+                false => match self.setup.pool.extra_permit() {
+                    Some(permit) => Some(permit),
+                    None => return Ok(()),
+                },
+            };
+            match self.poll_block(cx, metrics)? {
+                Poll::Ready(Some(block)) => self.start(block, permit, metrics)?,
+                Poll::Ready(None) | Poll::Pending => return Ok(()),
+            }
+        }
+    }
+
+    /// The next block; `None` when there will be no more.
+    fn poll_block(
+        &mut self,
+        cx: &mut Context<'_>,
+        metrics: &StreamMetrics,
+    ) -> Result<Poll<Option<Block>>> {
+        loop {
+            if let Some(block) = self.setup.queue.pop() {
+                return Ok(Poll::Ready(Some(block)));
+            }
+            if self.setup.queue.is_finished() {
+                return Ok(Poll::Ready(None));
+            }
+            let Poll::Ready(rows) = self.setup.input.poll_next_unpin(cx) else {
+                self.input_since.get_or_insert_with(Instant::now);
+                return Ok(Poll::Pending);
+            };
+            if let Some(since) = self.input_since.take() {
+                metrics.wait_input.add_elapsed(since);
+            }
+            match rows.transpose()? {
+                Some(rows) => self.setup.queue.push(self.setup.shape.split(rows)?),
+                None => self.setup.queue.finish(),
+            }
+        }
+    }
+
+    /// Starts the call of one block.
+    fn start(
+        &mut self,
+        block: Block,
+        permit: Option<OwnedSemaphorePermit>,
+        metrics: &StreamMetrics,
+    ) -> Result<()> {
+        let _timer = metrics.baseline.elapsed_compute().timer();
+        metrics.calls.add(1);
+        metrics.rows_to_workers.add(block.rows);
+        let sent = for_worker(&block, &self.setup.call)?;
+        // A scalar call has at most as many answers as rows, and the end.
+        let (capacity, waiting) = match &self.setup.shape {
+            ExecShape::Column { .. } => {
+                let passed = block.pieces.into_iter().map(|piece| piece.passed);
+                (block.rows + 1, passed.collect())
+            }
+            ExecShape::Table => (TABLE_ANSWERS, VecDeque::new()),
+        };
+        let (sender, answers) = mpsc::channel(capacity);
+        let pool = Arc::clone(&self.setup.pool);
+        let task = SpawnedTask::spawn(async move {
+            let end = run_call(&pool, sent, &sender).await;
+            // The pool must not outlive the stream, which may end on this.
+            drop(pool);
+            // A receiver that is gone wants no answer.
+            let _ = sender.send(end).await;
+        });
+        self.in_flight.push_back(InFlight {
+            answers,
+            waiting,
+            rest: None,
+            _task: task,
+            _permit: permit,
+        });
+        Ok(())
+    }
+}
+
+/// Sends a block to a worker and passes its answers on; gives the end.
+async fn run_call(pool: &SharedPool, sent: RecordBatch, answers: &mpsc::Sender<Answer>) -> Answer {
+    let mut stream = pool.pool()?.call(sent).await?;
+    while let Some(rows) = stream.next().await {
+        let rows = rows?;
+        if rows.num_rows() > 0 && answers.send(Ok(Some(rows))).await.is_err() {
+            break;
+        }
+    }
+    Ok(None)
+}
+
+/// The columns of a block as the worker declares them: one batch, plain types,
+/// cast to the parameters' types.
+fn for_worker(block: &Block, call: &UdfCall) -> Result<RecordBatch> {
+    let sent = block.pieces.iter().map(|piece| &piece.sent);
+    let rows = match &block.pieces.front() {
+        Some(first) => concat_batches(first.sent.schema_ref(), sent)?,
+        None => RecordBatch::new_empty(Arc::clone(&call.input)),
+    };
+    let rows = plain_block(rows).map_err(|e| DataFusionError::External(Box::new(e)))?;
+    // Like SQL's CAST: a value that does not fit is an error, not NULL.
+    let strict = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
+    let columns = rows.columns().iter().zip(call.input.fields());
+    let columns = columns
+        .map(|(column, field)| match column.data_type() == field.data_type() {
+            true => Ok(Arc::clone(column)),
+            false => cast_with_options(column, field.data_type(), &strict),
+        })
+        .collect::<Result<Vec<ArrayRef>, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(block.rows));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(&call.input), columns, &options)?)
+}
+
+impl InFlight {
+    /// The next rows of this call's output; `None` when it is answered whole.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        setup: &Setup,
+        metrics: &StreamMetrics,
+    ) -> Poll<Result<Option<RecordBatch>>> {
+        let answer = match self.rest.take() {
+            Some(rest) => rest,
+            None => match ready!(self.answers.poll_recv(cx)) {
+                Some(Ok(Some(rows))) => rows,
+                Some(Ok(None)) => return Poll::Ready(self.end(setup)),
+                Some(Err(error)) => {
+                    return Poll::Ready(Err(DataFusionError::External(Box::new(error))));
+                }
+                None => return Poll::Ready(Err(lost_task(&setup.call))),
+            },
+        };
+        let _timer = metrics.baseline.elapsed_compute().timer();
+        Poll::Ready(match &setup.shape {
+            ExecShape::Column { .. } => self.zip(answer, setup).map(Some),
+            ExecShape::Table => Ok(Some(answer.with_schema(Arc::clone(&setup.schema))?)),
+        })
+    }
+
+    /// Appends the answer to the rows it belongs to, as far as the first
+    /// waiting piece goes; keeps the rest.
+    fn zip(&mut self, answer: RecordBatch, setup: &Setup) -> Result<RecordBatch> {
+        let Some(waiting) = self.waiting.pop_front() else {
+            return Err(wrong_rows(&setup.call, "more"));
+        };
+        let rows = waiting.num_rows().min(answer.num_rows());
+        if waiting.num_rows() > rows {
+            self.waiting.push_front(waiting.slice(rows, waiting.num_rows() - rows));
+        }
+        if answer.num_rows() > rows {
+            self.rest = Some(answer.slice(rows, answer.num_rows() - rows));
+        }
+        let mut columns = waiting.slice(0, rows).columns().to_vec();
+        columns.extend(answer.slice(0, rows).columns().iter().cloned());
+        Ok(RecordBatch::try_new(Arc::clone(&setup.schema), columns)?)
+    }
+
+    fn end(&self, setup: &Setup) -> Result<Option<RecordBatch>> {
+        match self.waiting.is_empty() {
+            true => Ok(None),
+            false => Err(wrong_rows(&setup.call, "fewer")),
+        }
+    }
+}
+
+fn wrong_rows(call: &UdfCall, how: &str) -> DataFusionError {
+    let name = &call.spec.name;
+    internal_datafusion_err!("the worker of \"{name}\" answered {how} rows than it was sent")
+}
+
+fn lost_task(call: &UdfCall) -> DataFusionError {
+    let name = &call.spec.name;
+    internal_datafusion_err!("a call of \"{name}\" ended without an answer")
+}
+
+impl ExecShape {
+    /// Parts rows into what passes by and what goes to the worker.
+    fn split(&self, rows: RecordBatch) -> Result<Piece> {
+        let sent = match self {
+            Self::Column { args } => rows.project(args)?,
+            Self::Table => rows.clone(),
+        };
+        Ok(Piece { passed: rows, sent })
+    }
+}

@@ -1,0 +1,251 @@
+//! Plans run on fake workers: rows, order, pruning, errors, cancel, metrics.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrow::array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::util::pretty::pretty_format_batches;
+use datafusion::common::Result;
+use datafusion::execution::SessionState;
+use datafusion::physical_plan::{ExecutionPlan, collect, displayable, execute_stream};
+use expect_test::{Expect, expect};
+use futures::StreamExt;
+use mobula_udfs::UdfError;
+
+use super::map_batches_exec;
+use crate::MobulaOptions;
+use crate::test_session::{FakeHost, add_table, plan, rows_of_t, session, session_with};
+
+fn int(batch: &RecordBatch, column: usize) -> &Int64Array {
+    batch.column(column).as_any().downcast_ref().unwrap()
+}
+
+fn float(batch: &RecordBatch, column: usize) -> &Float64Array {
+    batch.column(column).as_any().downcast_ref().unwrap()
+}
+
+fn one_column(column: impl Array + 'static) -> RecordBatch {
+    RecordBatch::try_from_iter([("r", Arc::new(column) as ArrayRef)]).unwrap()
+}
+
+/// Cuts `batch` into pieces of at most `rows`, as a worker may.
+fn pieces(batch: &RecordBatch, rows: usize) -> Vec<RecordBatch> {
+    let starts = (0..batch.num_rows()).step_by(rows);
+    starts.map(|i| batch.slice(i, rows.min(batch.num_rows() - i))).collect()
+}
+
+/// `net(a, b) = a * b`, `inc(a) = a + 1`, `dice(a) = a`, `one() = 1`;
+/// `twice` gives every row of `t` twice.
+fn host() -> FakeHost {
+    FakeHost::default()
+        .with("net", |block| {
+            let product = float(&block, 0).iter().zip(float(&block, 1)).map(|(a, b)| Some(a? * b?));
+            Ok(vec![one_column(product.collect::<Float64Array>())])
+        })
+        .with("inc", |block| {
+            let next = int(&block, 0).iter().map(|a| Some(a? + 1));
+            Ok(pieces(&one_column(next.collect::<Int64Array>()), 2))
+        })
+        .with("dice", |block| Ok(vec![block]))
+        .with("one", |block| {
+            Ok(vec![one_column(Int64Array::from(vec![1; block.num_rows()]))])
+        })
+        .with("twice", |block| {
+            assert_eq!(block.schema().field(3).name(), "s");
+            let rows = |column: usize| Arc::clone(block.column(column));
+            let batch = RecordBatch::try_from_iter([("x", rows(0)), ("s", rows(3))]).unwrap();
+            Ok(vec![batch.slice(0, 0), batch.clone(), batch])
+        })
+}
+
+async fn physical(state: &SessionState, sql: &str) -> Result<Arc<dyn ExecutionPlan>> {
+    let plan = plan(state, sql).await?;
+    state.create_physical_plan(&plan).await
+}
+
+async fn run(state: &SessionState, sql: &str) -> Result<Vec<RecordBatch>> {
+    collect(physical(state, sql).await?, state.task_ctx()).await
+}
+
+async fn check_rows(sql: &str, expected: Expect) {
+    let host = Arc::new(host());
+    let state = session(Arc::clone(&host));
+    let batches = run(&state, sql).await.unwrap();
+    expected.assert_eq(&pretty_format_batches(&batches).unwrap().to_string());
+    assert_eq!(host.alive(), 0, "a pool outlived its query");
+}
+
+async fn check_plan(sql: &str, expected: Expect) {
+    let state = session(Arc::new(host()));
+    let plan = physical(&state, sql).await.unwrap();
+    expected.assert_eq(&displayable(plan.as_ref()).indent(false).to_string());
+}
+
+#[tokio::test]
+async fn scalar_calls_give_their_column() {
+    check_rows("SELECT a, net(a, b) FROM t WHERE inc(c) > 1 ORDER BY a", expect![]).await;
+    check_rows("SELECT sum(inc(a)) AS s, inc(c) FROM t GROUP BY inc(c) ORDER BY 2", expect![]).await;
+    check_rows("SELECT inc(inc(1)) AS x, one() AS y", expect![]).await;
+    check_rows("SELECT count(*) AS n, sum(one()) AS s FROM t", expect![]).await;
+    check_rows("SELECT * FROM map_batches(TABLE(SELECT a FROM t), inc, batch_size => 2) ORDER BY a", expect![]).await;
+}
+
+#[tokio::test]
+async fn table_calls_give_their_table() {
+    check_rows("SELECT x, count(*) AS n FROM map_batches(TABLE(t), twice) WHERE x < 3 GROUP BY x ORDER BY x", expect![]).await;
+}
+
+#[tokio::test]
+async fn an_empty_input_gives_no_rows_and_opens_no_pool() {
+    let host = Arc::new(host());
+    let state = session(Arc::clone(&host));
+    let rows = run(&state, "SELECT inc(a) FROM t WHERE a > 100").await.unwrap();
+    assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 0);
+    assert_eq!(host.pools_opened.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn unread_columns_are_pruned_and_filters_move_below() {
+    check_plan("SELECT n FROM (SELECT *, net(a, b) AS n FROM t) WHERE c = 1 AND n > 2", expect![]).await;
+    check_plan("SELECT * FROM (SELECT a, dice(a) AS d FROM t) WHERE a = 1", expect![]).await;
+    check_plan("SELECT x FROM map_batches(TABLE(t), twice, batch_size => 5, concurrency => 3) WHERE x > 1", expect![]).await;
+    check_plan("SELECT * FROM map_batches(TABLE(t), \"Embed\"(model => 'big')) LIMIT 2", expect![]).await;
+}
+
+#[tokio::test]
+async fn order_is_kept_with_many_calls_in_flight() {
+    let mut options = MobulaOptions::default();
+    options.set_value("udf_batch_rows", "7").unwrap();
+    let host = Arc::new(host());
+    let state = session_with(Arc::clone(&host), options);
+    add_table(&state, "wide", vec![rows_of_t(0..1000)]);
+    let sql = "SELECT a, inc FROM map_batches((SELECT a FROM wide ORDER BY a), inc, concurrency => 5)";
+    let rows = run(&state, sql).await.unwrap();
+    let pairs: Vec<(i64, i64)> = rows
+        .iter()
+        .flat_map(|b| int(b, 0).values().iter().copied().zip(int(b, 1).values().iter().copied()))
+        .collect();
+    assert_eq!(pairs, (0..1000).map(|i| (i, i + 1)).collect::<Vec<_>>());
+    assert_eq!(host.calls.load(Ordering::SeqCst), 1000_usize.div_ceil(7));
+    assert_eq!(*host.concurrency.lock().unwrap(), [5]);
+}
+
+#[tokio::test]
+async fn partitions_share_one_pool_of_one_worker_and_a_merge_does_not_hang() {
+    let mut options = MobulaOptions::default();
+    options.set_value("udf_batch_rows", "3").unwrap();
+    let host = Arc::new(host());
+    let state = session_with(Arc::clone(&host), options);
+    add_table(&state, "halves", vec![rows_of_t(0..500), rows_of_t(500..1000)]);
+    // Sorted by a in each partition, then merged: the merge waits for both.
+    let sql = "SELECT a FROM map_batches((SELECT a FROM halves), inc, concurrency => 1) ORDER BY a, inc";
+    let rows = run(&state, sql).await.unwrap();
+    assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 1000);
+    assert_eq!(*host.concurrency.lock().unwrap(), [1]);
+    assert_eq!(host.alive(), 0);
+}
+
+#[tokio::test]
+async fn a_merge_that_polls_one_partition_at_a_time_does_not_starve_it() {
+    let mut options = MobulaOptions::default();
+    options.set_value("udf_batch_rows", "3").unwrap();
+    let host = Arc::new(host());
+    let state = session_with(Arc::clone(&host), options);
+    add_table(&state, "halves", vec![rows_of_t(0..100), rows_of_t(100..200)]);
+    let sql = "SELECT * FROM map_batches((SELECT a FROM halves), inc, concurrency => 1)";
+    let plan = physical(&state, sql).await.unwrap();
+    let mut streams: Vec<_> = (0..2).map(|i| plan.execute(i, state.task_ctx()).unwrap()).collect();
+    // The first partition gets going and is then left alone.
+    let first = streams[0].next().await.unwrap().unwrap();
+    let rest: Vec<_> = streams.pop().unwrap().collect().await;
+    let rows = |batch: &Result<RecordBatch>| batch.as_ref().unwrap().num_rows();
+    assert_eq!(rest.iter().map(rows).sum::<usize>(), 100);
+    let more: Vec<_> = streams.pop().unwrap().collect().await;
+    assert_eq!(first.num_rows() + more.iter().map(rows).sum::<usize>(), 100);
+}
+
+#[tokio::test]
+async fn a_worker_error_arrives_unchanged_and_ends_the_stream() {
+    let host = host().with("inc", |_| Err(UdfError::Broken));
+    let host = Arc::new(host);
+    let state = session(Arc::clone(&host));
+    let plan = physical(&state, "SELECT inc(a) FROM t").await.unwrap();
+    let mut stream = plan.execute(0, state.task_ctx()).unwrap();
+    let error = stream.next().await.unwrap().unwrap_err();
+    let root = error.find_root();
+    assert!(matches!(root, datafusion::common::DataFusionError::External(e) if e.is::<UdfError>()), "{error:?}");
+    assert!(stream.next().await.is_none());
+    drop(stream);
+}
+
+#[tokio::test]
+async fn wrong_row_counts_are_told() {
+    for (answers, word) in [(vec![], "fewer"), (vec![vec![1; 3], vec![1; 300]], "more")] {
+        let host = host().with("inc", move |_| {
+            let batches = answers.iter().cloned().map(Int64Array::from);
+            Ok(batches.map(one_column).collect())
+        });
+        let state = session(Arc::new(host));
+        let error = run(&state, "SELECT inc(a) FROM t").await.unwrap_err().to_string();
+        assert!(error.contains(&format!("answered {word} rows")), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_does_not_fit_a_parameter_is_an_error() {
+    let host = host().with("inc", |block| Ok(vec![block]));
+    let state = session(Arc::new(host));
+    let sql = "SELECT inc FROM map_batches(TABLE(SELECT arrow_cast(18446744073709551615, 'UInt64') AS a), inc)";
+    let error = run(&state, sql).await.unwrap_err().to_string();
+    assert!(error.contains("18446744073709551615"), "{error}");
+}
+
+#[tokio::test]
+async fn a_dropped_stream_lets_go_of_its_pool() {
+    let host = Arc::new(host());
+    let state = session(Arc::clone(&host));
+    let plan = physical(&state, "SELECT inc(a) FROM t").await.unwrap();
+    let mut stream = execute_stream(Arc::clone(&plan), state.task_ctx()).unwrap();
+    stream.next().await.unwrap().unwrap();
+    drop(stream);
+    // Aborted tasks are dropped when the runtime gets to them.
+    while host.alive() > 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(plan);
+}
+
+#[tokio::test]
+async fn metrics_count_calls_and_rows() {
+    let state = session(Arc::new(host()));
+    let plan = physical(&state, "SELECT inc(a) FROM t").await.unwrap();
+    collect(Arc::clone(&plan), state.task_ctx()).await.unwrap();
+    let mut found = None;
+    let mut todo = vec![plan];
+    while let Some(plan) = todo.pop() {
+        found = found.or_else(|| map_batches_exec(plan.as_ref()).and_then(ExecutionPlan::metrics));
+        todo.extend(plan.children().into_iter().cloned());
+    }
+    let metrics = found.unwrap();
+    assert_eq!(metrics.output_rows(), Some(9));
+    assert_eq!(metrics.sum_by_name("calls").unwrap().as_usize(), 2);
+    assert_eq!(metrics.sum_by_name("rows_to_workers").unwrap().as_usize(), 9);
+    assert!(metrics.sum_by_name("wait_workers").is_some());
+}
+
+#[tokio::test]
+async fn explain_analyze_shows_them() {
+    let state = session(Arc::new(host()));
+    let rows = run(&state, "EXPLAIN ANALYZE SELECT inc(a) FROM t").await.unwrap();
+    let text = rows[0].column(1).as_any().downcast_ref::<StringArray>().unwrap().value(0).to_owned();
+    assert!(text.contains("MapBatchesExec: udf=inc, kind=scalar"), "{text}");
+    assert!(text.contains("calls=2"), "{text}");
+}
+
+#[tokio::test]
+async fn without_a_host_the_error_says_what_to_do() {
+    let state = session(Arc::new(host()));
+    let plan = physical(&state, "SELECT inc(a) FROM t").await.unwrap();
+    let error = collect(plan, Arc::default()).await.unwrap_err().to_string();
+    assert!(error.contains("with_extension(Arc::new(TaskHostHandle(..)))"), "{error}");
+}

@@ -1,0 +1,193 @@
+//! Options of a call: `batch_size`, `concurrency`, `batch_format`.
+//!
+//! The same three stand in `CREATE FUNCTION … WITH (…)`, where they are
+//! defaults, and in `map_batches(…, k => v)`, where they decide. Anything else
+//! is refused by name: no option is silently ignored.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use datafusion::sql::sqlparser::ast::{Expr, UnaryOperator, Value, ValueWithSpan};
+use mobula_udfs::{BatchFormat, CallDefaults, FunctionSpec, Literal};
+
+use crate::error::PlanError;
+use crate::nearest;
+
+/// Most rows of a batch.
+pub const MAX_BATCH_SIZE: usize = 1 << 20;
+/// Most workers of one call over the cluster.
+pub const MAX_CONCURRENCY: usize = 1024;
+
+const KNOWN: &[&str] = &["batch_size", "concurrency", "batch_format"];
+
+/// Options of Ray Data and of the design that come later: refused with that
+/// word, not as unknown.
+const LATER: &[&str] = &[
+    "compute",
+    "max_concurrency",
+    "memory",
+    "mode",
+    "num_cpus",
+    "num_gpus",
+    "on_error",
+    "order_by",
+    "partition_by",
+    "requirements",
+    "schema",
+    "timeout",
+    "udf_modifying_row_count",
+    "zero_copy_batch",
+];
+
+/// Options as given; `None` where not given.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CallOptions {
+    /// `Some(None)`: the whole block, asked for with NULL.
+    pub batch_size: Option<Option<usize>>,
+    /// `Some(None)`: one worker per partition, asked for with NULL.
+    pub concurrency: Option<Option<usize>>,
+    pub batch_format: Option<BatchFormat>,
+}
+
+impl CallOptions {
+    /// Sets the option named `name`; `owner` is who it is given to, for errors.
+    ///
+    /// # Errors
+    /// Unknown, later or repeated options, and values out of range.
+    pub fn set(&mut self, owner: &str, name: &str, value: &Expr) -> Result<(), PlanError> {
+        let option = Given { owner, name, value };
+        let twice = match name {
+            "batch_size" => self.batch_size.replace(option.count(MAX_BATCH_SIZE)?).is_some(),
+            "concurrency" => self.concurrency.replace(option.count(MAX_CONCURRENCY)?).is_some(),
+            "batch_format" => self.batch_format.replace(option.format()?).is_some(),
+            _ => return Err(option.unknown()),
+        };
+        match twice {
+            true => Err(PlanError::OptionTwice {
+                owner: owner.to_owned(),
+                option: name.to_owned(),
+            }),
+            false => Ok(()),
+        }
+    }
+
+    /// As the defaults of a function.
+    pub fn into_defaults(self) -> CallDefaults {
+        CallDefaults {
+            batch_size: self.batch_size.flatten(),
+            concurrency: self.concurrency.flatten(),
+            batch_format: self.batch_format,
+        }
+    }
+
+    /// Rows of a batch for a call of `spec`; `None`: the block.
+    pub fn batch_size_of(&self, spec: &FunctionSpec) -> Option<usize> {
+        self.batch_size.unwrap_or(spec.defaults.batch_size)
+    }
+
+    /// Workers over the cluster for a call of `spec`; `None`: one per
+    /// partition. A class has one unless told otherwise.
+    pub fn concurrency_of(&self, spec: &FunctionSpec) -> Option<usize> {
+        let by_kind = match spec.object {
+            mobula_udfs::ObjectKind::Class => Some(1),
+            mobula_udfs::ObjectKind::Function => None,
+        };
+        self.concurrency.unwrap_or(spec.defaults.concurrency.or(by_kind))
+    }
+
+    /// Format of batches for a call of `spec`.
+    pub fn batch_format_of(&self, spec: &FunctionSpec) -> BatchFormat {
+        self.batch_format
+            .or(spec.defaults.batch_format)
+            .unwrap_or(BatchFormat::Numpy)
+    }
+}
+
+/// One option as given.
+struct Given<'a> {
+    owner: &'a str,
+    name: &'a str,
+    value: &'a Expr,
+}
+
+impl Given<'_> {
+    /// A count from 1 to `max`, or NULL.
+    fn count(&self, max: usize) -> Result<Option<usize>, PlanError> {
+        let expected = || self.refused(format!("a count from 1 to {max}, or NULL"));
+        match literal(self.value) {
+            Some(Literal::Null) => Ok(None),
+            Some(Literal::Int(n)) => match usize::try_from(n) {
+                Ok(n) if (1..=max).contains(&n) => Ok(Some(n)),
+                _ => Err(expected()),
+            },
+            _ => Err(expected()),
+        }
+    }
+
+    fn format(&self) -> Result<BatchFormat, PlanError> {
+        let text = match literal(self.value) {
+            Some(Literal::Text(text)) => BatchFormat::from_str(&text).ok(),
+            _ => None,
+        };
+        text.ok_or_else(|| self.refused("'numpy' or 'pyarrow'"))
+    }
+
+    fn refused(&self, expected: impl Display) -> PlanError {
+        PlanError::OptionValue {
+            owner: self.owner.to_owned(),
+            option: self.name.to_owned(),
+            value: self.value.to_string(),
+            expected: expected.to_string(),
+        }
+    }
+
+    fn unknown(&self) -> PlanError {
+        let (owner, option) = (self.owner.to_owned(), self.name.to_owned());
+        match LATER.contains(&self.name) {
+            true => PlanError::LaterOption { owner, option },
+            false => PlanError::UnknownOption {
+                hint: nearest::hint(&option, KNOWN.iter().copied()),
+                owner,
+                option,
+            },
+        }
+    }
+}
+
+/// The literal that `expr` is, if it is one.
+pub fn literal(expr: &Expr) -> Option<Literal> {
+    match expr {
+        Expr::Value(value) => plain_literal(value),
+        Expr::Nested(inner) => literal(inner),
+        Expr::UnaryOp {
+            op: UnaryOperator::Plus,
+            expr,
+        } => literal(expr),
+        Expr::UnaryOp {
+            op: UnaryOperator::Minus,
+            expr,
+        } => match literal(expr)? {
+            Literal::Int(n) => n.checked_neg().map(Literal::Int),
+            Literal::Float(x) => Some(Literal::Float(-x)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn plain_literal(value: &ValueWithSpan) -> Option<Literal> {
+    match &value.value {
+        Value::Null => Some(Literal::Null),
+        Value::Boolean(b) => Some(Literal::Bool(*b)),
+        Value::Number(text, _) => {
+            let text = text.to_string();
+            let int = text.parse().map(Literal::Int);
+            int.or_else(|_| text.parse().map(Literal::Float)).ok()
+        }
+        Value::SingleQuotedString(text) | Value::EscapedStringLiteral(text) => {
+            Some(Literal::Text(text.clone()))
+        }
+        Value::DollarQuotedString(quoted) => Some(Literal::Text(quoted.value.clone())),
+        _ => None,
+    }
+}

@@ -1,0 +1,442 @@
+//! `CREATE FUNCTION … LANGUAGE python`: reads a declaration.
+//!
+//! ```sql
+//! CREATE [OR REPLACE] FUNCTION [IF NOT EXISTS] name(param type | TABLE, …)
+//!   RETURNS type | TABLE(column type, …)
+//!   LANGUAGE python [IMMUTABLE | STABLE | VOLATILE] [STRICT]
+//!   [WITH (batch_size = n, concurrency = n, batch_format = 'numpy' | 'pyarrow')]
+//!   AS $$ … $$
+//! ```
+//!
+//! Clauses after the parameters may stand in any order. The parser of the SQL
+//! crate is not used: it knows neither WITH nor IF NOT EXISTS nor a late AS, and
+//! DataFusion's planner drops what it does know. Types become Arrow types by
+//! DataFusion's own conversion. Whether the body holds a `def` or a `class` is
+//! found later, in a worker.
+
+use std::collections::HashSet;
+
+use arrow::datatypes::Schema;
+use datafusion::sql::sqlparser::ast::{ColumnDef, DataType as SqlType, Ident, ObjectName};
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::Token;
+use mobula_udfs::{FunctionSpec, Language, ObjectKind, Param, ParamKind, Returns, Volatility};
+
+use super::call_options::CallOptions;
+use super::normalized;
+use super::statement::Text;
+use crate::error::PlanError;
+use super::sql_type::arrow_schema;
+
+/// A parsed declaration.
+#[derive(Debug)]
+pub struct CreateFunction {
+    pub or_replace: bool,
+    pub if_not_exists: bool,
+    /// Its `object` is [`ObjectKind::Function`] until a worker has looked.
+    pub spec: FunctionSpec,
+}
+
+/// The words before the name.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Head {
+    or_replace: bool,
+}
+
+/// Consumes `CREATE [OR REPLACE] FUNCTION`, or nothing.
+pub(super) fn head(parser: &mut Parser<'_>) -> Option<Head> {
+    use Keyword::{CREATE, FUNCTION, OR, REPLACE};
+    if parser.parse_keywords(&[CREATE, OR, REPLACE, FUNCTION]) {
+        return Some(Head { or_replace: true });
+    }
+    parser
+        .parse_keywords(&[CREATE, FUNCTION])
+        .then_some(Head { or_replace: false })
+}
+
+/// Reads what follows the head.
+///
+/// # Errors
+/// Syntax errors with their place, and declarations that make no sense.
+pub(super) fn parse(
+    parser: &mut Parser<'_>,
+    head: Head,
+    text: &Text<'_>,
+) -> Result<CreateFunction, PlanError> {
+    let mut reader = Reader { parser, text };
+    let if_not_exists = reader
+        .parser
+        .parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
+    let name = reader.name()?;
+    let params = reader.params()?;
+    let mut clauses = Clauses::default();
+    while reader.clause(&name, &mut clauses)? {}
+    Ok(CreateFunction {
+        or_replace: head.or_replace,
+        if_not_exists,
+        spec: clauses.into_spec(name, params)?,
+    })
+}
+
+/// A parameter as written.
+struct ParamText {
+    name: String,
+    /// `None`: TABLE.
+    sql_type: Option<SqlType>,
+}
+
+/// What RETURNS says.
+enum ReturnsText {
+    Scalar(SqlType),
+    Table(Vec<(Ident, SqlType)>),
+}
+
+/// The clauses read so far.
+#[derive(Default)]
+struct Clauses {
+    returns: Option<ReturnsText>,
+    language: Option<String>,
+    volatility: Option<Volatility>,
+    strict: Option<bool>,
+    options: Option<CallOptions>,
+    body: Option<String>,
+}
+
+/// The parser, with our errors.
+struct Reader<'p, 'a, 't> {
+    parser: &'p mut Parser<'a>,
+    text: &'t Text<'t>,
+}
+
+impl Reader<'_, '_, '_> {
+    fn ok<T>(&self, result: Result<T, ParserError>) -> Result<T, PlanError> {
+        result.map_err(|e| self.text.refused(&e.into()))
+    }
+
+    fn expect(&mut self, token: &Token) -> Result<(), PlanError> {
+        let found = self.parser.expect_token(token).map(|_| ());
+        self.ok(found)
+    }
+
+    fn identifier(&mut self) -> Result<Ident, PlanError> {
+        let ident = self.parser.parse_identifier();
+        self.ok(ident)
+    }
+
+    fn sql_type(&mut self) -> Result<SqlType, PlanError> {
+        let sql_type = self.parser.parse_data_type();
+        self.ok(sql_type)
+    }
+
+    /// Items between commas up to `)`, which is consumed.
+    fn list<T>(
+        &mut self,
+        mut item: impl FnMut(&mut Self) -> Result<T, PlanError>,
+    ) -> Result<Vec<T>, PlanError> {
+        let mut items = Vec::new();
+        if self.parser.consume_token(&Token::RParen) {
+            return Ok(items);
+        }
+        loop {
+            items.push(item(self)?);
+            if !self.parser.consume_token(&Token::Comma) {
+                self.expect(&Token::RParen)?;
+                return Ok(items);
+            }
+        }
+    }
+
+    fn name(&mut self) -> Result<String, PlanError> {
+        let name = self.parser.parse_object_name(false);
+        let ObjectName(parts) = self.ok(name)?;
+        match parts.as_slice() {
+            [part] => Ok(part.as_ident().map(normalized).unwrap_or_default()),
+            _ => Err(declaration(&ObjectName(parts).to_string(), "its name must not have a schema: functions belong to all")),
+        }
+    }
+
+    fn params(&mut self) -> Result<Vec<ParamText>, PlanError> {
+        self.expect(&Token::LParen)?;
+        self.list(|reader| {
+            let _mode = reader.parser.parse_keyword(Keyword::IN);
+            let name = normalized(&reader.identifier()?);
+            let next = reader.parser.peek_token_ref();
+            if matches!(next.token, Token::Comma | Token::RParen) {
+                return Err(reader.text.unexpected(
+                    "a type after the parameter's name",
+                    next,
+                ));
+            }
+            let table = reader.parser.parse_keyword(Keyword::TABLE);
+            let sql_type = match table {
+                true => None,
+                false => Some(reader.sql_type()?),
+            };
+            Ok(ParamText { name, sql_type })
+        })
+    }
+
+    /// Reads one clause; false at the end of the statement.
+    fn clause(&mut self, function: &str, clauses: &mut Clauses) -> Result<bool, PlanError> {
+        use Keyword as K;
+        let next = self.parser.peek_token_ref().clone();
+        if matches!(next.token, Token::SemiColon | Token::EOF) {
+            return Ok(false);
+        }
+        let twice = if self.parser.parse_keywords(&[K::RETURNS, K::NULL, K::ON, K::NULL, K::INPUT])
+            || self.parser.parse_keyword(K::STRICT)
+        {
+            clauses.strict.replace(true).is_some()
+        } else if self.parser.parse_keywords(&[K::CALLED, K::ON, K::NULL, K::INPUT]) {
+            clauses.strict.replace(false).is_some()
+        } else if self.parser.parse_keyword(K::RETURNS) {
+            let returns = self.returns()?;
+            clauses.returns.replace(returns).is_some()
+        } else if self.parser.parse_keyword(K::LANGUAGE) {
+            let language = normalized(&self.identifier()?);
+            clauses.language.replace(language).is_some()
+        } else if let Some(volatility) = self.volatility() {
+            clauses.volatility.replace(volatility).is_some()
+        } else if self.parser.parse_one_of_keywords(&[K::WITH, K::OPTIONS]).is_some() {
+            let options = self.options(function)?;
+            clauses.options.replace(options).is_some()
+        } else if self.parser.parse_keyword(K::AS) {
+            let body = self.body()?;
+            clauses.body.replace(body).is_some()
+        } else {
+            return Err(self.text.unexpected(
+                "RETURNS, LANGUAGE, IMMUTABLE, STABLE, VOLATILE, STRICT, WITH, AS or the end of the statement",
+                &next,
+            ));
+        };
+        match twice {
+            true => Err(declaration(function, &format!("{} is given twice", next.token))),
+            false => Ok(true),
+        }
+    }
+
+    fn returns(&mut self) -> Result<ReturnsText, PlanError> {
+        if !self.parser.parse_keyword(Keyword::TABLE) {
+            return self.sql_type().map(ReturnsText::Scalar);
+        }
+        self.expect(&Token::LParen)?;
+        self.list(|reader| Ok((reader.identifier()?, reader.sql_type()?)))
+            .map(ReturnsText::Table)
+    }
+
+    fn volatility(&mut self) -> Option<Volatility> {
+        use Keyword::{IMMUTABLE, STABLE, VOLATILE};
+        match self.parser.parse_one_of_keywords(&[IMMUTABLE, STABLE, VOLATILE])? {
+            IMMUTABLE => Some(Volatility::Immutable),
+            STABLE => Some(Volatility::Stable),
+            _ => Some(Volatility::Volatile),
+        }
+    }
+
+    fn options(&mut self, function: &str) -> Result<CallOptions, PlanError> {
+        let owner = format!("function \"{function}\"");
+        let mut options = CallOptions::default();
+        self.expect(&Token::LParen)?;
+        self.list(|reader| {
+            let name = normalized(&reader.identifier()?);
+            reader.expect(&Token::Eq)?;
+            let value = reader.parser.parse_expr();
+            let value = reader.ok(value)?;
+            options.set(&owner, &name, &value)
+        })?;
+        Ok(options)
+    }
+
+    fn body(&mut self) -> Result<String, PlanError> {
+        let token = self.parser.next_token();
+        match token.token {
+            Token::DollarQuotedString(quoted) => Ok(quoted.value),
+            Token::SingleQuotedString(text) | Token::EscapedStringLiteral(text) => Ok(text),
+            _ => Err(self.text.unexpected("the body as $$ … $$ or a string", &token)),
+        }
+    }
+}
+
+impl Clauses {
+    fn into_spec(self, name: String, params: Vec<ParamText>) -> Result<FunctionSpec, PlanError> {
+        match self.language.as_deref() {
+            Some("python") => {}
+            Some(other) => {
+                return Err(PlanError::Language {
+                    language: other.to_owned(),
+                });
+            }
+            None => return Err(declaration(&name, "LANGUAGE is missing. Write LANGUAGE python")),
+        }
+        let Some(body) = self.body.filter(|body| !body.trim().is_empty()) else {
+            return Err(declaration(&name, "its body is missing. Write AS $$ … $$"));
+        };
+        let Some(returns) = self.returns else {
+            return Err(declaration(&name, "RETURNS is missing. Write RETURNS type or RETURNS TABLE(column type, …)"));
+        };
+        let params = typed_params(&name, params)?;
+        let returns = typed_returns(&name, returns)?;
+        check_shape(&name, &params, &returns)?;
+        Ok(FunctionSpec {
+            name,
+            language: Language::Python,
+            params,
+            returns,
+            object: ObjectKind::Function,
+            volatility: self.volatility.unwrap_or(Volatility::Volatile),
+            strict: self.strict.unwrap_or(false),
+            body,
+            defaults: self.options.unwrap_or_default().into_defaults(),
+        })
+    }
+}
+
+fn typed_params(function: &str, params: Vec<ParamText>) -> Result<Vec<Param>, PlanError> {
+    let mut seen = HashSet::new();
+    let mut typed = Vec::with_capacity(params.len());
+    for ParamText { name, sql_type } in params {
+        if !seen.insert(name.clone()) {
+            return Err(declaration(function, &format!("parameter \"{name}\" is declared twice")));
+        }
+        let kind = match sql_type {
+            None => ParamKind::Table,
+            Some(sql_type) => {
+                let what = format!("parameter \"{name}\" ({sql_type})");
+                let schema = schema_of(function, what, vec![(Ident::new("value"), sql_type)])?;
+                ParamKind::Value(schema.field(0).data_type().clone())
+            }
+        };
+        typed.push(Param { name, kind });
+    }
+    Ok(typed)
+}
+
+fn typed_returns(function: &str, returns: ReturnsText) -> Result<Returns, PlanError> {
+    match returns {
+        ReturnsText::Scalar(sql_type) => {
+            let what = format!("its result ({sql_type})");
+            let schema = schema_of(function, what, vec![(Ident::new("value"), sql_type)])?;
+            Ok(Returns::Scalar(schema.field(0).data_type().clone()))
+        }
+        ReturnsText::Table(columns) if columns.is_empty() => {
+            Err(declaration(function, "RETURNS TABLE() has no column"))
+        }
+        ReturnsText::Table(columns) => {
+            let schema = schema_of(function, "a result column".to_owned(), columns)?;
+            let mut seen = HashSet::new();
+            match schema.fields().iter().find(|field| !seen.insert(field.name())) {
+                Some(field) => Err(declaration(
+                    function,
+                    &format!("RETURNS TABLE has two columns named \"{}\"", field.name()),
+                )),
+                None => Ok(Returns::Table(schema.into())),
+            }
+        }
+    }
+}
+
+fn schema_of(
+    function: &str,
+    what: String,
+    columns: Vec<(Ident, SqlType)>,
+) -> Result<Schema, PlanError> {
+    let columns = columns.into_iter().map(|(name, data_type)| ColumnDef {
+        name,
+        data_type,
+        options: vec![],
+    });
+    arrow_schema(columns.collect()).map_err(|source| PlanError::DeclaredType {
+        function: function.to_owned(),
+        what,
+        source,
+    })
+}
+
+/// Either values in and one value out, or one table in and one out.
+fn check_shape(function: &str, params: &[Param], returns: &Returns) -> Result<(), PlanError> {
+    let tables = params.iter().filter(|p| matches!(p.kind, ParamKind::Table)).count();
+    match (returns, tables) {
+        (Returns::Scalar(_), 0) => Ok(()),
+        (Returns::Table(_), 1) if params.len() == 1 => Ok(()),
+        (Returns::Scalar(_), _) => Err(declaration(
+            function,
+            "a function with a TABLE parameter must return a table. Write RETURNS TABLE(column type, …)",
+        )),
+        (Returns::Table(_), _) => Err(declaration(
+            function,
+            "a function that returns a table takes exactly one parameter, of type TABLE",
+        )),
+    }
+}
+
+fn declaration(function: &str, problem: &str) -> PlanError {
+    PlanError::Declaration {
+        function: function.to_owned(),
+        problem: problem.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use crate::{MobulaStatement, parse_statements};
+
+    fn check(sql: &str, expected: Expect) {
+        let text = match parse_statements(sql).map(|mut s| s.pop()) {
+            Ok(Some(MobulaStatement::CreateFunction(create))) => format!("{create:#?}"),
+            Ok(other) => format!("{other:?}"),
+            Err(error) => error.to_string(),
+        };
+        expected.assert_eq(&text);
+    }
+
+    #[test]
+    fn a_scalar_function() {
+        check(
+            "CREATE OR REPLACE FUNCTION Net(price DOUBLE, \"Discount\" DECIMAL(15, 2)) RETURNS DOUBLE
+             LANGUAGE python IMMUTABLE STRICT AS $$
+def net(price, discount):
+    return price * (1 - discount)
+$$",
+            expect![],
+        );
+    }
+
+    #[test]
+    fn a_table_function_with_clauses_in_another_order() {
+        check(
+            "CREATE FUNCTION IF NOT EXISTS chunks(docs TABLE) AS $$def chunks(b): yield b$$
+             WITH (batch_size = 64, concurrency = 2, batch_format = 'pyarrow')
+             LANGUAGE python RETURNS TABLE(id BIGINT, chunk VARCHAR, v FLOAT[])",
+            expect![],
+        );
+    }
+
+    #[test]
+    fn refused_declarations() {
+        let with = |clauses: &str| format!("CREATE FUNCTION f(a INT) RETURNS INT LANGUAGE python {clauses} AS 'x'");
+        check("CREATE FUNCTION f(a INT) RETURNS INT LANGUAGE sql AS $$ a + 1 $$", expect![]);
+        check("CREATE FUNCTION f(a INT) RETURNS INT AS $$x$$", expect![]);
+        check("CREATE FUNCTION f(a INT) RETURNS INT RETURN a + 1", expect![]);
+        check("CREATE FUNCTION f(a INT) LANGUAGE python AS $$x$$", expect![]);
+        check("CREATE FUNCTION f(a INT) RETURNS INT LANGUAGE python", expect![]);
+        check("CREATE FUNCTION f(INT) RETURNS INT LANGUAGE python AS $$x$$", expect![]);
+        check("CREATE FUNCTION f(a INT, A INT) RETURNS INT LANGUAGE python AS $$x$$", expect![]);
+        check("CREATE FUNCTION f(a POINT) RETURNS INT LANGUAGE python AS $$x$$", expect![]);
+        check("CREATE FUNCTION s.f(a INT) RETURNS INT LANGUAGE python AS $$x$$", expect![]);
+        check("CREATE FUNCTION f(a TABLE) RETURNS INT LANGUAGE python AS $$x$$", expect![]);
+        check("CREATE FUNCTION f(a INT) RETURNS TABLE(x INT) LANGUAGE python AS $$x$$", expect![]);
+        check("CREATE FUNCTION f(a TABLE) RETURNS TABLE(x INT, x INT) LANGUAGE python AS $$x$$", expect![]);
+        check(&with("LANGUAGE python"), expect![]);
+        check(&with("WITH (num_gpus = 1)"), expect![]);
+        check(&with("WITH (batchsize = 1)"), expect![]);
+        check(&with("WITH (batch_size = 0)"), expect![]);
+        check(&with("WITH (batch_size = 2, batch_size = 3)"), expect![]);
+        check(&with("WITH (concurrency = '1..4')"), expect![]);
+        check(&with("WITH (batch_format = 'pandas')"), expect![]);
+        check(&with("PARALLEL SAFE"), expect![]);
+        check("CREATE FUNCTION f(a INT) RETURNS INT LANGUAGE python AS", expect![]);
+    }
+}

@@ -1,0 +1,22 @@
+//! From SQL text to statements, and from `FROM map_batches(…)` to a node.
+//!
+//! `statement` splits and parses (with `table_argument` before the parser and
+//! `create_function` for our DDL); `relation` is called back by DataFusion's
+//! planner; `call_options` reads options both in DDL and in calls.
+
+pub mod call_options;
+pub mod create_function;
+pub mod relation;
+pub mod statement;
+mod sql_type;
+mod table_argument;
+
+use datafusion::sql::sqlparser::ast::Ident;
+
+/// An identifier as DataFusion stores it: lower case unless quoted.
+pub(crate) fn normalized(ident: &Ident) -> String {
+    match ident.quote_style {
+        Some(_) => ident.value.clone(),
+        None => ident.value.to_lowercase(),
+    }
+}

@@ -1,0 +1,205 @@
+//! `f(TABLE(SELECT …))`: makes it parse.
+//!
+//! The parser knows `f((SELECT …))` but not the standard's word TABLE around a
+//! query argument. Before parsing, tokens are rewritten:
+//!
+//! ```text
+//! f(TABLE(SELECT …))   →  f((SELECT …))             also WITH and (
+//! f(TABLE(VALUES …))   →  f((SELECT * FROM (VALUES …)))   also FROM
+//! ```
+//!
+//! Only directly inside the parentheses of a call, so `CREATE TABLE (`,
+//! `RETURNS TABLE(` and `TABLE(name)` stay as they are. New tokens keep the
+//! place of the old ones, so error messages still point into the user's text.
+
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Word};
+
+/// Words before `(` that do not make it a call.
+const NO_CALL: &[Keyword] = &[
+    Keyword::TABLE,
+    Keyword::VALUES,
+    Keyword::IN,
+    Keyword::AS,
+    Keyword::FROM,
+    Keyword::JOIN,
+    Keyword::ON,
+    Keyword::USING,
+    Keyword::WHERE,
+    Keyword::AND,
+    Keyword::OR,
+    Keyword::NOT,
+    Keyword::SELECT,
+    Keyword::EXISTS,
+    Keyword::OVER,
+    Keyword::WITH,
+    Keyword::OPTIONS,
+];
+
+/// What an open parenthesis belongs to.
+#[derive(Clone, Copy, PartialEq)]
+enum Paren {
+    Call,
+    Other,
+    /// Opened by a rewritten `TABLE(` that needs a second one closed.
+    Doubled,
+}
+
+/// Rewrites `TABLE(query)` arguments of calls in `tokens`.
+pub(super) fn rewrite(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    if !tokens.iter().any(|t| is_word(&t.token, Keyword::TABLE)) {
+        return tokens;
+    }
+    let mut out = Vec::with_capacity(tokens.len() + 8);
+    let mut open: Vec<Paren> = Vec::new();
+    let mut last = Token::SemiColon;
+    let mut doubled = false;
+    for (i, token) in tokens.iter().enumerate() {
+        match &token.token {
+            Token::Whitespace(_) => {}
+            Token::Word(_) if starts_table_query(&tokens, i, &last, open.last()) => {
+                doubled = needs_select(&tokens, i);
+                continue;
+            }
+            Token::LParen if doubled => {
+                doubled = false;
+                open.push(Paren::Doubled);
+                out.extend(select_from(token));
+            }
+            Token::LParen => open.push(paren_after(&last)),
+            Token::RParen => {
+                if open.pop() == Some(Paren::Doubled) {
+                    out.push(token.clone());
+                }
+            }
+            _ => {}
+        }
+        if !matches!(token.token, Token::Whitespace(_)) {
+            last = token.token.clone();
+        }
+        out.push(token.clone());
+    }
+    out
+}
+
+/// True when `tokens[at]` is the TABLE of a `TABLE(query)` argument.
+fn starts_table_query(
+    tokens: &[TokenWithSpan],
+    at: usize,
+    last: &Token,
+    open: Option<&Paren>,
+) -> bool {
+    let argument = matches!(last, Token::LParen | Token::Comma | Token::RArrow);
+    let table = tokens.get(at).is_some_and(|t| is_word(&t.token, Keyword::TABLE));
+    table
+        && argument
+        && open == Some(&Paren::Call)
+        && matches!(following(tokens, at, 0), Some(Token::LParen))
+        && following(tokens, at, 1).is_some_and(starts_query)
+}
+
+fn needs_select(tokens: &[TokenWithSpan], at: usize) -> bool {
+    following(tokens, at, 1)
+        .is_some_and(|t| is_word(t, Keyword::VALUES) || is_word(t, Keyword::FROM))
+}
+
+fn starts_query(token: &Token) -> bool {
+    let words = [Keyword::SELECT, Keyword::WITH, Keyword::VALUES, Keyword::FROM];
+    *token == Token::LParen || words.iter().any(|word| is_word(token, *word))
+}
+
+/// The `n`th token after `at`, blanks not counted.
+fn following(tokens: &[TokenWithSpan], at: usize, n: usize) -> Option<&Token> {
+    let after = tokens.get(at + 1..)?;
+    after
+        .iter()
+        .map(|t| &t.token)
+        .filter(|t| !matches!(t, Token::Whitespace(_)))
+        .nth(n)
+}
+
+fn paren_after(last: &Token) -> Paren {
+    match last {
+        Token::Word(word) if !NO_CALL.contains(&word.keyword) => Paren::Call,
+        _ => Paren::Other,
+    }
+}
+
+/// `( SELECT * FROM`, all at the place of `at`; the caller adds `at` itself.
+fn select_from(at: &TokenWithSpan) -> Vec<TokenWithSpan> {
+    let word = |text: &str, keyword| {
+        Token::Word(Word {
+            value: text.to_owned(),
+            quote_style: None,
+            keyword,
+        })
+    };
+    let tokens = [
+        Token::LParen,
+        word("SELECT", Keyword::SELECT),
+        Token::Mul,
+        word("FROM", Keyword::FROM),
+    ];
+    tokens.map(|token| TokenWithSpan { token, span: at.span }).to_vec()
+}
+
+fn is_word(token: &Token, keyword: Keyword) -> bool {
+    matches!(token, Token::Word(word) if word.keyword == keyword && word.quote_style.is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use datafusion::sql::sqlparser::dialect::GenericDialect;
+    use datafusion::sql::sqlparser::tokenizer::Tokenizer;
+
+    fn check(sql: &str, expected: &str) {
+        let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().unwrap();
+        let text: Vec<_> = rewrite(tokens).iter().map(|t| t.token.to_string()).collect();
+        assert_eq!(text.concat().split_whitespace().collect::<Vec<_>>().join(" "), expected);
+    }
+
+    #[test]
+    fn a_query_argument_loses_the_word() {
+        check("SELECT * FROM f(TABLE(SELECT 1), g)", "SELECT * FROM f((SELECT 1), g)");
+        check("FROM f(TABLE (WITH x AS (SELECT 1) SELECT * FROM x))", "FROM f( (WITH x AS (SELECT 1) SELECT * FROM x))");
+        check("FROM f(TABLE((SELECT 1)))", "FROM f(((SELECT 1)))");
+        check("FROM f(input => TABLE(SELECT 1))", "FROM f(input => (SELECT 1))");
+        check("FROM f(1, table(select 1))", "FROM f(1, (select 1))");
+    }
+
+    #[test]
+    fn values_and_from_get_a_select() {
+        check("FROM f(TABLE(VALUES (1), (2)), g)", "FROM f((SELECT*FROM(VALUES (1), (2))), g)");
+        check("FROM f(TABLE(FROM t))", "FROM f((SELECT*FROM(FROM t)))");
+    }
+
+    #[test]
+    fn other_uses_of_table_stay() {
+        for sql in [
+            "CREATE TABLE t (a INT)",
+            "CREATE TABLE (SELECT 1)",
+            "CREATE FUNCTION f(docs TABLE) RETURNS TABLE(id BIGINT)",
+            "SELECT * FROM f(TABLE(t), g)",
+            "SELECT * FROM f(TABLE(s.t), g)",
+            "SELECT \"TABLE\"(SELECT 1)",
+            "SELECT * FROM TABLE(SELECT 1)",
+            "SELECT 'f(TABLE(SELECT 1))'",
+            "INSERT INTO t VALUES (TABLE(SELECT 1))",
+        ] {
+            check(sql, sql);
+        }
+    }
+
+    #[test]
+    fn calls_nest() {
+        check(
+            "FROM f(TABLE(SELECT * FROM f(TABLE(SELECT 1), g)), h)",
+            "FROM f((SELECT * FROM f((SELECT 1), g)), h)",
+        );
+        check(
+            "FROM f(TABLE(FROM f(TABLE(VALUES (1)), g)), h)",
+            "FROM f((SELECT*FROM(FROM f((SELECT*FROM(VALUES (1))), g))), h)",
+        );
+    }
+}

@@ -1,0 +1,212 @@
+//! Sessions for this crate's tests: tables in memory, functions made by SQL, and
+//! a [`TaskHost`] whose workers are closures.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use async_trait::async_trait;
+use datafusion::common::Result;
+use datafusion::datasource::MemTable;
+use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::SessionConfig;
+use futures::{StreamExt, stream};
+use mobula_udfs::{BlockStream, ObjectKind, PoolStats, UdfCall, UdfError, UdfPool};
+use tokio::sync::Semaphore;
+
+use crate::{
+    FunctionCatalog, MobulaOptions, MobulaPlanning, MobulaStatement, SessionStateBuilderExt,
+    TaskHost, TaskHostHandle, parse_statements,
+};
+
+/// What a fake worker makes of a block.
+pub type Work = Arc<dyn Fn(RecordBatch) -> Result<Vec<RecordBatch>, UdfError> + Send + Sync>;
+
+/// Hosts closures by function name, and counts what happens.
+#[derive(Default)]
+pub struct FakeHost {
+    work: HashMap<String, Work>,
+    pub pools_opened: AtomicUsize,
+    pub pools_alive: Arc<AtomicUsize>,
+    pub calls: Arc<AtomicUsize>,
+    pub concurrency: Arc<Mutex<Vec<usize>>>,
+}
+
+impl fmt::Debug for FakeHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FakeHost")
+    }
+}
+
+impl FakeHost {
+    /// Adds a worker for the function named `name`.
+    pub fn with(
+        mut self,
+        name: &str,
+        work: impl Fn(RecordBatch) -> Result<Vec<RecordBatch>, UdfError> + Send + Sync + 'static,
+    ) -> Self {
+        self.work.insert(name.to_owned(), Arc::new(work));
+        self
+    }
+
+    pub fn alive(&self) -> usize {
+        self.pools_alive.load(Ordering::SeqCst)
+    }
+}
+
+impl TaskHost for FakeHost {
+    fn open_pool(
+        &self,
+        call: Arc<UdfCall>,
+        concurrency: usize,
+    ) -> Result<Arc<dyn UdfPool>, UdfError> {
+        self.pools_opened.fetch_add(1, Ordering::SeqCst);
+        self.pools_alive.fetch_add(1, Ordering::SeqCst);
+        self.concurrency.lock().unwrap().push(concurrency);
+        Ok(Arc::new(FakePool {
+            work: Arc::clone(&self.work[&call.spec.name]),
+            workers: Arc::new(Semaphore::new(concurrency)),
+            concurrency,
+            alive: Arc::clone(&self.pools_alive),
+            calls: Arc::clone(&self.calls),
+        }))
+    }
+
+    fn task_share(&self, _context: &TaskContext, total: usize) -> usize {
+        total
+    }
+}
+
+struct FakePool {
+    work: Work,
+    workers: Arc<Semaphore>,
+    concurrency: usize,
+    alive: Arc<AtomicUsize>,
+    calls: Arc<AtomicUsize>,
+}
+
+impl fmt::Debug for FakePool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FakePool")
+    }
+}
+
+impl Drop for FakePool {
+    fn drop(&mut self) {
+        self.alive.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl UdfPool for FakePool {
+    /// A worker is busy until its answers are read, as real ones are.
+    async fn call(&self, block: RecordBatch) -> Result<BlockStream, UdfError> {
+        let worker = Arc::clone(&self.workers).acquire_owned().await.unwrap();
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        // Give other tasks a turn, so that calls finish out of order.
+        for _ in 0..block.num_rows() % 3 {
+            tokio::task::yield_now().await;
+        }
+        let answers = (self.work)(block)?;
+        let answers = stream::iter(answers.into_iter().map(Ok)).map(move |answer| {
+            let _busy = &worker;
+            answer
+        });
+        Ok(answers.boxed())
+    }
+
+    fn concurrency(&self) -> usize {
+        self.concurrency
+    }
+
+    fn stats(&self) -> PoolStats {
+        PoolStats::default()
+    }
+}
+
+/// Functions that tests call; names starting with a capital are classes.
+pub const FUNCTIONS: &str = "
+CREATE FUNCTION net(a DOUBLE, b DOUBLE) RETURNS DOUBLE LANGUAGE python IMMUTABLE AS $$x$$;
+CREATE FUNCTION inc(a BIGINT) RETURNS BIGINT LANGUAGE python IMMUTABLE AS $$x$$;
+CREATE FUNCTION dice(a BIGINT) RETURNS BIGINT LANGUAGE python VOLATILE AS $$x$$;
+CREATE FUNCTION one() RETURNS BIGINT LANGUAGE python IMMUTABLE AS $$x$$;
+CREATE FUNCTION twice(rows TABLE) RETURNS TABLE(x BIGINT, s VARCHAR) LANGUAGE python AS $$x$$;
+CREATE FUNCTION \"Embed\"(s VARCHAR) RETURNS FLOAT[] LANGUAGE python WITH (batch_size = 8) AS $$x$$;
+";
+
+/// The functions of [`FUNCTIONS`].
+pub fn functions() -> Arc<FunctionCatalog> {
+    let catalog = FunctionCatalog::default();
+    for statement in parse_statements(FUNCTIONS).unwrap() {
+        let MobulaStatement::CreateFunction(create) = statement else {
+            panic!("{statement:?}");
+        };
+        let mut spec = create.spec;
+        if spec.name.starts_with(char::is_uppercase) {
+            spec.object = ObjectKind::Class;
+        }
+        catalog.insert(Arc::new(spec));
+    }
+    Arc::new(catalog)
+}
+
+/// A session over `host` with tables `t(a, b, c, s)` in two partitions and
+/// `u(a, x)`.
+pub fn session(host: Arc<FakeHost>) -> SessionState {
+    session_with(host, MobulaOptions::default())
+}
+
+pub fn session_with(host: Arc<FakeHost>, options: MobulaOptions) -> SessionState {
+    let config = SessionConfig::new()
+        .with_target_partitions(2)
+        .with_information_schema(true)
+        .with_extension(Arc::new(TaskHostHandle(host)));
+    let state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_default_features()
+        .with_mobula(MobulaPlanning {
+            functions: functions(),
+            options,
+        })
+        .build();
+    add_table(&state, "t", vec![rows_of_t(0..5), rows_of_t(5..9)]);
+    let u = [
+        ("a", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef),
+        ("x", Arc::new(Int64Array::from(vec![10, 20]))),
+    ];
+    add_table(&state, "u", vec![RecordBatch::try_from_iter(u).unwrap()]);
+    state
+}
+
+/// Registers `partitions` as a table.
+pub fn add_table(state: &SessionState, name: &str, partitions: Vec<RecordBatch>) {
+    let schema = partitions[0].schema();
+    let partitions = partitions.into_iter().map(|batch| vec![batch]).collect();
+    let table = MemTable::try_new(schema, partitions).unwrap();
+    let schema = state.schema_for_ref(name).unwrap();
+    schema.register_table(name.to_owned(), Arc::new(table)).unwrap();
+}
+
+/// Rows of `t`: a = i, b = i / 2, c = i % 3, s = "si".
+pub fn rows_of_t(rows: std::ops::Range<i64>) -> RecordBatch {
+    let columns: [(&str, ArrayRef); 4] = [
+        ("a", Arc::new(Int64Array::from_iter_values(rows.clone()))),
+        ("b", Arc::new(Float64Array::from_iter_values(rows.clone().map(|i| i as f64 / 2.0)))),
+        ("c", Arc::new(Int64Array::from_iter_values(rows.clone().map(|i| i % 3)))),
+        ("s", Arc::new(StringArray::from_iter_values(rows.map(|i| format!("s{i}"))))),
+    ];
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+/// The plan of `sql` as DataFusion's SQL planner makes it.
+pub async fn plan(state: &SessionState, sql: &str) -> Result<LogicalPlan> {
+    let mut statements = parse_statements(sql)?;
+    assert_eq!(statements.len(), 1, "{sql}");
+    let Some(MobulaStatement::DataFusion(statement)) = statements.pop() else {
+        panic!("{sql}");
+    };
+    state.statement_to_plan(*statement).await
+}
