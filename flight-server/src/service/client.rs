@@ -4,6 +4,8 @@
 //! server: settings made by one statement hold for the next. Errors carry the
 //! server's line of text and nothing around it.
 
+use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -12,9 +14,8 @@ use arrow_flight::FlightInfo;
 use arrow_flight::error::FlightError;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
-use std::sync::Arc;
-use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
 use crate::ServerError;
 
@@ -115,17 +116,23 @@ fn endpoint(url: &str) -> Result<Endpoint, tonic::transport::Error> {
         .initial_connection_window_size(16 * 1024 * 1024))
 }
 
-/// Keeps the code and the text of a status. arrow-flight hides some inside an
-/// Arrow error.
+/// Keeps the code and the text of a status.
 fn remote(error: FlightError) -> ServerError {
-    match error {
-        FlightError::Tonic(status) => ServerError::Remote {
-            code: status.code(),
-            message: status.message().to_owned(),
-        },
-        other => ServerError::Remote {
-            code: Code::Internal,
-            message: format!("the server's answer cannot be read: {other}"),
-        },
-    }
+    let (code, message) = match error {
+        FlightError::Tonic(status) if is_broken(&status) => (
+            Code::Unavailable,
+            "the connection to the server broke. Look at its log, then connect again".to_owned(),
+        ),
+        FlightError::Tonic(status) => (status.code(), status.message().to_owned()),
+        other => (
+            Code::Internal,
+            format!("the server's answer cannot be read: {other}"),
+        ),
+    };
+    ServerError::Remote { code, message }
+}
+
+/// True when the transport made the status and not the server.
+fn is_broken(status: &Status) -> bool {
+    status.source().is_some()
 }

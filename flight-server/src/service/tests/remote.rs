@@ -58,3 +58,24 @@ async fn nobody_there_names_the_address() {
     };
     assert!(error.to_string().contains(&url), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_goes_away_is_said_to_be_gone() {
+    let server = TestServer::start_with(ServiceSettings {
+        drain: Duration::from_millis(100),
+        ..settings()
+    })
+    .await;
+    let mut remote = RemoteSession::connect(&server.url).await.unwrap();
+    let outcome = remote.execute(super::cancel::ENDLESS).await.unwrap();
+    server.stop().await;
+    let RemoteOutcome::Rows { stream, .. } = outcome else {
+        panic!("a query gives rows");
+    };
+    let broken = stream.try_collect::<Vec<_>>().await.unwrap_err();
+    assert!(broken.to_string().contains("connection"), "{broken}");
+    let Err(gone) = remote.execute("SELECT 1").await else {
+        panic!("nobody is there");
+    };
+    assert!(gone.to_string().contains("connection"), "{gone}");
+}
