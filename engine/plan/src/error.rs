@@ -43,9 +43,9 @@ pub enum PlanError {
     },
     #[error("function \"{function}\" is built in. Choose another name")]
     BuiltIn { function: String },
-    #[error("unknown function \"{function}\"{hint}. CREATE FUNCTION makes one; system.functions lists them")]
+    #[error("unknown function \"{function}\". CREATE FUNCTION makes one; system.functions lists them{hint}")]
     UnknownFunction { function: String, hint: String },
-    #[error("unknown option \"{option}\" of {owner}{hint}. Options are batch_size, concurrency and batch_format")]
+    #[error("unknown option \"{option}\" of {owner}. Options are batch_size, concurrency and batch_format{hint}")]
     UnknownOption {
         owner: String,
         option: String,
@@ -64,11 +64,12 @@ pub enum PlanError {
     },
     #[error("cannot plan map_batches: {problem}")]
     Relation { problem: String },
-    #[error("parameter \"{parameter}\" of function \"{function}\" finds no column of its name in the input ({columns}). Rename a column with AS inside the query")]
+    #[error("parameter \"{parameter}\" of function \"{function}\" finds no column of its name in the input ({columns}). Rename a column with AS inside the query{hint}")]
     NoColumn {
         function: String,
         parameter: String,
         columns: String,
+        hint: String,
     },
     #[error("the input of function \"{function}\" has two columns named \"{column}\". Rename one with AS inside the query")]
     ColumnTwice { function: String, column: String },

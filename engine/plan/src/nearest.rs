@@ -21,7 +21,7 @@ pub fn hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String 
 /// The names of `known` near to `name`, nearest first, quoted.
 fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let name = name.to_lowercase();
-    let limit = (name.chars().count() / 3).max(1);
+    let limit = name.chars().count() / 3;
     let mut found: Vec<(usize, &str)> = known
         .into_iter()
         .filter_map(|candidate| {
@@ -73,5 +73,6 @@ mod tests {
         assert_eq!(hint("batchsize", known), ". Did you mean \"batch_size\"?");
         assert_eq!(hint("concurency", known), ". Did you mean \"concurrency\"?");
         assert_eq!(hint("qqqqqq", known), "");
+        assert_eq!(hint("a", ["b", "A"]), ". Did you mean \"A\"?");
     }
 }

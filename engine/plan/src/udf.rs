@@ -88,7 +88,8 @@ impl ScalarUDFImpl for PythonFunction {
         &self.signature
     }
 
-    fn return_type(&self, _arg_types: &[DataType]) -> Result<DataType> {
+    fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
+        check_arguments(&self.spec, arg_types.iter())?;
         match &self.spec.returns {
             Returns::Scalar(data_type) => Ok(data_type.clone()),
             Returns::Table(_) => Err(PlanError::TableFunction {
@@ -98,8 +99,19 @@ impl ScalarUDFImpl for PythonFunction {
         }
     }
 
+    /// Arguments that cannot be coerced keep their type: DataFusion would bury
+    /// our error in its own, while that of [`Self::return_type`] arrives as is.
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
-        Ok(coerce_arguments(&self.spec, arg_types)?)
+        let wanted = self.spec.params.iter().map(|param| match &param.kind {
+            ParamKind::Value(wanted) => Some(wanted),
+            ParamKind::Table => None,
+        });
+        let pairs = arg_types.iter().zip(wanted.chain(std::iter::repeat(None)));
+        let coerced = pairs.map(|(found, wanted)| match wanted {
+            Some(wanted) if accepts(wanted, found) => wanted.clone(),
+            _ => found.clone(),
+        });
+        Ok(coerced.collect())
     }
 
     fn is_strict(&self) -> bool {
@@ -170,8 +182,15 @@ pub fn check_name_is_free(state: &SessionState, name: &str) -> Result<(), PlanEr
     }
 }
 
-/// The types that arguments of types `found` are cast to for `spec`.
-fn coerce_arguments(spec: &FunctionSpec, found: &[DataType]) -> Result<Vec<DataType>, PlanError> {
+/// Refuses arguments whose number or types do not fit `spec`.
+///
+/// # Errors
+/// [`PlanError::ArgumentCount`], [`PlanError::ArgumentType`] and, for a table
+/// parameter, [`PlanError::TableFunction`].
+pub fn check_arguments<'a>(
+    spec: &FunctionSpec,
+    found: impl ExactSizeIterator<Item = &'a DataType>,
+) -> Result<(), PlanError> {
     if found.len() != spec.params.len() {
         return Err(PlanError::ArgumentCount {
             function: spec.name.clone(),
@@ -179,22 +198,26 @@ fn coerce_arguments(spec: &FunctionSpec, found: &[DataType]) -> Result<Vec<DataT
             found: found.len(),
         });
     }
-    let arguments = spec.params.iter().zip(found).enumerate();
-    arguments
-        .map(|(i, (param, found))| match &param.kind {
-            ParamKind::Value(wanted) if accepts(wanted, found) => Ok(wanted.clone()),
-            ParamKind::Value(wanted) => Err(PlanError::ArgumentType {
-                function: spec.name.clone(),
-                parameter: param.name.clone(),
-                position: i + 1,
-                wanted: wanted.to_string(),
-                found: found.to_string(),
-            }),
-            ParamKind::Table => Err(PlanError::TableFunction {
-                function: spec.name.clone(),
-            }),
-        })
-        .collect()
+    for (i, (param, found)) in spec.params.iter().zip(found).enumerate() {
+        match &param.kind {
+            ParamKind::Value(wanted) if accepts(wanted, found) => {}
+            ParamKind::Value(wanted) => {
+                return Err(PlanError::ArgumentType {
+                    function: spec.name.clone(),
+                    parameter: param.name.clone(),
+                    position: i + 1,
+                    wanted: wanted.to_string(),
+                    found: found.to_string(),
+                });
+            }
+            ParamKind::Table => {
+                return Err(PlanError::TableFunction {
+                    function: spec.name.clone(),
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether a value of type `found` may be cast to `wanted` without the user's

@@ -1,7 +1,7 @@
 //! Plans `FROM map_batches(input, function, option => value, …) [AS alias]`.
 //!
 //! ```text
-//! input     TABLE(name) | (query) | TABLE(query)        (the last: see table_argument)
+//! input     (query), which table_argument also makes of TABLE(query) and TABLE(name)
 //! function  name | 'name' | name(argument => literal, …)   constructor of a class
 //! options   batch_size => n | NULL, concurrency => n, batch_format => 'numpy' | 'pyarrow'
 //! ```
@@ -20,8 +20,8 @@ use datafusion::logical_expr::planner::{
 };
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::sql::sqlparser::ast::{
-    Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName,
-    ObjectNamePart, TableFactor,
+    Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, ObjectName, ObjectNamePart,
+    TableFactor,
 };
 use mobula_udfs::{FunctionSpec, Literal, ObjectKind};
 
@@ -151,11 +151,8 @@ fn split(arg: FunctionArg) -> Result<(Option<String>, SqlExpr), PlanError> {
     }
 }
 
-/// `TABLE(name)` or `(query)` as a relation.
+/// `(query)` as a relation.
 fn read_input(expr: SqlExpr) -> Result<TableFactor, PlanError> {
-    let wrong = |expr: &SqlExpr| {
-        relation(&format!("its input must be TABLE(name), TABLE(query) or (query), not {expr}"))
-    };
     match expr {
         SqlExpr::Subquery(subquery) => Ok(TableFactor::Derived {
             lateral: false,
@@ -164,45 +161,9 @@ fn read_input(expr: SqlExpr) -> Result<TableFactor, PlanError> {
             sample: None,
         }),
         SqlExpr::Nested(inner) => read_input(*inner),
-        SqlExpr::Function(ref function) if is_table_word(&function.name) => {
-            match unnamed_arguments(&function.args).as_deref() {
-                Some([SqlExpr::Identifier(name)]) => Ok(table(vec![name.clone()])),
-                Some([SqlExpr::CompoundIdentifier(name)]) => Ok(table(name.clone())),
-                _ => Err(wrong(&expr)),
-            }
-        }
-        other => Err(wrong(&other)),
-    }
-}
-
-fn is_table_word(name: &ObjectName) -> bool {
-    matches!(name.0.as_slice(), [ObjectNamePart::Identifier(ident)]
-        if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("table"))
-}
-
-fn unnamed_arguments(args: &FunctionArguments) -> Option<Vec<SqlExpr>> {
-    let FunctionArguments::List(list) = args else {
-        return None;
-    };
-    let unnamed = list.args.iter().map(|arg| match arg {
-        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
-        _ => None,
-    });
-    unnamed.collect()
-}
-
-fn table(name: Vec<Ident>) -> TableFactor {
-    TableFactor::Table {
-        name: ObjectName(name.into_iter().map(ObjectNamePart::Identifier).collect()),
-        alias: None,
-        args: None,
-        with_hints: vec![],
-        version: None,
-        with_ordinality: false,
-        partitions: vec![],
-        json_path: None,
-        sample: None,
-        index_hints: vec![],
+        other => Err(relation(&format!(
+            "its input must be TABLE(name), TABLE(query) or (query), not {other}"
+        ))),
     }
 }
 
@@ -287,11 +248,8 @@ fn bind(spec: &FunctionSpec, input: &DFSchema) -> Result<Vec<Column>, PlanError>
             false => Err(PlanError::NoColumn {
                 function: spec.name.clone(),
                 parameter: param.name.clone(),
-                columns: format!(
-                    "{}{}",
-                    names.join(", "),
-                    nearest::hint(&param.name, names.iter().copied())
-                ),
+                columns: names.join(", "),
+                hint: nearest::hint(&param.name, names.iter().copied()),
             }),
         }
     });
@@ -315,37 +273,88 @@ mod tests {
 
     #[tokio::test]
     async fn a_scalar_function_appends_its_column() {
-        check("SELECT * FROM map_batches(TABLE(t), net)", expect![]).await;
-        check("SELECT m.a, \"INC\" FROM map_batches(TABLE(SELECT a FROM t WHERE c = 1), 'inc', batch_size => 10) AS m(a, \"INC\")", expect![]).await;
-        check("SELECT * FROM map_batches((SELECT a FROM t ORDER BY a), inc, concurrency => 2) m JOIN u ON m.a = u.a", expect![]).await;
-        check("WITH x AS (SELECT 1 AS a) SELECT * FROM map_batches(TABLE(x), inc)", expect![]).await;
-        check("SELECT * FROM map_batches(TABLE(public.t), \"Embed\"(model => 'big', n => -3), batch_size => NULL)", expect![]).await;
-        check("SELECT * FROM map_batches(TABLE(VALUES (1), (2)) , twice)", expect![]).await;
+        check("SELECT * FROM map_batches(TABLE(t), net)", expect![[r#"
+            Projection: a, b, c, s, net [a:Int64, b:Float64, c:Int64, s:Utf8, net:Float64;N]
+              MapBatches: net over [a, b] AS net [a:Int64, b:Float64, c:Int64, s:Utf8, net:Float64;N]
+                Projection: t.a AS a, t.b AS b, t.c AS c, t.s AS s [a:Int64, b:Float64, c:Int64, s:Utf8]
+                  Projection: t.a, t.b, t.c, t.s [a:Int64, b:Float64, c:Int64, s:Utf8]
+                    TableScan: t [a:Int64, b:Float64, c:Int64, s:Utf8]"#]]).await;
+        check("SELECT m.a, \"INC\" FROM map_batches(TABLE(SELECT a FROM t WHERE c = 1), 'inc', batch_size => 10) AS m(a, \"INC\")", expect![[r#"
+            Projection: m.a, m.INC [a:Int64, INC:Int64;N]
+              SubqueryAlias: m [a:Int64, INC:Int64;N]
+                Projection: a AS a, inc AS INC [a:Int64, INC:Int64;N]
+                  MapBatches: inc over [a] AS inc [a:Int64, inc:Int64;N]
+                    Projection: t.a AS a [a:Int64]
+                      Projection: t.a [a:Int64]
+                        Filter: t.c = Int64(1) [a:Int64, b:Float64, c:Int64, s:Utf8]
+                          TableScan: t [a:Int64, b:Float64, c:Int64, s:Utf8]"#]]).await;
+        check("SELECT * FROM map_batches((SELECT a FROM t ORDER BY a), inc, concurrency => 2) m JOIN u ON m.a = u.a", expect![[r#"
+            Projection: m.a, m.inc, u.a, u.x [a:Int64, inc:Int64;N, a:Int64, x:Int64]
+              Inner Join:  Filter: m.a = u.a [a:Int64, inc:Int64;N, a:Int64, x:Int64]
+                SubqueryAlias: m [a:Int64, inc:Int64;N]
+                  MapBatches: inc over [a] AS inc [a:Int64, inc:Int64;N]
+                    Projection: t.a AS a [a:Int64]
+                      Sort: t.a ASC NULLS LAST [a:Int64]
+                        Projection: t.a [a:Int64]
+                          TableScan: t [a:Int64, b:Float64, c:Int64, s:Utf8]
+                TableScan: u [a:Int64, x:Int64]"#]]).await;
+        check("WITH x AS (SELECT 1 AS a) SELECT * FROM map_batches(TABLE(x), inc)", expect![[r#"
+            Projection: a, inc [a:Int64, inc:Int64;N]
+              MapBatches: inc over [a] AS inc [a:Int64, inc:Int64;N]
+                Projection: x.a AS a [a:Int64]
+                  Projection: x.a [a:Int64]
+                    SubqueryAlias: x [a:Int64]
+                      Projection: Int64(1) AS a [a:Int64]
+                        EmptyRelation: rows=1 []"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(public.t), \"Embed\"(model => 'big', n => -3), batch_size => NULL)", expect![[r#"
+            Projection: a, b, c, s, Embed [a:Int64, b:Float64, c:Int64, s:Utf8, Embed:List(Float32);N]
+              MapBatches: Embed(model => 'big', n => -3) over [s] AS Embed [a:Int64, b:Float64, c:Int64, s:Utf8, Embed:List(Float32);N]
+                Projection: public.t.a AS a, public.t.b AS b, public.t.c AS c, public.t.s AS s [a:Int64, b:Float64, c:Int64, s:Utf8]
+                  Projection: public.t.a, public.t.b, public.t.c, public.t.s [a:Int64, b:Float64, c:Int64, s:Utf8]
+                    TableScan: public.t [a:Int64, b:Float64, c:Int64, s:Utf8]"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(VALUES (1), (2)) , twice)", expect![[r#"
+            Projection: x, s [x:Int64;N, s:Utf8;N]
+              MapBatches: twice over TABLE [x:Int64;N, s:Utf8;N]
+                Projection: column1 [column1:Int64]
+                  Values: (Int64(1)), (Int64(2)) [column1:Int64]"#]]).await;
     }
 
     #[tokio::test]
     async fn a_table_function_replaces_its_input() {
-        check("SELECT x, m.s FROM map_batches(input => TABLE(t), fn => twice, batch_format => 'pyarrow') m", expect![]).await;
-        check("SELECT * FROM map_batches(TABLE(SELECT * FROM map_batches(TABLE(t), twice)), twice)", expect![]).await;
+        check("SELECT x, m.s FROM map_batches(input => TABLE(t), fn => twice, batch_format => 'pyarrow') m", expect![[r#"
+            Projection: m.x, m.s [x:Int64;N, s:Utf8;N]
+              SubqueryAlias: m [x:Int64;N, s:Utf8;N]
+                MapBatches: twice over TABLE [x:Int64;N, s:Utf8;N]
+                  Projection: t.a AS a, t.b AS b, t.c AS c, t.s AS s [a:Int64, b:Float64, c:Int64, s:Utf8]
+                    Projection: t.a, t.b, t.c, t.s [a:Int64, b:Float64, c:Int64, s:Utf8]
+                      TableScan: t [a:Int64, b:Float64, c:Int64, s:Utf8]"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(SELECT * FROM map_batches(TABLE(t), twice)), twice)", expect![[r#"
+            Projection: x, s [x:Int64;N, s:Utf8;N]
+              MapBatches: twice over TABLE [x:Int64;N, s:Utf8;N]
+                Projection: x, s [x:Int64;N, s:Utf8;N]
+                  MapBatches: twice over TABLE [x:Int64;N, s:Utf8;N]
+                    Projection: t.a AS a, t.b AS b, t.c AS c, t.s AS s [a:Int64, b:Float64, c:Int64, s:Utf8]
+                      Projection: t.a, t.b, t.c, t.s [a:Int64, b:Float64, c:Int64, s:Utf8]
+                        TableScan: t [a:Int64, b:Float64, c:Int64, s:Utf8]"#]]).await;
     }
 
     #[tokio::test]
     async fn refused_calls() {
-        check("SELECT * FROM map_batches(TABLE(t), nett)", expect![]).await;
-        check("SELECT * FROM map_batches(TABLE(t))", expect![]).await;
-        check("SELECT * FROM map_batches(TABLE(t), inc, 5)", expect![]).await;
-        check("SELECT * FROM map_batches(t, inc)", expect![]).await;
-        check("SELECT * FROM map_batches(TABLE(nowhere), inc)", expect![]).await;
-        check("SELECT * FROM map_batches(TABLE(t), inc, num_gpus => 1)", expect![]).await;
-        check("SELECT * FROM map_batches(TABLE(t), inc, batchsize => 1)", expect![]).await;
-        check("SELECT * FROM map_batches(TABLE(t), inc, batch_size => 'x')", expect![]).await;
-        check("SELECT * FROM map_batches(TABLE(t), inc, concurrency => 100000)", expect![]).await;
-        check("SELECT * FROM map_batches(TABLE(t), inc(k => 1))", expect![]).await;
-        check("SELECT * FROM map_batches(TABLE(t), \"Embed\"(k => a))", expect![]).await;
-        check("SELECT * FROM map_batches(TABLE(t), \"Embed\"(1))", expect![]).await;
-        check("SELECT * FROM map_batches(TABLE(SELECT b, c AS \"A\" FROM t), inc)", expect![]).await;
-        check("SELECT * FROM map_batches(TABLE(SELECT s AS a FROM t), inc)", expect![]).await;
-        check("SELECT * FROM map_batches(TABLE(SELECT a, 1 AS inc FROM t), inc)", expect![]).await;
-        check("SELECT * FROM map_batches(TABLE(SELECT * FROM t JOIN u ON t.a = u.a), inc)", expect![]).await;
+        check("SELECT * FROM map_batches(TABLE(t), nett)", expect![[r#"External error: unknown function "nett". CREATE FUNCTION makes one; system.functions lists them. Did you mean "net"?"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(t))", expect!["External error: cannot plan map_batches: it takes an input and a function. Write map_batches(TABLE(query), function, option => value, …)"]).await;
+        check("SELECT * FROM map_batches(TABLE(t), inc, 5)", expect!["External error: cannot plan map_batches: unexpected argument 5. Write options as name => value"]).await;
+        check("SELECT * FROM map_batches(t, inc)", expect!["External error: cannot plan map_batches: its input must be TABLE(name), TABLE(query) or (query), not t"]).await;
+        check("SELECT * FROM map_batches(TABLE(nowhere), inc)", expect!["Error during planning: table 'datafusion.public.nowhere' not found"]).await;
+        check("SELECT * FROM map_batches(TABLE(t), inc, num_gpus => 1)", expect![[r#"External error: option "num_gpus" of map_batches is not available yet. Options are batch_size, concurrency and batch_format"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(t), inc, batchsize => 1)", expect![[r#"External error: unknown option "batchsize" of map_batches. Options are batch_size, concurrency and batch_format. Did you mean "batch_size"?"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(t), inc, batch_size => 'x')", expect![[r#"External error: invalid value 'x' for option "batch_size" of map_batches: expected a count from 1 to 1048576, or NULL"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(t), inc, concurrency => 100000)", expect![[r#"External error: invalid value 100000 for option "concurrency" of map_batches: expected a count from 1 to 1024, or NULL"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(t), inc(k => 1))", expect![[r#"External error: cannot plan map_batches: "inc" is a def and has no constructor for "k". Only a class takes arguments here"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(t), \"Embed\"(k => a))", expect![[r#"External error: cannot plan map_batches: argument "k" of Embed must be a literal, not a"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(t), \"Embed\"(1))", expect!["External error: cannot plan map_batches: write the argument 1 of Embed as name => 1"]).await;
+        check("SELECT * FROM map_batches(TABLE(SELECT b, c AS \"A\" FROM t), inc)", expect![[r#"External error: parameter "a" of function "inc" finds no column of its name in the input (b, A). Rename a column with AS inside the query. Did you mean "A"?"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(SELECT s AS a FROM t), inc)", expect![[r#"External error: argument 1 ("a") of function "inc" must be Int64, not Utf8. Write a CAST"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(SELECT a, 1 AS inc FROM t), inc)", expect![[r#"External error: the input already has a column "inc", the name of the function's result. Rename it with AS inside the query"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(SELECT * FROM t JOIN u ON t.a = u.a), inc)", expect![[r#"External error: the input of function "inc" has two columns named "a". Rename one with AS inside the query"#]]).await;
     }
 }

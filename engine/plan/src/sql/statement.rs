@@ -194,12 +194,12 @@ mod tests {
 
     #[test]
     fn errors_carry_their_place() {
-        refuses("SELEC 1", expect![]);
-        refuses("SELECT *\nFROM t WHERE", expect![]);
-        refuses("SELECT 'open", expect![]);
-        refuses("SELECT 1 SELECT 2", expect![]);
-        refuses("SELECT * FROM f(TABLE(SELECT 1 FRM t), g)", expect![]);
+        refuses("SELEC 1", expect!["syntax error at line 1, column 1: expected an SQL statement, found SELEC"]);
+        refuses("SELECT *\nFROM t WHERE", expect!["syntax error at line 2, column 13: expected an expression, found the end of the text"]);
+        refuses("SELECT 'open", expect!["syntax error at line 1, column 8: Unterminated string literal"]);
+        refuses("SELECT 1 SELECT 2", expect!["syntax error at line 1, column 10: expected end of statement, found SELECT"]);
+        refuses("SELECT * FROM f(TABLE(SELECT 1 FRM t), g)", expect!["syntax error at line 1, column 36: expected ), found t"]);
         let deep = format!("SELECT {}1{}", "(".repeat(500), ")".repeat(500));
-        refuses(&deep, expect![]);
+        refuses(&deep, expect!["syntax error: nested deeper than 128 levels"]);
     }
 }

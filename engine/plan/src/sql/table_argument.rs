@@ -1,15 +1,17 @@
 //! `f(TABLE(SELECT …))`: makes it parse.
 //!
 //! The parser knows `f((SELECT …))` but not the standard's word TABLE around a
-//! query argument. Before parsing, tokens are rewritten:
+//! query argument, and takes `TABLE(name)` for a call, whose argument DataFusion
+//! would not look up. Before parsing, tokens are rewritten:
 //!
 //! ```text
-//! f(TABLE(SELECT …))   →  f((SELECT …))             also WITH and (
+//! f(TABLE(SELECT …))   →  f((SELECT …))                   also WITH and (
 //! f(TABLE(VALUES …))   →  f((SELECT * FROM (VALUES …)))   also FROM
+//! f(TABLE(s.name))     →  f((SELECT * FROM s.name))
 //! ```
 //!
-//! Only directly inside the parentheses of a call, so `CREATE TABLE (`,
-//! `RETURNS TABLE(` and `TABLE(name)` stay as they are. New tokens keep the
+//! Only directly inside the parentheses of a call, so `CREATE TABLE (` and
+//! `RETURNS TABLE(` stay as they are. New tokens keep the
 //! place of the old ones, so error messages still point into the user's text.
 
 use datafusion::sql::sqlparser::keywords::Keyword;
@@ -45,7 +47,17 @@ enum Paren {
     Doubled,
 }
 
-/// Rewrites `TABLE(query)` arguments of calls in `tokens`.
+/// What a `TABLE(…)` argument holds.
+#[derive(Clone, Copy, PartialEq)]
+enum Held {
+    /// A query that may stand in parentheses by itself.
+    Query,
+    /// A query that may not.
+    Rows,
+    Name,
+}
+
+/// Rewrites `TABLE(…)` arguments of calls in `tokens`.
 pub(super) fn rewrite(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     if !tokens.iter().any(|t| is_word(&t.token, Keyword::TABLE)) {
         return tokens;
@@ -53,20 +65,30 @@ pub(super) fn rewrite(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     let mut out = Vec::with_capacity(tokens.len() + 8);
     let mut open: Vec<Paren> = Vec::new();
     let mut last = Token::SemiColon;
-    let mut doubled = false;
+    let mut held = None;
     for (i, token) in tokens.iter().enumerate() {
         match &token.token {
             Token::Whitespace(_) => {}
-            Token::Word(_) if starts_table_query(&tokens, i, &last, open.last()) => {
-                doubled = needs_select(&tokens, i);
-                continue;
+            Token::Word(_) if is_argument(token, &last, open.last()) => {
+                held = held_by(&tokens, i);
+                if held.is_some() {
+                    continue;
+                }
             }
-            Token::LParen if doubled => {
-                doubled = false;
-                open.push(Paren::Doubled);
-                out.extend(select_from(token));
-            }
-            Token::LParen => open.push(paren_after(&last)),
+            Token::LParen => match held.take() {
+                Some(Held::Rows) => {
+                    open.push(Paren::Doubled);
+                    out.extend(select_from(token));
+                }
+                Some(Held::Name) => {
+                    open.push(Paren::Other);
+                    out.extend(select_from(token));
+                    last = Token::LParen;
+                    continue;
+                }
+                Some(Held::Query) => open.push(Paren::Other),
+                None => open.push(paren_after(&last)),
+            },
             Token::RParen => {
                 if open.pop() == Some(Paren::Doubled) {
                     out.push(token.clone());
@@ -82,40 +104,42 @@ pub(super) fn rewrite(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
     out
 }
 
-/// True when `tokens[at]` is the TABLE of a `TABLE(query)` argument.
-fn starts_table_query(
-    tokens: &[TokenWithSpan],
-    at: usize,
-    last: &Token,
-    open: Option<&Paren>,
-) -> bool {
-    let argument = matches!(last, Token::LParen | Token::Comma | Token::RArrow);
-    let table = tokens.get(at).is_some_and(|t| is_word(&t.token, Keyword::TABLE));
-    table
-        && argument
+/// True when `token` is a TABLE where an argument of a call starts.
+fn is_argument(token: &TokenWithSpan, last: &Token, open: Option<&Paren>) -> bool {
+    is_word(&token.token, Keyword::TABLE)
+        && matches!(last, Token::LParen | Token::Comma | Token::RArrow)
         && open == Some(&Paren::Call)
-        && matches!(following(tokens, at, 0), Some(Token::LParen))
-        && following(tokens, at, 1).is_some_and(starts_query)
 }
 
-fn needs_select(tokens: &[TokenWithSpan], at: usize) -> bool {
-    following(tokens, at, 1)
-        .is_some_and(|t| is_word(t, Keyword::VALUES) || is_word(t, Keyword::FROM))
+/// What the TABLE at `at` holds in its parentheses, if we know it.
+fn held_by(tokens: &[TokenWithSpan], at: usize) -> Option<Held> {
+    let mut after = following(tokens, at);
+    if after.next() != Some(&Token::LParen) {
+        return None;
+    }
+    let first = after.next()?;
+    let starts = |words: &[Keyword]| words.iter().any(|word| is_word(first, *word));
+    if *first == Token::LParen || starts(&[Keyword::SELECT, Keyword::WITH]) {
+        return Some(Held::Query);
+    }
+    if starts(&[Keyword::VALUES, Keyword::FROM]) {
+        return Some(Held::Rows);
+    }
+    // A name: words with periods between them, up to the closing parenthesis.
+    let mut token = first;
+    loop {
+        match (token, after.next()?) {
+            (Token::Word(_), Token::RParen) => return Some(Held::Name),
+            (Token::Word(_), Token::Period) => token = after.next()?,
+            _ => return None,
+        }
+    }
 }
 
-fn starts_query(token: &Token) -> bool {
-    let words = [Keyword::SELECT, Keyword::WITH, Keyword::VALUES, Keyword::FROM];
-    *token == Token::LParen || words.iter().any(|word| is_word(token, *word))
-}
-
-/// The `n`th token after `at`, blanks not counted.
-fn following(tokens: &[TokenWithSpan], at: usize, n: usize) -> Option<&Token> {
-    let after = tokens.get(at + 1..)?;
-    after
-        .iter()
-        .map(|t| &t.token)
-        .filter(|t| !matches!(t, Token::Whitespace(_)))
-        .nth(n)
+/// The tokens after `at`, blanks left out.
+fn following(tokens: &[TokenWithSpan], at: usize) -> impl Iterator<Item = &Token> {
+    let after = tokens.iter().skip(at + 1).map(|t| &t.token);
+    after.filter(|t| !matches!(t, Token::Whitespace(_)))
 }
 
 fn paren_after(last: &Token) -> Paren {
@@ -175,13 +199,19 @@ mod tests {
     }
 
     #[test]
+    fn a_name_becomes_a_query() {
+        check("FROM f(TABLE(t), g)", "FROM f((SELECT*FROMt), g)");
+        check("FROM f(TABLE( s . \"T\" ), g)", "FROM f((SELECT*FROM s . \"T\" ), g)");
+        check("FROM f(TABLE(t u), g)", "FROM f(TABLE(t u), g)");
+        check("FROM f(TABLE(t.), TABLE())", "FROM f(TABLE(t.), TABLE())");
+    }
+
+    #[test]
     fn other_uses_of_table_stay() {
         for sql in [
             "CREATE TABLE t (a INT)",
             "CREATE TABLE (SELECT 1)",
             "CREATE FUNCTION f(docs TABLE) RETURNS TABLE(id BIGINT)",
-            "SELECT * FROM f(TABLE(t), g)",
-            "SELECT * FROM f(TABLE(s.t), g)",
             "SELECT \"TABLE\"(SELECT 1)",
             "SELECT * FROM TABLE(SELECT 1)",
             "SELECT 'f(TABLE(SELECT 1))'",

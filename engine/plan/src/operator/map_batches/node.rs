@@ -12,15 +12,15 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
-use datafusion::common::{Column, DFSchema, DFSchemaRef, Result, internal_err, plan_err};
+use datafusion::common::{Column, DFSchema, DFSchemaRef, Result, internal_err};
 use datafusion::logical_expr::{
     Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore,
 };
-use mobula_udfs::{ParamKind, Returns};
+use mobula_udfs::Returns;
 
 use super::FunctionCall;
 use crate::error::PlanError;
-use crate::udf::accepts;
+use crate::udf::check_arguments;
 
 /// How a call meets its input.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd)]
@@ -61,7 +61,12 @@ impl MapBatchesNode {
             }
             .into());
         };
-        check_arguments(&call, &args, input.schema())?;
+        let types = args.iter().map(|column| {
+            let index = input.schema().index_of_column(column)?;
+            Ok(input.schema().field(index).data_type())
+        });
+        let types = types.collect::<Result<Vec<_>>>()?;
+        check_arguments(call.spec(), types.into_iter())?;
         let schema = appended(input.schema(), &result, data_type)?;
         Ok(Self {
             input,
@@ -131,36 +136,6 @@ fn appended(input: &DFSchema, result: &str, data_type: &DataType) -> Result<DFSc
     fields.push((None, Arc::new(Field::new(result, data_type.clone(), true))));
     let schema = DFSchema::new_with_metadata(fields, input.metadata().clone())?;
     Ok(Arc::new(schema))
-}
-
-fn check_arguments(call: &FunctionCall, args: &[Column], input: &DFSchema) -> Result<()> {
-    let spec = call.spec();
-    if spec.params.len() != args.len() {
-        return Err(PlanError::ArgumentCount {
-            function: spec.name.clone(),
-            wanted: spec.params.len(),
-            found: args.len(),
-        }
-        .into());
-    }
-    for (i, (param, column)) in spec.params.iter().zip(args).enumerate() {
-        let found = input.field(input.index_of_column(column)?).data_type();
-        match &param.kind {
-            ParamKind::Value(wanted) if accepts(wanted, found) => {}
-            ParamKind::Value(wanted) => {
-                return Err(PlanError::ArgumentType {
-                    function: spec.name.clone(),
-                    parameter: param.name.clone(),
-                    position: i + 1,
-                    wanted: wanted.to_string(),
-                    found: found.to_string(),
-                }
-                .into());
-            }
-            ParamKind::Table => return plan_err!("parameter \"{}\" is a table", param.name),
-        }
-    }
-    Ok(())
 }
 
 impl PartialOrd for MapBatchesNode {

@@ -30,7 +30,6 @@ use datafusion::physical_plan::metrics::{
     BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, Time,
 };
 use futures::{Stream, StreamExt};
-use mobula_block::plain::plain_block;
 use mobula_udfs::{UdfCall, UdfError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -269,15 +268,14 @@ async fn run_call(pool: &SharedPool, sent: RecordBatch, answers: &mpsc::Sender<A
     Ok(None)
 }
 
-/// The columns of a block as the worker declares them: one batch, plain types,
-/// cast to the parameters' types.
+/// The columns of a block as the worker declares them: one batch, cast to the
+/// call's types, which are plain.
 fn for_worker(block: &Block, call: &UdfCall) -> Result<RecordBatch> {
     let sent = block.pieces.iter().map(|piece| &piece.sent);
-    let rows = match &block.pieces.front() {
+    let rows = match block.pieces.front() {
         Some(first) => concat_batches(first.sent.schema_ref(), sent)?,
         None => RecordBatch::new_empty(Arc::clone(&call.input)),
     };
-    let rows = plain_block(rows).map_err(|e| DataFusionError::External(Box::new(e)))?;
     // Like SQL's CAST: a value that does not fit is an error, not NULL.
     let strict = CastOptions {
         safe: false,

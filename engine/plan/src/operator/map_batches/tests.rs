@@ -83,16 +83,63 @@ async fn check_plan(sql: &str, expected: Expect) {
 
 #[tokio::test]
 async fn scalar_calls_give_their_column() {
-    check_rows("SELECT a, net(a, b) FROM t WHERE inc(c) > 1 ORDER BY a", expect![]).await;
-    check_rows("SELECT sum(inc(a)) AS s, inc(c) FROM t GROUP BY inc(c) ORDER BY 2", expect![]).await;
-    check_rows("SELECT inc(inc(1)) AS x, one() AS y", expect![]).await;
-    check_rows("SELECT count(*) AS n, sum(one()) AS s FROM t", expect![]).await;
-    check_rows("SELECT * FROM map_batches(TABLE(SELECT a FROM t), inc, batch_size => 2) ORDER BY a", expect![]).await;
+    check_rows("SELECT a, net(a, b) FROM t WHERE inc(c) > 1 ORDER BY a", expect![[r#"
+        +---+--------------+
+        | a | net(t.a,t.b) |
+        +---+--------------+
+        | 1 | 0.5          |
+        | 2 | 2.0          |
+        | 4 | 8.0          |
+        | 5 | 12.5         |
+        | 7 | 24.5         |
+        | 8 | 32.0         |
+        +---+--------------+"#]]).await;
+    check_rows("SELECT sum(inc(a)) AS s, inc(c) FROM t GROUP BY inc(c) ORDER BY 2", expect![[r#"
+        +----+----------+
+        | s  | inc(t.c) |
+        +----+----------+
+        | 12 | 1        |
+        | 15 | 2        |
+        | 18 | 3        |
+        +----+----------+"#]]).await;
+    check_rows("SELECT inc(inc(1)) AS x, one() AS y", expect![[r#"
+        +---+---+
+        | x | y |
+        +---+---+
+        | 3 | 1 |
+        +---+---+"#]]).await;
+    check_rows("SELECT count(*) AS n, sum(one()) AS s FROM t", expect![[r#"
+        +---+---+
+        | n | s |
+        +---+---+
+        | 9 | 9 |
+        +---+---+"#]]).await;
+    check_rows("SELECT * FROM map_batches(TABLE(SELECT a FROM t), inc, batch_size => 2) ORDER BY a", expect![[r#"
+        +---+-----+
+        | a | inc |
+        +---+-----+
+        | 0 | 1   |
+        | 1 | 2   |
+        | 2 | 3   |
+        | 3 | 4   |
+        | 4 | 5   |
+        | 5 | 6   |
+        | 6 | 7   |
+        | 7 | 8   |
+        | 8 | 9   |
+        +---+-----+"#]]).await;
 }
 
 #[tokio::test]
 async fn table_calls_give_their_table() {
-    check_rows("SELECT x, count(*) AS n FROM map_batches(TABLE(t), twice) WHERE x < 3 GROUP BY x ORDER BY x", expect![]).await;
+    check_rows("SELECT x, count(*) AS n FROM map_batches(TABLE(t), twice) WHERE x < 3 GROUP BY x ORDER BY x", expect![[r#"
+        +---+---+
+        | x | n |
+        +---+---+
+        | 0 | 2 |
+        | 1 | 2 |
+        | 2 | 2 |
+        +---+---+"#]]).await;
 }
 
 #[tokio::test]
@@ -106,10 +153,31 @@ async fn an_empty_input_gives_no_rows_and_opens_no_pool() {
 
 #[tokio::test]
 async fn unread_columns_are_pruned_and_filters_move_below() {
-    check_plan("SELECT n FROM (SELECT *, net(a, b) AS n FROM t) WHERE c = 1 AND n > 2", expect![]).await;
-    check_plan("SELECT * FROM (SELECT a, dice(a) AS d FROM t) WHERE a = 1", expect![]).await;
-    check_plan("SELECT x FROM map_batches(TABLE(t), twice, batch_size => 5, concurrency => 3) WHERE x > 1", expect![]).await;
-    check_plan("SELECT * FROM map_batches(TABLE(t), \"Embed\"(model => 'big')) LIMIT 2", expect![]).await;
+    check_plan("SELECT n FROM (SELECT *, net(a, b) AS n FROM t) WHERE c = 1 AND n > 2", expect![[r#"
+        ProjectionExec: expr=[net(t.a,t.b)@0 as n]
+          FilterExec: net(t.a,t.b)@0 > 2
+            ProjectionExec: expr=[net(t.a,t.b)@3 as net(t.a,t.b)]
+              MapBatchesExec: udf=net, kind=scalar, batch_size=block, batch_format=numpy, concurrency=partitions
+                FilterExec: c@2 = 1
+                  DataSourceExec: partitions=2, partition_sizes=[1, 1]
+    "#]]).await;
+    check_plan("SELECT * FROM (SELECT a, dice(a) AS d FROM t) WHERE a = 1", expect![[r#"
+        ProjectionExec: expr=[a@0 as a, dice(t.a)@1 as d]
+          FilterExec: a@0 = 1
+            MapBatchesExec: udf=dice, kind=scalar, batch_size=block, batch_format=numpy, concurrency=partitions
+              DataSourceExec: partitions=2, partition_sizes=[1, 1]
+    "#]]).await;
+    check_plan("SELECT x FROM map_batches(TABLE(t), twice, batch_size => 5, concurrency => 3) WHERE x > 1", expect![[r#"
+        FilterExec: x@0 > 1
+          ProjectionExec: expr=[x@0 as x]
+            MapBatchesExec: udf=twice, kind=table, batch_size=5, batch_format=numpy, concurrency=3
+              DataSourceExec: partitions=2, partition_sizes=[1, 1]
+    "#]]).await;
+    check_plan("SELECT * FROM map_batches(TABLE(t), \"Embed\"(model => 'big')) LIMIT 2", expect![[r#"
+        MapBatchesExec: udf=Embed(model => 'big'), kind=scalar, batch_size=8, batch_format=numpy, concurrency=1
+          CoalescePartitionsExec: fetch=2
+            DataSourceExec: partitions=2, partition_sizes=[1, 1], fetch=2
+    "#]]).await;
 }
 
 #[tokio::test]
@@ -166,9 +234,10 @@ async fn a_merge_that_polls_one_partition_at_a_time_does_not_starve_it() {
 
 #[tokio::test]
 async fn a_worker_error_arrives_unchanged_and_ends_the_stream() {
-    let host = host().with("inc", |_| Err(UdfError::Broken));
-    let host = Arc::new(host);
-    let state = session(Arc::clone(&host));
+    let host = host().with("inc", |_| {
+        Err(UdfError::ShuttingDown { function: "inc".into() })
+    });
+    let state = session(Arc::new(host));
     let plan = physical(&state, "SELECT inc(a) FROM t").await.unwrap();
     let mut stream = plan.execute(0, state.task_ctx()).unwrap();
     let error = stream.next().await.unwrap().unwrap_err();
