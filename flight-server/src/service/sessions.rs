@@ -44,6 +44,7 @@ impl Identity {
                 .map_err(|_| malformed("the authorization header is no text"))?;
             if let Some((scheme, token)) = header.split_once(' ')
                 && scheme.eq_ignore_ascii_case("bearer")
+                && !token.trim().is_empty()
             {
                 return Ok(Self::Token(token.trim().to_owned()));
             }
