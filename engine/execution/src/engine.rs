@@ -40,6 +40,10 @@ use crate::stores::StoreSpec;
 use crate::system_tables::{SYSTEM_SCHEMA, SystemSchema};
 use crate::token::ClusterToken;
 
+/// Catalog of names without one.
+pub const DEFAULT_CATALOG: &str = "mobula";
+/// Schema of names without one.
+pub const DEFAULT_SCHEMA: &str = "public";
 /// Id under which the coordinator's own tasks run.
 pub const COORDINATOR_ID: &str = "coordinator";
 /// Id of the tasks of an embedded engine.
@@ -190,6 +194,7 @@ impl Engine {
         let config = SessionConfig::new()
             .with_information_schema(true)
             .with_create_default_catalog_and_schema(false)
+            .with_default_catalog_and_schema(DEFAULT_CATALOG, DEFAULT_SCHEMA)
             .with_extension(Arc::new(TaskHostHandle(Arc::clone(self.process.host()))));
         let mut state = SessionStateBuilder::new()
             .with_session_id(session_id.to_owned())

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use datafusion::common::Result;
 use datafusion::config::ConfigOptions;
-use mobula_plan::MobulaOptions;
+use mobula_plan::{MobulaOptions, Scope, Setting};
 use mobula_proto::cluster::{KeyValue, QueryHeader, Store};
 
 /// Prefix of the base's own options.
@@ -45,7 +45,7 @@ fn non_default(options: &ConfigOptions) -> Vec<KeyValue> {
     options
         .entries()
         .into_iter()
-        .filter(|entry| !entry.key.starts_with(BASE_PREFIX))
+        .filter(|entry| !entry.key.starts_with(BASE_PREFIX) && !belongs_to_process(&entry.key))
         .filter(|entry| defaults.get(&entry.key) != Some(&entry.value))
         .filter_map(|entry| {
             Some(KeyValue {
@@ -54,6 +54,12 @@ fn non_default(options: &ConfigOptions) -> Vec<KeyValue> {
             })
         })
         .collect()
+}
+
+/// Settings of a process (paths, ports, limits) are each process's own.
+fn belongs_to_process(key: &str) -> bool {
+    let setting = key.strip_prefix("mobula.").map(Setting::of);
+    matches!(setting, Some(Ok(setting)) if setting.scope == Scope::Process)
 }
 
 #[cfg(test)]
@@ -72,11 +78,15 @@ mod tests {
         assert_eq!(query_header("q", &options, vec![]).options, vec![]);
         options.set("datafusion.execution.batch_size", "777").unwrap();
         options.set("mobula.udf_batch_rows", "1234").unwrap();
+        let ours = options.extensions.get_mut::<MobulaOptions>().unwrap();
+        ours.set_value("data_dir", "/only/here").unwrap();
         let header = query_header("q", &options, vec![]);
         assert_eq!(header.options.len(), 2);
         let mut arrived = with_ours();
         apply(&mut arrived, &header).unwrap();
         assert_eq!(arrived.execution.batch_size, 777);
+        let ours = arrived.extensions.get::<MobulaOptions>().unwrap();
+        assert_eq!((ours.udf_batch_rows(), ours.data_dir()), (1234, ""));
         assert_eq!(query_header("q", &arrived, vec![]), header);
     }
 

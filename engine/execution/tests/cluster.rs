@@ -151,7 +151,7 @@ async fn state_over(engine: &Arc<Engine>, data: &Path) -> SessionState {
         .unwrap();
     catalog.register_schema("system", engine.system_schema()).unwrap();
     let catalogs = MemoryCatalogProviderList::new();
-    catalogs.register_catalog("datafusion".into(), Arc::new(catalog));
+    catalogs.register_catalog("mobula".into(), Arc::new(catalog));
     let state = engine.session_state("test", Arc::new(catalogs), options());
     SessionContext::new_with_state(state.clone())
         .register_parquet(

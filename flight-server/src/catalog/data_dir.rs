@@ -1,0 +1,77 @@
+//! The directory that belongs to one process at a time.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::ServerError;
+
+/// A data directory held by this process; released when dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes `path` if absent and takes it.
+    ///
+    /// # Errors
+    /// [`ServerError::DataDirInUse`] naming the process that has it.
+    pub fn take(path: &Path) -> Result<Self, ServerError> {
+        let file_error = |deed| {
+            move |source| ServerError::File {
+                deed,
+                path: path.to_path_buf(),
+                source,
+            }
+        };
+        fs::create_dir_all(path).map_err(file_error("make the data directory"))?;
+        let path = path
+            .canonicalize()
+            .map_err(file_error("find the data directory"))?;
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path.join("lock"))
+            .map_err(file_error("lock the data directory"))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut pid = String::new();
+            let _ = lock.read_to_string(&mut pid);
+            return Err(ServerError::DataDirInUse {
+                path,
+                pid: pid.trim().to_owned(),
+            });
+        }
+        let noted = lock
+            .set_len(0)
+            .and_then(|()| lock.seek(SeekFrom::Start(0)))
+            .and_then(|_| writeln!(lock, "{}", std::process::id()));
+        noted.map_err(file_error("lock the data directory"))?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_taker_is_told_who_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = DataDir::take(&dir.path().join("d")).unwrap();
+        let text = DataDir::take(held.path()).unwrap_err().to_string();
+        assert!(text.contains(&std::process::id().to_string()), "{text}");
+        let path = held.path().to_path_buf();
+        drop(held);
+        DataDir::take(&path).unwrap();
+    }
+}

@@ -1,0 +1,224 @@
+//! What survives a restart: tables, views, schemas and functions, in SQLite.
+//!
+//! Definitions are kept as their users wrote them (SQL text; functions as an
+//! encoded spec) in creation order, and replayed in that order when a database
+//! is opened. Only one process may use a data directory: it holds a lock file
+//! for as long as it lives.
+
+mod data_dir;
+
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+use rusqlite::{Connection, params};
+
+pub use data_dir::DataDir;
+
+use crate::ServerError;
+
+/// Raised with each change of the tables below.
+const FORMAT: i64 = 1;
+
+/// What kind of thing a definition makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectKind {
+    Schema,
+    Table,
+    View,
+    Function,
+}
+
+impl ObjectKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Schema => "schema",
+            Self::Table => "table",
+            Self::View => "view",
+            Self::Function => "function",
+        }
+    }
+
+    fn of(name: &str) -> Option<Self> {
+        [Self::Schema, Self::Table, Self::View, Self::Function]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+    }
+}
+
+/// One stored definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Definition {
+    pub kind: ObjectKind,
+    /// `schema.name` for tables and views, the name alone otherwise.
+    pub name: String,
+    /// SQL text, or an encoded function spec.
+    pub body: Vec<u8>,
+    /// Absolute location of an external table.
+    pub location: Option<String>,
+}
+
+/// The stored definitions of a data directory, or of nothing.
+#[derive(Debug)]
+pub struct Catalog {
+    path: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+impl Catalog {
+    /// Opens `catalog.sqlite` in `data_dir`, or a catalog in memory.
+    ///
+    /// # Errors
+    /// [`ServerError::Catalog`] when SQLite refuses, or the file was written by
+    /// a newer version.
+    pub fn open(data_dir: Option<&Path>) -> Result<Self, ServerError> {
+        let path = data_dir.map_or_else(|| PathBuf::from(":memory:"), |d| d.join("catalog.sqlite"));
+        let connection = match data_dir {
+            Some(_) => Connection::open(&path),
+            None => Connection::open_in_memory(),
+        };
+        let opened = connection.and_then(|connection| {
+            prepare(&connection)?;
+            Ok(connection)
+        });
+        match opened {
+            Ok(connection) => Ok(Self {
+                path,
+                connection: Mutex::new(connection),
+            }),
+            Err(source) => Err(ServerError::Catalog { path, source }),
+        }
+    }
+
+    /// Every definition, oldest first.
+    ///
+    /// # Errors
+    /// [`ServerError::Catalog`].
+    pub fn all(&self) -> Result<Vec<Definition>, ServerError> {
+        self.with(|connection| {
+            let mut statement = connection
+                .prepare("SELECT kind, name, body, location FROM definition ORDER BY id")?;
+            let rows = statement.query_map([], |row| {
+                Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            })?;
+            let mut all = Vec::new();
+            for row in rows {
+                let (kind, name, body, location) = row?;
+                if let Some(kind) = ObjectKind::of(&kind) {
+                    all.push(Definition { kind, name, body, location });
+                }
+            }
+            Ok(all)
+        })
+    }
+
+    /// Stores a definition; one of the same kind and name is replaced.
+    ///
+    /// # Errors
+    /// [`ServerError::Catalog`].
+    pub fn put(&self, definition: &Definition) -> Result<(), ServerError> {
+        self.with(|connection| {
+            let transaction = connection.transaction()?;
+            transaction.execute(
+                "DELETE FROM definition WHERE kind = ?1 AND name = ?2",
+                params![definition.kind.name(), definition.name],
+            )?;
+            transaction.execute(
+                "INSERT INTO definition (kind, name, body, location) VALUES (?1, ?2, ?3, ?4)",
+                params![
+                    definition.kind.name(),
+                    definition.name,
+                    definition.body,
+                    definition.location
+                ],
+            )?;
+            transaction.commit()
+        })
+    }
+
+    /// Forgets a definition. False if there was none.
+    ///
+    /// # Errors
+    /// [`ServerError::Catalog`].
+    pub fn remove(&self, kind: ObjectKind, name: &str) -> Result<bool, ServerError> {
+        self.with(|connection| {
+            let removed = connection.execute(
+                "DELETE FROM definition WHERE kind = ?1 AND name = ?2",
+                params![kind.name(), name],
+            )?;
+            Ok(removed > 0)
+        })
+    }
+
+    fn with<T>(
+        &self,
+        deed: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, ServerError> {
+        deed(&mut self.connection.lock()).map_err(|source| ServerError::Catalog {
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found > FORMAT {
+        return Err(rusqlite::Error::InvalidParameterName(format!(
+            "written by a newer version (format {found}, this one knows {FORMAT})"
+        )));
+    }
+    if found == 0 {
+        connection.execute_batch(
+            "CREATE TABLE definition (
+                 id INTEGER PRIMARY KEY AUTOINCREMENT,
+                 kind TEXT NOT NULL,
+                 name TEXT NOT NULL,
+                 body BLOB NOT NULL,
+                 location TEXT,
+                 UNIQUE (kind, name)
+             ) STRICT;",
+        )?;
+        connection.pragma_update(None, "user_version", FORMAT)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition(name: &str, body: &str) -> Definition {
+        Definition {
+            kind: ObjectKind::View,
+            name: name.into(),
+            body: body.into(),
+            location: None,
+        }
+    }
+
+    #[test]
+    fn definitions_survive_in_creation_order_and_replace_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let catalog = Catalog::open(Some(dir.path())).unwrap();
+        for (name, body) in [("b", "1"), ("a", "2"), ("b", "3")] {
+            catalog.put(&definition(name, body)).unwrap();
+        }
+        drop(catalog);
+        let catalog = Catalog::open(Some(dir.path())).unwrap();
+        assert_eq!(
+            catalog.all().unwrap(),
+            [definition("a", "2"), definition("b", "3")]
+        );
+        assert!(catalog.remove(ObjectKind::View, "a").unwrap());
+        assert!(!catalog.remove(ObjectKind::View, "a").unwrap());
+    }
+
+    #[test]
+    fn a_file_that_is_no_catalog_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("catalog.sqlite"), "x".repeat(4096)).unwrap();
+        let text = Catalog::open(Some(dir.path())).unwrap_err().to_string();
+        assert!(text.contains("catalog.sqlite"), "{text}");
+    }
+}

@@ -1,0 +1,72 @@
+//! `mobula executor`.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use clap::ArgMatches;
+use mobula_execution::{ClusterToken, Executor, ExecutorSettings};
+use mobula_plan::MobulaOptions;
+use tokio::io::AsyncReadExt;
+
+use crate::{ServerError, python_env};
+
+/// Runs tasks until told to stop.
+///
+/// # Errors
+/// A port in use, a bad token file, or a coordinator that refuses.
+pub async fn run(matches: &ArgMatches, options: MobulaOptions) -> Result<(), ServerError> {
+    let token = match options.cluster_token_file() {
+        "" => {
+            return Err(ServerError::Setting {
+                source_name: "--cluster-token-file".into(),
+                message: "an executor needs the coordinator's token file, DATA_DIR/cluster-token there".into(),
+            });
+        }
+        path => ClusterToken::read(Path::new(path))?,
+    };
+    let text = |name: &str| matches.get_one::<String>(name).cloned();
+    let listen = match options.get("listen") {
+        // The client port's default means nothing here.
+        Some(listen) if !is_default_listen(&options) => super::serve::address("--listen", listen, &options)?,
+        _ => SocketAddr::from(([127, 0, 0, 1], 0)),
+    };
+    let executor = Executor::start(ExecutorSettings {
+        coordinator: text("coordinator").unwrap_or_default(),
+        token,
+        listen,
+        advertise: text("advertise"),
+        python: python_env::interpreter(&options),
+        options,
+        id: text("id"),
+    })
+    .await?;
+    println!(
+        "mobula: executor {} on grpc://{}",
+        executor.id(),
+        executor.address()
+    );
+    println!("mobula: ready");
+    let _ = std::io::stdout().flush();
+    let with_stdin = matches.get_flag("exit_with_stdin");
+    executor
+        .run(async move {
+            tokio::select! {
+                () = super::serve::stop_signal() => {}
+                () = parent_gone(), if with_stdin => {}
+            }
+        })
+        .await?;
+    Ok(())
+}
+
+fn is_default_listen(options: &MobulaOptions) -> bool {
+    !options.non_default().iter().any(|(key, _)| key == "listen")
+}
+
+/// Completes when standard input closes: whoever started us is gone.
+async fn parent_gone() {
+    let mut stdin = tokio::io::stdin();
+    let mut buffer = [0; 64];
+    while matches!(stdin.read(&mut buffer).await, Ok(n) if n > 0) {}
+}

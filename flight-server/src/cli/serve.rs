@@ -1,0 +1,192 @@
+//! `mobula serve`: clients on one port, executors on another.
+
+use std::io::Write;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mobula_execution::{
+    ClusterSettings, ClusterToken, Engine, EngineSettings, LocalExecutors,
+};
+use mobula_plan::MobulaOptions;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::catalog::DataDir;
+use crate::service::{self, ServiceSettings};
+use crate::{Database, ServerError, python_env};
+
+/// Own executors have so long to register.
+const EXECUTORS_WAIT: Duration = Duration::from_secs(30);
+
+/// Serves until SIGINT or SIGTERM.
+///
+/// # Errors
+/// What keeps it from starting: ports, data directory, token.
+pub async fn run(options: MobulaOptions) -> Result<(), ServerError> {
+    let listen = address("--listen", options.listen(), &options)?;
+    let settings = ServiceSettings::from_options(&options);
+    let coordinator = Coordinator::start(options).await?;
+    let listener = TcpListener::bind(listen).await;
+    let listener = listener.map_err(|source| ServerError::Listen {
+        address: listen.to_string(),
+        source,
+    })?;
+    let address = listener.local_addr().map_err(ServerError::Output)?;
+    println!("mobula: clients on grpc://{address}");
+    if let Some(cluster) = coordinator.database.engine().cluster_address() {
+        println!("mobula: executors on grpc://{cluster}");
+    }
+    println!("mobula: ready");
+    let _ = std::io::stdout().flush();
+    let database = Arc::clone(&coordinator.database);
+    let result = service::serve(database, listener, settings, stop_signal()).await;
+    coordinator.stop().await;
+    result
+}
+
+/// A database over a cluster, with the executors it started itself.
+pub struct Coordinator {
+    pub database: Arc<Database>,
+    executors: Option<LocalExecutors>,
+    /// Holds the token when there is no data directory.
+    _scratch: Option<tempfile::TempDir>,
+}
+
+impl Coordinator {
+    /// Takes the data directory, listens for executors, starts as many as the
+    /// settings ask for and waits until they have registered.
+    ///
+    /// # Errors
+    /// What keeps it from starting.
+    pub async fn start(options: MobulaOptions) -> Result<Self, ServerError> {
+        let cluster_listen = address("--cluster-listen", options.cluster_listen(), &options)?;
+        let data_dir = match options.data_dir() {
+            "" => None,
+            path => Some(DataDir::take(Path::new(path))?),
+        };
+        let scratch = match data_dir {
+            Some(_) => None,
+            None => Some(tempfile::tempdir().map_err(ServerError::Output)?),
+        };
+        let token_file = token_file(&options, data_dir.as_ref(), scratch.as_ref());
+        let token = ClusterToken::read_or_create(&token_file)?;
+        let python = python_env::interpreter(&options);
+        let n_executors = options.executors();
+        let cluster = ClusterSettings {
+            listen: cluster_listen,
+            advertise: None,
+            token,
+            local_executor: options.local_executor(),
+        };
+        let engine = Engine::coordinator(
+            EngineSettings {
+                options: options.clone(),
+                python: python.clone(),
+            },
+            cluster,
+        )
+        .await?;
+        let executors = match (n_executors, engine.cluster_address()) {
+            (0, _) | (_, None) => None,
+            (n, Some(at)) => Some(start_executors(n, at, &token_file, &python, &options).await?),
+        };
+        engine.wait_for_executors(n_executors, EXECUTORS_WAIT).await?;
+        Ok(Self {
+            database: Database::open(engine, data_dir).await?,
+            executors,
+            _scratch: scratch,
+        })
+    }
+
+    /// Ends executors and workers.
+    pub async fn stop(self) {
+        let executors = self.executors;
+        let ended = tokio::task::spawn_blocking(move || drop(executors));
+        let _ = ended.await;
+        self.database.engine().shutdown().await;
+    }
+}
+
+async fn start_executors(
+    n: usize,
+    coordinator: SocketAddr,
+    token_file: &Path,
+    python: &Path,
+    options: &MobulaOptions,
+) -> Result<LocalExecutors, ServerError> {
+    let program = std::env::current_exe().map_err(ServerError::Output)?;
+    let mut args = vec!["--python".to_owned(), python.to_string_lossy().into_owned()];
+    for (key, value) in options.non_default() {
+        if !OWN_SETTINGS.contains(&key.as_str()) {
+            args.push(format!("--{}", key.replace('_', "-")));
+            args.push(value);
+        }
+    }
+    let url = format!("grpc://{coordinator}");
+    Ok(LocalExecutors::start(&program, n, &url, token_file, &args)?)
+}
+
+/// Settings that are the coordinator's alone.
+const OWN_SETTINGS: [&str; 8] = [
+    "listen",
+    "cluster_listen",
+    "cluster_token_file",
+    "data_dir",
+    "executors",
+    "insecure",
+    "local_executor",
+    "python",
+];
+
+fn token_file(
+    options: &MobulaOptions,
+    data_dir: Option<&DataDir>,
+    scratch: Option<&tempfile::TempDir>,
+) -> PathBuf {
+    if !options.cluster_token_file().is_empty() {
+        return PathBuf::from(options.cluster_token_file());
+    }
+    let dir = data_dir.map(DataDir::path).or(scratch.map(|s| s.path()));
+    dir.unwrap_or(Path::new(".")).join("cluster-token")
+}
+
+/// Reads `HOST:PORT`; refuses what is not loopback unless `insecure` is set.
+///
+/// # Errors
+/// No address, or one that needs `--insecure`.
+pub fn address(
+    flag: &str,
+    text: &str,
+    options: &MobulaOptions,
+) -> Result<SocketAddr, ServerError> {
+    let found = text.to_socket_addrs().ok().and_then(|mut all| all.next());
+    let Some(address) = found else {
+        return Err(ServerError::Setting {
+            source_name: flag.to_owned(),
+            message: format!("\"{text}\" is not HOST:PORT of this machine"),
+        });
+    };
+    if address.ip().is_loopback() {
+        return Ok(address);
+    }
+    if !options.insecure() {
+        return Err(ServerError::Insecure {
+            address: text.to_owned(),
+        });
+    }
+    eprintln!("warning: {address} is open to anyone who can reach it: no TLS, no users");
+    Ok(address)
+}
+
+/// Completes at SIGINT or SIGTERM.
+pub async fn stop_signal() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}

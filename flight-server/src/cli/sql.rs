@@ -1,0 +1,54 @@
+//! `mobula sql`.
+
+use std::path::PathBuf;
+
+use clap::ArgMatches;
+use mobula_execution::{Engine, EngineSettings};
+use mobula_plan::MobulaOptions;
+
+use crate::catalog::DataDir;
+use crate::service::client::RemoteSession;
+use crate::shell::{Format, Script, Shell, Target};
+use crate::{Database, ServerError, python_env};
+
+/// Runs the shell, embedded or connected.
+///
+/// # Errors
+/// What a script fails with.
+pub async fn run(matches: &ArgMatches, options: MobulaOptions) -> Result<(), ServerError> {
+    let script = Script {
+        commands: matches
+            .get_many::<String>("command")
+            .map(|all| all.cloned().collect())
+            .unwrap_or_default(),
+        file: matches.get_one::<PathBuf>("file").cloned(),
+    };
+    let format = matches.get_one::<Format>("format").copied().unwrap_or(Format::Table);
+    if let Some(url) = matches.get_one::<String>("connect") {
+        let session = RemoteSession::connect(url).await?;
+        let shell = Shell::new(Target::Remote(Box::new(session)), format);
+        return shell.run(script, history()).await;
+    }
+    let database = embedded(options).await?;
+    let shell = Shell::new(Target::Local(database.new_session()?), format);
+    let result = shell.run(script, history()).await;
+    database.engine().shutdown().await;
+    result
+}
+
+/// A database of this process alone.
+pub async fn embedded(options: MobulaOptions) -> Result<std::sync::Arc<Database>, ServerError> {
+    let data_dir = match options.data_dir() {
+        "" => None,
+        path => Some(DataDir::take(path.as_ref())?),
+    };
+    let python = python_env::interpreter(&options);
+    let engine = Engine::embedded(EngineSettings { options, python })?;
+    Database::open(engine, data_dir).await
+}
+
+/// Where lines typed at the prompt are kept.
+fn history() -> Option<PathBuf> {
+    let home = std::env::var_os("HOME")?;
+    Some(PathBuf::from(home).join(".mobula_history"))
+}

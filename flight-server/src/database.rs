@@ -1,0 +1,115 @@
+//! What all clients share: engine, tables, and the catalog that keeps them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use datafusion::catalog::{
+    CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
+    MemorySchemaProvider,
+};
+use mobula_execution::{DEFAULT_CATALOG, DEFAULT_SCHEMA, Engine, SYSTEM_SCHEMA};
+use mobula_udfs::FunctionSpec;
+
+use crate::ServerError;
+use crate::catalog::{Catalog, DataDir, Definition, ObjectKind};
+use crate::session::Session;
+
+/// An open database.
+pub struct Database {
+    engine: Arc<Engine>,
+    catalogs: Arc<dyn CatalogProviderList>,
+    catalog: Catalog,
+    /// DDL is applied and stored as one step.
+    pub(crate) ddl: tokio::sync::Mutex<()>,
+    data_dir: Option<DataDir>,
+}
+
+impl Database {
+    /// Opens the catalog of `data_dir` (or one in memory) over `engine` and
+    /// replays its definitions. One whose files are gone stays in the catalog
+    /// and is reported in the log.
+    ///
+    /// # Errors
+    /// A data directory in use, or a catalog that cannot be read.
+    pub async fn open(
+        engine: Arc<Engine>,
+        data_dir: Option<DataDir>,
+    ) -> Result<Arc<Self>, ServerError> {
+        let catalog = Catalog::open(data_dir.as_ref().map(DataDir::path))?;
+        let catalogs = shared_catalogs(&engine)?;
+        let database = Arc::new(Self {
+            engine,
+            catalogs,
+            catalog,
+            ddl: tokio::sync::Mutex::new(()),
+            data_dir,
+        });
+        database.replay().await?;
+        Ok(database)
+    }
+
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    pub fn catalogs(&self) -> &Arc<dyn CatalogProviderList> {
+        &self.catalogs
+    }
+
+    pub(crate) fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Where data is kept; `None` in memory.
+    pub fn data_dir(&self) -> Option<&Path> {
+        self.data_dir.as_ref().map(DataDir::path)
+    }
+
+    /// A session with the engine's default settings.
+    ///
+    /// # Errors
+    /// None today; a limit on sessions is the service's.
+    pub fn new_session(self: &Arc<Self>) -> Result<Arc<Session>, ServerError> {
+        Ok(Arc::new(Session::new(Arc::clone(self))))
+    }
+
+    async fn replay(self: &Arc<Self>) -> Result<(), ServerError> {
+        let definitions = self.catalog.all()?;
+        if definitions.is_empty() {
+            return Ok(());
+        }
+        let session = self.new_session()?;
+        for definition in definitions {
+            if let Err(error) = self.replay_one(&session, &definition).await {
+                tracing::warn!(
+                    kind = ?definition.kind, name = definition.name, %error,
+                    "a definition of the catalog cannot be used now"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    async fn replay_one(
+        &self,
+        session: &Session,
+        definition: &Definition,
+    ) -> Result<(), ServerError> {
+        if definition.kind == ObjectKind::Function {
+            let spec = FunctionSpec::decode(&definition.body)?;
+            self.engine.functions().insert(Arc::new(spec));
+            return Ok(());
+        }
+        let sql = String::from_utf8_lossy(&definition.body);
+        session.replay(&sql, definition.location.as_deref()).await
+    }
+}
+
+fn shared_catalogs(engine: &Arc<Engine>) -> Result<Arc<dyn CatalogProviderList>, ServerError> {
+    let catalog = MemoryCatalogProvider::new();
+    catalog.register_schema(DEFAULT_SCHEMA, Arc::new(MemorySchemaProvider::new()))?;
+    catalog.register_schema(SYSTEM_SCHEMA, engine.system_schema())?;
+    let catalogs = MemoryCatalogProviderList::new();
+    catalogs.register_catalog(DEFAULT_CATALOG.to_owned(), Arc::new(catalog));
+    Ok(Arc::new(catalogs))
+}

@@ -1,0 +1,189 @@
+//! What the server can fail at, towards users.
+
+use std::io;
+use std::path::PathBuf;
+
+use datafusion::common::DataFusionError;
+use mobula_execution::{Classified, ErrorClass, ExecutionError, classify, classify_any};
+use mobula_plan::PlanError;
+use mobula_udfs::UdfError;
+
+/// Errors of this crate; every text is one line that names the way out.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("{}", classify(.0).message)]
+    Query(#[source] DataFusionError),
+
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+
+    #[error(transparent)]
+    Execution(#[from] ExecutionError),
+
+    #[error(transparent)]
+    Function(#[from] UdfError),
+
+    #[error("the statement is empty")]
+    Empty,
+
+    #[error("{n} statements came at once. Send one at a time")]
+    ManyStatements { n: usize },
+
+    #[error("parameters are not supported yet. Write the values into the statement")]
+    Parameters,
+
+    #[error("{kind} \"{name}\" exists already. {hint}")]
+    Exists {
+        kind: &'static str,
+        name: String,
+        hint: &'static str,
+    },
+
+    #[error("{kind} \"{name}\" does not exist")]
+    Missing { kind: &'static str, name: String },
+
+    #[error("no file matches \"{location}\". Check the path: it is read where the server runs")]
+    NoFiles { location: String },
+
+    #[error("cannot use \"{location}\" for table \"{table}\": {reason}")]
+    TableFiles {
+        table: String,
+        location: String,
+        reason: String,
+    },
+
+    #[error("tables in memory cannot be read by executors. Write the rows with COPY … TO and name the files with CREATE EXTERNAL TABLE")]
+    MemoryTable,
+
+    #[error("the data directory \"{}\" is in use by process {pid}. Stop it, or choose another --data-dir", path.display())]
+    DataDirInUse { path: PathBuf, pid: String },
+
+    #[error("cannot {deed} \"{}\": {source}", path.display())]
+    File {
+        deed: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+
+    #[error("the catalog \"{}\" cannot be used: {source}", path.display())]
+    Catalog {
+        path: PathBuf,
+        #[source]
+        source: rusqlite::Error,
+    },
+
+    #[error("the catalog holds a damaged {kind} \"{name}\": {reason}. Drop it and create it again")]
+    Damaged {
+        kind: String,
+        name: String,
+        reason: String,
+    },
+
+    #[error("{source_name}: {message}")]
+    Setting {
+        source_name: String,
+        message: String,
+    },
+
+    #[error("listening on {address} lets anyone in: there is no TLS and there are no users yet. Say --insecure if the network is trusted, or listen on 127.0.0.1")]
+    Insecure { address: String },
+
+    #[error("cannot listen on {address}: {source}. Choose another address, or port 0 for any free one")]
+    Listen {
+        address: String,
+        #[source]
+        source: io::Error,
+    },
+
+    #[error("the client listener broke: {0}")]
+    Serve(#[source] tonic::transport::Error),
+
+    #[error("cannot reach {url}: {}. Is `mobula serve` running there?", innermost(source))]
+    Connect {
+        url: String,
+        #[source]
+        source: tonic::transport::Error,
+    },
+
+    #[error("{message}")]
+    Remote { code: tonic::Code, message: String },
+
+    #[error("{message}")]
+    Python { message: String },
+
+    #[error("cannot make TPC-H data in \"{}\": {reason}", path.display())]
+    TpchData { path: PathBuf, reason: String },
+
+    #[error("cancelled")]
+    Cancelled,
+
+    #[error("cannot write the result: {0}")]
+    Output(#[source] io::Error),
+}
+
+impl ServerError {
+    /// Class, line and place.
+    pub fn classified(&self) -> Classified {
+        match self {
+            Self::Query(e) => classify(e),
+            Self::Plan(e) => classify_any(e),
+            Self::Execution(e) => classify_any(e),
+            Self::Function(e) => classify_any(e),
+            other => Classified {
+                class: other.class(),
+                message: other.to_string(),
+                executor: None,
+                detail: None,
+            },
+        }
+    }
+
+    fn class(&self) -> ErrorClass {
+        match self {
+            Self::Connect { .. } => ErrorClass::Unavailable,
+            Self::DataDirInUse { .. }
+            | Self::File { .. }
+            | Self::Catalog { .. }
+            | Self::Insecure { .. }
+            | Self::Listen { .. }
+            | Self::Serve(_)
+            | Self::Python { .. }
+            | Self::TpchData { .. }
+            | Self::Output(_) => ErrorClass::Setup,
+            Self::Cancelled => ErrorClass::Cancelled,
+            Self::Damaged { .. } => ErrorClass::Internal,
+            _ => ErrorClass::User,
+        }
+    }
+
+    /// True when the named thing is not there.
+    pub fn not_found(&self) -> bool {
+        matches!(self, Self::Missing { .. } | Self::NoFiles { .. })
+    }
+
+    /// True when the named thing is there already.
+    pub fn already_exists(&self) -> bool {
+        matches!(self, Self::Exists { .. })
+    }
+
+    /// A user's traceback, if there is one.
+    pub fn detail(&self) -> Option<String> {
+        self.classified().detail
+    }
+}
+
+impl From<DataFusionError> for ServerError {
+    fn from(error: DataFusionError) -> Self {
+        Self::Query(error)
+    }
+}
+
+/// Transport errors hide the reason at the end of their chain.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}

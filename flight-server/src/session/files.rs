@@ -1,0 +1,193 @@
+//! Where tables lie: local paths made absolute and checked, stores registered.
+//!
+//! Paths are resolved once, where the server runs, so that executors are told
+//! the same absolute path; one that cannot read it says so by name.
+
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{CreateExternalTable, LogicalPlan};
+use datafusion::sql::parser::Statement;
+use mobula_execution::StoreSpec;
+use url::Url;
+
+use crate::{Database, ServerError};
+
+/// Prefix of the options that say how a store is reached.
+const STORE_OPTIONS: &str = "aws.";
+
+/// Makes the location of `create` absolute, checks that it matches files, and
+/// takes the store's options out of the table's.
+pub fn prepare_location(
+    database: &Arc<Database>,
+    create: &mut CreateExternalTable,
+) -> Result<(), ServerError> {
+    let (store, rest) = std::mem::take(&mut create.options)
+        .into_iter()
+        .partition(|(key, _)| {
+            let key = key.strip_prefix("format.").unwrap_or(key);
+            key.starts_with(STORE_OPTIONS)
+        });
+    create.options = rest;
+    if let Some(url) = remote(&create.location) {
+        let mut options: Vec<(String, String)> = store.into_iter().collect();
+        for (key, _) in &mut options {
+            if let Some(short) = key.strip_prefix("format.") {
+                *key = short.to_owned();
+            }
+        }
+        options.sort();
+        return register(database, &url, options);
+    }
+    let path = absolute(create.location.trim_start_matches("file://"))?;
+    check_matches(&path)?;
+    create.location = path;
+    Ok(())
+}
+
+/// Registers the stores of tables that a query names by URL.
+pub fn register_stores(
+    database: &Arc<Database>,
+    state: &SessionState,
+    statement: &Statement,
+) -> Result<(), ServerError> {
+    for name in state.resolve_table_references(statement)? {
+        if let Some(url) = remote(name.table()) {
+            register(database, &url, vec![])?;
+        }
+    }
+    if let Statement::CopyTo(copy) = statement
+        && let Some(url) = remote(&copy.target)
+    {
+        register(database, &url, vec![])?;
+    }
+    Ok(())
+}
+
+/// COPY writes into directories that do not exist yet.
+pub fn make_parent(plan: &LogicalPlan) -> Result<(), ServerError> {
+    let LogicalPlan::Copy(copy) = plan else {
+        return Ok(());
+    };
+    if remote(&copy.output_url).is_some() {
+        return Ok(());
+    }
+    let path = PathBuf::from(copy.output_url.trim_start_matches("file://"));
+    let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    std::fs::create_dir_all(parent).map_err(|source| ServerError::File {
+        deed: "make the directory",
+        path: parent.to_path_buf(),
+        source,
+    })
+}
+
+/// The URL of a location that is not a local path.
+fn remote(location: &str) -> Option<Url> {
+    let url = Url::parse(location).ok()?;
+    matches!(url.scheme(), "s3" | "s3a" | "http" | "https").then_some(url)
+}
+
+fn register(
+    database: &Arc<Database>,
+    url: &Url,
+    options: Vec<(String, String)>,
+) -> Result<(), ServerError> {
+    let authority = url.authority();
+    let spec = StoreSpec {
+        url: format!("{}://{authority}", url.scheme()),
+        options,
+    };
+    Ok(database.engine().register_object_store(spec)?)
+}
+
+/// `location` from the root, without `.` and `..`; a trailing slash stays.
+fn absolute(location: &str) -> Result<String, ServerError> {
+    let joined = std::path::absolute(location).map_err(|source| ServerError::File {
+        deed: "resolve",
+        path: PathBuf::from(location),
+        source,
+    })?;
+    let mut clean = PathBuf::new();
+    for part in joined.components() {
+        match part {
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::CurDir => {}
+            other => clean.push(other),
+        }
+    }
+    let mut text = clean.to_string_lossy().into_owned();
+    let wants_slash = location.ends_with('/') || Path::new(&text).is_dir();
+    if wants_slash && !text.ends_with('/') {
+        text.push('/');
+    }
+    Ok(text)
+}
+
+/// Fails when a local location matches no file.
+fn check_matches(path: &str) -> Result<(), ServerError> {
+    let none = || ServerError::NoFiles {
+        location: path.to_owned(),
+    };
+    let is_pattern = path.contains(['*', '?', '[']);
+    if is_pattern {
+        // The fixed part must be there; DataFusion matches the rest.
+        let fixed = path.split(['*', '?', '[']).next().unwrap_or_default();
+        let dir = match fixed.rfind('/') {
+            Some(at) => &fixed[..=at],
+            None => fixed,
+        };
+        return match Path::new(dir).is_dir() {
+            true => Ok(()),
+            false => Err(none()),
+        };
+    }
+    let found = Path::new(path);
+    let has_files = match found.is_dir() {
+        true => std::fs::read_dir(found).is_ok_and(|mut entries| entries.next().is_some()),
+        false => found.exists(),
+    };
+    match has_files {
+        true => Ok(()),
+        false => Err(none()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations_become_absolute_and_keep_their_shape() {
+        let here = std::env::current_dir().unwrap();
+        let here = here.to_string_lossy();
+        assert_eq!(absolute("a/../b.parquet").unwrap(), format!("{here}/b.parquet"));
+        assert_eq!(absolute("/x/./y/").unwrap(), "/x/y/");
+        assert_eq!(absolute("/x/*.parquet").unwrap(), "/x/*.parquet");
+        let dir = tempfile::tempdir().unwrap();
+        let text = dir.path().to_str().unwrap();
+        assert_eq!(absolute(text).unwrap(), format!("{text}/"));
+    }
+
+    #[test]
+    fn what_matches_nothing_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = dir.path().to_str().unwrap();
+        for location in ["/no/such/file.parquet", "/no/such/*.parquet", empty] {
+            let text = check_matches(location).unwrap_err().to_string();
+            assert!(text.contains(location), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_known_schemes_are_remote() {
+        assert!(remote("s3://bucket/x").is_some());
+        assert!(remote("https://host/x.csv").is_some());
+        assert!(remote("/data/x").is_none());
+        assert!(remote("c:/x").is_none());
+    }
+}

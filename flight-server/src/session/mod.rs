@@ -1,0 +1,167 @@
+//! One client's session: its settings, and statements in two steps.
+//!
+//! [`Session::prepare`] parses and plans without side effect;
+//! [`Session::execute`] runs, once a call. Queries stream; DDL and DML are
+//! applied when `execute` returns. Tables, views and functions belong to the
+//! database and are seen by all sessions, settings (`SET`) to the session alone.
+
+mod ddl;
+mod files;
+mod prepared;
+
+use std::sync::Arc;
+
+use arrow::array::AsArray;
+use arrow::datatypes::UInt64Type;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::prelude::SessionContext;
+use futures::TryStreamExt;
+use mobula_execution::QueryRun;
+use mobula_plan::{MobulaStatement, parse_statements};
+
+pub use prepared::{Prepared, StatementKind};
+use prepared::Work;
+
+use crate::{Database, ServerError};
+
+/// What a statement gives.
+pub enum Outcome {
+    /// A running query.
+    Rows(QueryRun),
+    /// Rows written; `None` for statements that count nothing.
+    Affected(Option<u64>),
+}
+
+/// A session; cheap enough for one a connection.
+pub struct Session {
+    id: String,
+    database: Arc<Database>,
+    /// Holds the state that `SET` changes and resolves `FROM 'file'`.
+    context: SessionContext,
+}
+
+impl Session {
+    pub(crate) fn new(database: Arc<Database>) -> Self {
+        let id = uuid::Uuid::new_v4().to_string();
+        let engine = database.engine();
+        let state = engine.session_state(
+            &id,
+            Arc::clone(database.catalogs()),
+            engine.options().clone(),
+        );
+        let context = SessionContext::new_with_state(state).enable_url_table();
+        Self {
+            id,
+            database,
+            context,
+        }
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// A copy of the state as it is now, with the functions of all sessions.
+    pub fn state(&self) -> SessionState {
+        self.sync();
+        self.context.state()
+    }
+
+    pub(crate) fn database(&self) -> &Arc<Database> {
+        &self.database
+    }
+
+    /// Takes over functions that other sessions created or dropped.
+    fn sync(&self) {
+        let state = self.context.state_ref();
+        self.database.engine().sync_functions(&mut state.write());
+    }
+
+    /// Parses and plans one statement.
+    ///
+    /// # Errors
+    /// A wrong statement, several at once, or one with parameters.
+    pub async fn prepare(&self, sql: &str) -> Result<Arc<Prepared>, ServerError> {
+        let mut statements = parse_statements(sql)?;
+        let statement = match (statements.pop(), statements.len()) {
+            (Some(only), 0) => only,
+            (None, _) => return Err(ServerError::Empty),
+            (Some(_), before) => return Err(ServerError::ManyStatements { n: before + 1 }),
+        };
+        let work = self.plan(statement).await?;
+        Ok(Arc::new(Prepared::new(sql.to_owned(), work)))
+    }
+
+    async fn plan(&self, statement: MobulaStatement) -> Result<Work, ServerError> {
+        Ok(match statement {
+            MobulaStatement::CreateFunction(create) => Work::CreateFunction(Box::new(create)),
+            MobulaStatement::DropFunction { name, if_exists } => {
+                Work::DropFunction { name, if_exists }
+            }
+            MobulaStatement::DataFusion(statement) => {
+                let state = self.state();
+                files::register_stores(&self.database, &state, &statement)?;
+                let plan = state.statement_to_plan(*statement).await?;
+                if !plan.get_parameter_names()?.is_empty() {
+                    return Err(ServerError::Parameters);
+                }
+                Work::Plan(Box::new(plan))
+            }
+        })
+    }
+
+    /// Runs what was prepared; DDL and DML exactly once a call.
+    ///
+    /// # Errors
+    /// What the statement fails with; a query's later errors come from its
+    /// stream.
+    pub async fn execute(&self, prepared: &Prepared) -> Result<Outcome, ServerError> {
+        match &prepared.work {
+            Work::CreateFunction(create) => self.create_function(create).await,
+            Work::DropFunction { name, if_exists } => self.drop_function(name, *if_exists).await,
+            Work::Plan(plan) => match prepared.kind {
+                StatementKind::Query => self.run(plan).await.map(Outcome::Rows),
+                StatementKind::Dml => self.write(plan).await,
+                StatementKind::Ddl => self.define(plan, &prepared.sql).await,
+            },
+        }
+    }
+
+    /// Prepares and executes in one go.
+    ///
+    /// # Errors
+    /// As [`Session::prepare`] and [`Session::execute`].
+    pub async fn sql(&self, sql: &str) -> Result<Outcome, ServerError> {
+        let prepared = self.prepare(sql).await?;
+        self.execute(&prepared).await
+    }
+
+    /// Sets one option of this session, as `SET name = value` does.
+    ///
+    /// # Errors
+    /// An unknown name or a value out of range.
+    pub fn set_option(&self, name: &str, value: &str) -> Result<(), ServerError> {
+        let state = self.context.state_ref();
+        state.write().config_mut().options_mut().set(name, value)?;
+        Ok(())
+    }
+
+    async fn run(&self, plan: &LogicalPlan) -> Result<QueryRun, ServerError> {
+        let state = self.state();
+        Ok(self.database.engine().run(&state, plan.clone()).await?)
+    }
+
+    /// Writes (COPY, INSERT) and returns the rows written.
+    async fn write(&self, plan: &LogicalPlan) -> Result<Outcome, ServerError> {
+        files::make_parent(plan)?;
+        let run = self.run(plan).await?;
+        let blocks: Vec<_> = run.stream.try_collect().await?;
+        let counts = blocks.iter().filter_map(|block| {
+            let column = block.column_by_name("count")?;
+            column.as_primitive_opt::<UInt64Type>()
+        });
+        let rows = counts.flat_map(|c| c.values().iter().copied()).sum();
+        Ok(Outcome::Affected(Some(rows)))
+    }
+}

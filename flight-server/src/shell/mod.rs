@@ -1,0 +1,190 @@
+//! `mobula sql`: statements from a prompt, the command line, a file or a pipe.
+//!
+//! The same shell speaks to an embedded database and to a server. Ctrl-C drops
+//! the running statement, which cancels it everywhere; at the prompt it clears
+//! the line, and a second one leaves.
+
+mod output;
+mod prompt;
+mod split;
+
+use std::io::{BufWriter, IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+
+pub use output::Format;
+use output::ResultWriter;
+pub use prompt::print_error;
+use split::{is_blank, split};
+
+use crate::service::client::{RemoteOutcome, RemoteSession};
+use crate::{Outcome, ServerError, Session};
+
+/// Rows that a table shows at the prompt; scripts get all.
+const PROMPT_ROWS: usize = 40;
+
+/// Where statements go.
+pub enum Target {
+    Local(Arc<Session>),
+    Remote(Box<RemoteSession>),
+}
+
+/// What is to be run.
+#[derive(Debug, Clone, Default)]
+pub struct Script {
+    /// Texts of `-c`, in order.
+    pub commands: Vec<String>,
+    pub file: Option<PathBuf>,
+}
+
+/// A shell over one session.
+pub struct Shell {
+    target: Target,
+    format: Format,
+    timing: bool,
+    max_rows: Option<usize>,
+}
+
+struct Rows {
+    schema: SchemaRef,
+    blocks: BoxStream<'static, Result<RecordBatch, ServerError>>,
+}
+
+enum Answer {
+    Rows(Rows),
+    Affected(Option<u64>),
+}
+
+impl Shell {
+    pub fn new(target: Target, format: Format) -> Self {
+        Self {
+            target,
+            format,
+            timing: false,
+            max_rows: None,
+        }
+    }
+
+    /// Prints a line with rows and time after each statement.
+    pub fn with_timing(mut self) -> Self {
+        self.timing = true;
+        self
+    }
+
+    /// Runs `script`; with an empty one, standard input: a prompt if it is a
+    /// terminal. `history` keeps the lines typed there.
+    ///
+    /// # Errors
+    /// A script ends at its first error; the prompt prints errors and goes on.
+    pub async fn run(mut self, script: Script, history: Option<PathBuf>) -> Result<(), ServerError> {
+        for text in &script.commands {
+            self.run_text(text).await?;
+        }
+        if let Some(path) = &script.file {
+            let text = std::fs::read_to_string(path).map_err(|source| ServerError::File {
+                deed: "read",
+                path: path.clone(),
+                source,
+            })?;
+            self.run_text(&text).await?;
+        }
+        if !script.commands.is_empty() || script.file.is_some() {
+            return Ok(());
+        }
+        if std::io::stdin().is_terminal() {
+            self.timing = true;
+            self.max_rows = Some(PROMPT_ROWS);
+            return prompt::run(&mut self, history).await;
+        }
+        let mut text = String::new();
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .map_err(|source| ServerError::File {
+                deed: "read",
+                path: PathBuf::from("standard input"),
+                source,
+            })?;
+        self.run_text(&text).await
+    }
+
+    async fn run_text(&mut self, text: &str) -> Result<(), ServerError> {
+        let parts = split(text);
+        let last = (!is_blank(parts.rest)).then_some(parts.rest);
+        for statement in parts.statements.into_iter().chain(last) {
+            self.statement(statement).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs one statement and writes what it gives; Ctrl-C cancels it.
+    async fn statement(&mut self, sql: &str) -> Result<(), ServerError> {
+        let started = Instant::now();
+        let (format, timing, max_rows) = (self.format, self.timing, self.max_rows);
+        let work = async {
+            let answer = self.answer(sql).await?;
+            write_answer(answer, format, timing, max_rows, started).await
+        };
+        tokio::select! {
+            result = work => result,
+            _ = tokio::signal::ctrl_c() => Err(ServerError::Cancelled),
+        }
+    }
+
+    async fn answer(&mut self, sql: &str) -> Result<Answer, ServerError> {
+        match &mut self.target {
+            Target::Local(session) => Ok(match session.sql(sql).await? {
+                Outcome::Affected(rows) => Answer::Affected(rows),
+                Outcome::Rows(run) => Answer::Rows(Rows {
+                    schema: run.stream.schema(),
+                    blocks: run.stream.map_err(ServerError::from).boxed(),
+                }),
+            }),
+            Target::Remote(session) => Ok(match session.execute(sql).await? {
+                RemoteOutcome::Affected(rows) => Answer::Affected(rows),
+                RemoteOutcome::Rows { schema, stream } => Answer::Rows(Rows {
+                    schema,
+                    blocks: stream,
+                }),
+            }),
+        }
+    }
+}
+
+async fn write_answer(
+    answer: Answer,
+    format: Format,
+    timing: bool,
+    max_rows: Option<usize>,
+    started: Instant,
+) -> Result<(), ServerError> {
+    let line = match answer {
+        Answer::Affected(Some(rows)) => format!("{} written", rows_text(rows as usize)),
+        Answer::Affected(None) => "done".to_owned(),
+        Answer::Rows(mut rows) => {
+            // Not locked: the writer lives across awaits.
+            let mut out = BufWriter::new(std::io::stdout());
+            let mut writer = ResultWriter::new(&mut out, format, rows.schema, max_rows);
+            while let Some(block) = rows.blocks.try_next().await? {
+                writer.write(&block)?;
+            }
+            rows_text(writer.finish()?)
+        }
+    };
+    if timing {
+        println!("{line} in {:.3} s", started.elapsed().as_secs_f64());
+    }
+    std::io::stdout().flush().map_err(ServerError::Output)
+}
+
+fn rows_text(rows: usize) -> String {
+    match rows {
+        1 => "1 row".to_owned(),
+        n => format!("{n} rows"),
+    }
+}

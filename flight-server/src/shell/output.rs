@@ -1,0 +1,198 @@
+//! Writes results: as a table for people, csv or json for programs.
+//!
+//! CSV and JSON (one object a line) stream: memory holds one block. A table's
+//! columns need their widths, so it is drawn in parts of [`TABLE_PART_ROWS`]
+//! rows, each with its own widths, and memory stays bounded as well.
+
+use std::io::Write;
+use std::str::FromStr;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::csv::WriterBuilder;
+use arrow::datatypes::SchemaRef;
+use arrow::json::LineDelimitedWriter;
+use arrow::util::display::FormatOptions;
+use arrow::util::pretty::pretty_format_batches_with_options;
+
+use crate::ServerError;
+
+/// Rows drawn with the same column widths.
+const TABLE_PART_ROWS: usize = 1000;
+
+/// How results are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Table,
+    Csv,
+    Json,
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "table" => Ok(Self::Table),
+            "csv" => Ok(Self::Csv),
+            "json" => Ok(Self::Json),
+            other => Err(format!("\"{other}\" is not table, csv or json")),
+        }
+    }
+}
+
+/// Writes one result, block by block.
+pub struct ResultWriter<'a, W: Write> {
+    out: &'a mut W,
+    format: Format,
+    schema: SchemaRef,
+    /// Blocks of a table part that are not drawn yet.
+    part: Vec<RecordBatch>,
+    part_rows: usize,
+    rows: usize,
+    /// A table draws at most so many rows.
+    max_rows: Option<usize>,
+    drawn: bool,
+}
+
+impl<'a, W: Write> ResultWriter<'a, W> {
+    pub fn new(out: &'a mut W, format: Format, schema: SchemaRef, max_rows: Option<usize>) -> Self {
+        Self {
+            out,
+            format,
+            schema,
+            part: vec![],
+            part_rows: 0,
+            rows: 0,
+            max_rows: max_rows.filter(|_| format == Format::Table),
+            drawn: false,
+        }
+    }
+
+    /// Takes the next block.
+    ///
+    /// # Errors
+    /// When the output is closed, or a value cannot be written.
+    pub fn write(&mut self, block: &RecordBatch) -> Result<(), ServerError> {
+        let before = self.rows;
+        self.rows += block.num_rows();
+        match self.format {
+            Format::Csv => self.csv(block, before == 0 && !self.drawn),
+            Format::Json => self.json(block),
+            Format::Table => self.table(block, before),
+        }
+    }
+
+    /// Draws what is left and returns the number of rows.
+    ///
+    /// # Errors
+    /// As [`ResultWriter::write`].
+    pub fn finish(mut self) -> Result<usize, ServerError> {
+        match self.format {
+            Format::Table if self.part_rows > 0 || !self.drawn => self.draw()?,
+            Format::Csv if !self.drawn => {
+                let empty = RecordBatch::new_empty(SchemaRef::clone(&self.schema));
+                self.csv(&empty, true)?;
+            }
+            _ => {}
+        }
+        if let Some(max) = self.max_rows.filter(|max| self.rows > *max) {
+            writeln!(self.out, "… {max} of {} rows shown", self.rows)
+                .map_err(ServerError::Output)?;
+        }
+        self.out.flush().map_err(ServerError::Output)?;
+        Ok(self.rows)
+    }
+
+    fn csv(&mut self, block: &RecordBatch, header: bool) -> Result<(), ServerError> {
+        self.drawn = true;
+        let mut writer = WriterBuilder::new().with_header(header).build(&mut *self.out);
+        Ok(writer.write(block).map_err(arrow_error)?)
+    }
+
+    fn json(&mut self, block: &RecordBatch) -> Result<(), ServerError> {
+        let mut writer = LineDelimitedWriter::new(&mut *self.out);
+        writer.write(block).map_err(arrow_error)?;
+        writer.finish().map_err(arrow_error)
+    }
+
+    fn table(&mut self, block: &RecordBatch, before: usize) -> Result<(), ServerError> {
+        let room = self.max_rows.map_or(usize::MAX, |max| max.saturating_sub(before));
+        let mut left = block.slice(0, block.num_rows().min(room));
+        while left.num_rows() > 0 {
+            let take = left.num_rows().min(TABLE_PART_ROWS - self.part_rows);
+            self.part.push(left.slice(0, take));
+            self.part_rows += take;
+            left = left.slice(take, left.num_rows() - take);
+            if self.part_rows == TABLE_PART_ROWS {
+                self.draw()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn draw(&mut self) -> Result<(), ServerError> {
+        let options = FormatOptions::default().with_display_error(true).with_null("NULL");
+        let part = concat_batches(&self.schema, &self.part).map_err(arrow_error)?;
+        let text = pretty_format_batches_with_options(&[part], &options).map_err(arrow_error)?;
+        self.part.clear();
+        self.part_rows = 0;
+        self.drawn = true;
+        writeln!(self.out, "{text}").map_err(ServerError::Output)
+    }
+}
+
+fn arrow_error(error: arrow::error::ArrowError) -> ServerError {
+    match error {
+        arrow::error::ArrowError::IoError(_, source) => ServerError::Output(source),
+        other => ServerError::Query(other.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{ArrayRef, Int64Array};
+    use std::sync::Arc;
+
+    fn written(format: Format, blocks: &[RecordBatch], max_rows: Option<usize>) -> String {
+        let mut out = Vec::new();
+        let schema = numbers(0..0).schema();
+        let mut writer = ResultWriter::new(&mut out, format, schema, max_rows);
+        for block in blocks {
+            writer.write(block).unwrap();
+        }
+        writer.finish().unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn numbers(range: std::ops::Range<i64>) -> RecordBatch {
+        let column: ArrayRef = Arc::new(Int64Array::from_iter(
+            range.map(|n| (n != 1).then_some(n)),
+        ));
+        RecordBatch::try_from_iter_with_nullable([("n", column, true)]).unwrap()
+    }
+
+    #[test]
+    fn csv_and_json_have_one_header_over_all_blocks() {
+        let blocks = [numbers(0..2), numbers(2..3)];
+        assert_eq!(written(Format::Csv, &blocks, None), "n\n0\n\n2\n");
+        assert_eq!(written(Format::Json, &blocks, None), "{\"n\":0}\n{}\n{\"n\":2}\n");
+        assert_eq!(written(Format::Csv, &[], None), "n\n");
+    }
+
+    #[test]
+    fn a_table_is_cut_and_says_so() {
+        let text = written(Format::Table, &[numbers(0..9)], Some(2));
+        assert!(text.contains("NULL") && text.contains("2 of 9 rows"), "{text}");
+        assert!(!text.contains("| 5"), "{text}");
+    }
+
+    #[test]
+    fn a_long_table_keeps_every_row() {
+        let text = written(Format::Table, &[numbers(0..2500)], None);
+        assert_eq!(text.matches("| n ").count(), 3);
+        assert!(text.contains("| 2499 |"), "{}", &text[..200]);
+        assert!(written(Format::Table, &[], None).contains("n"));
+    }
+}
