@@ -29,7 +29,8 @@ impl PhysicalExtensionCodec for MobulaCodec {
         _ctx: &TaskContext,
         _proto_converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let unknown = || internal_datafusion_err!("the plan has an operator that this version does not know");
+        let unknown =
+            || internal_datafusion_err!("the plan has an operator that this version does not know");
         let node = ExecNode::decode(buf).map_err(|_| unknown())?;
         match node.kind.ok_or_else(unknown)? {
             Kind::MapBatches(message) => Ok(Arc::new(decode_map_batches(message, inputs)?)),
@@ -106,25 +107,43 @@ mod tests {
     /// One query per operator and shape.
     const QUERIES: &[(&str, &str)] = &[
         ("MapBatchesExec", "SELECT net(a, b), inc(c) FROM v"),
-        ("MapBatchesExec", "SELECT x FROM map_batches(TABLE(SELECT a, s FROM v), twice, batch_size => 9, batch_format => 'pyarrow')"),
-        ("MapBatchesExec", "SELECT * FROM map_batches(TABLE(v), \"Embed\"(k => 'a''b'), concurrency => 3)"),
+        (
+            "MapBatchesExec",
+            "SELECT x FROM map_batches(TABLE(SELECT a, s FROM v), twice, batch_size => 9, batch_format => 'pyarrow')",
+        ),
+        (
+            "MapBatchesExec",
+            "SELECT * FROM map_batches(TABLE(v), \"Embed\"(k => 'a''b'), concurrency => 3)",
+        ),
     ];
 
     #[tokio::test]
     async fn every_operator_survives_the_way() {
         for operator in OPERATORS {
-            assert!(QUERIES.iter().any(|(exec, _)| *exec == operator.exec), "{}", operator.exec);
+            assert!(
+                QUERIES.iter().any(|(exec, _)| *exec == operator.exec),
+                "{}",
+                operator.exec
+            );
         }
         let state = session(Arc::new(FakeHost::default()));
         for (exec, sql) in QUERIES {
             let sql = sql.replace('v', "(SELECT 1 AS a, 2.5 AS b, 3 AS c, 'x' AS s) AS v");
-            let sql = sql.replace("TABLE((SELECT 1 AS a, 2.5 AS b, 3 AS c, 'x' AS s) AS v)", "TABLE(SELECT 1 AS a, 2.5 AS b, 3 AS c, 'x' AS s)");
+            let sql = sql.replace(
+                "TABLE((SELECT 1 AS a, 2.5 AS b, 3 AS c, 'x' AS s) AS v)",
+                "TABLE(SELECT 1 AS a, 2.5 AS b, 3 AS c, 'x' AS s)",
+            );
             let logical = plan(&state, &sql).await.unwrap();
             let sent = state.create_physical_plan(&logical).await.unwrap();
-            let bytes = physical_plan_to_bytes_with_extension_codec(Arc::clone(&sent), &MobulaCodec).unwrap();
+            let bytes =
+                physical_plan_to_bytes_with_extension_codec(Arc::clone(&sent), &MobulaCodec)
+                    .unwrap();
             let context = state.task_ctx();
-            let arrived = physical_plan_from_bytes_with_extension_codec(&bytes, &context, &MobulaCodec).unwrap();
-            let text = |plan: &Arc<dyn ExecutionPlan>| displayable(plan.as_ref()).indent(true).to_string();
+            let arrived =
+                physical_plan_from_bytes_with_extension_codec(&bytes, &context, &MobulaCodec)
+                    .unwrap();
+            let text =
+                |plan: &Arc<dyn ExecutionPlan>| displayable(plan.as_ref()).indent(true).to_string();
             assert_eq!(text(&sent), text(&arrived));
             assert!(text(&sent).contains(exec), "{}", text(&sent));
             assert_eq!(sent.schema(), arrived.schema());
@@ -136,7 +155,9 @@ mod tests {
         let context = TaskContext::default();
         let converter = datafusion_proto::physical_plan::DefaultPhysicalProtoConverter {};
         for bytes in [vec![], vec![0xff; 9]] {
-            let error = MobulaCodec.try_decode(&bytes, &[], &context, &converter).unwrap_err();
+            let error = MobulaCodec
+                .try_decode(&bytes, &[], &context, &converter)
+                .unwrap_err();
             assert!(error.to_string().contains("does not know"), "{error}");
         }
     }

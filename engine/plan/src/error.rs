@@ -43,15 +43,21 @@ pub enum PlanError {
     },
     #[error("function \"{function}\" is built in. Choose another name")]
     BuiltIn { function: String },
-    #[error("unknown function \"{function}\". CREATE FUNCTION makes one; system.functions lists them{hint}")]
+    #[error(
+        "unknown function \"{function}\". CREATE FUNCTION makes one; system.functions lists them{hint}"
+    )]
     UnknownFunction { function: String, hint: String },
-    #[error("unknown option \"{option}\" of {owner}. Options are batch_size, concurrency and batch_format{hint}")]
+    #[error(
+        "unknown option \"{option}\" of {owner}. Options are batch_size, concurrency and batch_format{hint}"
+    )]
     UnknownOption {
         owner: String,
         option: String,
         hint: String,
     },
-    #[error("option \"{option}\" of {owner} is not available yet. Options are batch_size, concurrency and batch_format")]
+    #[error(
+        "option \"{option}\" of {owner} is not available yet. Options are batch_size, concurrency and batch_format"
+    )]
     LaterOption { owner: String, option: String },
     #[error("option \"{option}\" of {owner} is given twice")]
     OptionTwice { owner: String, option: String },
@@ -64,18 +70,26 @@ pub enum PlanError {
     },
     #[error("cannot plan map_batches: {problem}")]
     Relation { problem: String },
-    #[error("parameter \"{parameter}\" of function \"{function}\" finds no column of its name in the input ({columns}). Rename a column with AS inside the query{hint}")]
+    #[error(
+        "parameter \"{parameter}\" of function \"{function}\" finds no column of its name in the input ({columns}). Rename a column with AS inside the query{hint}"
+    )]
     NoColumn {
         function: String,
         parameter: String,
         columns: String,
         hint: String,
     },
-    #[error("the input of function \"{function}\" has two columns named \"{column}\". Rename one with AS inside the query")]
+    #[error(
+        "the input of function \"{function}\" has two columns named \"{column}\". Rename one with AS inside the query"
+    )]
     ColumnTwice { function: String, column: String },
-    #[error("the input already has a column \"{column}\", the name of the function's result. Rename it with AS inside the query")]
+    #[error(
+        "the input already has a column \"{column}\", the name of the function's result. Rename it with AS inside the query"
+    )]
     ResultName { column: String },
-    #[error("argument {position} (\"{parameter}\") of function \"{function}\" must be {wanted}, not {found}. Write a CAST")]
+    #[error(
+        "argument {position} (\"{parameter}\") of function \"{function}\" must be {wanted}, not {found}. Write a CAST"
+    )]
     ArgumentType {
         function: String,
         parameter: String,
@@ -89,11 +103,17 @@ pub enum PlanError {
         wanted: usize,
         found: usize,
     },
-    #[error("function \"{function}\" returns a table. Call it as FROM map_batches(TABLE(query), {function})")]
+    #[error(
+        "function \"{function}\" returns a table. Call it as FROM map_batches(TABLE(query), {function})"
+    )]
     TableFunction { function: String },
-    #[error("function \"{function}\" cannot be called inside {place}, where it would run for rows that must not reach it. Call it in a subquery first and use its result here")]
+    #[error(
+        "function \"{function}\" cannot be called inside {place}, where it would run for rows that must not reach it. Call it in a subquery first and use its result here"
+    )]
     GuardedCall { function: String, place: String },
-    #[error("function \"{function}\" cannot be called in {place}. Call it in a subquery first and use its result here")]
+    #[error(
+        "function \"{function}\" cannot be called in {place}. Call it in a subquery first and use its result here"
+    )]
     MisplacedCall { function: String, place: String },
 }
 

@@ -21,25 +21,37 @@ pub struct FunctionCatalog {
 impl FunctionCatalog {
     /// Adds `spec` under its name; gives back the function it replaces.
     pub fn insert(&self, spec: Arc<FunctionSpec>) -> Option<Arc<FunctionSpec>> {
-        let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
+        let mut functions = self
+            .functions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         functions.insert(spec.name.clone(), spec)
     }
 
     /// Takes the function named `name` out.
     pub fn remove(&self, name: &str) -> Option<Arc<FunctionSpec>> {
-        let mut functions = self.functions.write().unwrap_or_else(PoisonError::into_inner);
+        let mut functions = self
+            .functions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         functions.remove(name)
     }
 
     /// The function named `name`.
     pub fn get(&self, name: &str) -> Option<Arc<FunctionSpec>> {
-        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
+        let functions = self
+            .functions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         functions.get(name).cloned()
     }
 
     /// All functions, by name.
     pub fn list(&self) -> Vec<Arc<FunctionSpec>> {
-        let functions = self.functions.read().unwrap_or_else(PoisonError::into_inner);
+        let functions = self
+            .functions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         functions.values().cloned().collect()
     }
 

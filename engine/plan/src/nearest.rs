@@ -33,7 +33,10 @@ fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<Stri
         .collect();
     found.sort_unstable();
     found.truncate(MAX_SUGGESTIONS);
-    found.iter().map(|(_, name)| format!("\"{name}\"")).collect()
+    found
+        .iter()
+        .map(|(_, name)| format!("\"{name}\""))
+        .collect()
 }
 
 /// Edits (insert, delete, replace) that turn `a` into `b`.
@@ -62,7 +65,13 @@ mod tests {
 
     #[test]
     fn distance_counts_edits() {
-        for (a, b, edits) in [("", "", 0), ("abc", "abc", 0), ("kitten", "sitting", 3), ("ab", "", 2), ("", "xyz", 3)] {
+        for (a, b, edits) in [
+            ("", "", 0),
+            ("abc", "abc", 0),
+            ("kitten", "sitting", 3),
+            ("ab", "", 2),
+            ("", "xyz", 3),
+        ] {
             assert_eq!(distance(a, b), edits, "{a} {b}");
         }
     }

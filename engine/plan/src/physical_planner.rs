@@ -67,7 +67,8 @@ impl QueryPlanner for MobulaQueryPlanner {
         logical_plan: &LogicalPlan,
         session: &dyn Session,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(ExtensionNodes)]);
+        let planner =
+            DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(ExtensionNodes)]);
         planner.create_physical_plan(logical_plan, session).await
     }
 }

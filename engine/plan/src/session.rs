@@ -45,9 +45,14 @@ impl SessionStateBuilderExt for SessionStateBuilder {
             .get_or_insert_default()
             .extend(scalar.map(scalar_udf));
         let relations = Arc::new(MapBatchesPlanner::new(functions));
-        self.relation_planners().get_or_insert_default().push(relations);
+        self.relation_planners()
+            .get_or_insert_default()
+            .push(relations);
         for rule in rule::analyzer_rules() {
             self = self.with_analyzer_rule(rule);
+        }
+        for rule in rule::optimizer_rules() {
+            self = self.with_optimizer_rule(rule);
         }
         self.with_query_planner(Arc::new(MobulaQueryPlanner))
     }

@@ -187,16 +187,29 @@ pub fn add_table(state: &SessionState, name: &str, partitions: Vec<RecordBatch>)
     let partitions = partitions.into_iter().map(|batch| vec![batch]).collect();
     let table = MemTable::try_new(schema, partitions).unwrap();
     let schema = state.schema_for_ref(name).unwrap();
-    schema.register_table(name.to_owned(), Arc::new(table)).unwrap();
+    schema
+        .register_table(name.to_owned(), Arc::new(table))
+        .unwrap();
 }
 
 /// Rows of `t`: a = i, b = i / 2, c = i % 3, s = "si".
 pub fn rows_of_t(rows: std::ops::Range<i64>) -> RecordBatch {
     let columns: [(&str, ArrayRef); 4] = [
         ("a", Arc::new(Int64Array::from_iter_values(rows.clone()))),
-        ("b", Arc::new(Float64Array::from_iter_values(rows.clone().map(|i| i as f64 / 2.0)))),
-        ("c", Arc::new(Int64Array::from_iter_values(rows.clone().map(|i| i % 3)))),
-        ("s", Arc::new(StringArray::from_iter_values(rows.map(|i| format!("s{i}"))))),
+        (
+            "b",
+            Arc::new(Float64Array::from_iter_values(
+                rows.clone().map(|i| i as f64 / 2.0),
+            )),
+        ),
+        (
+            "c",
+            Arc::new(Int64Array::from_iter_values(rows.clone().map(|i| i % 3))),
+        ),
+        (
+            "s",
+            Arc::new(StringArray::from_iter_values(rows.map(|i| format!("s{i}")))),
+        ),
     ];
     RecordBatch::try_from_iter(columns).unwrap()
 }

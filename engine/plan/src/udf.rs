@@ -226,7 +226,10 @@ pub fn accepts(wanted: &DataType, found: &DataType) -> bool {
     use DataType as T;
     let text = |t: &T| matches!(t, T::Utf8 | T::LargeUtf8 | T::Utf8View);
     let binary = |t: &T| {
-        matches!(t, T::Binary | T::LargeBinary | T::BinaryView | T::FixedSizeBinary(_))
+        matches!(
+            t,
+            T::Binary | T::LargeBinary | T::BinaryView | T::FixedSizeBinary(_)
+        )
     };
     match (wanted, found) {
         (a, b) if a == b => true,
@@ -280,7 +283,11 @@ mod tests {
             (T::Float64, T::Decimal128(15, 2), true),
             (T::Int32, T::Int64, true),
             (T::Utf8, T::Utf8View, true),
-            (T::Utf8, T::Dictionary(Box::new(T::Int8), Box::new(T::Utf8)), true),
+            (
+                T::Utf8,
+                T::Dictionary(Box::new(T::Int8), Box::new(T::Utf8)),
+                true,
+            ),
             (T::Date32, T::Utf8, true),
             (T::Int64, T::Null, true),
             (list(T::Float32), list(T::Float64), true),

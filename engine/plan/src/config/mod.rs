@@ -31,11 +31,20 @@ const WORKERS_PER_CORE: usize = 4;
 pub enum SettingKind {
     Bool,
     /// Both ends included.
-    Count { min: u64, max: u64 },
+    Count {
+        min: u64,
+        max: u64,
+    },
     /// `123`, `64MiB`, `1GB`; both ends included.
-    Bytes { min: u64, max: u64 },
+    Bytes {
+        min: u64,
+        max: u64,
+    },
     /// `500ms`, `3s`, `10m`, `2h`, `0`; both ends included.
-    Duration { min: Duration, max: Duration },
+    Duration {
+        min: Duration,
+        max: Duration,
+    },
     Text,
     Path,
     Choice(&'static [&'static str]),
@@ -131,11 +140,15 @@ impl MobulaOptions {
     /// Keys (without prefix) whose value differs from the default, with it.
     pub fn non_default(&self) -> Vec<(String, String)> {
         let given = self.given.iter();
-        given.map(|(key, text)| ((*key).to_owned(), text.clone())).collect()
+        given
+            .map(|(key, text)| ((*key).to_owned(), text.clone()))
+            .collect()
     }
 
     fn text(&self, setting: &Setting) -> &str {
-        self.given.get(setting.key).map_or(setting.default, String::as_str)
+        self.given
+            .get(setting.key)
+            .map_or(setting.default, String::as_str)
     }
 
     fn count(&self, key: &str) -> usize {
@@ -270,7 +283,13 @@ pub fn settings_markdown() -> String {
             text => format!("`{text}`"),
         };
         // Writing to a String cannot fail.
-        let _ = writeln!(page, "| `{}` | {default} | {scope} | {} | {} |", s.key, s.kind.expected(), s.doc);
+        let _ = writeln!(
+            page,
+            "| `{}` | {default} | {scope} | {} | {} |",
+            s.key,
+            s.kind.expected(),
+            s.doc
+        );
     }
     page
 }
@@ -287,7 +306,11 @@ mod tests {
             if !s.default.is_empty() {
                 value::parse(s.kind, s.default).unwrap_or_else(|e| panic!("{}: {e}", s.key));
             }
-            assert!(GETTERS.contains(&s.key) || special.contains(&s.key), "{}", s.key);
+            assert!(
+                GETTERS.contains(&s.key) || special.contains(&s.key),
+                "{}",
+                s.key
+            );
         }
         assert_eq!(GETTERS.len() + special.len(), SETTINGS.len());
         let options = MobulaOptions::default();
@@ -333,9 +356,18 @@ mod tests {
         options.set("mobula.udf_call_timeout", "250ms").unwrap();
         let ours = options.extensions.get::<MobulaOptions>().unwrap();
         assert_eq!(ours.udf_call_timeout(), Some(Duration::from_millis(250)));
-        assert_eq!(ours.non_default(), [("udf_call_timeout".to_owned(), "250ms".to_owned())]);
-        let text = options.set("mobula.listen", "0.0.0.0:1").unwrap_err().to_string();
-        assert!(text.contains("mobula.listen is fixed while the process runs"), "{text}");
+        assert_eq!(
+            ours.non_default(),
+            [("udf_call_timeout".to_owned(), "250ms".to_owned())]
+        );
+        let text = options
+            .set("mobula.listen", "0.0.0.0:1")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.contains("mobula.listen is fixed while the process runs"),
+            "{text}"
+        );
         assert!(text.contains("MOBULA_LISTEN"), "{text}");
     }
 

@@ -22,14 +22,30 @@ const fn row(
     scope: Scope,
     doc: &'static str,
 ) -> Setting {
-    Setting { key, kind, default, scope, doc }
+    Setting {
+        key,
+        kind,
+        default,
+        scope,
+        doc,
+    }
 }
 
-const fn session(key: &'static str, kind: SettingKind, default: &'static str, doc: &'static str) -> Setting {
+const fn session(
+    key: &'static str,
+    kind: SettingKind,
+    default: &'static str,
+    doc: &'static str,
+) -> Setting {
     row(key, kind, default, Scope::Session, doc)
 }
 
-const fn process(key: &'static str, kind: SettingKind, default: &'static str, doc: &'static str) -> Setting {
+const fn process(
+    key: &'static str,
+    kind: SettingKind,
+    default: &'static str,
+    doc: &'static str,
+) -> Setting {
     row(key, kind, default, Scope::Process, doc)
 }
 
@@ -51,68 +67,188 @@ const MS_100: Duration = Duration::from_millis(100);
 /// Every setting, in the order the documentation shows them.
 pub static SETTINGS: &[Setting] = &[
     // User code
-    session("udf_batch_rows", count(1, 1 << 20), "65536",
-        "Rows of a block sent to a worker; a function's batch_size cuts it further"),
-    session("udf_batch_bytes", bytes(64 * KIB, GIB), "32MiB",
-        "Bytes of a block sent to a worker: wide rows travel in fewer rows"),
-    session("udf_call_timeout", time(Duration::ZERO, DAY), "0",
-        "Longest time one block may take in a worker; 0 means no limit"),
-    process("udf_max_workers", count(0, 4096), "0",
-        "Most worker processes of one process; 0 means four per core"),
-    process("udf_init_timeout", time(MS_100, DAY), "600s",
-        "Longest time a worker may take to start and build its function"),
-    process("udf_kill_grace", time(Duration::ZERO, HOUR), "2s",
-        "Time a worker gets to end by itself before it is killed"),
-    process("udf_idle_ttl", time(Duration::ZERO, DAY), "60s",
-        "Time an idle worker is kept for the next query"),
-    process("udf_max_frame_bytes", bytes(64 * KIB, 2 * GIB), "256MiB",
-        "Longest message between a process and its worker, in bytes"),
-    process("python", SettingKind::Path, "",
-        "Python interpreter of workers; empty: DATA_DIR/python if it is there, else python3"),
+    session(
+        "udf_batch_rows",
+        count(1, 1 << 20),
+        "65536",
+        "Rows of a block sent to a worker; a function's batch_size cuts it further",
+    ),
+    session(
+        "udf_batch_bytes",
+        bytes(64 * KIB, GIB),
+        "32MiB",
+        "Bytes of a block sent to a worker: wide rows travel in fewer rows",
+    ),
+    session(
+        "udf_call_timeout",
+        time(Duration::ZERO, DAY),
+        "0",
+        "Longest time one block may take in a worker; 0 means no limit",
+    ),
+    process(
+        "udf_max_workers",
+        count(0, 4096),
+        "0",
+        "Most worker processes of one process; 0 means four per core",
+    ),
+    process(
+        "udf_init_timeout",
+        time(MS_100, DAY),
+        "600s",
+        "Longest time a worker may take to start and build its function",
+    ),
+    process(
+        "udf_kill_grace",
+        time(Duration::ZERO, HOUR),
+        "2s",
+        "Time a worker gets to end by itself before it is killed",
+    ),
+    process(
+        "udf_idle_ttl",
+        time(Duration::ZERO, DAY),
+        "60s",
+        "Time an idle worker is kept for the next query",
+    ),
+    process(
+        "udf_max_frame_bytes",
+        bytes(64 * KIB, 2 * GIB),
+        "256MiB",
+        "Longest message between a process and its worker, in bytes",
+    ),
+    process(
+        "python",
+        SettingKind::Path,
+        "",
+        "Python interpreter of workers; empty: DATA_DIR/python if it is there, else python3",
+    ),
     // Queries
-    process("memory_limit", bytes(0, TIB), "0",
-        "Bytes that operators of one process may hold before they spill; 0 means no limit"),
-    session("scan_bytes_per_task", bytes(1, TIB), "16MiB",
-        "Bytes of a scan that one task takes: a larger scan gets more tasks"),
-    session("max_tasks_per_stage", count(0, 4096), "0",
-        "Most tasks of a stage; 0 means one per executor"),
-    session("exchange_compression", SettingKind::Choice(&["lz4", "zstd", "none"]), "lz4",
-        "Compression of blocks between executors"),
-    process("exchange_stream_window", bytes(64 * KIB, GIB), "1MiB",
-        "Bytes buffered per stream between executors before the sender waits"),
-    process("exchange_message_bytes", bytes(MIB, 2 * GIB), "64MiB",
-        "Longest message between executors, in bytes"),
+    process(
+        "memory_limit",
+        bytes(0, TIB),
+        "0",
+        "Bytes that operators of one process may hold before they spill; 0 means no limit",
+    ),
+    session(
+        "scan_bytes_per_task",
+        bytes(1, TIB),
+        "16MiB",
+        "Bytes of a scan that one task takes: a larger scan gets more tasks",
+    ),
+    session(
+        "max_tasks_per_stage",
+        count(0, 4096),
+        "0",
+        "Most tasks of a stage; 0 means one per executor",
+    ),
+    session(
+        "exchange_compression",
+        SettingKind::Choice(&["lz4", "zstd", "none"]),
+        "lz4",
+        "Compression of blocks between executors",
+    ),
+    process(
+        "exchange_stream_window",
+        bytes(64 * KIB, GIB),
+        "1MiB",
+        "Bytes buffered per stream between executors before the sender waits",
+    ),
+    process(
+        "exchange_message_bytes",
+        bytes(MIB, 2 * GIB),
+        "64MiB",
+        "Longest message between executors, in bytes",
+    ),
     // Cluster
-    process("cluster_listen", SettingKind::Text, "127.0.0.1:7402",
-        "HOST:PORT of the cluster listener, for executors only"),
-    process("cluster_token_file", SettingKind::Path, "",
-        "File with the secret that coordinator and executors share; empty: DATA_DIR/cluster-token"),
-    process("executors", count(0, 1024), "0",
-        "Executor processes to start beside the coordinator, on this machine"),
-    process("local_executor", SettingKind::Bool, "true",
-        "Whether the coordinator takes tasks like any executor"),
-    process("heartbeat_interval", time(MS_10, HOUR), "500ms",
-        "Time between two signs of life of an executor"),
-    process("heartbeat_timeout", time(MS_100, HOUR), "3s",
-        "Silence after which an executor counts as lost"),
+    process(
+        "cluster_listen",
+        SettingKind::Text,
+        "127.0.0.1:7402",
+        "HOST:PORT of the cluster listener, for executors only",
+    ),
+    process(
+        "cluster_token_file",
+        SettingKind::Path,
+        "",
+        "File with the secret that coordinator and executors share; empty: DATA_DIR/cluster-token",
+    ),
+    process(
+        "executors",
+        count(0, 1024),
+        "0",
+        "Executor processes to start beside the coordinator, on this machine",
+    ),
+    process(
+        "local_executor",
+        SettingKind::Bool,
+        "true",
+        "Whether the coordinator takes tasks like any executor",
+    ),
+    process(
+        "heartbeat_interval",
+        time(MS_10, HOUR),
+        "500ms",
+        "Time between two signs of life of an executor",
+    ),
+    process(
+        "heartbeat_timeout",
+        time(MS_100, HOUR),
+        "3s",
+        "Silence after which an executor counts as lost",
+    ),
     // Clients
-    process("listen", SettingKind::Text, "127.0.0.1:7401",
-        "HOST:PORT of the Flight SQL listener"),
-    process("insecure", SettingKind::Bool, "false",
-        "Whether to listen beyond loopback without TLS and without users"),
-    process("max_sessions", count(1, 1 << 20), "1024",
-        "Most sessions at once; the next one is refused"),
-    process("session_ttl", time(Duration::from_secs(1), DAY), "30m",
-        "Idle time after which a session ends"),
-    process("prepared_max", count(1, 1 << 20), "256",
-        "Most prepared statements of one session"),
-    process("sql_max_bytes", bytes(KIB, GIB), "16MiB",
-        "Longest statement, in bytes"),
-    process("wire_batch_bytes", bytes(KIB, GIB), "2MiB",
-        "Bytes of one message of a result"),
+    process(
+        "listen",
+        SettingKind::Text,
+        "127.0.0.1:7401",
+        "HOST:PORT of the Flight SQL listener",
+    ),
+    process(
+        "insecure",
+        SettingKind::Bool,
+        "false",
+        "Whether to listen beyond loopback without TLS and without users",
+    ),
+    process(
+        "max_sessions",
+        count(1, 1 << 20),
+        "1024",
+        "Most sessions at once; the next one is refused",
+    ),
+    process(
+        "session_ttl",
+        time(Duration::from_secs(1), DAY),
+        "30m",
+        "Idle time after which a session ends",
+    ),
+    process(
+        "prepared_max",
+        count(1, 1 << 20),
+        "256",
+        "Most prepared statements of one session",
+    ),
+    process(
+        "sql_max_bytes",
+        bytes(KIB, GIB),
+        "16MiB",
+        "Longest statement, in bytes",
+    ),
+    process(
+        "wire_batch_bytes",
+        bytes(KIB, GIB),
+        "2MiB",
+        "Bytes of one message of a result",
+    ),
     // Process
-    process("data_dir", SettingKind::Path, "",
-        "Directory of catalog, Python environment and cluster token; empty: in memory"),
-    process("log", SettingKind::Text, "warn",
-        "Log filter, such as info or mobula_execution=debug"),
+    process(
+        "data_dir",
+        SettingKind::Path,
+        "",
+        "Directory of catalog, Python environment and cluster token; empty: in memory",
+    ),
+    process(
+        "log",
+        SettingKind::Text,
+        "warn",
+        "Log filter, such as info or mobula_execution=debug",
+    ),
 ];

@@ -75,7 +75,9 @@ fn within<T: PartialOrd>(value: T, min: T, max: T) -> Option<T> {
 /// The number and the unit of `text`: `64MiB` is `("64", "MiB")`.
 fn split_unit(text: &str) -> Option<(u64, &str)> {
     let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     Some((number.parse().ok()?, unit.trim()))
 }
@@ -171,8 +173,14 @@ mod tests {
     fn what_is_expected_reads_well() {
         let kinds = [
             SettingKind::Count { min: 1, max: 10 },
-            SettingKind::Bytes { min: 0, max: 1 << 40 },
-            SettingKind::Duration { min: Duration::ZERO, max: Duration::from_secs(7200) },
+            SettingKind::Bytes {
+                min: 0,
+                max: 1 << 40,
+            },
+            SettingKind::Duration {
+                min: Duration::ZERO,
+                max: Duration::from_secs(7200),
+            },
             SettingKind::Choice(&["lz4", "none"]),
         ];
         let texts: Vec<_> = kinds.iter().map(SettingKind::expected).collect();

@@ -114,7 +114,12 @@ fn place_of(plan: &LogicalPlan) -> &'static str {
 }
 
 fn hoist_projection(projection: Projection) -> Result<LogicalPlan> {
-    let Projection { expr, input, schema, .. } = projection;
+    let Projection {
+        expr,
+        input,
+        schema,
+        ..
+    } = projection;
     let mut hoister = Hoister::over(Arc::unwrap_or_clone(input));
     let exprs = expr
         .into_iter()
@@ -122,10 +127,12 @@ fn hoist_projection(projection: Projection) -> Result<LogicalPlan> {
         .map(|(expr, (qualifier, field))| {
             let expr = hoister.lift(expr)?;
             let (new_qualifier, name) = expr.qualified_name();
-            Ok(match new_qualifier.as_ref() == qualifier && name == *field.name() {
-                true => expr,
-                false => expr.alias_qualified(qualifier.cloned(), field.name()),
-            })
+            Ok(
+                match new_qualifier.as_ref() == qualifier && name == *field.name() {
+                    true => expr,
+                    false => expr.alias_qualified(qualifier.cloned(), field.name()),
+                },
+            )
         })
         .collect::<Result<_>>()?;
     let input = Arc::new(hoister.input);
@@ -180,9 +187,11 @@ fn hoist_window(window: Window) -> Result<LogicalPlan> {
     let exprs = hoister.lift_all(window.window_expr)?;
     let added = hoister.input.schema().fields().len() - passed;
     let hoisted = Window::try_new(exprs, Arc::new(hoister.input))?;
-    restored(LogicalPlan::Window(hoisted), &window.schema, |i| match i < passed {
-        true => i,
-        false => i + added,
+    restored(LogicalPlan::Window(hoisted), &window.schema, |i| {
+        match i < passed {
+            true => i,
+            false => i + added,
+        }
     })
 }
 
@@ -194,9 +203,11 @@ fn restored(
     from: impl Fn(usize) -> usize,
 ) -> Result<LogicalPlan> {
     let same = plan.schema().fields().len() == schema.fields().len()
-        && plan.schema().iter().zip(schema.iter()).all(|(new, old)| {
-            new.0 == old.0 && new.1.name() == old.1.name()
-        });
+        && plan
+            .schema()
+            .iter()
+            .zip(schema.iter())
+            .all(|(new, old)| new.0 == old.0 && new.1.name() == old.1.name());
     if same {
         return Ok(plan);
     }
@@ -296,7 +307,9 @@ impl Hoister {
     ) -> Result<Column> {
         let arg = match arg {
             // The exec casts a column to its parameter's type by itself.
-            Expr::Cast(cast) if cast.field.data_type() == wanted && self.casts(&cast.expr, wanted)? => {
+            Expr::Cast(cast)
+                if cast.field.data_type() == wanted && self.casts(&cast.expr, wanted)? =>
+            {
                 *cast.expr
             }
             arg => arg,
@@ -315,7 +328,13 @@ impl Hoister {
             .into());
         }
         let name = self.free_name(name);
-        let mut exprs: Vec<Expr> = self.input.schema().columns().into_iter().map(Expr::Column).collect();
+        let mut exprs: Vec<Expr> = self
+            .input
+            .schema()
+            .columns()
+            .into_iter()
+            .map(Expr::Column)
+            .collect();
         exprs.push(arg.clone().alias(&name));
         let input = Arc::new(std::mem::take(&mut self.input));
         self.input = LogicalPlan::Projection(Projection::try_new(exprs, input)?);
@@ -325,7 +344,10 @@ impl Hoister {
     /// Whether `expr` is a column that may be cast to `wanted` silently.
     fn casts(&self, expr: &Expr, wanted: &DataType) -> Result<bool> {
         match expr {
-            Expr::Column(_) => Ok(accepts(wanted, &expr.get_type(self.input.schema().as_ref())?)),
+            Expr::Column(_) => Ok(accepts(
+                wanted,
+                &expr.get_type(self.input.schema().as_ref())?,
+            )),
             _ => Ok(false),
         }
     }
@@ -361,7 +383,10 @@ impl Hoister {
 fn refuse_guarded(expr: &Expr) -> Result<()> {
     match expr {
         Expr::Case(case) => {
-            let branches = case.when_then_expr.iter().flat_map(|(when, then)| [when, then]);
+            let branches = case
+                .when_then_expr
+                .iter()
+                .flat_map(|(when, then)| [when, then]);
             let branches = branches.chain(&case.else_expr);
             refuse("CASE", branches.map(|branch| branch.as_ref()))
         }
@@ -410,12 +435,16 @@ mod tests {
     async fn check_rule(sql: &str, expected: Expect) {
         let state = session(Arc::new(FakeHost::default()));
         let analyzed = match plan(&state, sql).await {
-            Ok(plan) => state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {}),
+            Ok(plan) => state
+                .analyzer()
+                .execute_and_check(plan, state.config_options(), |_, _| {}),
             Err(error) => Err(error),
         };
         let text = match analyzed {
             Ok(plan) => {
-                let again = HoistUdf.analyze(plan.clone(), state.config_options()).unwrap();
+                let again = HoistUdf
+                    .analyze(plan.clone(), state.config_options())
+                    .unwrap();
                 assert_eq!(plan, again, "{sql}");
                 plan.display_indent().to_string()
             }
@@ -426,17 +455,29 @@ mod tests {
 
     #[tokio::test]
     async fn projections() {
-        check_rule("SELECT a, b FROM t", expect![[r#"
+        check_rule(
+            "SELECT a, b FROM t",
+            expect![[r#"
             Projection: t.a, t.b
-              TableScan: t"#]]).await;
-        check_rule("SELECT net(b, b) FROM t", expect![[r#"
+              TableScan: t"#]],
+        )
+        .await;
+        check_rule(
+            "SELECT net(b, b) FROM t",
+            expect![[r#"
             Projection: net(t.b,t.b)
               MapBatches: net over [t.b, t.b] AS net(t.b,t.b)
-                TableScan: t"#]]).await;
-        check_rule("SELECT t.a, net(a, b) + 1 AS n FROM t", expect![[r#"
+                TableScan: t"#]],
+        )
+        .await;
+        check_rule(
+            "SELECT t.a, net(a, b) + 1 AS n FROM t",
+            expect![[r#"
             Projection: t.a, net(t.a,t.b) + CAST(Int64(1) AS Float64) AS n
               MapBatches: net over [t.a, t.b] AS net(t.a,t.b)
-                TableScan: t"#]]).await;
+                TableScan: t"#]],
+        )
+        .await;
         check_rule("SELECT net(b * 2, 1) AS n, net(b * 2, 2), inc(inc(a)) FROM t", expect![[r#"
             Projection: net(t.b * Int64(2),Int64(1)) AS n, net(t.b * Int64(2),Int64(2)), inc(inc(t.a))
               MapBatches: inc over [inc(t.a)] AS inc(inc(t.a))
@@ -453,25 +494,35 @@ mod tests {
                 MapBatches: dice over [t.a] AS dice(t.a)
                   MapBatches: inc over [t.a] AS inc(t.a)
                     TableScan: t"#]]).await;
-        check_rule("SELECT inc(1), one()", expect![[r#"
+        check_rule(
+            "SELECT inc(1), one()",
+            expect![[r#"
             Projection: inc(Int64(1)), one()
               MapBatches: one over [] AS one()
                 MapBatches: inc over [__inc_a] AS inc(Int64(1))
                   Projection: Int64(1) AS __inc_a
-                    EmptyRelation: rows=1"#]]).await;
+                    EmptyRelation: rows=1"#]],
+        )
+        .await;
     }
 
     #[tokio::test]
     async fn filters_keep_cheap_conjuncts_below() {
-        check_rule("SELECT a FROM t WHERE c = 1 AND inc(a) > 5 AND a < inc(c) AND s LIKE 'x%'", expect![[r#"
+        check_rule(
+            "SELECT a FROM t WHERE c = 1 AND inc(a) > 5 AND a < inc(c) AND s LIKE 'x%'",
+            expect![[r#"
             Projection: t.a
               Projection: t.a, t.b, t.c, t.s
                 Filter: inc(t.a) > Int64(5) AND t.a < inc(t.c)
                   MapBatches: inc over [t.c] AS inc(t.c)
                     MapBatches: inc over [t.a] AS inc(t.a)
                       Filter: t.c = Int64(1) AND t.s LIKE Utf8("x%")
-                        TableScan: t"#]]).await;
-        check_rule("SELECT a FROM t WHERE inc(a) IN (SELECT inc(x) FROM u)", expect![[r#"
+                        TableScan: t"#]],
+        )
+        .await;
+        check_rule(
+            "SELECT a FROM t WHERE inc(a) IN (SELECT inc(x) FROM u)",
+            expect![[r#"
             Projection: t.a
               Projection: t.a, t.b, t.c, t.s
                 Filter: inc(t.a) IN (<subquery>)
@@ -480,26 +531,36 @@ mod tests {
                       MapBatches: inc over [u.x] AS inc(u.x)
                         TableScan: u
                   MapBatches: inc over [t.a] AS inc(t.a)
-                    TableScan: t"#]]).await;
+                    TableScan: t"#]],
+        )
+        .await;
     }
 
     #[tokio::test]
     async fn aggregates_sorts_and_windows() {
-        check_rule("SELECT inc(a), sum(inc(c)) AS s FROM t GROUP BY inc(a) HAVING sum(inc(c)) > 1", expect![[r#"
+        check_rule(
+            "SELECT inc(a), sum(inc(c)) AS s FROM t GROUP BY inc(a) HAVING sum(inc(c)) > 1",
+            expect![[r#"
             Projection: inc(t.a), sum(inc(t.c)) AS s
               Filter: sum(inc(t.c)) > Int64(1)
                 Aggregate: groupBy=[[inc(t.a)]], aggr=[[sum(inc(t.c))]]
                   MapBatches: inc over [t.c] AS inc(t.c)
                     MapBatches: inc over [t.a] AS inc(t.a)
-                      TableScan: t"#]]).await;
-        check_rule("SELECT a FROM t ORDER BY inc(c) DESC LIMIT 3", expect![[r#"
+                      TableScan: t"#]],
+        )
+        .await;
+        check_rule(
+            "SELECT a FROM t ORDER BY inc(c) DESC LIMIT 3",
+            expect![[r#"
             Limit: skip=0, fetch=3
               Projection: t.a
                 Projection: t.a, t.c
                   Sort: inc(t.c) DESC NULLS FIRST
                     MapBatches: inc over [t.c] AS inc(t.c)
                       Projection: t.a, t.c
-                        TableScan: t"#]]).await;
+                        TableScan: t"#]],
+        )
+        .await;
         check_rule("SELECT a, sum(inc(a)) OVER (PARTITION BY inc(c) ORDER BY a) FROM t", expect![[r#"
             Projection: t.a, sum(inc(t.a)) PARTITION BY [inc(t.c)] ORDER BY [t.a ASC NULLS LAST] RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
               Projection: t.a, t.b, t.c, t.s, sum(inc(t.a)) PARTITION BY [inc(t.c)] ORDER BY [t.a ASC NULLS LAST] RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
@@ -516,37 +577,57 @@ mod tests {
 
     #[tokio::test]
     async fn a_taken_name_gets_a_number() {
-        check_rule("SELECT inc(a) FROM (SELECT a, c AS \"inc(q.a)\" FROM t) q", expect![[r#"
+        check_rule(
+            "SELECT inc(a) FROM (SELECT a, c AS \"inc(q.a)\" FROM t) q",
+            expect![[r#"
             Projection: inc(q.a)_1 AS inc(q.a)
               MapBatches: inc over [q.a] AS inc(q.a)_1
                 SubqueryAlias: q
                   Projection: t.a, t.c AS inc(q.a)
-                    TableScan: t"#]]).await;
+                    TableScan: t"#]],
+        )
+        .await;
     }
 
     #[tokio::test]
     async fn statements_around_a_query() {
-        check_rule("EXPLAIN SELECT inc(a) FROM t", expect![[r#"
+        check_rule(
+            "EXPLAIN SELECT inc(a) FROM t",
+            expect![[r#"
             Explain
               Projection: inc(t.a)
                 MapBatches: inc over [t.a] AS inc(t.a)
-                  TableScan: t"#]]).await;
-        check_rule("INSERT INTO u SELECT inc(a), c FROM t", expect![[r#"
+                  TableScan: t"#]],
+        )
+        .await;
+        check_rule(
+            "INSERT INTO u SELECT inc(a), c FROM t",
+            expect![[r#"
             Dml: op=[Insert Into] table=[u]
               Projection: inc(t.a) AS a, t.c AS x
                 Projection: inc(t.a), t.c
                   MapBatches: inc over [t.a] AS inc(t.a)
-                    TableScan: t"#]]).await;
-        check_rule("CREATE VIEW v AS SELECT inc(a) AS i FROM t", expect![[r#"
+                    TableScan: t"#]],
+        )
+        .await;
+        check_rule(
+            "CREATE VIEW v AS SELECT inc(a) AS i FROM t",
+            expect![[r#"
             CreateView: Bare { table: "v" }
               Projection: inc(t.a) AS i
                 MapBatches: inc over [t.a] AS inc(t.a)
-                  TableScan: t"#]]).await;
-        check_rule("CREATE TABLE w AS SELECT inc(a) AS i FROM t", expect![[r#"
+                  TableScan: t"#]],
+        )
+        .await;
+        check_rule(
+            "CREATE TABLE w AS SELECT inc(a) AS i FROM t",
+            expect![[r#"
             CreateMemoryTable: Bare { table: "w" }
               Projection: inc(t.a) AS i
                 MapBatches: inc over [t.a] AS inc(t.a)
-                  TableScan: t"#]]).await;
+                  TableScan: t"#]],
+        )
+        .await;
     }
 
     #[tokio::test]
@@ -556,10 +637,14 @@ mod tests {
         check_rule("SELECT a FROM t WHERE a = 1 OR inc(a) = 2", expect![[r#"External error: function "inc" cannot be called inside OR, where it would run for rows that must not reach it. Call it in a subquery first and use its result here"#]]).await;
         check_rule("SELECT a > 1 AND inc(a) = 2 FROM t", expect![[r#"External error: function "inc" cannot be called inside AND, where it would run for rows that must not reach it. Call it in a subquery first and use its result here"#]]).await;
         check_rule("SELECT sum(inc(a)) FILTER (WHERE a > 1) FROM t", expect![[r#"External error: function "inc" cannot be called inside an aggregate with FILTER, where it would run for rows that must not reach it. Call it in a subquery first and use its result here"#]]).await;
-        check_rule("SELECT coalesce(inc(a), c) FROM t", expect![[r#"
+        check_rule(
+            "SELECT coalesce(inc(a), c) FROM t",
+            expect![[r#"
             Projection: coalesce(inc(t.a), t.c)
               MapBatches: inc over [t.a] AS inc(t.a)
-                TableScan: t"#]]).await;
+                TableScan: t"#]],
+        )
+        .await;
     }
 
     #[tokio::test]
@@ -572,17 +657,33 @@ mod tests {
 
     #[tokio::test]
     async fn wrong_arguments_are_refused() {
-        check_rule("SELECT net(a) FROM t", expect![[r#"External error: function "net" takes 2 arguments, not 1"#]]).await;
+        check_rule(
+            "SELECT net(a) FROM t",
+            expect![[r#"External error: function "net" takes 2 arguments, not 1"#]],
+        )
+        .await;
         check_rule("SELECT inc(s) FROM t", expect![[r#"External error: argument 1 ("a") of function "inc" must be Int64, not Utf8. Write a CAST"#]]).await;
-        check_rule("SELECT net(b => a, a => b) FROM t", expect![[r#"
+        check_rule(
+            "SELECT net(b => a, a => b) FROM t",
+            expect![[r#"
             Projection: net(t.b,t.a)
               MapBatches: net over [t.b, t.a] AS net(t.b,t.a)
-                TableScan: t"#]]).await;
-        check_rule("SELECT twice(a) FROM t", expect![[r#"
+                TableScan: t"#]],
+        )
+        .await;
+        check_rule(
+            "SELECT twice(a) FROM t",
+            expect![[r#"
             Error during planning: Invalid function 'twice'.
-            Did you mean 'dice'?"#]]).await;
-        check_rule("SELECT nett(a, b) FROM t", expect![[r#"
+            Did you mean 'dice'?"#]],
+        )
+        .await;
+        check_rule(
+            "SELECT nett(a, b) FROM t",
+            expect![[r#"
             Error during planning: Invalid function 'nett'.
-            Did you mean 'net'?"#]]).await;
+            Did you mean 'net'?"#]],
+        )
+        .await;
     }
 }

@@ -5,12 +5,18 @@
 //! Python function inside an expression.
 
 pub mod hoist_udf;
+pub mod prune_call;
 
 use std::sync::Arc;
 
-use datafusion::optimizer::AnalyzerRule;
+use datafusion::optimizer::{AnalyzerRule, OptimizerRule};
 
 /// Rules appended to DataFusion's analyzer.
 pub fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     vec![Arc::new(hoist_udf::HoistUdf)]
+}
+
+/// Rules appended to DataFusion's optimizer.
+pub fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    vec![Arc::new(prune_call::PruneCall)]
 }

@@ -57,8 +57,14 @@ impl CallOptions {
     pub fn set(&mut self, owner: &str, name: &str, value: &Expr) -> Result<(), PlanError> {
         let option = Given { owner, name, value };
         let twice = match name {
-            "batch_size" => self.batch_size.replace(option.count(MAX_BATCH_SIZE)?).is_some(),
-            "concurrency" => self.concurrency.replace(option.count(MAX_CONCURRENCY)?).is_some(),
+            "batch_size" => self
+                .batch_size
+                .replace(option.count(MAX_BATCH_SIZE)?)
+                .is_some(),
+            "concurrency" => self
+                .concurrency
+                .replace(option.count(MAX_CONCURRENCY)?)
+                .is_some(),
             "batch_format" => self.batch_format.replace(option.format()?).is_some(),
             _ => return Err(option.unknown()),
         };
@@ -92,7 +98,8 @@ impl CallOptions {
             mobula_udfs::ObjectKind::Class => Some(1),
             mobula_udfs::ObjectKind::Function => None,
         };
-        self.concurrency.unwrap_or(spec.defaults.concurrency.or(by_kind))
+        self.concurrency
+            .unwrap_or(spec.defaults.concurrency.or(by_kind))
     }
 
     /// Format of batches for a call of `spec`.

@@ -25,9 +25,9 @@ use mobula_udfs::{FunctionSpec, Language, ObjectKind, Param, ParamKind, Returns,
 
 use super::call_options::CallOptions;
 use super::normalized;
+use super::sql_type::arrow_schema;
 use super::statement::Text;
 use crate::error::PlanError;
-use super::sql_type::arrow_schema;
 
 /// A parsed declaration.
 #[derive(Debug)]
@@ -152,7 +152,10 @@ impl Reader<'_, '_, '_> {
         let ObjectName(parts) = self.ok(name)?;
         match parts.as_slice() {
             [part] => Ok(part.as_ident().map(normalized).unwrap_or_default()),
-            _ => Err(declaration(&ObjectName(parts).to_string(), "its name must not have a schema: functions belong to all")),
+            _ => Err(declaration(
+                &ObjectName(parts).to_string(),
+                "its name must not have a schema: functions belong to all",
+            )),
         }
     }
 
@@ -163,10 +166,9 @@ impl Reader<'_, '_, '_> {
             let name = normalized(&reader.identifier()?);
             let next = reader.parser.peek_token_ref();
             if matches!(next.token, Token::Comma | Token::RParen) {
-                return Err(reader.text.unexpected(
-                    "a type after the parameter's name",
-                    next,
-                ));
+                return Err(reader
+                    .text
+                    .unexpected("a type after the parameter's name", next));
             }
             let table = reader.parser.parse_keyword(Keyword::TABLE);
             let sql_type = match table {
@@ -184,11 +186,16 @@ impl Reader<'_, '_, '_> {
         if matches!(next.token, Token::SemiColon | Token::EOF) {
             return Ok(false);
         }
-        let twice = if self.parser.parse_keywords(&[K::RETURNS, K::NULL, K::ON, K::NULL, K::INPUT])
+        let twice = if self
+            .parser
+            .parse_keywords(&[K::RETURNS, K::NULL, K::ON, K::NULL, K::INPUT])
             || self.parser.parse_keyword(K::STRICT)
         {
             clauses.strict.replace(true).is_some()
-        } else if self.parser.parse_keywords(&[K::CALLED, K::ON, K::NULL, K::INPUT]) {
+        } else if self
+            .parser
+            .parse_keywords(&[K::CALLED, K::ON, K::NULL, K::INPUT])
+        {
             clauses.strict.replace(false).is_some()
         } else if self.parser.parse_keyword(K::RETURNS) {
             let returns = self.returns()?;
@@ -198,7 +205,11 @@ impl Reader<'_, '_, '_> {
             clauses.language.replace(language).is_some()
         } else if let Some(volatility) = self.volatility() {
             clauses.volatility.replace(volatility).is_some()
-        } else if self.parser.parse_one_of_keywords(&[K::WITH, K::OPTIONS]).is_some() {
+        } else if self
+            .parser
+            .parse_one_of_keywords(&[K::WITH, K::OPTIONS])
+            .is_some()
+        {
             let options = self.options(function)?;
             clauses.options.replace(options).is_some()
         } else if self.parser.parse_keyword(K::AS) {
@@ -211,7 +222,10 @@ impl Reader<'_, '_, '_> {
             ));
         };
         match twice {
-            true => Err(declaration(function, &format!("{} is given twice", next.token))),
+            true => Err(declaration(
+                function,
+                &format!("{} is given twice", next.token),
+            )),
             false => Ok(true),
         }
     }
@@ -227,7 +241,10 @@ impl Reader<'_, '_, '_> {
 
     fn volatility(&mut self) -> Option<Volatility> {
         use Keyword::{IMMUTABLE, STABLE, VOLATILE};
-        match self.parser.parse_one_of_keywords(&[IMMUTABLE, STABLE, VOLATILE])? {
+        match self
+            .parser
+            .parse_one_of_keywords(&[IMMUTABLE, STABLE, VOLATILE])?
+        {
             IMMUTABLE => Some(Volatility::Immutable),
             STABLE => Some(Volatility::Stable),
             _ => Some(Volatility::Volatile),
@@ -253,7 +270,9 @@ impl Reader<'_, '_, '_> {
         match token.token {
             Token::DollarQuotedString(quoted) => Ok(quoted.value),
             Token::SingleQuotedString(text) | Token::EscapedStringLiteral(text) => Ok(text),
-            _ => Err(self.text.unexpected("the body as $$ … $$ or a string", &token)),
+            _ => Err(self
+                .text
+                .unexpected("the body as $$ … $$ or a string", &token)),
         }
     }
 }
@@ -267,13 +286,21 @@ impl Clauses {
                     language: other.to_owned(),
                 });
             }
-            None => return Err(declaration(&name, "LANGUAGE is missing. Write LANGUAGE python")),
+            None => {
+                return Err(declaration(
+                    &name,
+                    "LANGUAGE is missing. Write LANGUAGE python",
+                ));
+            }
         }
         let Some(body) = self.body.filter(|body| !body.trim().is_empty()) else {
             return Err(declaration(&name, "its body is missing. Write AS $$ … $$"));
         };
         let Some(returns) = self.returns else {
-            return Err(declaration(&name, "RETURNS is missing. Write RETURNS type or RETURNS TABLE(column type, …)"));
+            return Err(declaration(
+                &name,
+                "RETURNS is missing. Write RETURNS type or RETURNS TABLE(column type, …)",
+            ));
         };
         let params = typed_params(&name, params)?;
         let returns = typed_returns(&name, returns)?;
@@ -297,7 +324,10 @@ fn typed_params(function: &str, params: Vec<ParamText>) -> Result<Vec<Param>, Pl
     let mut typed = Vec::with_capacity(params.len());
     for ParamText { name, sql_type } in params {
         if !seen.insert(name.clone()) {
-            return Err(declaration(function, &format!("parameter \"{name}\" is declared twice")));
+            return Err(declaration(
+                function,
+                &format!("parameter \"{name}\" is declared twice"),
+            ));
         }
         let kind = match sql_type {
             None => ParamKind::Table,
@@ -325,7 +355,11 @@ fn typed_returns(function: &str, returns: ReturnsText) -> Result<Returns, PlanEr
         ReturnsText::Table(columns) => {
             let schema = schema_of(function, "a result column".to_owned(), columns)?;
             let mut seen = HashSet::new();
-            match schema.fields().iter().find(|field| !seen.insert(field.name())) {
+            match schema
+                .fields()
+                .iter()
+                .find(|field| !seen.insert(field.name()))
+            {
                 Some(field) => Err(declaration(
                     function,
                     &format!("RETURNS TABLE has two columns named \"{}\"", field.name()),
@@ -355,7 +389,10 @@ fn schema_of(
 
 /// Either values in and one value out, or one table in and one out.
 fn check_shape(function: &str, params: &[Param], returns: &Returns) -> Result<(), PlanError> {
-    let tables = params.iter().filter(|p| matches!(p.kind, ParamKind::Table)).count();
+    let tables = params
+        .iter()
+        .filter(|p| matches!(p.kind, ParamKind::Table))
+        .count();
     match (returns, tables) {
         (Returns::Scalar(_), 0) => Ok(()),
         (Returns::Table(_), 1) if params.len() == 1 => Ok(()),
@@ -509,27 +546,120 @@ $$",
 
     #[test]
     fn refused_declarations() {
-        let with = |clauses: &str| format!("CREATE FUNCTION f(a INT) RETURNS INT LANGUAGE python {clauses} AS 'x'");
-        check("CREATE FUNCTION f(a INT) RETURNS INT LANGUAGE sql AS $$ a + 1 $$", expect![[r#"functions in language "sql" are not supported. Write LANGUAGE python"#]]);
-        check("CREATE FUNCTION f(a INT) RETURNS INT AS $$x$$", expect![[r#"cannot create function "f": LANGUAGE is missing. Write LANGUAGE python"#]]);
-        check("CREATE FUNCTION f(a INT) RETURNS INT RETURN a + 1", expect!["syntax error at line 1, column 38: expected RETURNS, LANGUAGE, IMMUTABLE, STABLE, VOLATILE, STRICT, WITH, AS or the end of the statement, found RETURN"]);
-        check("CREATE FUNCTION f(a INT) LANGUAGE python AS $$x$$", expect![[r#"cannot create function "f": RETURNS is missing. Write RETURNS type or RETURNS TABLE(column type, …)"#]]);
-        check("CREATE FUNCTION f(a INT) RETURNS INT LANGUAGE python", expect![[r#"cannot create function "f": its body is missing. Write AS $$ … $$"#]]);
-        check("CREATE FUNCTION f(INT) RETURNS INT LANGUAGE python AS $$x$$", expect!["syntax error at line 1, column 22: expected a type after the parameter's name, found )"]);
-        check("CREATE FUNCTION f(a INT, A INT) RETURNS INT LANGUAGE python AS $$x$$", expect![[r#"cannot create function "f": parameter "a" is declared twice"#]]);
-        check("CREATE FUNCTION f(a POINT) RETURNS INT LANGUAGE python AS $$x$$", expect![[r#"cannot create function "f": the type of parameter "a" (POINT) is not supported"#]]);
-        check("CREATE FUNCTION s.f(a INT) RETURNS INT LANGUAGE python AS $$x$$", expect![[r#"cannot create function "s.f": its name must not have a schema: functions belong to all"#]]);
-        check("CREATE FUNCTION f(a TABLE) RETURNS INT LANGUAGE python AS $$x$$", expect![[r#"cannot create function "f": a function with a TABLE parameter must return a table. Write RETURNS TABLE(column type, …)"#]]);
-        check("CREATE FUNCTION f(a INT) RETURNS TABLE(x INT) LANGUAGE python AS $$x$$", expect![[r#"cannot create function "f": a function that returns a table takes exactly one parameter, of type TABLE"#]]);
-        check("CREATE FUNCTION f(a TABLE) RETURNS TABLE(x INT, x INT) LANGUAGE python AS $$x$$", expect![[r#"cannot create function "f": RETURNS TABLE has two columns named "x""#]]);
-        check(&with("LANGUAGE python"), expect![[r#"cannot create function "f": LANGUAGE is given twice"#]]);
-        check(&with("WITH (num_gpus = 1)"), expect![[r#"option "num_gpus" of function "f" is not available yet. Options are batch_size, concurrency and batch_format"#]]);
-        check(&with("WITH (batchsize = 1)"), expect![[r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency and batch_format. Did you mean "batch_size"?"#]]);
-        check(&with("WITH (batch_size = 0)"), expect![[r#"invalid value 0 for option "batch_size" of function "f": expected a count from 1 to 1048576, or NULL"#]]);
-        check(&with("WITH (batch_size = 2, batch_size = 3)"), expect![[r#"option "batch_size" of function "f" is given twice"#]]);
-        check(&with("WITH (concurrency = '1..4')"), expect![[r#"invalid value '1..4' for option "concurrency" of function "f": expected a count from 1 to 1024, or NULL"#]]);
-        check(&with("WITH (batch_format = 'pandas')"), expect![[r#"invalid value 'pandas' for option "batch_format" of function "f": expected 'numpy' or 'pyarrow'"#]]);
-        check(&with("PARALLEL SAFE"), expect!["syntax error at line 1, column 54: expected RETURNS, LANGUAGE, IMMUTABLE, STABLE, VOLATILE, STRICT, WITH, AS or the end of the statement, found PARALLEL"]);
-        check("CREATE FUNCTION f(a INT) RETURNS INT LANGUAGE python AS", expect!["syntax error at line 1, column 56: expected the body as $$ … $$ or a string, found the end of the text"]);
+        let with = |clauses: &str| {
+            format!("CREATE FUNCTION f(a INT) RETURNS INT LANGUAGE python {clauses} AS 'x'")
+        };
+        check(
+            "CREATE FUNCTION f(a INT) RETURNS INT LANGUAGE sql AS $$ a + 1 $$",
+            expect![[r#"functions in language "sql" are not supported. Write LANGUAGE python"#]],
+        );
+        check(
+            "CREATE FUNCTION f(a INT) RETURNS INT AS $$x$$",
+            expect![[r#"cannot create function "f": LANGUAGE is missing. Write LANGUAGE python"#]],
+        );
+        check(
+            "CREATE FUNCTION f(a INT) RETURNS INT RETURN a + 1",
+            expect![
+                "syntax error at line 1, column 38: expected RETURNS, LANGUAGE, IMMUTABLE, STABLE, VOLATILE, STRICT, WITH, AS or the end of the statement, found RETURN"
+            ],
+        );
+        check(
+            "CREATE FUNCTION f(a INT) LANGUAGE python AS $$x$$",
+            expect![[
+                r#"cannot create function "f": RETURNS is missing. Write RETURNS type or RETURNS TABLE(column type, …)"#
+            ]],
+        );
+        check(
+            "CREATE FUNCTION f(a INT) RETURNS INT LANGUAGE python",
+            expect![[r#"cannot create function "f": its body is missing. Write AS $$ … $$"#]],
+        );
+        check(
+            "CREATE FUNCTION f(INT) RETURNS INT LANGUAGE python AS $$x$$",
+            expect![
+                "syntax error at line 1, column 22: expected a type after the parameter's name, found )"
+            ],
+        );
+        check(
+            "CREATE FUNCTION f(a INT, A INT) RETURNS INT LANGUAGE python AS $$x$$",
+            expect![[r#"cannot create function "f": parameter "a" is declared twice"#]],
+        );
+        check(
+            "CREATE FUNCTION f(a POINT) RETURNS INT LANGUAGE python AS $$x$$",
+            expect![[
+                r#"cannot create function "f": the type of parameter "a" (POINT) is not supported"#
+            ]],
+        );
+        check(
+            "CREATE FUNCTION s.f(a INT) RETURNS INT LANGUAGE python AS $$x$$",
+            expect![[
+                r#"cannot create function "s.f": its name must not have a schema: functions belong to all"#
+            ]],
+        );
+        check(
+            "CREATE FUNCTION f(a TABLE) RETURNS INT LANGUAGE python AS $$x$$",
+            expect![[
+                r#"cannot create function "f": a function with a TABLE parameter must return a table. Write RETURNS TABLE(column type, …)"#
+            ]],
+        );
+        check(
+            "CREATE FUNCTION f(a INT) RETURNS TABLE(x INT) LANGUAGE python AS $$x$$",
+            expect![[
+                r#"cannot create function "f": a function that returns a table takes exactly one parameter, of type TABLE"#
+            ]],
+        );
+        check(
+            "CREATE FUNCTION f(a TABLE) RETURNS TABLE(x INT, x INT) LANGUAGE python AS $$x$$",
+            expect![[r#"cannot create function "f": RETURNS TABLE has two columns named "x""#]],
+        );
+        check(
+            &with("LANGUAGE python"),
+            expect![[r#"cannot create function "f": LANGUAGE is given twice"#]],
+        );
+        check(
+            &with("WITH (num_gpus = 1)"),
+            expect![[
+                r#"option "num_gpus" of function "f" is not available yet. Options are batch_size, concurrency and batch_format"#
+            ]],
+        );
+        check(
+            &with("WITH (batchsize = 1)"),
+            expect![[
+                r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency and batch_format. Did you mean "batch_size"?"#
+            ]],
+        );
+        check(
+            &with("WITH (batch_size = 0)"),
+            expect![[
+                r#"invalid value 0 for option "batch_size" of function "f": expected a count from 1 to 1048576, or NULL"#
+            ]],
+        );
+        check(
+            &with("WITH (batch_size = 2, batch_size = 3)"),
+            expect![[r#"option "batch_size" of function "f" is given twice"#]],
+        );
+        check(
+            &with("WITH (concurrency = '1..4')"),
+            expect![[
+                r#"invalid value '1..4' for option "concurrency" of function "f": expected a count from 1 to 1024, or NULL"#
+            ]],
+        );
+        check(
+            &with("WITH (batch_format = 'pandas')"),
+            expect![[
+                r#"invalid value 'pandas' for option "batch_format" of function "f": expected 'numpy' or 'pyarrow'"#
+            ]],
+        );
+        check(
+            &with("PARALLEL SAFE"),
+            expect![
+                "syntax error at line 1, column 54: expected RETURNS, LANGUAGE, IMMUTABLE, STABLE, VOLATILE, STRICT, WITH, AS or the end of the statement, found PARALLEL"
+            ],
+        );
+        check(
+            "CREATE FUNCTION f(a INT) RETURNS INT LANGUAGE python AS",
+            expect![
+                "syntax error at line 1, column 56: expected the body as $$ … $$ or a string, found the end of the text"
+            ],
+        );
     }
 }

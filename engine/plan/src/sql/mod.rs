@@ -7,8 +7,8 @@
 pub mod call_options;
 pub mod create_function;
 pub mod relation;
-pub mod statement;
 mod sql_type;
+pub mod statement;
 mod table_argument;
 
 use datafusion::sql::sqlparser::ast::Ident;

@@ -54,12 +54,15 @@ impl RelationPlanner for MapBatchesPlanner {
         context: &mut dyn RelationPlannerContext,
     ) -> Result<RelationPlanning> {
         let (name, alias, args) = match relation {
-            TableFactor::Table { name, alias, args: Some(args), .. } if is_map_batches(&name) => {
-                (name, alias, args.args)
-            }
-            TableFactor::Function { name, alias, args, .. } if is_map_batches(&name) => {
-                (name, alias, args)
-            }
+            TableFactor::Table {
+                name,
+                alias,
+                args: Some(args),
+                ..
+            } if is_map_batches(&name) => (name, alias, args.args),
+            TableFactor::Function {
+                name, alias, args, ..
+            } if is_map_batches(&name) => (name, alias, args),
             other => return Ok(RelationPlanning::Original(Box::new(other))),
         };
         drop(name);
@@ -102,7 +105,9 @@ impl Written {
             match name.as_deref() {
                 None => {
                     let Some(place) = places.get_mut(next) else {
-                        return Err(relation(&format!("unexpected argument {value}. Write options as name => value")));
+                        return Err(relation(&format!(
+                            "unexpected argument {value}. Write options as name => value"
+                        )));
                     };
                     *place = Some(value);
                     next += 1;
@@ -113,7 +118,9 @@ impl Written {
             }
         }
         let [Some(input), Some(function)] = places else {
-            return Err(relation("it takes an input and a function. Write map_batches(TABLE(query), function, option => value, …)"));
+            return Err(relation(
+                "it takes an input and a function. Write map_batches(TABLE(query), function, option => value, …)",
+            ));
         };
         let (function, args) = read_function(function)?;
         Ok(Self {
@@ -174,7 +181,12 @@ fn read_function(expr: SqlExpr) -> Result<(String, Vec<(String, Literal)>), Plan
         SqlExpr::Function(function) => {
             let name = match function.name.0.as_slice() {
                 [ObjectNamePart::Identifier(name)] => normalized(name),
-                _ => return Err(relation(&format!("{} is not the name of a function", function.name))),
+                _ => {
+                    return Err(relation(&format!(
+                        "{} is not the name of a function",
+                        function.name
+                    )));
+                }
             };
             let args = match function.args {
                 FunctionArguments::List(list) => list.args,
@@ -207,7 +219,10 @@ fn constructor_argument(function: &str, arg: FunctionArg) -> Result<(String, Lit
 fn check_constructor(spec: &FunctionSpec, args: &[(String, Literal)]) -> Result<(), PlanError> {
     let mut seen = HashSet::new();
     if let Some((name, _)) = args.iter().find(|(name, _)| !seen.insert(name)) {
-        return Err(relation(&format!("argument \"{name}\" of {} is given twice", spec.name)));
+        return Err(relation(&format!(
+            "argument \"{name}\" of {} is given twice",
+            spec.name
+        )));
     }
     match (&spec.object, args.first()) {
         (ObjectKind::Function, Some((name, _))) => Err(relation(&format!(
@@ -221,14 +236,23 @@ fn check_constructor(spec: &FunctionSpec, args: &[(String, Literal)]) -> Result<
 /// `input` with bare column names.
 fn without_qualifiers(input: LogicalPlan, function: &str) -> Result<LogicalPlan> {
     let mut seen = HashSet::new();
-    if let Some(field) = input.schema().fields().iter().find(|f| !seen.insert(f.name())) {
+    if let Some(field) = input
+        .schema()
+        .fields()
+        .iter()
+        .find(|f| !seen.insert(f.name()))
+    {
         return Err(PlanError::ColumnTwice {
             function: function.to_owned(),
             column: field.name().clone(),
         }
         .into());
     }
-    if input.schema().iter().all(|(qualifier, _)| qualifier.is_none()) {
+    if input
+        .schema()
+        .iter()
+        .all(|(qualifier, _)| qualifier.is_none())
+    {
         return Ok(input);
     }
     let bare = input.schema().columns().into_iter().map(|column| {
@@ -242,8 +266,10 @@ fn without_qualifiers(input: LogicalPlan, function: &str) -> Result<LogicalPlan>
 /// The input column of each parameter, by name.
 fn bind(spec: &FunctionSpec, input: &DFSchema) -> Result<Vec<Column>, PlanError> {
     let names: Vec<&str> = input.fields().iter().map(|f| f.name().as_str()).collect();
-    let columns = spec.params.iter().map(|param| {
-        match names.contains(&param.name.as_str()) {
+    let columns = spec
+        .params
+        .iter()
+        .map(|param| match names.contains(&param.name.as_str()) {
             true => Ok(Column::new_unqualified(&param.name)),
             false => Err(PlanError::NoColumn {
                 function: spec.name.clone(),
@@ -251,8 +277,7 @@ fn bind(spec: &FunctionSpec, input: &DFSchema) -> Result<Vec<Column>, PlanError>
                 columns: names.join(", "),
                 hint: nearest::hint(&param.name, names.iter().copied()),
             }),
-        }
-    });
+        });
     columns.collect()
 }
 
@@ -298,25 +323,33 @@ mod tests {
                         Projection: t.a [a:Int64]
                           TableScan: t [a:Int64, b:Float64, c:Int64, s:Utf8]
                 TableScan: u [a:Int64, x:Int64]"#]]).await;
-        check("WITH x AS (SELECT 1 AS a) SELECT * FROM map_batches(TABLE(x), inc)", expect![[r#"
+        check(
+            "WITH x AS (SELECT 1 AS a) SELECT * FROM map_batches(TABLE(x), inc)",
+            expect![[r#"
             Projection: a, inc [a:Int64, inc:Int64;N]
               MapBatches: inc over [a] AS inc [a:Int64, inc:Int64;N]
                 Projection: x.a AS a [a:Int64]
                   Projection: x.a [a:Int64]
                     SubqueryAlias: x [a:Int64]
                       Projection: Int64(1) AS a [a:Int64]
-                        EmptyRelation: rows=1 []"#]]).await;
+                        EmptyRelation: rows=1 []"#]],
+        )
+        .await;
         check("SELECT * FROM map_batches(TABLE(public.t), \"Embed\"(model => 'big', n => -3), batch_size => NULL)", expect![[r#"
             Projection: a, b, c, s, Embed [a:Int64, b:Float64, c:Int64, s:Utf8, Embed:List(Float32);N]
               MapBatches: Embed(model => 'big', n => -3) over [s] AS Embed [a:Int64, b:Float64, c:Int64, s:Utf8, Embed:List(Float32);N]
                 Projection: public.t.a AS a, public.t.b AS b, public.t.c AS c, public.t.s AS s [a:Int64, b:Float64, c:Int64, s:Utf8]
                   Projection: public.t.a, public.t.b, public.t.c, public.t.s [a:Int64, b:Float64, c:Int64, s:Utf8]
                     TableScan: public.t [a:Int64, b:Float64, c:Int64, s:Utf8]"#]]).await;
-        check("SELECT * FROM map_batches(TABLE(VALUES (1), (2)) , twice)", expect![[r#"
+        check(
+            "SELECT * FROM map_batches(TABLE(VALUES (1), (2)) , twice)",
+            expect![[r#"
             Projection: x, s [x:Int64;N, s:Utf8;N]
               MapBatches: twice over TABLE [x:Int64;N, s:Utf8;N]
                 Projection: column1 [column1:Int64]
-                  Values: (Int64(1)), (Int64(2)) [column1:Int64]"#]]).await;
+                  Values: (Int64(1)), (Int64(2)) [column1:Int64]"#]],
+        )
+        .await;
     }
 
     #[tokio::test]
@@ -344,7 +377,11 @@ mod tests {
         check("SELECT * FROM map_batches(TABLE(t))", expect!["External error: cannot plan map_batches: it takes an input and a function. Write map_batches(TABLE(query), function, option => value, …)"]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc, 5)", expect!["External error: cannot plan map_batches: unexpected argument 5. Write options as name => value"]).await;
         check("SELECT * FROM map_batches(t, inc)", expect!["External error: cannot plan map_batches: its input must be TABLE(name), TABLE(query) or (query), not t"]).await;
-        check("SELECT * FROM map_batches(TABLE(nowhere), inc)", expect!["Error during planning: table 'datafusion.public.nowhere' not found"]).await;
+        check(
+            "SELECT * FROM map_batches(TABLE(nowhere), inc)",
+            expect!["Error during planning: table 'datafusion.public.nowhere' not found"],
+        )
+        .await;
         check("SELECT * FROM map_batches(TABLE(t), inc, num_gpus => 1)", expect![[r#"External error: option "num_gpus" of map_batches is not available yet. Options are batch_size, concurrency and batch_format"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc, batchsize => 1)", expect![[r#"External error: unknown option "batchsize" of map_batches. Options are batch_size, concurrency and batch_format. Did you mean "batch_size"?"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc, batch_size => 'x')", expect![[r#"External error: invalid value 'x' for option "batch_size" of map_batches: expected a count from 1 to 1048576, or NULL"#]]).await;

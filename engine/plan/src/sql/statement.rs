@@ -66,7 +66,9 @@ fn parse_statement(df: &mut DFParser<'_>, text: &Text<'_>) -> Result<MobulaState
     }
     if parser.parse_keywords(&[Keyword::DROP, Keyword::FUNCTION]) {
         let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
-        let name = parser.parse_identifier().map_err(|e| text.refused(&e.into()))?;
+        let name = parser
+            .parse_identifier()
+            .map_err(|e| text.refused(&e.into()))?;
         // `f(INT)`: PostgreSQL names overloads so; there are none here.
         if parser.consume_token(&Token::LParen) {
             while !matches!(parser.next_token().token, Token::RParen | Token::EOF) {}
@@ -116,7 +118,11 @@ impl Text<'_> {
             .replace(", found: EOF", ", found the end of the text")
             .replacen("found: ", "found ", 1);
         match place {
-            Some(Location { line, column }) => PlanError::Syntax { message, line, column },
+            Some(Location { line, column }) => PlanError::Syntax {
+                message,
+                line,
+                column,
+            },
             None => PlanError::SyntaxWithoutPlace { message },
         }
     }
@@ -166,10 +172,15 @@ mod tests {
 
     #[test]
     fn statements_are_split() {
-        let statements = parse_statements("SELECT 1;; DROP FUNCTION IF EXISTS Net;\nSHOW TABLES;").unwrap();
+        let statements =
+            parse_statements("SELECT 1;; DROP FUNCTION IF EXISTS Net;\nSHOW TABLES;").unwrap();
         assert_eq!(statements.len(), 3);
-        assert!(matches!(&statements[0], MobulaStatement::DataFusion(s) if s.to_string() == "SELECT 1"));
-        assert!(matches!(&statements[1], MobulaStatement::DropFunction { name, if_exists: true } if name == "net"));
+        assert!(
+            matches!(&statements[0], MobulaStatement::DataFusion(s) if s.to_string() == "SELECT 1")
+        );
+        assert!(
+            matches!(&statements[1], MobulaStatement::DropFunction { name, if_exists: true } if name == "net")
+        );
         assert!(parse_statements(" -- nothing\n").unwrap().is_empty());
     }
 
@@ -188,18 +199,41 @@ mod tests {
             "SET mobula.udf_batch_rows = 100",
         ] {
             let parsed = parse_statements(sql);
-            assert!(matches!(parsed.as_deref(), Ok([MobulaStatement::DataFusion(_)])), "{sql}: {parsed:?}");
+            assert!(
+                matches!(parsed.as_deref(), Ok([MobulaStatement::DataFusion(_)])),
+                "{sql}: {parsed:?}"
+            );
         }
     }
 
     #[test]
     fn errors_carry_their_place() {
-        refuses("SELEC 1", expect!["syntax error at line 1, column 1: expected an SQL statement, found SELEC"]);
-        refuses("SELECT *\nFROM t WHERE", expect!["syntax error at line 2, column 13: expected an expression, found the end of the text"]);
-        refuses("SELECT 'open", expect!["syntax error at line 1, column 8: Unterminated string literal"]);
-        refuses("SELECT 1 SELECT 2", expect!["syntax error at line 1, column 10: expected end of statement, found SELECT"]);
-        refuses("SELECT * FROM f(TABLE(SELECT 1 FRM t), g)", expect!["syntax error at line 1, column 36: expected ), found t"]);
+        refuses(
+            "SELEC 1",
+            expect!["syntax error at line 1, column 1: expected an SQL statement, found SELEC"],
+        );
+        refuses(
+            "SELECT *\nFROM t WHERE",
+            expect![
+                "syntax error at line 2, column 13: expected an expression, found the end of the text"
+            ],
+        );
+        refuses(
+            "SELECT 'open",
+            expect!["syntax error at line 1, column 8: Unterminated string literal"],
+        );
+        refuses(
+            "SELECT 1 SELECT 2",
+            expect!["syntax error at line 1, column 10: expected end of statement, found SELECT"],
+        );
+        refuses(
+            "SELECT * FROM f(TABLE(SELECT 1 FRM t), g)",
+            expect!["syntax error at line 1, column 36: expected ), found t"],
+        );
         let deep = format!("SELECT {}1{}", "(".repeat(500), ")".repeat(500));
-        refuses(&deep, expect!["syntax error: nested deeper than 128 levels"]);
+        refuses(
+            &deep,
+            expect!["syntax error: nested deeper than 128 levels"],
+        );
     }
 }

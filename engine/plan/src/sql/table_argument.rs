@@ -90,9 +90,8 @@ pub(super) fn rewrite(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
                 None => open.push(paren_after(&last)),
             },
             Token::RParen => {
-                if open.pop() == Some(Paren::Doubled) {
-                    out.push(token.clone());
-                }
+                let doubled = open.pop() == Some(Paren::Doubled);
+                out.extend(doubled.then(|| token.clone()));
             }
             _ => {}
         }
@@ -164,7 +163,12 @@ fn select_from(at: &TokenWithSpan) -> Vec<TokenWithSpan> {
         Token::Mul,
         word("FROM", Keyword::FROM),
     ];
-    tokens.map(|token| TokenWithSpan { token, span: at.span }).to_vec()
+    tokens
+        .map(|token| TokenWithSpan {
+            token,
+            span: at.span,
+        })
+        .to_vec()
 }
 
 fn is_word(token: &Token, keyword: Keyword) -> bool {
@@ -178,30 +182,56 @@ mod tests {
     use datafusion::sql::sqlparser::tokenizer::Tokenizer;
 
     fn check(sql: &str, expected: &str) {
-        let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().unwrap();
-        let text: Vec<_> = rewrite(tokens).iter().map(|t| t.token.to_string()).collect();
-        assert_eq!(text.concat().split_whitespace().collect::<Vec<_>>().join(" "), expected);
+        let tokens = Tokenizer::new(&GenericDialect {}, sql)
+            .tokenize_with_location()
+            .unwrap();
+        let text: Vec<_> = rewrite(tokens)
+            .iter()
+            .map(|t| t.token.to_string())
+            .collect();
+        assert_eq!(
+            text.concat()
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" "),
+            expected
+        );
     }
 
     #[test]
     fn a_query_argument_loses_the_word() {
-        check("SELECT * FROM f(TABLE(SELECT 1), g)", "SELECT * FROM f((SELECT 1), g)");
-        check("FROM f(TABLE (WITH x AS (SELECT 1) SELECT * FROM x))", "FROM f( (WITH x AS (SELECT 1) SELECT * FROM x))");
+        check(
+            "SELECT * FROM f(TABLE(SELECT 1), g)",
+            "SELECT * FROM f((SELECT 1), g)",
+        );
+        check(
+            "FROM f(TABLE (WITH x AS (SELECT 1) SELECT * FROM x))",
+            "FROM f( (WITH x AS (SELECT 1) SELECT * FROM x))",
+        );
         check("FROM f(TABLE((SELECT 1)))", "FROM f(((SELECT 1)))");
-        check("FROM f(input => TABLE(SELECT 1))", "FROM f(input => (SELECT 1))");
+        check(
+            "FROM f(input => TABLE(SELECT 1))",
+            "FROM f(input => (SELECT 1))",
+        );
         check("FROM f(1, table(select 1))", "FROM f(1, (select 1))");
     }
 
     #[test]
     fn values_and_from_get_a_select() {
-        check("FROM f(TABLE(VALUES (1), (2)), g)", "FROM f((SELECT*FROM(VALUES (1), (2))), g)");
+        check(
+            "FROM f(TABLE(VALUES (1), (2)), g)",
+            "FROM f((SELECT*FROM(VALUES (1), (2))), g)",
+        );
         check("FROM f(TABLE(FROM t))", "FROM f((SELECT*FROM(FROM t)))");
     }
 
     #[test]
     fn a_name_becomes_a_query() {
         check("FROM f(TABLE(t), g)", "FROM f((SELECT*FROMt), g)");
-        check("FROM f(TABLE( s . \"T\" ), g)", "FROM f((SELECT*FROM s . \"T\" ), g)");
+        check(
+            "FROM f(TABLE( s . \"T\" ), g)",
+            "FROM f((SELECT*FROM s . \"T\" ), g)",
+        );
         check("FROM f(TABLE(t u), g)", "FROM f(TABLE(t u), g)");
         check("FROM f(TABLE(t.), TABLE())", "FROM f(TABLE(t.), TABLE())");
     }

@@ -156,11 +156,18 @@ mod tests {
     fn piece(values: std::ops::Range<i64>) -> Piece {
         let column: ArrayRef = Arc::new(Int64Array::from_iter_values(values));
         let batch = RecordBatch::try_from_iter([("a", column)]).unwrap();
-        Piece { passed: batch.clone(), sent: batch }
+        Piece {
+            passed: batch.clone(),
+            sent: batch,
+        }
     }
 
     fn limits(rows: usize, bytes: usize, batch_size: Option<usize>) -> BlockLimits {
-        BlockLimits { rows, bytes, batch_size }
+        BlockLimits {
+            rows,
+            bytes,
+            batch_size,
+        }
     }
 
     /// Block sizes made of pieces of the given sizes, and that order is kept.
@@ -182,7 +189,15 @@ mod tests {
         let values: Vec<i64> = blocks
             .iter()
             .flat_map(|block| &block.pieces)
-            .flat_map(|p| p.sent.column(0).as_any().downcast_ref::<Int64Array>().unwrap().values().to_vec())
+            .flat_map(|p| {
+                p.sent
+                    .column(0)
+                    .as_any()
+                    .downcast_ref::<Int64Array>()
+                    .unwrap()
+                    .values()
+                    .to_vec()
+            })
             .collect();
         assert_eq!(values, (0..start).collect::<Vec<_>>());
         blocks.iter().map(|block| block.rows).collect()
@@ -190,7 +205,10 @@ mod tests {
 
     #[test]
     fn small_pieces_gather_and_large_ones_are_sliced() {
-        assert_eq!(cut(limits(10, 1 << 20, None), &[3, 3, 3, 3, 0, 25]), [10, 10, 10, 7]);
+        assert_eq!(
+            cut(limits(10, 1 << 20, None), &[3, 3, 3, 3, 0, 25]),
+            [10, 10, 10, 7]
+        );
         assert_eq!(cut(limits(10, 1 << 20, None), &[0, 0]), [0; 0]);
         assert_eq!(cut(limits(1, 1 << 20, None), &[3]), [1, 1, 1]);
     }
@@ -200,7 +218,11 @@ mod tests {
         // 8 bytes a row (and maybe some for the header): at most 4 rows in 40 bytes.
         let sizes = cut(limits(1000, 40, None), &[20]);
         assert!(sizes.iter().all(|rows| (1..=5).contains(rows)), "{sizes:?}");
-        assert!(cut(limits(1000, 1, None), &[3]).iter().all(|rows| *rows == 1));
+        assert!(
+            cut(limits(1000, 1, None), &[3])
+                .iter()
+                .all(|rows| *rows == 1)
+        );
     }
 
     #[test]

@@ -29,7 +29,11 @@ pub struct FunctionCall {
 
 impl FunctionCall {
     /// A call of `spec` with `options`, else the function's defaults.
-    pub fn new(spec: Arc<FunctionSpec>, args: Vec<(String, Literal)>, options: &CallOptions) -> Self {
+    pub fn new(
+        spec: Arc<FunctionSpec>,
+        args: Vec<(String, Literal)>,
+        options: &CallOptions,
+    ) -> Self {
         let batch_size = options.batch_size_of(&spec);
         let batch_format = options.batch_format_of(&spec);
         let concurrency = options.concurrency_of(&spec);
@@ -71,9 +75,11 @@ impl FunctionCall {
             Returns::Table(_) => nullable(&plain_schema(input)),
         };
         let output = match &self.spec.returns {
-            Returns::Scalar(data_type) => {
-                Arc::new(Schema::new(vec![Field::new(result, data_type.clone(), true)]))
-            }
+            Returns::Scalar(data_type) => Arc::new(Schema::new(vec![Field::new(
+                result,
+                data_type.clone(),
+                true,
+            )])),
             Returns::Table(schema) => Arc::clone(schema),
         };
         UdfCall {
@@ -87,10 +93,14 @@ impl FunctionCall {
     }
 
     fn parameter_schema(&self) -> SchemaRef {
-        let values = self.spec.params.iter().filter_map(|param| match &param.kind {
-            ParamKind::Value(t) => Some(Field::new(&param.name, t.clone(), true)),
-            ParamKind::Table => None,
-        });
+        let values = self
+            .spec
+            .params
+            .iter()
+            .filter_map(|param| match &param.kind {
+                ParamKind::Value(t) => Some(Field::new(&param.name, t.clone(), true)),
+                ParamKind::Table => None,
+            });
         nullable(&plain_schema(&Schema::new(values.collect::<Vec<_>>())))
     }
 }
@@ -123,7 +133,10 @@ pub(super) fn write_call(
 }
 
 fn nullable(schema: &Schema) -> SchemaRef {
-    let fields = schema.fields().iter().map(|f| f.as_ref().clone().with_nullable(true));
+    let fields = schema
+        .fields()
+        .iter()
+        .map(|f| f.as_ref().clone().with_nullable(true));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 

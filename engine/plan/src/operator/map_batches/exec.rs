@@ -9,13 +9,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::common::stats::{ColumnStatistics, Precision};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, Statistics, internal_err};
-use datafusion::common::stats::{ColumnStatistics, Precision};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{
-    CardinalityEffect, ReplaceChildrenOptions, ChildrenPropertiesMode,
+    CardinalityEffect, ChildrenPropertiesMode, ReplaceChildrenOptions,
 };
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
@@ -144,7 +144,10 @@ fn check(input: &Schema, call: &UdfCall, shape: &ExecShape) -> Result<()> {
                 return internal_err!("the call of \"{name}\" does not fit its declaration");
             }
             match args.iter().find(|i| **i >= input.fields().len()) {
-                Some(i) => internal_err!("the call of \"{name}\" reads column {i} of {}", input.fields().len()),
+                Some(i) => internal_err!(
+                    "the call of \"{name}\" reads column {i} of {}",
+                    input.fields().len()
+                ),
                 None => Ok(()),
             }
         }
@@ -248,7 +251,12 @@ impl ExecutionPlan for MapBatchesExec {
             return internal_err!("MapBatchesExec has one input");
         };
         let (call, shape) = (Arc::clone(&self.call), self.shape.clone());
-        Ok(Arc::new(Self::try_new(input, call, shape, self.concurrency)?))
+        Ok(Arc::new(Self::try_new(
+            input,
+            call,
+            shape,
+            self.concurrency,
+        )?))
     }
 
     fn with_new_children(
@@ -299,7 +307,9 @@ impl ExecutionPlan for MapBatchesExec {
         }
         let mut statistics = input.as_ref().clone();
         statistics.total_byte_size = Precision::Absent;
-        statistics.column_statistics.push(ColumnStatistics::new_unknown());
+        statistics
+            .column_statistics
+            .push(ColumnStatistics::new_unknown());
         Ok(Arc::new(statistics))
     }
 

@@ -13,9 +13,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, Result, internal_err};
-use datafusion::logical_expr::{
-    Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore,
-};
+use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore};
 use mobula_udfs::Returns;
 
 use super::FunctionCall;
@@ -85,7 +83,12 @@ impl MapBatchesNode {
             return internal_err!("function \"{}\" returns no table", call.spec().name);
         };
         let mut seen = HashSet::new();
-        if let Some(field) = input.schema().fields().iter().find(|f| !seen.insert(f.name())) {
+        if let Some(field) = input
+            .schema()
+            .fields()
+            .iter()
+            .find(|f| !seen.insert(f.name()))
+        {
             return Err(PlanError::ColumnTwice {
                 function: call.spec().name.clone(),
                 column: field.name().clone(),
@@ -177,7 +180,12 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
             NodeShape::Column { result, .. } if !self.call.is_volatile() => {
                 HashSet::from([result.clone()])
             }
-            _ => self.schema.fields().iter().map(|f| f.name().clone()).collect(),
+            _ => self
+                .schema
+                .fields()
+                .iter()
+                .map(|f| f.name().clone())
+                .collect(),
         }
     }
 
@@ -185,7 +193,12 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
         match &self.shape {
             NodeShape::Column { args, result } => {
                 let args: Vec<_> = args.iter().map(Column::flat_name).collect();
-                write!(f, "MapBatches: {} over [{}] AS {result}", self.call, args.join(", "))
+                write!(
+                    f,
+                    "MapBatches: {} over [{}] AS {result}",
+                    self.call,
+                    args.join(", ")
+                )
             }
             NodeShape::Table => write!(f, "MapBatches: {} over TABLE", self.call),
         }
@@ -209,7 +222,10 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
         let NodeShape::Column { args, .. } = &self.shape else {
             return Some(vec![(0..input.fields().len()).collect()]);
         };
-        let passed = output_columns.iter().copied().filter(|i| *i < input.fields().len());
+        let passed = output_columns
+            .iter()
+            .copied()
+            .filter(|i| *i < input.fields().len());
         let mut needed: BTreeSet<usize> = passed.collect();
         for column in args {
             needed.insert(input.maybe_index_of_column(column)?);

@@ -85,14 +85,23 @@ impl SharedPool {
 
 impl Drop for SharedPool {
     fn drop(&mut self) {
-        let opened = self.opened.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let opened = self
+            .opened
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(pool) = opened.take() {
             let stats = pool.stats();
             self.metrics.user_time.add_duration(stats.user_time);
-            self.metrics.transport_time.add_duration(stats.transport_time);
-            self.metrics.workers_started.add(stats.workers_started as usize);
+            self.metrics
+                .transport_time
+                .add_duration(stats.transport_time);
+            self.metrics
+                .workers_started
+                .add(stats.workers_started as usize);
             self.metrics.bytes_to_workers.add(stats.bytes_in as usize);
-            self.metrics.bytes_from_workers.add(stats.bytes_out as usize);
+            self.metrics
+                .bytes_from_workers
+                .add(stats.bytes_out as usize);
         }
     }
 }

@@ -283,13 +283,19 @@ fn for_worker(block: &Block, call: &UdfCall) -> Result<RecordBatch> {
     };
     let columns = rows.columns().iter().zip(call.input.fields());
     let columns = columns
-        .map(|(column, field)| match column.data_type() == field.data_type() {
-            true => Ok(Arc::clone(column)),
-            false => cast_with_options(column, field.data_type(), &strict),
-        })
+        .map(
+            |(column, field)| match column.data_type() == field.data_type() {
+                true => Ok(Arc::clone(column)),
+                false => cast_with_options(column, field.data_type(), &strict),
+            },
+        )
         .collect::<Result<Vec<ArrayRef>, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(block.rows));
-    Ok(RecordBatch::try_new_with_options(Arc::clone(&call.input), columns, &options)?)
+    Ok(RecordBatch::try_new_with_options(
+        Arc::clone(&call.input),
+        columns,
+        &options,
+    )?)
 }
 
 impl InFlight {
@@ -326,7 +332,8 @@ impl InFlight {
         };
         let rows = waiting.num_rows().min(answer.num_rows());
         if waiting.num_rows() > rows {
-            self.waiting.push_front(waiting.slice(rows, waiting.num_rows() - rows));
+            self.waiting
+                .push_front(waiting.slice(rows, waiting.num_rows() - rows));
         }
         if answer.num_rows() > rows {
             self.rest = Some(answer.slice(rows, answer.num_rows() - rows));

@@ -31,7 +31,9 @@ fn one_column(column: impl Array + 'static) -> RecordBatch {
 /// Cuts `batch` into pieces of at most `rows`, as a worker may.
 fn pieces(batch: &RecordBatch, rows: usize) -> Vec<RecordBatch> {
     let starts = (0..batch.num_rows()).step_by(rows);
-    starts.map(|i| batch.slice(i, rows.min(batch.num_rows() - i))).collect()
+    starts
+        .map(|i| batch.slice(i, rows.min(batch.num_rows() - i)))
+        .collect()
 }
 
 /// `net(a, b) = a * b`, `inc(a) = a + 1`, `dice(a) = a`, `one() = 1`;
@@ -39,7 +41,10 @@ fn pieces(batch: &RecordBatch, rows: usize) -> Vec<RecordBatch> {
 fn host() -> FakeHost {
     FakeHost::default()
         .with("net", |block| {
-            let product = float(&block, 0).iter().zip(float(&block, 1)).map(|(a, b)| Some(a? * b?));
+            let product = float(&block, 0)
+                .iter()
+                .zip(float(&block, 1))
+                .map(|(a, b)| Some(a? * b?));
             Ok(vec![one_column(product.collect::<Float64Array>())])
         })
         .with("inc", |block| {
@@ -48,7 +53,10 @@ fn host() -> FakeHost {
         })
         .with("dice", |block| Ok(vec![block]))
         .with("one", |block| {
-            Ok(vec![one_column(Int64Array::from(vec![1; block.num_rows()]))])
+            Ok(vec![one_column(Int64Array::from(vec![
+                1;
+                block.num_rows()
+            ]))])
         })
         .with("twice", |block| {
             assert_eq!(block.schema().field(3).name(), "s");
@@ -83,7 +91,9 @@ async fn check_plan(sql: &str, expected: Expect) {
 
 #[tokio::test]
 async fn scalar_calls_give_their_column() {
-    check_rows("SELECT a, net(a, b) FROM t WHERE inc(c) > 1 ORDER BY a", expect![[r#"
+    check_rows(
+        "SELECT a, net(a, b) FROM t WHERE inc(c) > 1 ORDER BY a",
+        expect![[r#"
         +---+--------------+
         | a | net(t.a,t.b) |
         +---+--------------+
@@ -93,28 +103,44 @@ async fn scalar_calls_give_their_column() {
         | 5 | 12.5         |
         | 7 | 24.5         |
         | 8 | 32.0         |
-        +---+--------------+"#]]).await;
-    check_rows("SELECT sum(inc(a)) AS s, inc(c) FROM t GROUP BY inc(c) ORDER BY 2", expect![[r#"
+        +---+--------------+"#]],
+    )
+    .await;
+    check_rows(
+        "SELECT sum(inc(a)) AS s, inc(c) FROM t GROUP BY inc(c) ORDER BY 2",
+        expect![[r#"
         +----+----------+
         | s  | inc(t.c) |
         +----+----------+
         | 12 | 1        |
         | 15 | 2        |
         | 18 | 3        |
-        +----+----------+"#]]).await;
-    check_rows("SELECT inc(inc(1)) AS x, one() AS y", expect![[r#"
+        +----+----------+"#]],
+    )
+    .await;
+    check_rows(
+        "SELECT inc(inc(1)) AS x, one() AS y",
+        expect![[r#"
         +---+---+
         | x | y |
         +---+---+
         | 3 | 1 |
-        +---+---+"#]]).await;
-    check_rows("SELECT count(*) AS n, sum(one()) AS s FROM t", expect![[r#"
+        +---+---+"#]],
+    )
+    .await;
+    check_rows(
+        "SELECT count(*) AS n, sum(one()) AS s FROM t",
+        expect![[r#"
         +---+---+
         | n | s |
         +---+---+
         | 9 | 9 |
-        +---+---+"#]]).await;
-    check_rows("SELECT * FROM map_batches(TABLE(SELECT a FROM t), inc, batch_size => 2) ORDER BY a", expect![[r#"
+        +---+---+"#]],
+    )
+    .await;
+    check_rows(
+        "SELECT * FROM map_batches(TABLE(SELECT a FROM t), inc, batch_size => 2) ORDER BY a",
+        expect![[r#"
         +---+-----+
         | a | inc |
         +---+-----+
@@ -127,7 +153,9 @@ async fn scalar_calls_give_their_column() {
         | 6 | 7   |
         | 7 | 8   |
         | 8 | 9   |
-        +---+-----+"#]]).await;
+        +---+-----+"#]],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -146,7 +174,9 @@ async fn table_calls_give_their_table() {
 async fn an_empty_input_gives_no_rows_and_opens_no_pool() {
     let host = Arc::new(host());
     let state = session(Arc::clone(&host));
-    let rows = run(&state, "SELECT inc(a) FROM t WHERE a > 100").await.unwrap();
+    let rows = run(&state, "SELECT inc(a) FROM t WHERE a > 100")
+        .await
+        .unwrap();
     assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 0);
     assert_eq!(host.pools_opened.load(Ordering::SeqCst), 0);
 }
@@ -167,12 +197,16 @@ async fn unread_columns_are_pruned_and_filters_move_below() {
             MapBatchesExec: udf=dice, kind=scalar, batch_size=block, batch_format=numpy, concurrency=partitions
               DataSourceExec: partitions=2, partition_sizes=[1, 1]
     "#]]).await;
-    check_plan("SELECT x FROM map_batches(TABLE(t), twice, batch_size => 5, concurrency => 3) WHERE x > 1", expect![[r#"
+    check_plan(
+        "SELECT x FROM map_batches(TABLE(t), twice, batch_size => 5, concurrency => 3) WHERE x > 1",
+        expect![[r#"
         FilterExec: x@0 > 1
           ProjectionExec: expr=[x@0 as x]
             MapBatchesExec: udf=twice, kind=table, batch_size=5, batch_format=numpy, concurrency=3
               DataSourceExec: partitions=2, partition_sizes=[1, 1]
-    "#]]).await;
+    "#]],
+    )
+    .await;
     check_plan("SELECT * FROM map_batches(TABLE(t), \"Embed\"(model => 'big')) LIMIT 2", expect![[r#"
         MapBatchesExec: udf=Embed(model => 'big'), kind=scalar, batch_size=8, batch_format=numpy, concurrency=1
           CoalescePartitionsExec: fetch=2
@@ -187,11 +221,18 @@ async fn order_is_kept_with_many_calls_in_flight() {
     let host = Arc::new(host());
     let state = session_with(Arc::clone(&host), options);
     add_table(&state, "wide", vec![rows_of_t(0..1000)]);
-    let sql = "SELECT a, inc FROM map_batches((SELECT a FROM wide ORDER BY a), inc, concurrency => 5)";
+    let sql =
+        "SELECT a, inc FROM map_batches((SELECT a FROM wide ORDER BY a), inc, concurrency => 5)";
     let rows = run(&state, sql).await.unwrap();
     let pairs: Vec<(i64, i64)> = rows
         .iter()
-        .flat_map(|b| int(b, 0).values().iter().copied().zip(int(b, 1).values().iter().copied()))
+        .flat_map(|b| {
+            int(b, 0)
+                .values()
+                .iter()
+                .copied()
+                .zip(int(b, 1).values().iter().copied())
+        })
         .collect();
     assert_eq!(pairs, (0..1000).map(|i| (i, i + 1)).collect::<Vec<_>>());
     assert_eq!(host.calls.load(Ordering::SeqCst), 1000_usize.div_ceil(7));
@@ -204,9 +245,14 @@ async fn partitions_share_one_pool_of_one_worker_and_a_merge_does_not_hang() {
     options.set_value("udf_batch_rows", "3").unwrap();
     let host = Arc::new(host());
     let state = session_with(Arc::clone(&host), options);
-    add_table(&state, "halves", vec![rows_of_t(0..500), rows_of_t(500..1000)]);
+    add_table(
+        &state,
+        "halves",
+        vec![rows_of_t(0..500), rows_of_t(500..1000)],
+    );
     // Sorted by a in each partition, then merged: the merge waits for both.
-    let sql = "SELECT a FROM map_batches((SELECT a FROM halves), inc, concurrency => 1) ORDER BY a, inc";
+    let sql =
+        "SELECT a FROM map_batches((SELECT a FROM halves), inc, concurrency => 1) ORDER BY a, inc";
     let rows = run(&state, sql).await.unwrap();
     assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 1000);
     assert_eq!(*host.concurrency.lock().unwrap(), [1]);
@@ -219,10 +265,16 @@ async fn a_merge_that_polls_one_partition_at_a_time_does_not_starve_it() {
     options.set_value("udf_batch_rows", "3").unwrap();
     let host = Arc::new(host());
     let state = session_with(Arc::clone(&host), options);
-    add_table(&state, "halves", vec![rows_of_t(0..100), rows_of_t(100..200)]);
+    add_table(
+        &state,
+        "halves",
+        vec![rows_of_t(0..100), rows_of_t(100..200)],
+    );
     let sql = "SELECT * FROM map_batches((SELECT a FROM halves), inc, concurrency => 1)";
     let plan = physical(&state, sql).await.unwrap();
-    let mut streams: Vec<_> = (0..2).map(|i| plan.execute(i, state.task_ctx()).unwrap()).collect();
+    let mut streams: Vec<_> = (0..2)
+        .map(|i| plan.execute(i, state.task_ctx()).unwrap())
+        .collect();
     // The first partition gets going and is then left alone.
     let first = streams[0].next().await.unwrap().unwrap();
     let rest: Vec<_> = streams.pop().unwrap().collect().await;
@@ -235,14 +287,19 @@ async fn a_merge_that_polls_one_partition_at_a_time_does_not_starve_it() {
 #[tokio::test]
 async fn a_worker_error_arrives_unchanged_and_ends_the_stream() {
     let host = host().with("inc", |_| {
-        Err(UdfError::ShuttingDown { function: "inc".into() })
+        Err(UdfError::ShuttingDown {
+            function: "inc".into(),
+        })
     });
     let state = session(Arc::new(host));
     let plan = physical(&state, "SELECT inc(a) FROM t").await.unwrap();
     let mut stream = plan.execute(0, state.task_ctx()).unwrap();
     let error = stream.next().await.unwrap().unwrap_err();
     let root = error.find_root();
-    assert!(matches!(root, datafusion::common::DataFusionError::External(e) if e.is::<UdfError>()), "{error:?}");
+    assert!(
+        matches!(root, datafusion::common::DataFusionError::External(e) if e.is::<UdfError>()),
+        "{error:?}"
+    );
     assert!(stream.next().await.is_none());
     drop(stream);
 }
@@ -255,7 +312,10 @@ async fn wrong_row_counts_are_told() {
             Ok(batches.map(one_column).collect())
         });
         let state = session(Arc::new(host));
-        let error = run(&state, "SELECT inc(a) FROM t").await.unwrap_err().to_string();
+        let error = run(&state, "SELECT inc(a) FROM t")
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(&format!("answered {word} rows")), "{error}");
     }
 }
@@ -298,16 +358,30 @@ async fn metrics_count_calls_and_rows() {
     let metrics = found.unwrap();
     assert_eq!(metrics.output_rows(), Some(9));
     assert_eq!(metrics.sum_by_name("calls").unwrap().as_usize(), 2);
-    assert_eq!(metrics.sum_by_name("rows_to_workers").unwrap().as_usize(), 9);
+    assert_eq!(
+        metrics.sum_by_name("rows_to_workers").unwrap().as_usize(),
+        9
+    );
     assert!(metrics.sum_by_name("wait_workers").is_some());
 }
 
 #[tokio::test]
 async fn explain_analyze_shows_them() {
     let state = session(Arc::new(host()));
-    let rows = run(&state, "EXPLAIN ANALYZE SELECT inc(a) FROM t").await.unwrap();
-    let text = rows[0].column(1).as_any().downcast_ref::<StringArray>().unwrap().value(0).to_owned();
-    assert!(text.contains("MapBatchesExec: udf=inc, kind=scalar"), "{text}");
+    let rows = run(&state, "EXPLAIN ANALYZE SELECT inc(a) FROM t")
+        .await
+        .unwrap();
+    let text = rows[0]
+        .column(1)
+        .as_any()
+        .downcast_ref::<StringArray>()
+        .unwrap()
+        .value(0)
+        .to_owned();
+    assert!(
+        text.contains("MapBatchesExec: udf=inc, kind=scalar"),
+        "{text}"
+    );
     assert!(text.contains("calls=2"), "{text}");
 }
 
@@ -316,5 +390,8 @@ async fn without_a_host_the_error_says_what_to_do() {
     let state = session(Arc::new(host()));
     let plan = physical(&state, "SELECT inc(a) FROM t").await.unwrap();
     let error = collect(plan, Arc::default()).await.unwrap_err().to_string();
-    assert!(error.contains("with_extension(Arc::new(TaskHostHandle(..)))"), "{error}");
+    assert!(
+        error.contains("with_extension(Arc::new(TaskHostHandle(..)))"),
+        "{error}"
+    );
 }
