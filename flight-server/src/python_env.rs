@@ -20,14 +20,14 @@ const MIN_VERSION: (u32, u32) = (3, 10);
 
 /// The interpreter of this process's workers.
 pub fn interpreter(options: &MobulaOptions) -> PathBuf {
-    if !options.python().is_empty() {
-        return PathBuf::from(options.python());
+    if let Some(python) = options.python() {
+        return python.to_path_buf();
     }
-    let own = Path::new(options.data_dir()).join(ENVIRONMENT).join("bin/python");
-    match !options.data_dir().is_empty() && own.exists() {
-        true => own,
-        false => PathBuf::from("python3"),
-    }
+    options
+        .data_dir()
+        .map(|dir| dir.join(ENVIRONMENT).join("bin/python"))
+        .filter(|own| own.exists())
+        .unwrap_or_else(|| PathBuf::from("python3"))
 }
 
 /// True when `python` has what workers import.
@@ -43,16 +43,14 @@ pub fn is_complete(python: &Path) -> bool {
 /// # Errors
 /// [`ServerError::Python`]: one line that says what to install.
 pub fn setup(options: &MobulaOptions) -> Result<(), ServerError> {
-    if options.data_dir().is_empty() {
+    let Some(data_dir) = options.data_dir() else {
         return Err(ServerError::Python {
-            message: "say where the environment goes with --data-dir DIR: it becomes DIR/python".into(),
+            message: "say where the environment goes with --data-dir DIR: it becomes DIR/python"
+                .into(),
         });
-    }
-    let base = match options.python() {
-        "" => Path::new("python3"),
-        path => Path::new(path),
     };
-    let environment = Path::new(options.data_dir()).join(ENVIRONMENT);
+    let base = options.python().unwrap_or(Path::new("python3"));
+    let environment = data_dir.join(ENVIRONMENT);
     check_version(base)?;
     println!("mobula: making {}", environment.display());
     make(base, &environment)?;

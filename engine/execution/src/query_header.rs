@@ -86,7 +86,7 @@ mod tests {
         apply(&mut arrived, &header).unwrap();
         assert_eq!(arrived.execution.batch_size, 777);
         let ours = arrived.extensions.get::<MobulaOptions>().unwrap();
-        assert_eq!((ours.udf_batch_rows(), ours.data_dir()), (1234, ""));
+        assert_eq!((ours.udf_batch_rows(), ours.data_dir()), (1234, None));
         assert_eq!(query_header("q", &arrived, vec![]), header);
     }
 

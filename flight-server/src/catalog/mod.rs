@@ -53,7 +53,7 @@ pub struct Definition {
     pub name: String,
     /// SQL text, or an encoded function spec.
     pub body: Vec<u8>,
-    /// Absolute location of an external table.
+    /// Absolute locations of an external table, one a line.
     pub location: Option<String>,
 }
 

@@ -47,11 +47,11 @@ LIMIT 10";
 /// # Errors
 /// No space, no Python, no network: one line each.
 pub async fn run(matches: &ArgMatches, mut options: MobulaOptions) -> Result<(), ServerError> {
-    if options.data_dir().is_empty() {
-        let dir = default_dir()?;
-        set(&mut options, "data_dir", &dir.to_string_lossy())?;
-    }
-    let dir = PathBuf::from(options.data_dir());
+    let dir = match options.data_dir() {
+        Some(dir) => dir.to_path_buf(),
+        None => default_dir()?,
+    };
+    set(&mut options, "data_dir", &dir.to_string_lossy())?;
     std::fs::create_dir_all(&dir).map_err(|source| ServerError::File {
         deed: "make the data directory",
         path: dir.clone(),

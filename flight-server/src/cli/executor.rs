@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
 
 use clap::ArgMatches;
 use mobula_execution::{ClusterToken, Executor, ExecutorSettings};
@@ -17,13 +16,13 @@ use crate::{ServerError, python_env};
 /// A port in use, a bad token file, or a coordinator that refuses.
 pub async fn run(matches: &ArgMatches, options: MobulaOptions) -> Result<(), ServerError> {
     let token = match options.cluster_token_file() {
-        "" => {
+        None => {
             return Err(ServerError::Setting {
                 source_name: "--cluster-token-file".into(),
                 message: "an executor needs the coordinator's token file, DATA_DIR/cluster-token there".into(),
             });
         }
-        path => ClusterToken::read(Path::new(path))?,
+        Some(path) => ClusterToken::read(path)?,
     };
     let text = |name: &str| matches.get_one::<String>(name).cloned();
     let listen = match options.get("listen") {

@@ -63,8 +63,8 @@ impl Coordinator {
     pub async fn start(options: MobulaOptions) -> Result<Self, ServerError> {
         let cluster_listen = address("--cluster-listen", options.cluster_listen(), &options)?;
         let data_dir = match options.data_dir() {
-            "" => None,
-            path => Some(DataDir::take(Path::new(path))?),
+            None => None,
+            Some(path) => Some(DataDir::take(path)?),
         };
         let scratch = match data_dir {
             Some(_) => None,
@@ -145,8 +145,8 @@ fn token_file(
     data_dir: Option<&DataDir>,
     scratch: Option<&tempfile::TempDir>,
 ) -> PathBuf {
-    if !options.cluster_token_file().is_empty() {
-        return PathBuf::from(options.cluster_token_file());
+    if let Some(path) = options.cluster_token_file() {
+        return path.to_path_buf();
     }
     let dir = data_dir.map(DataDir::path).or(scratch.map(|s| s.path()));
     dir.unwrap_or(Path::new(".")).join("cluster-token")

@@ -39,8 +39,8 @@ pub async fn run(matches: &ArgMatches, options: MobulaOptions) -> Result<(), Ser
 /// A database of this process alone.
 pub async fn embedded(options: MobulaOptions) -> Result<std::sync::Arc<Database>, ServerError> {
     let data_dir = match options.data_dir() {
-        "" => None,
-        path => Some(DataDir::take(path.as_ref())?),
+        None => None,
+        Some(path) => Some(DataDir::take(path)?),
     };
     let python = python_env::interpreter(&options);
     let engine = Engine::embedded(EngineSettings { options, python })?;

@@ -32,7 +32,7 @@ impl Session {
         refuse_system(ddl)?;
         match ddl {
             DdlStatement::CreateExternalTable(create) => {
-                self.create_table(create.clone(), sql).await
+                self.create_table(create.as_ref().clone(), sql).await
             }
             DdlStatement::CreateView(view) => {
                 let name = qualified(&view.name);
@@ -92,15 +92,15 @@ impl Session {
                 return Err(exists("table", name, "Use CREATE OR REPLACE EXTERNAL TABLE, or DROP TABLE first"));
             }
         }
-        files::prepare_location(self.database(), &mut create)?;
-        let location = create.location.clone();
+        files::prepare_locations(self.database(), &mut create)?;
+        let locations = create.locations.join("\n");
         self.apply_table(create).await?;
-        self.store(ObjectKind::Table, name, sql, Some(location))
+        self.store(ObjectKind::Table, name, sql, Some(locations))
     }
 
     async fn apply_table(&self, create: CreateExternalTable) -> Result<(), ServerError> {
-        let (table, location) = (create.name.to_string(), create.location.clone());
-        let plan = LogicalPlan::Ddl(DdlStatement::CreateExternalTable(create));
+        let (table, location) = (create.name.to_string(), create.locations.join(", "));
+        let plan = LogicalPlan::Ddl(DdlStatement::CreateExternalTable(Box::new(create)));
         self.apply(plan).await.map_err(|error| match error {
             ServerError::Query(e) => ServerError::TableFiles {
                 table,
@@ -170,9 +170,9 @@ impl Session {
         let plan = self.state().statement_to_plan(*statement).await?;
         match (plan, location) {
             (LogicalPlan::Ddl(DdlStatement::CreateExternalTable(mut create)), Some(location)) => {
-                location.clone_into(&mut create.location);
-                files::prepare_location(self.database(), &mut create)?;
-                self.apply_table(create).await
+                create.locations = location.lines().map(str::to_owned).collect();
+                files::prepare_locations(self.database(), &mut create)?;
+                self.apply_table(*create).await
             }
             (plan, _) => self.apply(plan).await,
         }

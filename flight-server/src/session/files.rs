@@ -3,6 +3,7 @@
 //! Paths are resolved once, where the server runs, so that executors are told
 //! the same absolute path; one that cannot read it says so by name.
 
+use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,32 +18,36 @@ use crate::{Database, ServerError};
 /// Prefix of the options that say how a store is reached.
 const STORE_OPTIONS: &str = "aws.";
 
-/// Makes the location of `create` absolute, checks that it matches files, and
+/// Makes the locations of `create` absolute, checks that they match files, and
 /// takes the store's options out of the table's.
-pub fn prepare_location(
+pub fn prepare_locations(
     database: &Arc<Database>,
     create: &mut CreateExternalTable,
 ) -> Result<(), ServerError> {
-    let (store, rest) = std::mem::take(&mut create.options)
+    let (store, rest): (HashMap<_, _>, HashMap<_, _>) = std::mem::take(&mut create.options)
         .into_iter()
         .partition(|(key, _)| {
             let key = key.strip_prefix("format.").unwrap_or(key);
             key.starts_with(STORE_OPTIONS)
         });
     create.options = rest;
-    if let Some(url) = remote(&create.location) {
-        let mut options: Vec<(String, String)> = store.into_iter().collect();
-        for (key, _) in &mut options {
-            if let Some(short) = key.strip_prefix("format.") {
-                *key = short.to_owned();
-            }
+    let mut options: Vec<(String, String)> = store
+        .into_iter()
+        .map(|(key, value)| match key.strip_prefix("format.") {
+            Some(short) => (short.to_owned(), value),
+            None => (key, value),
+        })
+        .collect();
+    options.sort();
+    for location in &mut create.locations {
+        if let Some(url) = remote(location) {
+            register(database, &url, options.clone())?;
+            continue;
         }
-        options.sort();
-        return register(database, &url, options);
+        let path = absolute(location.trim_start_matches("file://"))?;
+        check_matches(&path)?;
+        *location = path;
     }
-    let path = absolute(create.location.trim_start_matches("file://"))?;
-    check_matches(&path)?;
-    create.location = path;
     Ok(())
 }
 

@@ -1,0 +1,81 @@
+//! `cargo xt`: the checks and test runs that cargo alone does not do.
+//!
+//!     cargo xt tidy            layout, names, layering, versions
+//!     cargo xt test [FILTER]   installs what tests need and runs all of them
+//!
+//! Depends on almost nothing, so that it starts in seconds on a fresh machine.
+
+mod layering;
+mod names;
+mod prerequisites;
+mod tests_run;
+mod versions;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// What a check found: a place and what is wrong there.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub place: String,
+    pub problem: String,
+}
+
+impl Finding {
+    fn new(place: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self {
+            place: place.into(),
+            problem: problem.into(),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let command = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.collect();
+    let result = match command.as_str() {
+        "tidy" => tidy(),
+        "test" => tests_run::run(&root(), &rest),
+        _ => Err("usage: cargo xt tidy | cargo xt test [FILTER]".to_owned()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_path_buf()
+}
+
+fn tidy() -> Result<(), String> {
+    let root = root();
+    let files = tracked_files(&root)?;
+    let mut findings = names::check(&root, &files)?;
+    findings.extend(layering::check(&root)?);
+    findings.extend(versions::check(&root)?);
+    for finding in &findings {
+        eprintln!("{}: {}", finding.place, finding.problem);
+    }
+    match findings.len() {
+        0 => Ok(()),
+        n => Err(format!("tidy found {n} problems")),
+    }
+}
+
+/// Files that git tracks, relative to `root`.
+fn tracked_files(root: &Path) -> Result<Vec<String>, String> {
+    let output = std::process::Command::new("git")
+        .args(["ls-files"])
+        .current_dir(root)
+        .output()
+        .map_err(|e| format!("cannot run git: {e}. Install git"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let exists = |file: &&str| root.join(file).exists();
+    Ok(text.lines().filter(exists).map(str::to_owned).collect())
+}
