@@ -576,6 +576,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn grouping_sets_distinct_and_unnest() {
+        check_rule(
+            "SELECT inc(a), count(*) FROM t GROUP BY ROLLUP(inc(a))",
+            expect![],
+        )
+        .await;
+        check_rule(
+            "SELECT DISTINCT inc(a) FROM t UNION ALL SELECT inc(x) FROM u",
+            expect![],
+        )
+        .await;
+        check_rule("SELECT unnest(\"Embed\"(s)) FROM t", expect![]).await;
+    }
+
+    #[tokio::test]
     async fn a_taken_name_gets_a_number() {
         check_rule(
             "SELECT inc(a) FROM (SELECT a, c AS \"inc(q.a)\" FROM t) q",

@@ -12,7 +12,7 @@
 //! of each optimizer pass, so that filters have moved out of the way and the
 //! next pass prunes the arguments.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
@@ -45,48 +45,52 @@ impl OptimizerRule for PruneCall {
             LogicalPlan::Aggregate(aggregate) => &aggregate.input,
             _ => return Ok(Transformed::no(plan)),
         };
-        let Some(below) = below_unread_call(&plan, input)? else {
+        let mut read = HashSet::new();
+        plan.apply_expressions(|expr| {
+            read.extend(expr.column_refs().iter().map(|column| column.name.clone()));
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        let Some(pruned) = without_unread_calls(input, read)? else {
             return Ok(Transformed::no(plan));
         };
         let exprs = plan.expressions();
-        plan.with_new_exprs(exprs, vec![below])
+        plan.with_new_exprs(exprs, vec![pruned])
             .map(Transformed::yes)
     }
 }
 
-/// The input of the call that is `input`, if `plan` does not read its result.
-fn below_unread_call(plan: &LogicalPlan, input: &Arc<LogicalPlan>) -> Result<Option<LogicalPlan>> {
-    let LogicalPlan::Extension(extension) = input.as_ref() else {
+/// `plan`, a chain of calls, without those whose result is not in `read`;
+/// `None` if all are.
+fn without_unread_calls(
+    plan: &LogicalPlan,
+    mut read: HashSet<String>,
+) -> Result<Option<LogicalPlan>> {
+    let LogicalPlan::Extension(extension) = plan else {
         return Ok(None);
     };
     let Some(node) = extension.node.as_any().downcast_ref::<MapBatchesNode>() else {
         return Ok(None);
     };
-    let NodeShape::Column { result, .. } = node.shape() else {
+    let NodeShape::Column { args, result } = node.shape() else {
         return Ok(None);
     };
-    if node.call().is_volatile() {
-        return Ok(None);
+    if !read.contains(result) && !node.call().is_volatile() {
+        let below = without_unread_calls(node.input(), read)?;
+        return Ok(Some(below.unwrap_or_else(|| node.input().clone())));
     }
-    let mut read = false;
-    plan.apply_expressions(|expr| {
-        read |= expr
-            .column_refs()
-            .iter()
-            .any(|column| column.name == *result);
-        Ok(match read {
-            true => TreeNodeRecursion::Stop,
-            false => TreeNodeRecursion::Continue,
-        })
-    })?;
-    Ok((!read).then(|| node.input().clone()))
+    read.extend(args.iter().map(|column| column.name.clone()));
+    let Some(below) = without_unread_calls(node.input(), read)? else {
+        return Ok(None);
+    };
+    plan.with_new_exprs(plan.expressions(), vec![below])
+        .map(Some)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::test_session::{FakeHost, plan, session};
     use expect_test::{Expect, expect};
+    use std::sync::Arc;
 
     /// The optimized plan of `sql`; optimizing it again must change nothing.
     async fn check_rule(sql: &str, expected: Expect) {
@@ -100,17 +104,27 @@ mod tests {
     async fn an_unread_call_is_dropped_with_its_arguments() {
         check_rule(
             "SELECT a FROM (SELECT a, net(b, c) AS n, inc(a) AS i FROM t)",
-            expect![],
+            expect!["TableScan: t projection=[a]"],
         )
         .await;
         check_rule(
             "SELECT count(*) FROM (SELECT inc(a) AS i FROM t WHERE c = 1)",
-            expect![],
+            expect![[r#"
+                Projection: count(Int64(1)) AS count(*)
+                  Aggregate: groupBy=[[]], aggr=[[count(Int64(1))]]
+                    Projection:
+                      Filter: t.c = Int64(1)
+                        TableScan: t projection=[c]"#]],
         )
         .await;
         check_rule(
             "SELECT u.x FROM (SELECT a, inc(c) AS i FROM t) v JOIN u ON u.a = v.a",
-            expect![],
+            expect![[r#"
+                Projection: u.x
+                  Inner Join: v.a = u.a
+                    SubqueryAlias: v
+                      TableScan: t projection=[a]
+                    TableScan: u projection=[a, x]"#]],
         )
         .await;
     }
@@ -119,10 +133,29 @@ mod tests {
     async fn a_read_or_volatile_call_stays() {
         check_rule(
             "SELECT i FROM (SELECT net(b, c) AS n, inc(a) AS i FROM t)",
-            expect![],
+            expect![[r#"
+                Projection: inc(t.a) AS i
+                  MapBatches: inc over [t.a] AS inc(t.a)
+                    MapBatches: net over [t.b, t.c] AS net(t.b,t.c)
+                      TableScan: t projection=[a, b, c]"#]],
         )
         .await;
-        check_rule("SELECT a FROM (SELECT a, dice(c) AS d FROM t)", expect![]).await;
-        check_rule("SELECT 1 AS x FROM map_batches(TABLE(t), twice)", expect![]).await;
+        check_rule(
+            "SELECT a FROM (SELECT a, dice(c) AS d FROM t)",
+            expect![[r#"
+            Projection: t.a
+              MapBatches: dice over [t.c] AS dice(t.c)
+                TableScan: t projection=[a, c]"#]],
+        )
+        .await;
+        check_rule(
+            "SELECT 1 AS x FROM map_batches(TABLE(t), twice)",
+            expect![[r#"
+            Projection: Int64(1) AS x
+              MapBatches: twice over TABLE
+                Projection: t.a AS a, t.b AS b, t.c AS c, t.s AS s
+                  TableScan: t projection=[a, b, c, s]"#]],
+        )
+        .await;
     }
 }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use arrow::array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{
+    Array, ArrayRef, Float64Array, Int64Array, ListArray, RecordBatch, StringArray,
+};
+use arrow::datatypes::{DataType, Float32Type};
 use arrow::util::pretty::pretty_format_batches;
 use datafusion::common::Result;
 use datafusion::execution::SessionState;
@@ -327,6 +330,27 @@ async fn a_value_that_does_not_fit_a_parameter_is_an_error() {
     let sql = "SELECT inc FROM map_batches(TABLE(SELECT arrow_cast(18446744073709551615, 'UInt64') AS a), inc)";
     let error = run(&state, sql).await.unwrap_err().to_string();
     assert!(error.contains("18446744073709551615"), "{error}");
+}
+
+#[tokio::test]
+async fn workers_see_plain_types_and_rows_keep_theirs() {
+    let host = host().with("Embed", |block| {
+        assert_eq!(block.schema().field(0).data_type(), &DataType::Utf8);
+        assert_eq!(block.schema().field(0).name(), "s");
+        let vectors = ListArray::from_iter_primitive::<Float32Type, _, _>(
+            (0..block.num_rows()).map(|_| Some([Some(1.0), None])),
+        );
+        Ok(vec![one_column(vectors)])
+    });
+    let state = session(Arc::new(host));
+    for data_type in ["Utf8View", "Dictionary(Int32, Utf8)", "LargeUtf8"] {
+        let input = format!("SELECT arrow_cast(s, '{data_type}') AS s FROM t");
+        let sql = format!("SELECT * FROM map_batches(TABLE({input}), \"Embed\")");
+        let rows = run(&state, &sql).await.unwrap();
+        let found = rows[0].schema().field(0).data_type().to_string();
+        assert_eq!(found, data_type);
+        assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 9);
+    }
 }
 
 #[tokio::test]
