@@ -1,1 +1,39 @@
+//! User code: its declaration, the worker processes that run it, and pools.
+//!
+//! A [`FunctionSpec`] says what a function is, a [`UdfCall`] how one plan uses
+//! it. A [`WorkerManager`] owns the worker processes of one Mobula process and
+//! opens a [`UdfPool`] per call and task; blocks go in, blocks come out. User
+//! code never runs in this process. No DataFusion here, and no network.
+//!
+//! A block's way: [`UdfPool::call`] → `process_pool` takes a worker from `roster`
+//! or has `worker` start one through `launch` → `exchange` writes it by
+//! `protocol` → `python/worker/*.py` → back the same way.
 
+mod activity;
+mod call;
+mod channel;
+mod error;
+mod exchange;
+mod launch;
+mod log;
+mod manager;
+mod pool;
+mod process;
+mod process_pool;
+mod protocol;
+mod python;
+mod roster;
+mod schema_bytes;
+mod spawn;
+mod spec;
+mod worker;
+
+pub use activity::{WorkerInfo, WorkerState};
+pub use call::{Literal, UdfCall};
+pub use error::{UdfError, UdfErrorClass, UserFailure};
+pub use manager::{WorkerManager, WorkerSettings};
+pub use pool::{BlockStream, PoolStats, UdfPool};
+pub use spec::{
+    BatchFormat, CallDefaults, FunctionSpec, Language, ObjectKind, Param, ParamKind, Returns,
+    UnknownBatchFormat, Volatility,
+};

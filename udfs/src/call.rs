@@ -1,0 +1,129 @@
+//! One use of a function in a plan: the spec, how it is built and called, and
+//! the schemas on both sides.
+//!
+//! Made by the physical planner, shipped inside `MapBatchesExec`, handed to the
+//! pool. Two equal calls may share stateless workers.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use serde::{Deserialize, Serialize};
+
+use crate::error::UdfError;
+use crate::schema_bytes;
+use crate::spec::{BatchFormat, FunctionSpec};
+
+/// One use of a function.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UdfCall {
+    pub spec: Arc<FunctionSpec>,
+    /// Keyword arguments of a class's constructor; empty for a `def`.
+    pub args: Vec<(String, Literal)>,
+    /// Rows of a batch, at least 1; `None`: the block as it comes.
+    pub batch_size: Option<usize>,
+    pub batch_format: BatchFormat,
+    /// What the worker receives: for a scalar function exactly its parameters in
+    /// order, for a table function all columns. Plain types.
+    pub input: SchemaRef,
+    /// What comes back: one column for a scalar function, else RETURNS TABLE.
+    pub output: SchemaRef,
+}
+
+/// A constant in SQL, as a constructor's argument.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Literal {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Text(String),
+}
+
+/// The bytes' shape; the spec stands in it whole.
+#[derive(Serialize, Deserialize)]
+struct Encoded {
+    spec: FunctionSpec,
+    args: Vec<(String, Literal)>,
+    batch_size: Option<usize>,
+    batch_format: BatchFormat,
+    #[serde(with = "schema_bytes::schema")]
+    input: SchemaRef,
+    #[serde(with = "schema_bytes::schema")]
+    output: SchemaRef,
+}
+
+impl UdfCall {
+    /// The call as bytes.
+    ///
+    /// # Errors
+    /// [`UdfError::EncodeSpec`] for an Arrow type that IPC cannot write.
+    pub fn encode(&self) -> Result<Vec<u8>, UdfError> {
+        let encoded = Encoded {
+            spec: self.spec.as_ref().clone(),
+            args: self.args.clone(),
+            batch_size: self.batch_size,
+            batch_format: self.batch_format,
+            input: Arc::clone(&self.input),
+            output: Arc::clone(&self.output),
+        };
+        rmp_serde::to_vec_named(&encoded).map_err(UdfError::EncodeSpec)
+    }
+
+    /// Reads what [`Self::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`UdfError::DecodeSpec`] for anything else.
+    pub fn decode(bytes: &[u8]) -> Result<Self, UdfError> {
+        let encoded: Encoded = rmp_serde::from_slice(bytes).map_err(UdfError::DecodeSpec)?;
+        Ok(Self {
+            spec: Arc::new(encoded.spec),
+            args: encoded.args,
+            batch_size: encoded.batch_size,
+            batch_format: encoded.batch_format,
+            input: encoded.input,
+            output: encoded.output,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+    use crate::spec::{
+        CallDefaults, Language, ObjectKind, Param, ParamKind, Returns, Volatility,
+    };
+
+    #[test]
+    fn bytes_round_trip() {
+        let spec = FunctionSpec {
+            name: "embed".into(),
+            language: Language::Python,
+            params: vec![Param { name: "text".into(), kind: ParamKind::Value(DataType::Utf8) }],
+            returns: Returns::Scalar(DataType::Float64),
+            object: ObjectKind::Class,
+            volatility: Volatility::Volatile,
+            strict: true,
+            body: "class embed: ...".into(),
+            defaults: CallDefaults::default(),
+        };
+        let schema = |t| Arc::new(Schema::new(vec![Field::new("text", t, true)]));
+        let call = UdfCall {
+            spec: Arc::new(spec),
+            args: vec![
+                ("a".into(), Literal::Null),
+                ("b".into(), Literal::Int(i64::MIN)),
+                ("c".into(), Literal::Float(0.1)),
+                ("d".into(), Literal::Text("x'y".into())),
+                ("e".into(), Literal::Bool(true)),
+            ],
+            batch_size: Some(256),
+            batch_format: BatchFormat::Pyarrow,
+            input: schema(DataType::Utf8),
+            output: schema(DataType::Float64),
+        };
+        assert_eq!(UdfCall::decode(&call.encode().unwrap()).unwrap(), call);
+        assert!(UdfCall::decode(b"\x80").is_err());
+    }
+}

@@ -1,0 +1,143 @@
+//! Everything that can go wrong with user code, and whose fault it is.
+//!
+//! Messages are one line that names the function, the process or the setting,
+//! with the way out as a second sentence; tracebacks and log tails are kept
+//! apart. `mobula-execution` turns the class into what clients see.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mobula_block::BlockError;
+
+/// What user code did wrong, as its worker saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserFailure {
+    pub function: String,
+    /// One line: type and text of the exception, and the user's own line.
+    pub message: String,
+    /// Without the worker's own frames; `None` where nothing was raised.
+    pub traceback: Option<String>,
+}
+
+/// Who has to act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UdfErrorClass {
+    /// The author of the function.
+    User,
+    /// Whoever set up the machine or its settings.
+    Setup,
+    /// Nobody: a process is gone; trying again may help.
+    Lost,
+    /// A time limit ran out.
+    Timeout,
+    /// Us.
+    Bug,
+}
+
+/// A call of user code that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum UdfError {
+    #[error("function \"{}\" failed: {}", .0.function, .0.message)]
+    Raised(Box<UserFailure>),
+    #[error("function \"{}\" {}", .0.function, .0.message)]
+    Refused(Box<UserFailure>),
+    #[error("function \"{function}\" is a def and takes no constructor arguments. Define a class to keep state")]
+    ConstructorArguments { function: String },
+    #[error("function \"{function}\" is STRICT, which has no meaning for a TABLE parameter. Leave STRICT out")]
+    StrictTable { function: String },
+
+    #[error("python \"{}\" cannot be started. Set `python` to an interpreter, or run `mobula python setup`", python.display())]
+    Start {
+        python: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("python \"{}\" has version {found}, but 3.10 or later is needed. Set `python` to a later one, or run `mobula python setup`", python.display())]
+    PythonVersion { python: PathBuf, found: String },
+    #[error("python \"{}\" lacks {packages}. Run `mobula python setup`, or install them there", python.display())]
+    Packages { python: PathBuf, packages: String },
+    #[error("python \"{}\" ended before it was ready: {exit}. Check it, or run `mobula python setup`", python.display())]
+    Handshake { python: PathBuf, exit: String, log: String },
+    #[error("the worker speaks protocol {found}, but this program speaks {wanted}")]
+    ProtocolVersion { found: u32, wanted: u32 },
+    #[error("function \"{function}\" got no worker within {waited:?}: all {max_workers} of this process are taken. Raise `udf_max_workers` or lower `concurrency`")]
+    NoFreeWorker { function: String, max_workers: usize, waited: Duration },
+    #[error("function \"{function}\" needs {bytes} bytes for one row, but a message to a worker may have {limit}. Raise `udf_max_frame_bytes`")]
+    RowTooLarge { function: String, bytes: usize, limit: usize },
+
+    #[error("function \"{function}\" lost its worker (pid {pid}): {exit}")]
+    WorkerLost { function: String, pid: u32, exit: String, log: String },
+    #[error("function \"{function}\" cannot be called: the workers are shutting down")]
+    ShuttingDown { function: String },
+
+    #[error("function \"{function}\" did not {deed} within {limit:?} and its worker (pid {pid}) was ended. Raise `{setting}` if that is too short")]
+    TimedOut {
+        function: String,
+        /// "answer" or "start".
+        deed: &'static str,
+        limit: Duration,
+        pid: u32,
+        setting: &'static str,
+        /// Where every Python thread was.
+        stack: String,
+    },
+
+    #[error("function \"{function}\" cannot exchange blocks with its worker")]
+    Block {
+        function: String,
+        #[source]
+        source: BlockError,
+    },
+    #[error("the worker (pid {pid}) of function \"{function}\" broke the protocol: {problem}")]
+    Protocol { function: String, pid: u32, problem: String },
+    #[error("the worker (pid {pid}) of function \"{function}\" cannot be reached")]
+    Socket {
+        function: String,
+        pid: u32,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("a function's declaration cannot be encoded")]
+    EncodeSpec(#[source] rmp_serde::encode::Error),
+    #[error("bytes are not a function's declaration")]
+    DecodeSpec(#[source] rmp_serde::decode::Error),
+}
+
+impl UdfError {
+    /// Whose turn it is.
+    pub fn class(&self) -> UdfErrorClass {
+        match self {
+            Self::Raised(_)
+            | Self::Refused(_)
+            | Self::ConstructorArguments { .. }
+            | Self::StrictTable { .. } => UdfErrorClass::User,
+            Self::Start { .. }
+            | Self::PythonVersion { .. }
+            | Self::Packages { .. }
+            | Self::Handshake { .. }
+            | Self::NoFreeWorker { .. }
+            | Self::RowTooLarge { .. } => UdfErrorClass::Setup,
+            Self::WorkerLost { .. } | Self::ShuttingDown { .. } | Self::Socket { .. } => {
+                UdfErrorClass::Lost
+            }
+            Self::TimedOut { .. } => UdfErrorClass::Timeout,
+            Self::ProtocolVersion { .. }
+            | Self::Block { .. }
+            | Self::Protocol { .. }
+            | Self::EncodeSpec(_)
+            | Self::DecodeSpec(_) => UdfErrorClass::Bug,
+        }
+    }
+
+    /// More to read than one line: a Python traceback, a stack, or what the lost
+    /// worker said last.
+    pub fn traceback(&self) -> Option<&str> {
+        let text = match self {
+            Self::Raised(failure) | Self::Refused(failure) => failure.traceback.as_deref()?,
+            Self::WorkerLost { log, .. } | Self::Handshake { log, .. } => log,
+            Self::TimedOut { stack, .. } => stack,
+            _ => return None,
+        };
+        (!text.is_empty()).then_some(text)
+    }
+}

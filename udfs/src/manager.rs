@@ -1,0 +1,258 @@
+//! All worker processes of one Mobula process.
+//!
+//! An executor, a coordinator and an embedded engine each have one manager. It
+//! starts processes, lends the stateless ones, knows what each is doing and ends
+//! them all when it goes. A worker lives on the Tokio runtime that started it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::future::join_all;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::activity::WorkerInfo;
+use crate::call::UdfCall;
+use crate::error::UdfError;
+use crate::launch::{Launch, Launched, Launcher};
+use crate::pool::UdfPool;
+use crate::process::Processes;
+use crate::process_pool::ProcessPool;
+use crate::python;
+use crate::roster::{Grant, Refusal, Roster, Slot, Want};
+use crate::spawn::{OwnedTask, spawn_named};
+use crate::spec::{FunctionSpec, ObjectKind};
+use crate::worker::{CallOrder, Deadline, Worker};
+
+/// How workers are started, bounded and ended.
+#[derive(Debug, Clone)]
+pub struct WorkerSettings {
+    /// The interpreter: a path, or a name to look up.
+    pub python: PathBuf,
+    /// What user code reads as `MOBULA_EXECUTOR_ID`.
+    pub executor_id: String,
+    /// Most worker processes at a time; at least 1.
+    pub max_workers: usize,
+    /// For starting a process, compiling a body, building a class; and for
+    /// waiting for one of `max_workers`.
+    pub init_timeout: Duration,
+    /// For one block, waiting for its reader left out; `None`: for ever.
+    pub call_timeout: Option<Duration>,
+    /// Between asking a process to end and ending it.
+    pub kill_grace: Duration,
+    /// How long a stateless worker waits for more.
+    pub idle_ttl: Duration,
+    /// Longest message to or from a worker; 64 KiB to 4 GiB.
+    pub max_frame_bytes: usize,
+    /// How much of each output stream is kept for errors.
+    pub log_tail_bytes: usize,
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            python: PathBuf::from("python3"),
+            executor_id: "embedded".to_owned(),
+            max_workers: 4 * cores,
+            init_timeout: Duration::from_secs(600),
+            call_timeout: None,
+            kill_grace: Duration::from_secs(2),
+            idle_ttl: Duration::from_secs(60),
+            max_frame_bytes: 256 << 20,
+            log_tail_bytes: 64 << 10,
+        }
+    }
+}
+
+/// The owner of worker processes. Dropping it ends them all.
+#[derive(Debug)]
+pub struct WorkerManager {
+    settings: WorkerSettings,
+    launcher: Launcher,
+    processes: Arc<Processes>,
+    roster: Arc<Roster>,
+    /// Workers that were asked to end and have not yet.
+    endings: Mutex<Vec<OwnedTask>>,
+}
+
+impl WorkerManager {
+    /// Starts nothing yet.
+    pub fn new(mut settings: WorkerSettings) -> Arc<Self> {
+        settings.max_frame_bytes = settings.max_frame_bytes.clamp(64 << 10, u32::MAX as usize);
+        Arc::new(Self {
+            roster: Roster::new(settings.max_workers, settings.idle_ttl),
+            settings,
+            launcher: Launcher::default(),
+            processes: Arc::default(),
+            endings: Mutex::default(),
+        })
+    }
+
+    /// Compiles a body in a worker, finds the object it defines and checks its
+    /// signature against the declared parameters. A class is not built.
+    ///
+    /// # Errors
+    /// What is wrong with the body, or why there is no worker.
+    pub async fn describe(&self, spec: &FunctionSpec) -> Result<ObjectKind, UdfError> {
+        refuse_strict_table(spec)?;
+        let mut worker =
+            self.worker(&spec.name, Want::Stateless, true, &AtomicU64::new(0)).await?;
+        let found = worker.describe(spec, self.init_deadline()).await;
+        if found.as_ref().map_or_else(leaves_worker_usable, |_| true) {
+            self.release(worker);
+        }
+        found
+    }
+
+    /// Opens the workers of one call, at most `concurrency` (at least 1). They
+    /// start when blocks come.
+    ///
+    /// # Errors
+    /// When the call makes no sense.
+    pub fn open_pool(
+        self: &Arc<Self>,
+        call: Arc<UdfCall>,
+        concurrency: usize,
+    ) -> Result<Arc<dyn UdfPool>, UdfError> {
+        refuse_strict_table(&call.spec)?;
+        if call.spec.object == ObjectKind::Function && !call.args.is_empty() {
+            return Err(UdfError::ConstructorArguments { function: call.spec.name.clone() });
+        }
+        let order = CallOrder::try_new(call)?;
+        Ok(Arc::new(ProcessPool::new(Arc::clone(self), order, concurrency)))
+    }
+
+    /// The running worker processes, by pid.
+    pub fn workers(&self) -> Vec<WorkerInfo> {
+        self.processes.list()
+    }
+
+    /// Refuses new work and ends every worker: politely, and after `kill_grace`
+    /// at once. Calls at work fail.
+    pub async fn shutdown(&self) {
+        self.roster.close();
+        let all = self.processes.all();
+        join_all(all.iter().map(|process| process.end(self.settings.kill_grace))).await;
+    }
+
+    /// A worker for `function`, started if need be.
+    pub(crate) async fn worker(
+        &self,
+        function: &str,
+        want: Want,
+        has_none: bool,
+        started: &AtomicU64,
+    ) -> Result<Worker, UdfError> {
+        let limit = self.settings.init_timeout;
+        match self.roster.acquire(want, has_none, limit).await {
+            Ok(Grant::Worker(worker)) => Ok(*worker),
+            Ok(Grant::Slot(slot)) => {
+                started.fetch_add(1, Ordering::Relaxed);
+                self.start(slot, function).await
+            }
+            Err(Refusal::Closed) => {
+                Err(UdfError::ShuttingDown { function: function.to_owned() })
+            }
+            Err(Refusal::TimedOut) => Err(UdfError::NoFreeWorker {
+                function: function.to_owned(),
+                max_workers: self.roster.max_workers(),
+                waited: limit,
+            }),
+        }
+    }
+
+    /// Takes a stateless worker back.
+    pub(crate) fn release(&self, worker: Worker) {
+        self.roster.release(worker);
+    }
+
+    /// Ends an actor without waiting for it.
+    pub(crate) fn end(&self, worker: Worker) {
+        if tokio::runtime::Handle::try_current().is_err() {
+            // Dropped: ended at once.
+            return;
+        }
+        let grace = self.settings.kill_grace;
+        let ending = spawn_named("worker-shutdown", worker.shut_down(grace));
+        let mut endings = self.endings.lock();
+        endings.retain(|ending| !ending.is_finished());
+        endings.push(ending);
+    }
+
+    /// From now, for getting ready.
+    pub(crate) fn init_deadline(&self) -> Deadline {
+        let limit = self.settings.init_timeout;
+        Deadline {
+            at: Instant::now().checked_add(limit),
+            limit,
+            deed: "start",
+            setting: "udf_init_timeout",
+            kill_grace: self.settings.kill_grace,
+        }
+    }
+
+    /// From now, for one block.
+    pub(crate) fn call_deadline(&self) -> Deadline {
+        let limit = self.settings.call_timeout;
+        Deadline {
+            at: limit.and_then(|limit| Instant::now().checked_add(limit)),
+            limit: limit.unwrap_or(Duration::MAX),
+            deed: "answer",
+            setting: "udf_call_timeout",
+            kill_grace: self.settings.kill_grace,
+        }
+    }
+
+    async fn start(&self, slot: Slot, function: &str) -> Result<Worker, UdfError> {
+        let settings = &self.settings;
+        let deadline = self.init_deadline();
+        let launch = Launch {
+            python: &settings.python,
+            bootstrap: python::BOOTSTRAP,
+            executor_id: &settings.executor_id,
+        };
+        let Launched { child, pid, socket } =
+            self.launcher.launch(launch).await.map_err(|source| UdfError::Start {
+                python: settings.python.clone(),
+                source,
+            })?;
+        let ended = {
+            let roster = Arc::downgrade(&self.roster);
+            move |pid| {
+                if let Some(roster) = roster.upgrade() {
+                    roster.forget(pid);
+                }
+            }
+        };
+        let process =
+            self.processes.watch(child, pid, function, settings.log_tail_bytes, ended);
+        tracing::debug!(pid, function, "worker started");
+        let max = settings.max_frame_bytes;
+        Worker::start(process, socket, slot, max, &settings.python, function, deadline).await
+    }
+}
+
+impl Drop for WorkerManager {
+    fn drop(&mut self) {
+        self.roster.close();
+        self.processes.kill_all();
+    }
+}
+
+/// Whether a worker that gave this error can be asked again.
+pub(crate) fn leaves_worker_usable(error: &UdfError) -> bool {
+    matches!(
+        error,
+        UdfError::Raised(_) | UdfError::Refused(_) | UdfError::RowTooLarge { .. }
+    )
+}
+
+fn refuse_strict_table(spec: &FunctionSpec) -> Result<(), UdfError> {
+    match spec.strict && spec.is_table() {
+        true => Err(UdfError::StrictTable { function: spec.name.clone() }),
+        false => Ok(()),
+    }
+}

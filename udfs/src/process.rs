@@ -1,0 +1,229 @@
+//! One worker process as this process sees it: its end, its logs, what it does.
+//!
+//! A [`Process`] is watched from start to end by a task that reaps it, ends what
+//! it left behind and strikes it off the [`Processes`] table. The table owns the
+//! watching, so that a process is reaped whoever lets go of it first.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::process::Child;
+use tokio::sync::watch;
+
+use crate::activity::{WorkerInfo, WorkerState};
+use crate::launch;
+use crate::log::{LogTail, drain};
+use crate::spawn::{OwnedTask, spawn_named};
+
+/// How long the pipes of an ended process may stay open.
+const LOG_LINGER: Duration = Duration::from_millis(500);
+/// How long the stack dump may pause before it counts as complete.
+const DUMP_QUIET: Duration = Duration::from_millis(100);
+/// How long the stack dump may take.
+const DUMP_LIMIT: Duration = Duration::from_secs(2);
+
+/// A running or ended worker process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pid: u32,
+    activity: Mutex<Activity>,
+    /// How it ended, in words; `None` while it runs.
+    exit: watch::Sender<Option<String>>,
+    stdout: LogTail,
+    stderr: LogTail,
+}
+
+#[derive(Debug)]
+struct Activity {
+    function: String,
+    state: WorkerState,
+    since: Instant,
+}
+
+/// All processes of a manager that have not been reaped.
+#[derive(Debug, Default)]
+pub(crate) struct Processes {
+    by_pid: Mutex<HashMap<u32, Watched>>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    process: Arc<Process>,
+    _tasks: Vec<OwnedTask>,
+}
+
+impl Processes {
+    /// Watches `child` until it has ended; `ended` is called then.
+    pub(crate) fn watch(
+        self: &Arc<Self>,
+        mut child: Child,
+        pid: u32,
+        function: &str,
+        log_tail_bytes: usize,
+        ended: impl FnOnce(u32) + Send + 'static,
+    ) -> Arc<Process> {
+        let process = Arc::new(Process {
+            pid,
+            activity: Mutex::new(Activity {
+                function: function.to_owned(),
+                state: WorkerState::Starting,
+                since: Instant::now(),
+            }),
+            exit: watch::Sender::new(None),
+            stdout: LogTail::new(log_tail_bytes),
+            stderr: LogTail::new(log_tail_bytes),
+        });
+        let mut tasks = Vec::with_capacity(3);
+        if let Some(stdout) = child.stdout.take() {
+            let process = Arc::clone(&process);
+            tasks.push(spawn_named("worker-stdout", async move {
+                drain(stdout, &process.stdout, |line| process.log("stdout", line)).await;
+            }));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            let process = Arc::clone(&process);
+            tasks.push(spawn_named("worker-stderr", async move {
+                drain(stderr, &process.stderr, |line| process.log("stderr", line)).await;
+            }));
+        }
+        let mut by_pid = self.by_pid.lock();
+        tasks.push(spawn_named("worker-end", {
+            // Strong: the table must outlive what it watches. Ends with the child.
+            let table = Arc::clone(self);
+            let process = Arc::clone(&process);
+            async move {
+                process.reap(child).await;
+                ended(pid);
+                // The tasks below read the pipes to their end first.
+                process.logs_closed().await;
+                table.by_pid.lock().remove(&pid);
+            }
+        }));
+        by_pid.insert(pid, Watched { process: Arc::clone(&process), _tasks: tasks });
+        process
+    }
+
+    /// What all of them do, by pid.
+    pub(crate) fn list(&self) -> Vec<WorkerInfo> {
+        let running = self.all();
+        let running = running.iter().filter(|process| process.is_running());
+        let mut all: Vec<_> = running.map(|process| process.info()).collect();
+        all.sort_by_key(|info| info.pid);
+        all
+    }
+
+    /// Those whose end is not yet dealt with.
+    pub(crate) fn all(&self) -> Vec<Arc<Process>> {
+        self.by_pid.lock().values().map(|watched| Arc::clone(&watched.process)).collect()
+    }
+
+    /// Ends all of them at once.
+    pub(crate) fn kill_all(&self) {
+        self.all().iter().for_each(|process| process.kill());
+    }
+}
+
+impl Process {
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Notes what it does now, and for which function.
+    pub(crate) fn enter(&self, state: WorkerState, function: Option<&str>) {
+        let mut activity = self.activity.lock();
+        if let Some(function) = function.filter(|function| *function != activity.function) {
+            function.clone_into(&mut activity.function);
+        }
+        activity.state = state;
+        activity.since = Instant::now();
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.exit.borrow().is_none()
+    }
+
+    /// Ends it and all it started, at once; nothing if it has ended.
+    pub(crate) fn kill(&self) {
+        if self.is_running() {
+            launch::kill(self.pid);
+        }
+    }
+
+    /// Waits for its end; how it ended, in words.
+    pub(crate) async fn ended(&self) -> String {
+        let mut exit = self.exit.subscribe();
+        match exit.wait_for(Option::is_some).await {
+            Ok(exit) => exit.clone().unwrap_or_default(),
+            // The sender is in `self`, so this cannot be.
+            Err(_) => String::new(),
+        }
+    }
+
+    /// Ends it: politely, and after `grace` at once.
+    pub(crate) async fn end(&self, grace: Duration) {
+        self.enter(WorkerState::Ending, None);
+        if self.is_running() {
+            launch::terminate(self.pid);
+        }
+        if tokio::time::timeout(grace, self.ended()).await.is_err() {
+            self.kill();
+            self.ended().await;
+        }
+    }
+
+    /// Where its Python threads are, the worker's own frames left out.
+    pub(crate) async fn stack(&self) -> String {
+        let mark = self.stderr.total();
+        if self.is_running() {
+            launch::ask_for_stack(self.pid);
+        }
+        self.stderr.settled(mark, DUMP_QUIET, DUMP_LIMIT).await;
+        let dump = self.stderr.since(mark);
+        let ours = ["File \"<mobula", "File \"<string>\""];
+        let lines = dump.lines().filter(|line| !ours.iter().any(|our| line.contains(our)));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// The last it wrote before it ended.
+    pub(crate) async fn last_words(&self) -> String {
+        self.logs_closed().await;
+        let (stderr, stdout) = (self.stderr.since(0), self.stdout.since(0));
+        match (stderr.is_empty(), stdout.is_empty()) {
+            (_, true) => stderr,
+            (true, false) => stdout,
+            (false, false) => format!("{stderr}\nstandard output:\n{stdout}"),
+        }
+    }
+
+    async fn logs_closed(&self) {
+        self.stderr.closed(LOG_LINGER).await;
+        self.stdout.closed(LOG_LINGER).await;
+    }
+
+    fn info(&self) -> WorkerInfo {
+        let activity = self.activity.lock();
+        WorkerInfo {
+            pid: self.pid,
+            function: activity.function.clone(),
+            state: activity.state,
+            since: activity.since,
+        }
+    }
+
+    fn log(&self, stream: &'static str, line: &str) {
+        let function = self.activity.lock().function.clone();
+        tracing::info!(target: "mobula_udfs::worker_log", function, pid = self.pid, stream, "{line}");
+    }
+
+    async fn reap(&self, mut child: Child) {
+        let exit = match child.wait().await {
+            Ok(status) => launch::describe_exit(status),
+            Err(e) => format!("its end is unknown: {e}"),
+        };
+        // Whatever it started in its group ends with it.
+        launch::kill(self.pid);
+        self.exit.send_replace(Some(exit));
+    }
+}

@@ -1,0 +1,316 @@
+//! The words this process and a worker exchange over one Unix socket.
+//!
+//! ```text
+//! frame   = len u32 | kind u8 | flags u8 | slot u16 | seq u64 | rest      little-endian
+//! rest    = body                                             flags bit 0 clear
+//!         | body_len u32 | body | zeros to a multiple of 64 | payload     bit 0 set
+//! ```
+//!
+//! `len` counts the rest. Bodies are JSON: they are tiny, and the worker can read
+//! them with Python's standard library alone, where MessagePack would need a
+//! decoder of our own. The payload is Arrow IPC, inline and aligned so that both
+//! sides read it in place; `slot` stays 0 until payloads lie in shared memory.
+//! Schemas go once, with LOAD; blocks are bare record-batch messages.
+//!
+//! ```text
+//! → INIT limits            ← HELLO versions
+//! → DESCRIBE source        ← READY object        | ERROR
+//! → LOAD call, schemas     ← READY               | ERROR
+//! → PROCESS block          ← OUTPUT* DONE        | OUTPUT* ERROR
+//! → SHUTDOWN               (the process ends)
+//! ```
+//!
+//! One request at a time; answers repeat its `seq`. There is no cancel word: the
+//! only sure way to stop user code is to end its process.
+
+use arrow::buffer::{Buffer, MutableBuffer};
+use serde::{Deserialize, Serialize};
+
+use crate::spec::ObjectKind;
+
+/// Bumped when either side could misread the other.
+pub(crate) const VERSION: u32 = 1;
+pub(crate) const HEADER_BYTES: usize = 16;
+/// Where payloads start, counted from the rest's first byte.
+pub(crate) const ALIGNMENT: usize = 64;
+const FLAG_PAYLOAD: u8 = 1;
+
+/// What a frame says. The worker's `protocol.py` has the same numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    Init = 1,
+    Describe = 2,
+    Load = 3,
+    Process = 4,
+    Shutdown = 5,
+    Hello = 17,
+    Ready = 18,
+    Output = 19,
+    Done = 20,
+    Error = 21,
+}
+
+impl Kind {
+    /// Words a worker may say.
+    fn from_worker(byte: u8) -> Option<Self> {
+        [Self::Hello, Self::Ready, Self::Output, Self::Done, Self::Error]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// The fixed start of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) kind: Kind,
+    pub(crate) seq: u64,
+    pub(crate) rest_bytes: usize,
+    pub(crate) has_payload: bool,
+}
+
+impl Header {
+    /// A frame's header and its start up to the payload, if it has one.
+    ///
+    /// `None` when the frame would not fit a 4-byte length.
+    pub(crate) fn frame_start(
+        kind: Kind,
+        seq: u64,
+        body: &[u8],
+        payload_bytes: usize,
+    ) -> Option<Vec<u8>> {
+        let has_payload = payload_bytes > 0;
+        let head = if has_payload { payload_start(body.len()) } else { body.len() };
+        let rest = u32::try_from(head.checked_add(payload_bytes)?).ok()?;
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + head);
+        bytes.extend_from_slice(&rest.to_le_bytes());
+        bytes.push(kind as u8);
+        bytes.push(if has_payload { FLAG_PAYLOAD } else { 0 });
+        bytes.extend_from_slice(&[0, 0]);
+        bytes.extend_from_slice(&seq.to_le_bytes());
+        if has_payload {
+            bytes.extend_from_slice(&u32::try_from(body.len()).ok()?.to_le_bytes());
+        }
+        bytes.extend_from_slice(body);
+        bytes.resize(HEADER_BYTES + head, 0);
+        Some(bytes)
+    }
+
+    /// Reads what a worker sent; the error says what is wrong.
+    pub(crate) fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, String> {
+        let [l0, l1, l2, l3, kind, flags, _, _, seq @ ..] = *bytes;
+        let kind = Kind::from_worker(kind).ok_or_else(|| format!("unknown frame kind {kind}"))?;
+        if flags & !FLAG_PAYLOAD != 0 {
+            return Err(format!("unknown frame flags {flags:#x}"));
+        }
+        Ok(Self {
+            kind,
+            seq: u64::from_le_bytes(seq),
+            rest_bytes: u32::from_le_bytes([l0, l1, l2, l3]) as usize,
+            has_payload: flags & FLAG_PAYLOAD != 0,
+        })
+    }
+}
+
+/// Where the payload starts after a body of `body_bytes`.
+fn payload_start(body_bytes: usize) -> usize {
+    (4 + body_bytes).next_multiple_of(ALIGNMENT)
+}
+
+/// A frame from a worker; body and payload share the memory it was read into.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) kind: Kind,
+    pub(crate) seq: u64,
+    body: Buffer,
+    pub(crate) payload: Option<Buffer>,
+}
+
+impl Frame {
+    /// Cuts `rest` into body and payload; the error says what is wrong.
+    pub(crate) fn try_new(header: Header, rest: MutableBuffer) -> Result<Self, String> {
+        let rest = Buffer::from(rest);
+        let (body, payload) = match header.has_payload {
+            false => (rest, None),
+            true => {
+                let Some((length, _)) = rest.split_first_chunk::<4>() else {
+                    return Err("a frame without the length of its body".into());
+                };
+                let body_bytes = u32::from_le_bytes(*length) as usize;
+                let start = payload_start(body_bytes);
+                if rest.len() < start {
+                    return Err("a frame shorter than its body".into());
+                }
+                (rest.slice_with_length(4, body_bytes), Some(rest.slice(start)))
+            }
+        };
+        Ok(Self { kind: header.kind, seq: header.seq, body, payload })
+    }
+
+    /// The body as `T`; the error says what is wrong.
+    pub(crate) fn body<'a, T: Deserialize<'a>>(&'a self) -> Result<T, String> {
+        serde_json::from_slice(&self.body)
+            .map_err(|e| format!("the body of {:?} cannot be read: {e}", self.kind))
+    }
+}
+
+/// INIT.
+#[derive(Debug, Serialize)]
+pub(crate) struct Init {
+    pub(crate) protocol: u32,
+    pub(crate) max_frame_bytes: usize,
+}
+
+/// HELLO.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) protocol: u32,
+    /// As `3.12.1`.
+    pub(crate) python: String,
+    /// Whether the interpreter is as young as the worker needs.
+    pub(crate) python_ok: bool,
+    /// Packages that cannot be imported, each with the reason.
+    pub(crate) missing: Vec<String>,
+}
+
+/// DESCRIBE: look into a body without building anything.
+#[derive(Debug, Serialize)]
+pub(crate) struct Describe<'a> {
+    #[serde(flatten)]
+    pub(crate) source: Source<'a>,
+}
+
+/// A function's text and what its declaration says about it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Source<'a> {
+    pub(crate) function: &'a str,
+    pub(crate) body: &'a str,
+    pub(crate) params: Vec<&'a str>,
+    /// Whether it takes a relation and gives one.
+    pub(crate) table: bool,
+}
+
+/// LOAD; the payload is the input schema's message, then the output schema's.
+#[derive(Debug, Serialize)]
+pub(crate) struct Load<'a> {
+    /// Names the loaded call in PROCESS.
+    pub(crate) call: u64,
+    /// Loaded calls to forget first.
+    pub(crate) forget: Vec<u64>,
+    #[serde(flatten)]
+    pub(crate) source: Source<'a>,
+    /// Constructor arguments as (name, kind, text).
+    pub(crate) args: Vec<(&'a str, &'static str, String)>,
+    pub(crate) batch_size: Option<usize>,
+    pub(crate) batch_format: crate::spec::BatchFormat,
+    pub(crate) strict: bool,
+    pub(crate) input_schema_bytes: usize,
+}
+
+/// READY.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Ready {
+    pub(crate) object: FoundObject,
+}
+
+/// What a body was found to define.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FoundObject {
+    Function,
+    Class,
+}
+
+impl From<FoundObject> for ObjectKind {
+    fn from(found: FoundObject) -> Self {
+        match found {
+            FoundObject::Function => Self::Function,
+            FoundObject::Class => Self::Class,
+        }
+    }
+}
+
+/// PROCESS; the payload is the block.
+#[derive(Debug, Serialize)]
+pub(crate) struct Process {
+    pub(crate) call: u64,
+}
+
+/// DONE.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Done {
+    /// Time in user code and in converting batches for it.
+    pub(crate) user_us: u64,
+}
+
+/// ERROR.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Failure {
+    pub(crate) reason: FailureReason,
+    pub(crate) message: String,
+    pub(crate) traceback: Option<String>,
+    /// For `row_too_large`: what the row needs.
+    #[serde(default)]
+    pub(crate) bytes: usize,
+}
+
+/// Which kind of failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum FailureReason {
+    /// User code raised.
+    Raised,
+    /// What user code is or returned does not fit its declaration.
+    Refused,
+    /// One row of the result does not fit a frame.
+    RowTooLarge,
+    /// The worker itself failed.
+    Internal,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decode(bytes: &[u8]) -> Result<Frame, String> {
+        let header = Header::decode(bytes[..HEADER_BYTES].try_into().unwrap())?;
+        let mut rest = MutableBuffer::new(0);
+        rest.extend_from_slice(&bytes[HEADER_BYTES..]);
+        assert_eq!(header.rest_bytes, rest.len());
+        Frame::try_new(header, rest)
+    }
+
+    #[test]
+    fn frames_round_trip() {
+        for body_bytes in [0, 1, 59, 60, 61, 500] {
+            let body = vec![b' '; body_bytes];
+            let mut bytes = Header::frame_start(Kind::Done, 7, &body, 3).unwrap();
+            assert_eq!((bytes.len() - HEADER_BYTES) % ALIGNMENT, 0);
+            bytes.extend_from_slice(b"abc");
+            let frame = decode(&bytes).unwrap();
+            assert_eq!((frame.kind, frame.seq), (Kind::Done, 7));
+            assert_eq!(frame.body.as_slice(), body);
+            assert_eq!(frame.payload.unwrap().as_slice(), b"abc");
+        }
+        let frame = decode(&Header::frame_start(Kind::Done, 1, b"{\"user_us\":5}", 0).unwrap());
+        let frame = frame.unwrap();
+        assert!(frame.payload.is_none());
+        assert_eq!(frame.body::<Done>().unwrap().user_us, 5);
+        assert!(frame.body::<Hello>().is_err());
+    }
+
+    #[test]
+    fn nonsense_is_an_error() {
+        assert!(Header::decode(&[0; HEADER_BYTES]).is_err());
+        let mut bytes = Header::frame_start(Kind::Done, 1, b"x", 1).unwrap();
+        bytes[5] = 2;
+        assert!(Header::decode(bytes[..HEADER_BYTES].try_into().unwrap()).is_err());
+        let header = Header { kind: Kind::Done, seq: 0, rest_bytes: 4, has_payload: true };
+        for rest in [vec![1, 0], vec![200, 0, 0, 0]] {
+            let mut buffer = MutableBuffer::new(0);
+            buffer.extend_from_slice(&rest);
+            assert!(Frame::try_new(header, buffer).is_err());
+        }
+        assert!(Header::frame_start(Kind::Process, 1, b"", usize::MAX).is_none());
+    }
+}

@@ -1,0 +1,30 @@
+//! The Python half of a worker, carried inside this program.
+//!
+//! No file has to be installed or found: `python -c` gets the bootstrap, which
+//! reads the modules from its socket. They use only the standard library, numpy
+//! and pyarrow. Used by `worker`.
+
+use serde_json::json;
+
+/// Given to `python -c`; understood by every Python 3.
+pub(crate) const BOOTSTRAP: &str = include_str!("worker/bootstrap.py");
+
+/// The modules in the order they are loaded; each may import those before it.
+const MODULES: [(&str, &str); 6] = [
+    ("protocol", include_str!("worker/protocol.py")),
+    ("failure", include_str!("worker/failure.py")),
+    ("source", include_str!("worker/source.py")),
+    ("arguments", include_str!("worker/arguments.py")),
+    ("results", include_str!("worker/results.py")),
+    ("serve", include_str!("worker/serve.py")),
+];
+
+/// What a worker reads first: a 4-byte length, then the modules as JSON.
+pub(crate) fn modules() -> Vec<u8> {
+    let modules: Vec<_> = MODULES.iter().map(|(name, source)| json!([name, source])).collect();
+    let modules = json!(modules).to_string();
+    let length = u32::try_from(modules.len()).unwrap_or(u32::MAX);
+    let mut bytes = length.to_le_bytes().to_vec();
+    bytes.extend_from_slice(modules.as_bytes());
+    bytes
+}

@@ -1,0 +1,119 @@
+"""What went wrong, in the form the engine reads.
+
+User code runs only inside `run`, which marks what it raises. The worker's own
+frames, in files named `<mobula …>`, never reach a user.
+"""
+
+import traceback
+
+MESSAGE_CHARS_MAX = 2000
+TRACEBACK_CHARS_MAX = 32 * 1024
+
+
+class Raised(Exception):
+    """User code raised `error`."""
+
+    def __init__(self, error, function):
+        super().__init__(str(error))
+        self.error = error
+        self.function = function
+
+
+class Refused(Exception):
+    """What user code is or returned does not fit its declaration.
+
+    The text continues a sentence that starts with the function.
+    """
+
+
+class RowTooLarge(Exception):
+    """One row of a result needs more bytes than a frame may have."""
+
+    def __init__(self, count):
+        super().__init__(f"{count} bytes")
+        self.count = count
+
+
+def run(function, code, *args, **kwargs):
+    """Calls user code on behalf of the SQL function named `function`."""
+    try:
+        return code(*args, **kwargs)
+    except BaseException as error:
+        raise Raised(error, function) from None
+
+
+def report(error):
+    """The body of ERROR for an exception caught by the worker."""
+    if isinstance(error, Raised):
+        return _raised(error.error, source_name(error.function))
+    if isinstance(error, Refused):
+        return _body("refused", str(error), None)
+    if isinstance(error, RowTooLarge):
+        return _body("row_too_large", str(error), None) | {"bytes": error.count}
+    text = "".join(traceback.format_exception(error))
+    return _body("internal", f"{type(error).__name__}: {error}", text)
+
+
+def source_name(function):
+    """The file name that a function's body has in tracebacks."""
+    return f"<function {function}>"
+
+
+def _raised(error, source):
+    shown = traceback.TracebackException(type(error), error, error.__traceback__)
+    _leave_out_worker(shown)
+    message = type(error).__name__
+    text = " ".join(_text_of(error).split())
+    if text:
+        message += f": {text}"
+    line = _user_line(error, shown, source)
+    if line:
+        message = message[:MESSAGE_CHARS_MAX] + f" ({line})"
+    return _body("raised", message, "".join(shown.format()))
+
+
+def _text_of(error):
+    if isinstance(error, SyntaxError):
+        return str(error.msg)
+    try:
+        return str(error)
+    except Exception as broken:
+        return f"its text cannot be read: {type(broken).__name__}"
+
+
+def _user_line(error, shown, source):
+    """The innermost line of the body: `line 3: return a / b`."""
+    number = text = None
+    if isinstance(error, SyntaxError) and error.filename == source:
+        number, text = error.lineno, error.text
+    else:
+        for frame in shown.stack:
+            if frame.filename == source:
+                number, text = frame.lineno, frame.line
+    if number is None:
+        return None
+    text = (text or "").strip()
+    return f"line {number}: {text}" if text else f"line {number}"
+
+
+def _leave_out_worker(shown, depth=0):
+    if shown is None or depth > 20:
+        return
+    frames = [frame for frame in shown.stack if not frame.filename.startswith("<mobula")]
+    shown.stack = traceback.StackSummary.from_list(frames)
+    for inner in (shown.__cause__, shown.__context__, *(getattr(shown, "exceptions", None) or ())):
+        _leave_out_worker(inner, depth + 1)
+
+
+def _body(reason, message, text):
+    return {
+        "reason": reason,
+        "message": _sendable(message, MESSAGE_CHARS_MAX + 500),
+        "traceback": _sendable(text, TRACEBACK_CHARS_MAX) if text else None,
+    }
+
+
+def _sendable(text, limit):
+    # Lone surrogates are Python's alone.
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= limit else text[: limit // 2] + " … " + text[-limit // 2 :]

@@ -1,0 +1,176 @@
+"""What user code returned, as Arrow of the declared type.
+
+None and masks become NULL, NaN stays NaN except in pandas, where it means
+missing. Casts must lose nothing; text is never turned into numbers or back.
+"""
+
+import collections.abc
+import datetime
+import decimal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.types as t
+
+from .failure import Refused, run
+
+_SINGLE = (bool, int, float, complex, str, bytes, decimal.Decimal, datetime.date, datetime.time)
+_SINGLE += (datetime.timedelta, np.generic, pa.Scalar)
+_END = object()
+
+
+def to_column(value, rows, data_type, has_params):
+    """One value a row; without parameters one value stands for every row."""
+    if _is_single(value):
+        if has_params or value is None:
+            raise Refused(f"returned {_named(value)} for {_rows(rows)}. Return one value per row")
+        value = [value.as_py() if isinstance(value, pa.Scalar) else value] * rows
+    array = _to_arrow(value, data_type, "returned")
+    if len(array) != rows:
+        raise Refused(f"returned {_values(len(array))} for {_rows(rows)}. Return one value per row")
+    return array
+
+
+def to_batches(function, value, schema):
+    """The parts of a relation; generators are run one part at a time."""
+    if _is_table(value):
+        yield _to_batch(value, schema)
+        return
+    if not isinstance(value, (collections.abc.Iterator, list, tuple)):
+        raise Refused(f"returned {_named(value)}, but a relation is declared. Return a dict of arrays, a RecordBatch, a Table, a DataFrame, or yield those")
+    parts = iter(value)
+    while (part := run(function, next, parts, _END)) is not _END:
+        if not _is_table(part):
+            raise Refused(f"yielded {_named(part)}, but a relation is declared. Yield a dict of arrays, a RecordBatch, a Table or a DataFrame")
+        yield _to_batch(part, schema)
+
+
+def _to_batch(value, schema):
+    columns = _columns(value)
+    missing = [name for name in schema.names if name not in columns]
+    extra = [name for name in columns if name not in schema.names]
+    if missing or extra:
+        problem = f'without column "{missing[0]}"' if missing else f'with a column "{extra[0]}" that is not declared'
+        raise Refused(f"returned a relation {problem}. Declared: {', '.join(schema.names)}; returned: {', '.join(map(str, columns)) or 'none'}")
+    arrays = []
+    for field in schema:
+        value = columns[field.name]
+        if _is_single(value):
+            raise Refused(f'returned {_named(value)} as column "{field.name}". Return an array of one value per row')
+        arrays.append(_to_arrow(value, field.type, f'returned column "{field.name}" as'))
+        if len(arrays[-1]) != len(arrays[0]):
+            raise Refused(f'returned {_values(len(arrays[0]))} in column "{schema.names[0]}" but {len(arrays[-1])} in column "{field.name}"')
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _is_table(value):
+    if isinstance(value, (pa.RecordBatch, pa.Table, collections.abc.Mapping)):
+        return True
+    return _is_frame(value) or (hasattr(value, "__arrow_c_stream__") and hasattr(value, "columns"))
+
+
+def _is_frame(value):
+    return _is_pandas(value) and hasattr(value, "columns")
+
+
+def _is_pandas(value):
+    return type(value).__module__.partition(".")[0] == "pandas"
+
+
+def _columns(value):
+    if isinstance(value, collections.abc.Mapping):
+        return dict(value)
+    if _is_frame(value):
+        value = pa.Table.from_pandas(value, preserve_index=False)
+    elif not isinstance(value, (pa.RecordBatch, pa.Table)):
+        value = pa.table(value)
+    return dict(zip(value.schema.names, value.columns))
+
+
+def _to_arrow(value, data_type, verb):
+    try:
+        array = _array(value, data_type)
+        if array is None:
+            raise Refused(f"{verb} {_named(value)}. Return a numpy or Arrow array or a list")
+        if isinstance(array, pa.ChunkedArray):
+            array = array.combine_chunks()
+        if isinstance(array.type, pa.BaseExtensionType):
+            array = array.storage
+        if t.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        if array.type == data_type:
+            return array
+        if _is_text(array.type) != _is_text(data_type) and not t.is_null(array.type):
+            raise Refused(f"{verb} {array.type}, but {data_type} is declared")
+        return array.cast(data_type, safe=True)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        text = " ".join(str(error).split())
+        raise Refused(f"{verb} values that are not {data_type}: {text}") from None
+
+
+def _array(value, data_type):
+    """An Arrow array of some type, or None for what is no array at all."""
+    if isinstance(value, (pa.Array, pa.ChunkedArray)):
+        return value
+    if isinstance(value, np.ndarray):
+        return _from_numpy(value, data_type)
+    if _is_pandas(value):
+        return pa.array(value, from_pandas=True)
+    if hasattr(value, "__arrow_c_stream__"):
+        return pa.chunked_array(value)
+    if hasattr(value, "__arrow_c_array__") or hasattr(value, "__arrow_array__"):
+        return pa.array(value)
+    if isinstance(value, collections.abc.Sequence) and not isinstance(value, (str, bytes)):
+        return pa.array(list(value), type=data_type, from_pandas=False)
+    if hasattr(value, "__array__"):
+        return _from_numpy(np.asarray(value), data_type)
+    return None
+
+
+def _from_numpy(value, data_type):
+    mask = np.ma.getmaskarray(value) if isinstance(value, np.ma.MaskedArray) else None
+    values = np.ma.getdata(value)
+    if values.ndim > 1:
+        return _from_matrix(values, mask, data_type)
+    if values.dtype == object:
+        return pa.array(values, type=data_type, mask=mask, from_pandas=False)
+    return pa.array(values, mask=mask, from_pandas=False)
+
+
+def _from_matrix(values, mask, data_type):
+    """A matrix is one vector a row."""
+    lists = t.is_list(data_type) or t.is_large_list(data_type) or t.is_fixed_size_list(data_type)
+    if not lists:
+        raise Refused(f"returned an array of shape {values.shape}, but {data_type} is declared")
+    if mask is not None or 0 in values.shape or values.dtype == object:
+        masked = np.ma.MaskedArray(values, mask=False if mask is None else mask)
+        return pa.array(masked.tolist(), type=data_type, from_pandas=False)
+    array = pa.array(np.ascontiguousarray(values).reshape(-1))
+    for size in reversed(values.shape[1:]):
+        array = pa.FixedSizeListArray.from_arrays(array, size)
+    return array
+
+
+def _is_single(value):
+    return value is None or isinstance(value, _SINGLE) or (isinstance(value, np.ndarray) and value.ndim == 0)
+
+
+def _is_text(data_type):
+    return any(
+        is_kind(data_type)
+        for is_kind in (t.is_string, t.is_large_string, t.is_string_view, t.is_binary, t.is_large_binary, t.is_fixed_size_binary)
+    )
+
+
+def _named(value):
+    if value is None:
+        return "None"
+    return f"1 value ({type(value).__name__})" if _is_single(value) else f"a {type(value).__name__}"
+
+
+def _rows(count):
+    return "1 row" if count == 1 else f"{count} rows"
+
+
+def _values(count):
+    return "1 value" if count == 1 else f"{count} values"

@@ -1,0 +1,184 @@
+"""The worker's life: one request at a time until the engine is gone."""
+
+import faulthandler
+import signal
+import sys
+import time
+
+import pyarrow as pa
+import pyarrow.compute
+
+from . import protocol
+from .arguments import scalar_arguments, table_argument
+from .failure import RowTooLarge, Refused, report, run
+from .protocol import Channel
+from .results import to_batches, to_column
+from .source import Source
+
+
+class Call:
+    """A loaded call: the code to run and the schemas around it."""
+
+    def __init__(self, body, payload):
+        self.function = body["function"]
+        self.source = Source(self.function, body["body"], body["params"], body["table"])
+        self.table = body["table"]
+        self.batch_size = body["batch_size"]
+        self.batch_format = body["batch_format"]
+        self.strict = body["strict"]
+        self.input = _schema(payload.slice(0, body["input_schema_bytes"]))
+        self.output = _schema(payload.slice(body["input_schema_bytes"]))
+        _refuse_twice(self.input.names if self.table else [])
+        self.code = self.source.object
+        if self.source.is_class:
+            args = {name: _literal(kind, text) for name, kind, text in body["args"]}
+            self.code = run(self.function, self.source.object, **args)
+
+    def outputs(self, block):
+        """Blocks of the output schema, as they come."""
+        self.source.show()
+        if not self.table:
+            yield self._column(block)
+            return
+        for batch in self._batches(block):
+            argument = table_argument(batch, self.batch_format)
+            value = run(self.function, self.code, argument)
+            for part in to_batches(self.function, value, self.output):
+                if part.num_rows:
+                    yield part
+
+    def _column(self, block):
+        nulls = _rows_with_null(block) if self.strict else None
+        if nulls is not None:
+            block = block.filter(pa.compute.invert(nulls))
+        kind = self.output.field(0).type
+        pieces = [self._piece(batch, kind) for batch in self._batches(block)]
+        if len(pieces) == 1:
+            column = pieces[0]
+        else:
+            column = pa.concat_arrays(pieces) if pieces else pa.array([], type=kind)
+        if nulls is not None:
+            column = _spread(column, nulls)
+        return pa.RecordBatch.from_arrays([column], schema=self.output)
+
+    def _piece(self, batch, kind):
+        arguments = scalar_arguments(batch, self.batch_format)
+        value = run(self.function, self.code, *arguments)
+        return to_column(value, batch.num_rows, kind, bool(arguments))
+
+    def _batches(self, block):
+        rows = self.batch_size or block.num_rows
+        for start in range(0, block.num_rows, rows or 1):
+            yield block if rows >= block.num_rows else block.slice(start, rows)
+
+
+class Worker:
+    """The calls this process has loaded."""
+
+    def __init__(self, channel):
+        self.channel = channel
+        self.calls = {}
+
+    def answer(self, frame):
+        if frame.kind == protocol.INIT:
+            self.channel.max_frame_bytes = frame.body["max_frame_bytes"]
+        elif frame.kind == protocol.DESCRIBE:
+            source = Source(**frame.body)
+            source.forget()
+            self._ready(frame, source)
+        elif frame.kind == protocol.LOAD:
+            for call in frame.body["forget"]:
+                self.calls.pop(call).source.forget()
+            call = Call(frame.body, frame.payload)
+            self.calls[frame.body["call"]] = call
+            self._ready(frame, call.source)
+        elif frame.kind == protocol.PROCESS:
+            self._process(frame)
+        else:
+            raise ValueError(f"unknown frame kind {frame.kind}")
+
+    def _ready(self, frame, source):
+        found = "class" if source.is_class else "function"
+        self.channel.send(protocol.READY, frame.seq, {"object": found})
+
+    def _process(self, frame):
+        call = self.calls[frame.body["call"]]
+        spent = 0
+        since = time.perf_counter_ns()
+        block = pa.ipc.read_record_batch(frame.payload, call.input)
+        for output in call.outputs(block):
+            spent += time.perf_counter_ns() - since
+            self._send_block(frame.seq, output)
+            since = time.perf_counter_ns()
+        spent += time.perf_counter_ns() - since
+        self.channel.send(protocol.DONE, frame.seq, {"user_us": spent // 1000})
+
+    def _send_block(self, seq, block):
+        """Sends a block, halved until the halves fit a frame."""
+        size = pa.ipc.get_record_batch_size(block)
+        if size <= self.channel.payload_bytes_max():
+            self.channel.send(protocol.OUTPUT, seq, {}, block.serialize())
+        elif block.num_rows <= 1:
+            raise RowTooLarge(size)
+        else:
+            half = block.num_rows // 2
+            self._send_block(seq, block.slice(0, half))
+            self._send_block(seq, block.slice(half))
+
+
+def serve(sock):
+    pa.set_cpu_count(1)
+    # On this signal: where every thread is, even in the middle of C code.
+    faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True, chain=False)
+    channel = Channel(sock)
+    worker = Worker(channel)
+    while True:
+        try:
+            frame = channel.receive()
+            if frame is None or frame.kind == protocol.SHUTDOWN:
+                return
+            try:
+                worker.answer(frame)
+            except Exception as error:
+                if isinstance(error, (BrokenPipeError, ConnectionResetError)):
+                    raise
+                channel.send(protocol.ERROR, frame.seq, report(error))
+            frame = None
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+
+def _schema(message):
+    try:
+        return pa.ipc.read_schema(message)
+    except pa.ArrowNotImplementedError as error:
+        raise Refused(f"has a column of a type that pyarrow does not know: {error}") from None
+
+
+def _refuse_twice(names):
+    for name in names:
+        if names.count(name) > 1:
+            raise Refused(f'gets two columns named "{name}". Rename one with AS')
+
+
+def _literal(kind, text):
+    if kind == "null":
+        return None
+    return {"bool": lambda text: text == "true", "int": int, "float": float, "text": str}[kind](text)
+
+
+def _rows_with_null(block):
+    """A mask of the rows with a NULL in any column, or None if there is none."""
+    mask = None
+    for column in block.columns:
+        if column.null_count:
+            nulls = column.is_null()
+            mask = nulls if mask is None else pa.compute.or_(mask, nulls)
+    return mask
+
+
+def _spread(column, nulls):
+    """Puts NULL where `nulls` says so and the column's values elsewhere."""
+    places = pa.compute.cumulative_sum(pa.compute.invert(nulls).cast(pa.int64()))
+    places = pa.compute.subtract(places, 1)
+    return column.take(pa.compute.if_else(nulls, pa.scalar(None, pa.int64()), places))

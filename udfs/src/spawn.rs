@@ -1,0 +1,32 @@
+//! The one place of this crate that starts Tokio tasks: named and owned.
+
+use std::future::Future;
+
+use tokio::task::JoinHandle;
+use tracing::Instrument;
+
+/// A running task that ends with its owner.
+#[derive(Debug)]
+pub(crate) struct OwnedTask(JoinHandle<()>);
+
+impl OwnedTask {
+    pub(crate) fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+impl Drop for OwnedTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Runs `task` on the current Tokio runtime until it ends or its owner drops it.
+pub(crate) fn spawn_named(
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> OwnedTask {
+    let task = task.instrument(tracing::debug_span!("task", name));
+    #[expect(clippy::disallowed_methods, reason = "the one place that may")]
+    OwnedTask(tokio::spawn(task))
+}

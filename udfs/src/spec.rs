@@ -1,0 +1,222 @@
+//! What `CREATE FUNCTION` declares, and its bytes.
+//!
+//! Made by the SQL front end, kept in the catalog, shipped in plans. The bytes
+//! are MessagePack with named fields, so that fields can be added; Arrow types
+//! travel as IPC schemas. Equal bytes mean the same function.
+
+use std::fmt;
+use std::str::FromStr;
+
+use arrow::datatypes::{DataType, SchemaRef};
+use serde::{Deserialize, Serialize};
+
+use crate::error::UdfError;
+use crate::schema_bytes;
+
+/// A declared function.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FunctionSpec {
+    /// As SQL knows it.
+    pub name: String,
+    pub language: Language,
+    /// In the order of the call: any number of values, or exactly one table.
+    pub params: Vec<Param>,
+    pub returns: Returns,
+    /// As [`crate::WorkerManager::describe`] found it.
+    pub object: ObjectKind,
+    pub volatility: Volatility,
+    /// Rows with a NULL argument are not passed and give NULL.
+    pub strict: bool,
+    /// Source text between the `$$`.
+    pub body: String,
+    pub defaults: CallDefaults,
+}
+
+/// The language of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Language {
+    Python,
+}
+
+/// One declared parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Param {
+    pub name: String,
+    pub kind: ParamKind,
+}
+
+/// What a parameter takes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ParamKind {
+    /// An array of values, one a row.
+    Value(#[serde(with = "schema_bytes::data_type")] DataType),
+    /// All columns of a relation.
+    Table,
+}
+
+/// What a function gives.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Returns {
+    /// One value a row.
+    Scalar(#[serde(with = "schema_bytes::data_type")] DataType),
+    /// Any number of rows.
+    Table(#[serde(with = "schema_bytes::schema")] SchemaRef),
+}
+
+/// What a body defines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ObjectKind {
+    /// A `def`: without state, any worker will do.
+    Function,
+    /// A `class`: built once per worker, which is then an actor.
+    Class,
+}
+
+/// How often a function must be asked, in PostgreSQL's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Volatility {
+    Immutable,
+    Stable,
+    Volatile,
+}
+
+/// What holds unless a call says otherwise; `None`: the engine decides.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallDefaults {
+    /// Rows of a batch; `None`: a block as it comes.
+    pub batch_size: Option<usize>,
+    /// Workers over the whole cluster.
+    pub concurrency: Option<usize>,
+    pub batch_format: Option<BatchFormat>,
+}
+
+/// What a batch is in the user's code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BatchFormat {
+    /// numpy arrays, read-only, masked where there are NULLs.
+    Numpy,
+    /// pyarrow arrays or a RecordBatch.
+    Pyarrow,
+}
+
+/// A batch format nobody knows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("batch_format '{0}' is not known. Write 'numpy' or 'pyarrow'")]
+pub struct UnknownBatchFormat(pub String);
+
+impl FunctionSpec {
+    /// Whether it takes a relation and gives one.
+    pub fn is_table(&self) -> bool {
+        matches!(self.returns, Returns::Table(_))
+    }
+
+    /// BLAKE3 of the encoded declaration, in hex.
+    pub fn hash(&self) -> String {
+        // Only an Arrow type unknown to IPC cannot be encoded; no such function
+        // passes `describe`, and its text still tells functions apart.
+        let bytes = self.encode().unwrap_or_else(|_| format!("{self:?}").into_bytes());
+        blake3::hash(&bytes).to_hex().to_string()
+    }
+
+    /// The declaration as bytes.
+    ///
+    /// # Errors
+    /// [`UdfError::EncodeSpec`] for an Arrow type that IPC cannot write.
+    pub fn encode(&self) -> Result<Vec<u8>, UdfError> {
+        rmp_serde::to_vec_named(self).map_err(UdfError::EncodeSpec)
+    }
+
+    /// Reads what [`Self::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`UdfError::DecodeSpec`] for anything else.
+    pub fn decode(bytes: &[u8]) -> Result<Self, UdfError> {
+        rmp_serde::from_slice(bytes).map_err(UdfError::DecodeSpec)
+    }
+}
+
+impl FromStr for BatchFormat {
+    type Err = UnknownBatchFormat;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.to_ascii_lowercase().as_str() {
+            "numpy" => Ok(Self::Numpy),
+            "pyarrow" => Ok(Self::Pyarrow),
+            _ => Err(UnknownBatchFormat(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for BatchFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Numpy => "numpy",
+            Self::Pyarrow => "pyarrow",
+        })
+    }
+}
+
+impl fmt::Display for Language {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("python")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::{Field, Schema, TimeUnit};
+
+    use super::*;
+
+    fn spec() -> FunctionSpec {
+        let item = Arc::new(Field::new("item", DataType::Float32, true));
+        let columns = vec![Field::new("chunk", DataType::Utf8View, true)];
+        FunctionSpec {
+            name: "chunks".into(),
+            language: Language::Python,
+            params: vec![
+                Param { name: "docs".into(), kind: ParamKind::Table },
+                Param {
+                    name: "at".into(),
+                    kind: ParamKind::Value(DataType::Timestamp(
+                        TimeUnit::Microsecond,
+                        Some("Europe/Rome".into()),
+                    )),
+                },
+                Param { name: "v".into(), kind: ParamKind::Value(DataType::List(item)) },
+            ],
+            returns: Returns::Table(Arc::new(Schema::new(columns))),
+            object: ObjectKind::Class,
+            volatility: Volatility::Stable,
+            strict: false,
+            body: "def chunks(docs): ...".into(),
+            defaults: CallDefaults { batch_size: Some(64), ..CallDefaults::default() },
+        }
+    }
+
+    #[test]
+    fn bytes_round_trip_and_name_the_function() {
+        let spec = spec();
+        let bytes = spec.encode().unwrap();
+        let back = FunctionSpec::decode(&bytes).unwrap();
+        assert_eq!(back, spec);
+        assert_eq!(back.hash(), spec.hash());
+        let other = FunctionSpec { body: "def chunks(docs): pass".into(), ..spec.clone() };
+        assert_ne!(other.hash(), spec.hash());
+        for cut in [0, 1, bytes.len() / 2, bytes.len() - 1] {
+            assert!(FunctionSpec::decode(&bytes[..cut]).is_err());
+        }
+    }
+
+    #[test]
+    fn batch_formats_read_back() {
+        for format in [BatchFormat::Numpy, BatchFormat::Pyarrow] {
+            assert_eq!(format.to_string().parse(), Ok(format));
+        }
+        let error = "pandas".parse::<BatchFormat>().unwrap_err().to_string();
+        assert_eq!(error, "batch_format 'pandas' is not known. Write 'numpy' or 'pyarrow'");
+    }
+}

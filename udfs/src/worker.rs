@@ -1,0 +1,413 @@
+//! A worker: one process we may talk to, from its start to its end.
+//!
+//! Whoever owns a [`Worker`] is the only one to talk to it. Letting go of it
+//! ends its process at once, so a call that is dropped half-way leaves nothing
+//! behind; to keep it, give it back to the roster or to a pool's shelf.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::buffer::Buffer;
+use arrow::datatypes::SchemaRef;
+use mobula_block::ipc::{BlockEncoder, encode_schema};
+use mobula_block::plain::plain_schema;
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+
+use crate::activity::WorkerState;
+use crate::call::{Literal, UdfCall};
+use crate::channel::{Channel, ChannelError};
+use crate::error::{UdfError, UserFailure};
+use crate::process::Process;
+use crate::protocol::{
+    self, Describe, Failure, FailureReason, Frame, Hello, Init, Kind, Load, Ready, Source,
+};
+use crate::python;
+use crate::roster::Slot;
+use crate::spec::{FunctionSpec, ObjectKind};
+
+/// Calls a worker keeps loaded; the oldest goes first.
+const CALLS_MAX: usize = 32;
+/// How long an ended process's last frames may take, and how long a process
+/// that closed its socket may take to end.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How long something may take, and what to say when it takes longer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline {
+    /// `None`: for ever.
+    pub(crate) at: Option<Instant>,
+    pub(crate) limit: Duration,
+    pub(crate) deed: &'static str,
+    pub(crate) setting: &'static str,
+    /// Between asking a process to end and ending it.
+    pub(crate) kill_grace: Duration,
+}
+
+/// A call with what is computed from it once.
+#[derive(Debug)]
+pub(crate) struct CallOrder {
+    pub(crate) call: Arc<UdfCall>,
+    /// Equal for equal calls.
+    pub(crate) key: blake3::Hash,
+    /// What the worker gets, and what it gives: plain types.
+    pub(crate) input: SchemaRef,
+    pub(crate) output: SchemaRef,
+    schemas: [Buffer; 2],
+}
+
+/// A running worker that nobody else talks to.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    process: Arc<Process>,
+    pub(crate) channel: Channel,
+    seq: u64,
+    loaded: VecDeque<Loaded>,
+    slot: Option<Slot>,
+}
+
+/// A call the process has compiled and built.
+#[derive(Debug)]
+struct Loaded {
+    key: blake3::Hash,
+    id: u64,
+    encoder: BlockEncoder,
+}
+
+impl CallOrder {
+    /// # Errors
+    /// When a type of the schemas cannot cross to a worker.
+    pub(crate) fn try_new(call: Arc<UdfCall>) -> Result<Self, UdfError> {
+        let key = blake3::hash(&call.encode()?);
+        let input = Arc::new(plain_schema(&call.input));
+        let output = Arc::new(plain_schema(&call.output));
+        let encode = |schema| {
+            encode_schema(schema)
+                .map(Buffer::from_vec)
+                .map_err(|source| UdfError::Block { function: call.spec.name.clone(), source })
+        };
+        let schemas = [encode(&input)?, encode(&output)?];
+        Ok(Self { call, key, input, output, schemas })
+    }
+
+    pub(crate) fn function(&self) -> &str {
+        &self.call.spec.name
+    }
+}
+
+impl Worker {
+    /// Agrees with a fresh process on how to talk.
+    ///
+    /// # Errors
+    /// When the interpreter does not fit, or is not ready by `deadline`.
+    pub(crate) async fn start(
+        process: Arc<Process>,
+        socket: UnixStream,
+        slot: Slot,
+        max_frame_bytes: usize,
+        python: &Path,
+        function: &str,
+        deadline: Deadline,
+    ) -> Result<Self, UdfError> {
+        let channel = Channel::new(socket, max_frame_bytes);
+        let mut worker =
+            Self { process, channel, seq: 0, loaded: VecDeque::new(), slot: Some(slot) };
+        let hello = watched(&worker.process, deadline.at, worker.channel.receive()).await;
+        let hello = match hello {
+            Ok(hello) => hello,
+            Err(Stop::Channel(ChannelError::Closed)) => return Err(worker.no_hello(python).await),
+            Err(stop) => return Err(worker.explain(stop, function, deadline).await),
+        };
+        check_hello(python, &worker.read(&hello, function)?)?;
+        let init = Init { protocol: protocol::VERSION, max_frame_bytes };
+        let channel = &mut worker.channel;
+        let sent = watched(&worker.process, deadline.at, async {
+            channel.send_raw(&python::modules()).await?;
+            channel.send(Kind::Init, 0, &init, &[]).await
+        });
+        match sent.await {
+            Ok(()) => Ok(worker),
+            Err(stop) => Err(worker.explain(stop, function, deadline).await),
+        }
+    }
+
+    pub(crate) fn process(&self) -> &Arc<Process> {
+        &self.process
+    }
+
+    /// What `spec`'s body defines, after checking that it fits.
+    ///
+    /// # Errors
+    /// What is wrong with the body.
+    pub(crate) async fn describe(
+        &mut self,
+        spec: &FunctionSpec,
+        deadline: Deadline,
+    ) -> Result<ObjectKind, UdfError> {
+        self.process.enter(WorkerState::Loading, Some(&spec.name));
+        let body = Describe { source: source(spec) };
+        let seq = self.request(&spec.name, Kind::Describe, &body, &[], deadline).await?;
+        let ready = self.answer(&spec.name, seq, deadline).await?;
+        self.process.enter(WorkerState::Idle, None);
+        self.ready(&ready, &spec.name)
+    }
+
+    /// Makes the process ready for blocks of `order`, if it is not yet.
+    ///
+    /// # Errors
+    /// What is wrong with the body, or what its constructor raised.
+    pub(crate) async fn load(
+        &mut self,
+        order: &CallOrder,
+        deadline: Deadline,
+    ) -> Result<(), UdfError> {
+        if let Some(at) = self.loaded.iter().position(|loaded| loaded.key == order.key) {
+            // The last one used is the last to go.
+            if let Some(loaded) = self.loaded.remove(at) {
+                self.loaded.push_back(loaded);
+            }
+            return Ok(());
+        }
+        let function = order.function();
+        self.process.enter(WorkerState::Loading, Some(function));
+        let surplus = (self.loaded.len() + 1).saturating_sub(CALLS_MAX);
+        let forget = self.loaded.drain(..surplus).map(|loaded| loaded.id).collect();
+        let call = &order.call;
+        let id = self.seq + 1;
+        let body = Load {
+            call: id,
+            forget,
+            source: source(&call.spec),
+            args: call.args.iter().map(|(name, value)| argument(name, value)).collect(),
+            batch_size: call.batch_size.filter(|rows| *rows > 0),
+            batch_format: call.batch_format,
+            strict: call.spec.strict,
+            input_schema_bytes: order.schemas[0].len(),
+        };
+        let encoder = BlockEncoder::try_new(&order.input)
+            .map_err(|source| UdfError::Block { function: function.to_owned(), source })?;
+        let seq = self.request(function, Kind::Load, &body, &order.schemas, deadline).await?;
+        let ready = self.answer(function, seq, deadline).await?;
+        self.ready(&ready, function)?;
+        self.loaded.push_back(Loaded { key: order.key, id, encoder });
+        Ok(())
+    }
+
+    /// The id under which the last loaded call is known, and its encoder.
+    pub(crate) fn current(&mut self) -> Option<(u64, &mut BlockEncoder)> {
+        self.loaded.back_mut().map(|loaded| (loaded.id, &mut loaded.encoder))
+    }
+
+    /// Sends one request; its `seq`.
+    pub(crate) async fn request(
+        &mut self,
+        function: &str,
+        kind: Kind,
+        body: &impl serde::Serialize,
+        payload: &[Buffer],
+        deadline: Deadline,
+    ) -> Result<u64, UdfError> {
+        self.seq += 1;
+        let send = self.channel.send(kind, self.seq, body, payload);
+        match watched(&self.process, deadline.at, send).await {
+            Ok(()) => Ok(self.seq),
+            Err(stop) => Err(self.explain(stop, function, deadline).await),
+        }
+    }
+
+    /// The next answer to request `seq`; the worker's ERROR is an error.
+    pub(crate) async fn answer(
+        &mut self,
+        function: &str,
+        seq: u64,
+        deadline: Deadline,
+    ) -> Result<Frame, UdfError> {
+        let frame = match watched(&self.process, deadline.at, self.channel.receive()).await {
+            Ok(frame) => frame,
+            Err(stop) => return Err(self.explain(stop, function, deadline).await),
+        };
+        if frame.seq != seq {
+            let problem = format!("it answers request {} instead of {seq}", frame.seq);
+            return Err(self.broken(function, problem));
+        }
+        match frame.kind {
+            Kind::Error => {
+                let failure: Failure = self.read(&frame, function)?;
+                Err(self.failed(function, failure))
+            }
+            _ => Ok(frame),
+        }
+    }
+
+    /// A frame's body.
+    pub(crate) fn read<'a, T: serde::Deserialize<'a>>(
+        &self,
+        frame: &'a Frame,
+        function: &str,
+    ) -> Result<T, UdfError> {
+        frame.body().map_err(|problem| self.broken(function, problem))
+    }
+
+    pub(crate) fn broken(&self, function: &str, problem: String) -> UdfError {
+        UdfError::Protocol { function: function.to_owned(), pid: self.process.pid(), problem }
+    }
+
+    /// Tells the process to end, and ends it after `grace`.
+    pub(crate) async fn shut_down(mut self, grace: Duration) {
+        self.process.enter(WorkerState::Ending, None);
+        let polite = async {
+            // If it cannot hear, it is ended all the same.
+            let _ = self.channel.send(Kind::Shutdown, 0, &serde_json::json!({}), &[]).await;
+            self.process.ended().await
+        };
+        // Whether it went or not: letting go of `self` makes sure.
+        let _ = tokio::time::timeout(grace, polite).await;
+    }
+
+    /// Ends the process and frees its place for another.
+    pub(crate) fn into_slot(mut self) -> Option<Slot> {
+        self.slot.take()
+    }
+
+    fn ready(&self, frame: &Frame, function: &str) -> Result<ObjectKind, UdfError> {
+        match frame.kind {
+            Kind::Ready => Ok(self.read::<Ready>(frame, function)?.object.into()),
+            other => Err(self.broken(function, format!("it answers {other:?} instead of Ready"))),
+        }
+    }
+
+    fn failed(&self, function: &str, failure: Failure) -> UdfError {
+        let Failure { reason, message, traceback, bytes } = failure;
+        let function = function.to_owned();
+        match reason {
+            FailureReason::Raised => {
+                UdfError::Raised(Box::new(UserFailure { function, message, traceback }))
+            }
+            FailureReason::Refused => {
+                UdfError::Refused(Box::new(UserFailure { function, message, traceback }))
+            }
+            FailureReason::RowTooLarge => {
+                UdfError::RowTooLarge { function, bytes, limit: self.channel.max_frame_bytes() }
+            }
+            FailureReason::Internal => {
+                let pid = self.process.pid();
+                tracing::error!(function, pid, traceback, "the worker failed");
+                UdfError::Protocol { function, pid, problem: format!("it failed: {message}") }
+            }
+        }
+    }
+
+    /// Turns an interruption into an error; the process is ended.
+    async fn explain(&self, stop: Stop, function: &str, deadline: Deadline) -> UdfError {
+        let pid = self.process.pid();
+        let function = function.to_owned();
+        match stop {
+            Stop::Channel(ChannelError::Closed) => {
+                let exit = self.exit().await;
+                let log = self.process.last_words().await;
+                UdfError::WorkerLost { function, pid, exit, log }
+            }
+            Stop::Channel(ChannelError::Malformed(problem)) => self.broken(&function, problem),
+            Stop::Channel(ChannelError::Io(source)) => UdfError::Socket { function, pid, source },
+            Stop::TimedOut => {
+                let stack = self.process.stack().await;
+                self.process.end(deadline.kill_grace).await;
+                let Deadline { limit, deed, setting, .. } = deadline;
+                UdfError::TimedOut { function, deed, limit, pid, setting, stack }
+            }
+        }
+    }
+
+    async fn no_hello(&self, python: &Path) -> UdfError {
+        let exit = self.exit().await;
+        let log = self.process.last_words().await;
+        UdfError::Handshake { python: python.to_owned(), exit, log }
+    }
+
+    /// How a process that closed its socket ended.
+    async fn exit(&self) -> String {
+        match tokio::time::timeout(LINGER, self.process.ended()).await {
+            Ok(exit) => exit,
+            Err(_) => {
+                self.process.kill();
+                "it closed its connection".to_owned()
+            }
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.process.kill();
+    }
+}
+
+/// What interrupted an exchange.
+enum Stop {
+    Channel(ChannelError),
+    TimedOut,
+}
+
+/// `io`, unless the process ends or time runs out first. Someone else may hold
+/// the socket open, so its end is watched as well as the socket's.
+async fn watched<T>(
+    process: &Process,
+    deadline: Option<Instant>,
+    io: impl Future<Output = Result<T, ChannelError>>,
+) -> Result<T, Stop> {
+    let mut io = pin!(io);
+    let expired = async {
+        match deadline {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        done = &mut io => done.map_err(Stop::Channel),
+        _ = process.ended() => {
+            // What it said before it ended still counts.
+            let last = tokio::time::timeout(LINGER, io).await;
+            last.unwrap_or(Err(ChannelError::Closed)).map_err(Stop::Channel)
+        }
+        () = expired => Err(Stop::TimedOut),
+    }
+}
+
+fn check_hello(python: &Path, hello: &Hello) -> Result<(), UdfError> {
+    let python = python.to_owned();
+    if hello.protocol != protocol::VERSION {
+        return Err(UdfError::ProtocolVersion { found: hello.protocol, wanted: protocol::VERSION });
+    }
+    if !hello.python_ok {
+        return Err(UdfError::PythonVersion { python, found: hello.python.clone() });
+    }
+    if !hello.missing.is_empty() {
+        return Err(UdfError::Packages { python, packages: hello.missing.join(" and ") });
+    }
+    Ok(())
+}
+
+fn source(spec: &FunctionSpec) -> Source<'_> {
+    Source {
+        function: &spec.name,
+        body: &spec.body,
+        params: spec.params.iter().map(|param| param.name.as_str()).collect(),
+        table: spec.is_table(),
+    }
+}
+
+/// Texts, because JSON has neither NaN nor infinities.
+fn argument<'a>(name: &'a str, value: &Literal) -> (&'a str, &'static str, String) {
+    match value {
+        Literal::Null => (name, "null", String::new()),
+        Literal::Bool(value) => (name, "bool", value.to_string()),
+        Literal::Int(value) => (name, "int", value.to_string()),
+        Literal::Float(value) => (name, "float", format!("{value:?}")),
+        Literal::Text(value) => (name, "text", value.clone()),
+    }
+}
