@@ -579,15 +579,36 @@ mod tests {
     async fn grouping_sets_distinct_and_unnest() {
         check_rule(
             "SELECT inc(a), count(*) FROM t GROUP BY ROLLUP(inc(a))",
-            expect![],
+            expect![[r#"
+                Projection: inc(t.a), count(Int64(1)) AS count(*)
+                  Aggregate: groupBy=[[ROLLUP (inc(t.a))]], aggr=[[count(Int64(1))]]
+                    MapBatches: inc over [t.a] AS inc(t.a)
+                      TableScan: t"#]],
         )
         .await;
         check_rule(
             "SELECT DISTINCT inc(a) FROM t UNION ALL SELECT inc(x) FROM u",
-            expect![],
+            expect![[r#"
+                Union
+                  Distinct:
+                    Projection: inc(t.a)
+                      MapBatches: inc over [t.a] AS inc(t.a)
+                        TableScan: t
+                  Projection: inc(u.x) AS inc(t.a)
+                    MapBatches: inc over [u.x] AS inc(u.x)
+                      TableScan: u"#]],
         )
         .await;
-        check_rule("SELECT unnest(\"Embed\"(s)) FROM t", expect![]).await;
+        check_rule(
+            "SELECT unnest(\"Embed\"(s)) FROM t",
+            expect![[r#"
+            Projection: __unnest_placeholder(Embed(t.s),depth=1) AS UNNEST(Embed(t.s))
+              Unnest: lists[__unnest_placeholder(Embed(t.s))|depth=1] structs[]
+                Projection: Embed(t.s) AS __unnest_placeholder(Embed(t.s))
+                  MapBatches: Embed over [t.s] AS Embed(t.s)
+                    TableScan: t"#]],
+        )
+        .await;
     }
 
     #[tokio::test]

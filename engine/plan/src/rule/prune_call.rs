@@ -136,8 +136,7 @@ mod tests {
             expect![[r#"
                 Projection: inc(t.a) AS i
                   MapBatches: inc over [t.a] AS inc(t.a)
-                    MapBatches: net over [t.b, t.c] AS net(t.b,t.c)
-                      TableScan: t projection=[a, b, c]"#]],
+                    TableScan: t projection=[a]"#]],
         )
         .await;
         check_rule(
