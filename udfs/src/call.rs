@@ -91,16 +91,17 @@ mod tests {
     use arrow::datatypes::{DataType, Field, Schema};
 
     use super::*;
-    use crate::spec::{
-        CallDefaults, Language, ObjectKind, Param, ParamKind, Returns, Volatility,
-    };
+    use crate::spec::{CallDefaults, Language, ObjectKind, Param, ParamKind, Returns, Volatility};
 
     #[test]
     fn bytes_round_trip() {
         let spec = FunctionSpec {
             name: "embed".into(),
             language: Language::Python,
-            params: vec![Param { name: "text".into(), kind: ParamKind::Value(DataType::Utf8) }],
+            params: vec![Param {
+                name: "text".into(),
+                kind: ParamKind::Value(DataType::Utf8),
+            }],
             returns: Returns::Scalar(DataType::Float64),
             object: ObjectKind::Class,
             volatility: Volatility::Volatile,

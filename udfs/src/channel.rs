@@ -47,7 +47,10 @@ impl From<io::Error> for ChannelError {
 impl Channel {
     /// Frames over `socket`, none longer than `max_frame_bytes`.
     pub(crate) fn new(socket: UnixStream, max_frame_bytes: usize) -> Self {
-        Self { socket, max_frame_bytes }
+        Self {
+            socket,
+            max_frame_bytes,
+        }
     }
 
     /// Most bytes of a frame.
@@ -116,10 +119,14 @@ mod tests {
     async fn many_pieces_arrive_as_one_payload() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut channel = Channel::new(ours, 1 << 20);
-        let pieces: Vec<Buffer> =
-            (0..3000_u32).map(|i| Buffer::from_vec(vec![i as u8; (i % 5) as usize])).collect();
+        let pieces: Vec<Buffer> = (0..3000_u32)
+            .map(|i| Buffer::from_vec(vec![i as u8; (i % 5) as usize]))
+            .collect();
         let expected: Vec<u8> = pieces.iter().flat_map(|p| p.to_vec()).collect();
-        channel.send(Kind::Done, 3, &serde_json::json!({"user_us": 1}), &pieces).await.unwrap();
+        channel
+            .send(Kind::Done, 3, &serde_json::json!({"user_us": 1}), &pieces)
+            .await
+            .unwrap();
         drop(channel);
         let mut bytes = Vec::new();
         theirs.read_to_end(&mut bytes).await.unwrap();
@@ -143,6 +150,9 @@ mod tests {
         assert!(matches!(sent, Err(ChannelError::Malformed(_))));
         let start = Header::frame_start(Kind::Done, 1, &[b' '; 101], 0).unwrap();
         theirs.write_all(&start).await.unwrap();
-        assert!(matches!(channel.receive().await, Err(ChannelError::Malformed(_))));
+        assert!(matches!(
+            channel.receive().await,
+            Err(ChannelError::Malformed(_))
+        ));
     }
 }

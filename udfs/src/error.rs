@@ -41,9 +41,13 @@ pub enum UdfError {
     Raised(Box<UserFailure>),
     #[error("function \"{}\" {}", .0.function, .0.message)]
     Refused(Box<UserFailure>),
-    #[error("function \"{function}\" is a def and takes no constructor arguments. Define a class to keep state")]
+    #[error(
+        "function \"{function}\" is a def and takes no constructor arguments. Define a class to keep state"
+    )]
     ConstructorArguments { function: String },
-    #[error("function \"{function}\" is STRICT, which has no meaning for a TABLE parameter. Leave STRICT out")]
+    #[error(
+        "function \"{function}\" is STRICT, which has no meaning for a TABLE parameter. Leave STRICT out"
+    )]
     StrictTable { function: String },
 
     #[error("python \"{}\" cannot be started. Set `python` to an interpreter, or run `mobula python setup`", python.display())]
@@ -57,20 +61,43 @@ pub enum UdfError {
     #[error("python \"{}\" lacks {packages}. Run `mobula python setup`, or install them there", python.display())]
     Packages { python: PathBuf, packages: String },
     #[error("python \"{}\" ended before it was ready: {exit}. Check it, or run `mobula python setup`", python.display())]
-    Handshake { python: PathBuf, exit: String, log: String },
+    Handshake {
+        python: PathBuf,
+        exit: String,
+        log: String,
+    },
     #[error("the worker speaks protocol {found}, but this program speaks {wanted}")]
     ProtocolVersion { found: u32, wanted: u32 },
-    #[error("function \"{function}\" got no worker within {waited:?}: all {max_workers} of this process are taken. Raise `udf_max_workers` or lower `concurrency`")]
-    NoFreeWorker { function: String, max_workers: usize, waited: Duration },
-    #[error("function \"{function}\" needs {bytes} bytes for one row, but a message to a worker may have {limit}. Raise `udf_max_frame_bytes`")]
-    RowTooLarge { function: String, bytes: usize, limit: usize },
+    #[error(
+        "function \"{function}\" got no worker within {waited:?}: all {max_workers} of this process are taken. Raise `udf_max_workers` or lower `concurrency`"
+    )]
+    NoFreeWorker {
+        function: String,
+        max_workers: usize,
+        waited: Duration,
+    },
+    #[error(
+        "function \"{function}\" needs {bytes} bytes for one row, but a message to a worker may have {limit}. Raise `udf_max_frame_bytes`"
+    )]
+    RowTooLarge {
+        function: String,
+        bytes: usize,
+        limit: usize,
+    },
 
     #[error("function \"{function}\" lost its worker (pid {pid}): {exit}")]
-    WorkerLost { function: String, pid: u32, exit: String, log: String },
+    WorkerLost {
+        function: String,
+        pid: u32,
+        exit: String,
+        log: String,
+    },
     #[error("function \"{function}\" cannot be called: the workers are shutting down")]
     ShuttingDown { function: String },
 
-    #[error("function \"{function}\" did not {deed} within {limit:?} and its worker (pid {pid}) was ended. Raise `{setting}` if that is too short")]
+    #[error(
+        "function \"{function}\" did not {deed} within {limit:?} and its worker (pid {pid}) was ended. Raise `{setting}` if that is too short"
+    )]
     TimedOut {
         function: String,
         /// "answer" or "start".
@@ -89,7 +116,11 @@ pub enum UdfError {
         source: BlockError,
     },
     #[error("the worker (pid {pid}) of function \"{function}\" broke the protocol: {problem}")]
-    Protocol { function: String, pid: u32, problem: String },
+    Protocol {
+        function: String,
+        pid: u32,
+        problem: String,
+    },
     #[error("the worker (pid {pid}) of function \"{function}\" cannot be reached")]
     Socket {
         function: String,

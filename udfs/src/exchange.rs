@@ -96,7 +96,9 @@ impl Exchange<'_> {
         &mut self,
         block: RecordBatch,
     ) -> Result<Vec<RecordBatch>, Interruption> {
-        self.worker.process().enter(WorkerState::Busy, Some(self.order.function()));
+        self.worker
+            .process()
+            .enter(WorkerState::Busy, Some(self.order.function()));
         let rows = block.num_rows();
         let mut held = Vec::new();
         let mut todo = vec![block];
@@ -105,14 +107,20 @@ impl Exchange<'_> {
             let bytes: usize = pieces.iter().map(Buffer::len).sum();
             let limit = self.worker.channel.max_frame_bytes();
             if bytes + OVERHEAD_BYTES <= limit {
-                self.send_and_collect(call, &block, &pieces, &mut held).await?;
+                self.send_and_collect(call, &block, &pieces, &mut held)
+                    .await?;
             } else if block.num_rows() > 1 {
                 let half = block.num_rows() / 2;
                 todo.push(block.slice(half, block.num_rows() - half));
                 todo.push(block.slice(0, half));
             } else {
                 let function = self.order.function().to_owned();
-                return Err(UdfError::RowTooLarge { function, bytes, limit }.into());
+                return Err(UdfError::RowTooLarge {
+                    function,
+                    bytes,
+                    limit,
+                }
+                .into());
             }
         }
         self.check_rows(rows, &held)?;
@@ -124,9 +132,13 @@ impl Exchange<'_> {
         match self.worker.current() {
             Some((call, encoder)) => {
                 let pieces = encoder.encode(block);
-                pieces.map(|pieces| (call, pieces)).map_err(|source| self.bad_block(source))
+                pieces
+                    .map(|pieces| (call, pieces))
+                    .map_err(|source| self.bad_block(source))
             }
-            None => Err(self.worker.broken(self.order.function(), "it has nothing loaded".into())),
+            None => Err(self
+                .worker
+                .broken(self.order.function(), "it has nothing loaded".into())),
         }
     }
 
@@ -142,7 +154,10 @@ impl Exchange<'_> {
         let mut deadline = self.deadline;
         deadline.at = (deadline.at.is_some()).then(|| sent + deadline.limit);
         let request = Process { call };
-        let seq = self.worker.request(function, Kind::Process, &request, pieces, deadline).await?;
+        let seq = self
+            .worker
+            .request(function, Kind::Process, &request, pieces, deadline)
+            .await?;
         let bytes: usize = pieces.iter().map(Buffer::len).sum();
         add(&self.counters.rows_in, block.num_rows());
         add(&self.counters.bytes_in, bytes);
@@ -162,7 +177,9 @@ impl Exchange<'_> {
                     let done: Done = self.worker.read(&frame, function)?;
                     let wall = sent.elapsed().saturating_sub(reader_time);
                     let transport = wall.saturating_sub(Duration::from_micros(done.user_us));
-                    self.counters.user_us.fetch_add(done.user_us, Ordering::Relaxed);
+                    self.counters
+                        .user_us
+                        .fetch_add(done.user_us, Ordering::Relaxed);
                     add(&self.counters.transport_us, transport.as_micros() as usize);
                     return Ok(());
                 }
@@ -211,7 +228,10 @@ impl Exchange<'_> {
     }
 
     fn bad_block(&self, source: BlockError) -> UdfError {
-        UdfError::Block { function: self.order.function().to_owned(), source }
+        UdfError::Block {
+            function: self.order.function().to_owned(),
+            source,
+        }
     }
 }
 

@@ -72,12 +72,22 @@ impl Launcher {
         let (ours, theirs) = socket_pair()?;
         let command = command(launch, theirs);
         let (reply, started) = oneshot::channel();
-        let order = Order { command, runtime: Handle::current(), reply };
+        let order = Order {
+            command,
+            runtime: Handle::current(),
+            reply,
+        };
         let orders = self.orders()?;
         orders.send(order).await.map_err(|_| thread_gone())?;
         let child = started.await.map_err(|_| thread_gone())??;
-        let pid = child.id().ok_or_else(|| io::Error::other("the process has no id"))?;
-        Ok(Launched { child, pid, socket: UnixStream::from_std(ours)? })
+        let pid = child
+            .id()
+            .ok_or_else(|| io::Error::other("the process has no id"))?;
+        Ok(Launched {
+            child,
+            pid,
+            socket: UnixStream::from_std(ours)?,
+        })
     }
 
     fn orders(&self) -> io::Result<mpsc::Sender<Order>> {
@@ -97,7 +107,12 @@ impl Launcher {
 /// The thread's whole life; it ends when the last [`Launcher`] is gone, and the
 /// kernel then ends what it started.
 fn start_all(mut orders: mpsc::Receiver<Order>) {
-    while let Some(Order { mut command, runtime, reply }) = orders.blocking_recv() {
+    while let Some(Order {
+        mut command,
+        runtime,
+        reply,
+    }) = orders.blocking_recv()
+    {
         let _guard = runtime.enter();
         // Whoever asked may have gone: the child then ends with its last owner.
         let _ = reply.send(command.spawn());
@@ -129,7 +144,10 @@ fn command(launch: Launch<'_>, socket: OwnedFd) -> Command {
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
-    for name in THREAD_COUNTS.into_iter().filter(|name| std::env::var_os(name).is_none()) {
+    for name in THREAD_COUNTS
+        .into_iter()
+        .filter(|name| std::env::var_os(name).is_none())
+    {
         command.env(name, "1");
     }
     command
@@ -190,10 +208,13 @@ fn signal_name(signal: i32) -> String {
         (Signal::XCPU, "SIGXCPU"),
         (Signal::USR1, "SIGUSR1"),
     ];
-    NAMES.iter().find(|(known, _)| known.as_raw() == signal).map_or_else(
-        || format!("signal {signal}"),
-        |(_, name)| (*name).to_owned(),
-    )
+    NAMES
+        .iter()
+        .find(|(known, _)| known.as_raw() == signal)
+        .map_or_else(
+            || format!("signal {signal}"),
+            |(_, name)| (*name).to_owned(),
+        )
 }
 
 #[cfg(test)]
@@ -204,7 +225,10 @@ mod tests {
     fn exits_have_names() {
         assert_eq!(describe_exit(ExitStatus::from_raw(9)), "killed by SIGKILL");
         assert_eq!(describe_exit(ExitStatus::from_raw(11)), "killed by SIGSEGV");
-        assert_eq!(describe_exit(ExitStatus::from_raw(60)), "killed by signal 60");
+        assert_eq!(
+            describe_exit(ExitStatus::from_raw(60)),
+            "killed by signal 60"
+        );
         assert_eq!(describe_exit(ExitStatus::from_raw(3 << 8)), "exit code 3");
     }
 }

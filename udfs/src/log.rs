@@ -37,7 +37,11 @@ struct Kept {
 impl LogTail {
     /// Keeps at most `limit` bytes.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { kept: Mutex::default(), limit, changed: Notify::new() }
+        Self {
+            kept: Mutex::default(),
+            limit,
+            changed: Notify::new(),
+        }
     }
 
     /// Bytes ever read: a mark for [`Self::since`].
@@ -63,11 +67,13 @@ impl LogTail {
     /// `quiet`, or the stream is closed; at most `limit`.
     pub(crate) async fn settled(&self, mark: u64, quiet: Duration, limit: Duration) {
         let deadline = Instant::now() + limit;
-        self.wait(limit, |kept| kept.closed || kept.total > mark).await;
+        self.wait(limit, |kept| kept.closed || kept.total > mark)
+            .await;
         loop {
             let seen = self.total();
             let left = deadline.saturating_duration_since(Instant::now());
-            self.wait(quiet.min(left), |kept| kept.closed || kept.total > seen).await;
+            self.wait(quiet.min(left), |kept| kept.closed || kept.total > seen)
+                .await;
             if self.total() == seen || Instant::now() >= deadline {
                 return;
             }
@@ -137,7 +143,13 @@ struct Lines<F> {
 
 impl<F: Fn(&str)> Lines<F> {
     fn new(pass: F) -> Self {
-        Self { pass, pending: Vec::new(), second: Instant::now(), passed: 0, dropped: 0 }
+        Self {
+            pass,
+            pending: Vec::new(),
+            second: Instant::now(),
+            passed: 0,
+            dropped: 0,
+        }
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -167,7 +179,10 @@ impl<F: Fn(&str)> Lines<F> {
 
     fn say_dropped(&mut self) {
         if self.dropped > 0 {
-            (self.pass)(&format!("[{} lines left out: too many in one second]", self.dropped));
+            (self.pass)(&format!(
+                "[{} lines left out: too many in one second]",
+                self.dropped
+            ));
             self.dropped = 0;
         }
     }
@@ -188,7 +203,10 @@ mod tests {
     async fn keeps_the_tail_and_passes_lines() {
         let tail = LogTail::new(10);
         let lines = Mutex::new(Vec::new());
-        drain(&b"first\nsecond\nlast"[..], &tail, |line| lines.lock().push(line.to_owned())).await;
+        drain(&b"first\nsecond\nlast"[..], &tail, |line| {
+            lines.lock().push(line.to_owned())
+        })
+        .await;
         assert_eq!(*lines.lock(), ["first", "second", "last"]);
         assert_eq!(tail.since(0), "econd\nlast");
         assert_eq!(tail.since(13), "last");
@@ -201,9 +219,16 @@ mod tests {
         let tail = LogTail::new(100);
         let lines = Mutex::new(Vec::new());
         let flood = "x\n".repeat(5000) + &"y".repeat(3 * LINE_BYTES_MAX);
-        drain(flood.as_bytes(), &tail, |line| lines.lock().push(line.len())).await;
+        drain(flood.as_bytes(), &tail, |line| {
+            lines.lock().push(line.len())
+        })
+        .await;
         let lines = lines.lock();
-        assert!(lines.len() <= 2 * LINES_PER_SECOND as usize + 2, "{}", lines.len());
+        assert!(
+            lines.len() <= 2 * LINES_PER_SECOND as usize + 2,
+            "{}",
+            lines.len()
+        );
         assert!(lines.iter().all(|len| *len <= LINE_BYTES_MAX));
     }
 }

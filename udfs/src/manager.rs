@@ -98,8 +98,9 @@ impl WorkerManager {
     /// What is wrong with the body, or why there is no worker.
     pub async fn describe(&self, spec: &FunctionSpec) -> Result<ObjectKind, UdfError> {
         refuse_strict_table(spec)?;
-        let mut worker =
-            self.worker(&spec.name, Want::Stateless, true, &AtomicU64::new(0)).await?;
+        let mut worker = self
+            .worker(&spec.name, Want::Stateless, true, &AtomicU64::new(0))
+            .await?;
         let found = worker.describe(spec, self.init_deadline()).await;
         if found.as_ref().map_or_else(leaves_worker_usable, |_| true) {
             self.release(worker);
@@ -119,10 +120,16 @@ impl WorkerManager {
     ) -> Result<Arc<dyn UdfPool>, UdfError> {
         refuse_strict_table(&call.spec)?;
         if call.spec.object == ObjectKind::Function && !call.args.is_empty() {
-            return Err(UdfError::ConstructorArguments { function: call.spec.name.clone() });
+            return Err(UdfError::ConstructorArguments {
+                function: call.spec.name.clone(),
+            });
         }
         let order = CallOrder::try_new(call)?;
-        Ok(Arc::new(ProcessPool::new(Arc::clone(self), order, concurrency)))
+        Ok(Arc::new(ProcessPool::new(
+            Arc::clone(self),
+            order,
+            concurrency,
+        )))
     }
 
     /// The running worker processes, by pid.
@@ -135,7 +142,11 @@ impl WorkerManager {
     pub async fn shutdown(&self) {
         self.roster.close();
         let all = self.processes.all();
-        join_all(all.iter().map(|process| process.end(self.settings.kill_grace))).await;
+        join_all(
+            all.iter()
+                .map(|process| process.end(self.settings.kill_grace)),
+        )
+        .await;
     }
 
     /// A worker for `function`, started if need be.
@@ -153,9 +164,9 @@ impl WorkerManager {
                 started.fetch_add(1, Ordering::Relaxed);
                 self.start(slot, function).await
             }
-            Err(Refusal::Closed) => {
-                Err(UdfError::ShuttingDown { function: function.to_owned() })
-            }
+            Err(Refusal::Closed) => Err(UdfError::ShuttingDown {
+                function: function.to_owned(),
+            }),
             Err(Refusal::TimedOut) => Err(UdfError::NoFreeWorker {
                 function: function.to_owned(),
                 max_workers: self.roster.max_workers(),
@@ -215,10 +226,13 @@ impl WorkerManager {
             executor_id: &settings.executor_id,
         };
         let Launched { child, pid, socket } =
-            self.launcher.launch(launch).await.map_err(|source| UdfError::Start {
-                python: settings.python.clone(),
-                source,
-            })?;
+            self.launcher
+                .launch(launch)
+                .await
+                .map_err(|source| UdfError::Start {
+                    python: settings.python.clone(),
+                    source,
+                })?;
         let ended = {
             let roster = Arc::downgrade(&self.roster);
             move |pid| {
@@ -227,11 +241,21 @@ impl WorkerManager {
                 }
             }
         };
-        let process =
-            self.processes.watch(child, pid, function, settings.log_tail_bytes, ended);
+        let process = self
+            .processes
+            .watch(child, pid, function, settings.log_tail_bytes, ended);
         tracing::debug!(pid, function, "worker started");
         let max = settings.max_frame_bytes;
-        Worker::start(process, socket, slot, max, &settings.python, function, deadline).await
+        Worker::start(
+            process,
+            socket,
+            slot,
+            max,
+            &settings.python,
+            function,
+            deadline,
+        )
+        .await
     }
 }
 
@@ -252,7 +276,9 @@ pub(crate) fn leaves_worker_usable(error: &UdfError) -> bool {
 
 fn refuse_strict_table(spec: &FunctionSpec) -> Result<(), UdfError> {
     match spec.strict && spec.is_table() {
-        true => Err(UdfError::StrictTable { function: spec.name.clone() }),
+        true => Err(UdfError::StrictTable {
+            function: spec.name.clone(),
+        }),
         false => Ok(()),
     }
 }

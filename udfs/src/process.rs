@@ -101,7 +101,13 @@ impl Processes {
                 table.by_pid.lock().remove(&pid);
             }
         }));
-        by_pid.insert(pid, Watched { process: Arc::clone(&process), _tasks: tasks });
+        by_pid.insert(
+            pid,
+            Watched {
+                process: Arc::clone(&process),
+                _tasks: tasks,
+            },
+        );
         process
     }
 
@@ -116,7 +122,11 @@ impl Processes {
 
     /// Those whose end is not yet dealt with.
     pub(crate) fn all(&self) -> Vec<Arc<Process>> {
-        self.by_pid.lock().values().map(|watched| Arc::clone(&watched.process)).collect()
+        self.by_pid
+            .lock()
+            .values()
+            .map(|watched| Arc::clone(&watched.process))
+            .collect()
     }
 
     /// Ends all of them at once.
@@ -182,7 +192,9 @@ impl Process {
         self.stderr.settled(mark, DUMP_QUIET, DUMP_LIMIT).await;
         let dump = self.stderr.since(mark);
         let ours = ["File \"<mobula", "File \"<string>\""];
-        let lines = dump.lines().filter(|line| !ours.iter().any(|our| line.contains(our)));
+        let lines = dump
+            .lines()
+            .filter(|line| !ours.iter().any(|our| line.contains(our)));
         lines.collect::<Vec<_>>().join("\n")
     }
 

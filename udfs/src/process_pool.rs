@@ -78,11 +78,16 @@ impl UdfPool for ProcessPool {
         }
         let block = plain_block(block)
             .and_then(|block| block_as(block, &self.shared.order.input))
-            .map_err(|source| UdfError::Block { function: self.shared.function(), source })?;
+            .map_err(|source| UdfError::Block {
+                function: self.shared.function(),
+                source,
+            })?;
         let permit = Arc::clone(&self.permits)
             .acquire_owned()
             .await
-            .map_err(|_| UdfError::ShuttingDown { function: self.shared.function() })?;
+            .map_err(|_| UdfError::ShuttingDown {
+                function: self.shared.function(),
+            })?;
         let lease = Shared::lease(&self.shared).await?;
         let (parts, reader) = mpsc::channel(PARTS_WAITING);
         let task = spawn_named("udf-call", run(lease, permit, block, parts));
@@ -105,7 +110,8 @@ impl Drop for ProcessPool {
             shelf.closed = true;
             std::mem::take(&mut shelf.free)
         };
-        free.into_iter().for_each(|actor| self.shared.manager.end(actor));
+        free.into_iter()
+            .for_each(|actor| self.shared.manager.end(actor));
     }
 }
 
@@ -141,14 +147,23 @@ impl Shared {
             (alive, has_none)
         };
         // Made first: if what follows fails, it is counted out again.
-        let mut lease = Lease { worker: None, shared: Arc::clone(shared) };
+        let mut lease = Lease {
+            worker: None,
+            shared: Arc::clone(shared),
+        };
         let manager = &shared.manager;
         let mut worker = match free {
             Some(actor) => actor,
             None => {
-                let want = if shared.is_actor() { Want::Actor } else { Want::Stateless };
+                let want = if shared.is_actor() {
+                    Want::Actor
+                } else {
+                    Want::Stateless
+                };
                 let started = &shared.counters.workers_started;
-                manager.worker(shared.order.function(), want, has_none, started).await?
+                manager
+                    .worker(shared.order.function(), want, has_none, started)
+                    .await?
             }
         };
         match worker.load(&shared.order, manager.init_deadline()).await {

@@ -54,9 +54,15 @@ pub(crate) enum Kind {
 impl Kind {
     /// Words a worker may say.
     fn from_worker(byte: u8) -> Option<Self> {
-        [Self::Hello, Self::Ready, Self::Output, Self::Done, Self::Error]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        [
+            Self::Hello,
+            Self::Ready,
+            Self::Output,
+            Self::Done,
+            Self::Error,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -80,7 +86,11 @@ impl Header {
         payload_bytes: usize,
     ) -> Option<Vec<u8>> {
         let has_payload = payload_bytes > 0;
-        let head = if has_payload { payload_start(body.len()) } else { body.len() };
+        let head = if has_payload {
+            payload_start(body.len())
+        } else {
+            body.len()
+        };
         let rest = u32::try_from(head.checked_add(payload_bytes)?).ok()?;
         let mut bytes = Vec::with_capacity(HEADER_BYTES + head);
         bytes.extend_from_slice(&rest.to_le_bytes());
@@ -141,10 +151,18 @@ impl Frame {
                 if rest.len() < start {
                     return Err("a frame shorter than its body".into());
                 }
-                (rest.slice_with_length(4, body_bytes), Some(rest.slice(start)))
+                (
+                    rest.slice_with_length(4, body_bytes),
+                    Some(rest.slice(start)),
+                )
             }
         };
-        Ok(Self { kind: header.kind, seq: header.seq, body, payload })
+        Ok(Self {
+            kind: header.kind,
+            seq: header.seq,
+            body,
+            payload,
+        })
     }
 
     /// The body as `T`; the error says what is wrong.
@@ -305,7 +323,12 @@ mod tests {
         let mut bytes = Header::frame_start(Kind::Done, 1, b"x", 1).unwrap();
         bytes[5] = 2;
         assert!(Header::decode(bytes[..HEADER_BYTES].try_into().unwrap()).is_err());
-        let header = Header { kind: Kind::Done, seq: 0, rest_bytes: 4, has_payload: true };
+        let header = Header {
+            kind: Kind::Done,
+            seq: 0,
+            rest_bytes: 4,
+            has_payload: true,
+        };
         for rest in [vec![1, 0], vec![200, 0, 0, 0]] {
             let mut buffer = MutableBuffer::new(0);
             buffer.extend_from_slice(&rest);

@@ -84,7 +84,11 @@ struct Waiter {
 impl Roster {
     /// `max_workers` is at least 1.
     pub(crate) fn new(max_workers: usize, idle_ttl: Duration) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::default(), max_workers: max_workers.max(1), idle_ttl })
+        Arc::new(Self {
+            state: Mutex::default(),
+            max_workers: max_workers.max(1),
+            idle_ttl,
+        })
     }
 
     /// Waits for a worker or the right to start one. `has_none`: whether the
@@ -156,7 +160,10 @@ impl Roster {
         let (idle, waiting) = {
             let mut state = self.state.lock();
             state.closed = true;
-            (std::mem::take(&mut state.idle), std::mem::take(&mut state.waiting))
+            (
+                std::mem::take(&mut state.idle),
+                std::mem::take(&mut state.waiting),
+            )
         };
         drop((idle, waiting));
     }
@@ -170,14 +177,19 @@ impl Roster {
         // The last one used is the warmest. One that has just ended is skipped;
         // its slot is freed by `forget`.
         if want == Want::Stateless {
-            let warm = state.idle.iter().rposition(|idle| idle.worker.process().is_running());
+            let warm = state
+                .idle
+                .iter()
+                .rposition(|idle| idle.worker.process().is_running());
             if let Some(idle) = warm.and_then(|at| state.idle.remove(at)) {
                 return Some(Grant::Worker(idle.worker));
             }
         }
         if state.used < self.max_workers {
             state.used += 1;
-            return Some(Grant::Slot(Slot { roster: Arc::downgrade(self) }));
+            return Some(Grant::Slot(Slot {
+                roster: Arc::downgrade(self),
+            }));
         }
         let coldest = state.idle.pop_front()?;
         coldest.worker.into_slot().map(Grant::Slot)
@@ -193,7 +205,11 @@ impl Roster {
                 drop(roster.remove(|idle| idle.id == id));
             }
         });
-        state.idle.push_back(Idle { id, worker, _expiry: expiry });
+        state.idle.push_back(Idle {
+            id,
+            worker,
+            _expiry: expiry,
+        });
     }
 
     /// Takes an idle worker out; to be dropped without the lock.
@@ -228,7 +244,9 @@ impl Drop for Slot {
             let Some(waiter) = waiter else {
                 return;
             };
-            let offer = Grant::Slot(Slot { roster: Arc::downgrade(&roster) });
+            let offer = Grant::Slot(Slot {
+                roster: Arc::downgrade(&roster),
+            });
             match waiter.grant.send(offer) {
                 // Not given back: this loop still holds the place.
                 Err(Grant::Slot(mut refused)) => refused.roster = Weak::new(),
@@ -245,7 +263,10 @@ mod tests {
     const SOON: Duration = Duration::from_millis(20);
 
     async fn slot(roster: &Arc<Roster>, has_none: bool) -> Slot {
-        match roster.acquire(Want::Actor, has_none, Duration::from_secs(5)).await {
+        match roster
+            .acquire(Want::Actor, has_none, Duration::from_secs(5))
+            .await
+        {
             Ok(Grant::Slot(slot)) => slot,
             other => panic!("{other:?}"),
         }
@@ -279,7 +300,12 @@ mod tests {
         };
         // Joined futures are polled, and so queue up, in this order.
         let release = async { drop(held) };
-        tokio::join!(wait(false, "more"), wait(true, "none"), wait(true, "none too"), release);
+        tokio::join!(
+            wait(false, "more"),
+            wait(true, "none"),
+            wait(true, "none too"),
+            release
+        );
         assert_eq!(*order.lock(), ["none", "none too", "more"]);
         assert_eq!(roster.state.lock().used, 0);
     }

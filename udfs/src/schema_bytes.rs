@@ -20,7 +20,9 @@ pub(crate) mod schema {
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<SchemaRef, D::Error> {
         let bytes = from.deserialize_byte_buf(Bytes)?;
-        decode_schema(&bytes).map(Into::into).map_err(de::Error::custom)
+        decode_schema(&bytes)
+            .map(Into::into)
+            .map_err(de::Error::custom)
     }
 }
 

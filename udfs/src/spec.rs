@@ -115,7 +115,9 @@ impl FunctionSpec {
     pub fn hash(&self) -> String {
         // Only an Arrow type unknown to IPC cannot be encoded; no such function
         // passes `describe`, and its text still tells functions apart.
-        let bytes = self.encode().unwrap_or_else(|_| format!("{self:?}").into_bytes());
+        let bytes = self
+            .encode()
+            .unwrap_or_else(|_| format!("{self:?}").into_bytes());
         blake3::hash(&bytes).to_hex().to_string()
     }
 
@@ -178,7 +180,10 @@ mod tests {
             name: "chunks".into(),
             language: Language::Python,
             params: vec![
-                Param { name: "docs".into(), kind: ParamKind::Table },
+                Param {
+                    name: "docs".into(),
+                    kind: ParamKind::Table,
+                },
                 Param {
                     name: "at".into(),
                     kind: ParamKind::Value(DataType::Timestamp(
@@ -186,14 +191,20 @@ mod tests {
                         Some("Europe/Rome".into()),
                     )),
                 },
-                Param { name: "v".into(), kind: ParamKind::Value(DataType::List(item)) },
+                Param {
+                    name: "v".into(),
+                    kind: ParamKind::Value(DataType::List(item)),
+                },
             ],
             returns: Returns::Table(Arc::new(Schema::new(columns))),
             object: ObjectKind::Class,
             volatility: Volatility::Stable,
             strict: false,
             body: "def chunks(docs): ...".into(),
-            defaults: CallDefaults { batch_size: Some(64), ..CallDefaults::default() },
+            defaults: CallDefaults {
+                batch_size: Some(64),
+                ..CallDefaults::default()
+            },
         }
     }
 
@@ -204,7 +215,10 @@ mod tests {
         let back = FunctionSpec::decode(&bytes).unwrap();
         assert_eq!(back, spec);
         assert_eq!(back.hash(), spec.hash());
-        let other = FunctionSpec { body: "def chunks(docs): pass".into(), ..spec.clone() };
+        let other = FunctionSpec {
+            body: "def chunks(docs): pass".into(),
+            ..spec.clone()
+        };
         assert_ne!(other.hash(), spec.hash());
         for cut in [0, 1, bytes.len() / 2, bytes.len() - 1] {
             assert!(FunctionSpec::decode(&bytes[..cut]).is_err());
@@ -217,6 +231,9 @@ mod tests {
             assert_eq!(format.to_string().parse(), Ok(format));
         }
         let error = "pandas".parse::<BatchFormat>().unwrap_err().to_string();
-        assert_eq!(error, "batch_format 'pandas' is not known. Write 'numpy' or 'pyarrow'");
+        assert_eq!(
+            error,
+            "batch_format 'pandas' is not known. Write 'numpy' or 'pyarrow'"
+        );
     }
 }

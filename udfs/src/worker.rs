@@ -88,10 +88,19 @@ impl CallOrder {
         let encode = |schema| {
             encode_schema(schema)
                 .map(Buffer::from_vec)
-                .map_err(|source| UdfError::Block { function: call.spec.name.clone(), source })
+                .map_err(|source| UdfError::Block {
+                    function: call.spec.name.clone(),
+                    source,
+                })
         };
         let schemas = [encode(&input)?, encode(&output)?];
-        Ok(Self { call, key, input, output, schemas })
+        Ok(Self {
+            call,
+            key,
+            input,
+            output,
+            schemas,
+        })
     }
 
     pub(crate) fn function(&self) -> &str {
@@ -114,8 +123,13 @@ impl Worker {
         deadline: Deadline,
     ) -> Result<Self, UdfError> {
         let channel = Channel::new(socket, max_frame_bytes);
-        let mut worker =
-            Self { process, channel, seq: 0, loaded: VecDeque::new(), slot: Some(slot) };
+        let mut worker = Self {
+            process,
+            channel,
+            seq: 0,
+            loaded: VecDeque::new(),
+            slot: Some(slot),
+        };
         let hello = watched(&worker.process, deadline.at, worker.channel.receive()).await;
         let hello = match hello {
             Ok(hello) => hello,
@@ -123,7 +137,10 @@ impl Worker {
             Err(stop) => return Err(worker.explain(stop, function, deadline).await),
         };
         check_hello(python, &worker.read(&hello, function)?)?;
-        let init = Init { protocol: protocol::VERSION, max_frame_bytes };
+        let init = Init {
+            protocol: protocol::VERSION,
+            max_frame_bytes,
+        };
         let channel = &mut worker.channel;
         let sent = watched(&worker.process, deadline.at, async {
             channel.send_raw(&python::modules()).await?;
@@ -149,8 +166,12 @@ impl Worker {
         deadline: Deadline,
     ) -> Result<ObjectKind, UdfError> {
         self.process.enter(WorkerState::Loading, Some(&spec.name));
-        let body = Describe { source: source(spec) };
-        let seq = self.request(&spec.name, Kind::Describe, &body, &[], deadline).await?;
+        let body = Describe {
+            source: source(spec),
+        };
+        let seq = self
+            .request(&spec.name, Kind::Describe, &body, &[], deadline)
+            .await?;
         let ready = self.answer(&spec.name, seq, deadline).await?;
         self.process.enter(WorkerState::Idle, None);
         self.ready(&ready, &spec.name)
@@ -165,7 +186,11 @@ impl Worker {
         order: &CallOrder,
         deadline: Deadline,
     ) -> Result<(), UdfError> {
-        if let Some(at) = self.loaded.iter().position(|loaded| loaded.key == order.key) {
+        if let Some(at) = self
+            .loaded
+            .iter()
+            .position(|loaded| loaded.key == order.key)
+        {
             // The last one used is the last to go.
             if let Some(loaded) = self.loaded.remove(at) {
                 self.loaded.push_back(loaded);
@@ -175,31 +200,49 @@ impl Worker {
         let function = order.function();
         self.process.enter(WorkerState::Loading, Some(function));
         let surplus = (self.loaded.len() + 1).saturating_sub(CALLS_MAX);
-        let forget = self.loaded.drain(..surplus).map(|loaded| loaded.id).collect();
+        let forget = self
+            .loaded
+            .drain(..surplus)
+            .map(|loaded| loaded.id)
+            .collect();
         let call = &order.call;
         let id = self.seq + 1;
         let body = Load {
             call: id,
             forget,
             source: source(&call.spec),
-            args: call.args.iter().map(|(name, value)| argument(name, value)).collect(),
+            args: call
+                .args
+                .iter()
+                .map(|(name, value)| argument(name, value))
+                .collect(),
             batch_size: call.batch_size.filter(|rows| *rows > 0),
             batch_format: call.batch_format,
             strict: call.spec.strict,
             input_schema_bytes: order.schemas[0].len(),
         };
-        let encoder = BlockEncoder::try_new(&order.input)
-            .map_err(|source| UdfError::Block { function: function.to_owned(), source })?;
-        let seq = self.request(function, Kind::Load, &body, &order.schemas, deadline).await?;
+        let encoder = BlockEncoder::try_new(&order.input).map_err(|source| UdfError::Block {
+            function: function.to_owned(),
+            source,
+        })?;
+        let seq = self
+            .request(function, Kind::Load, &body, &order.schemas, deadline)
+            .await?;
         let ready = self.answer(function, seq, deadline).await?;
         self.ready(&ready, function)?;
-        self.loaded.push_back(Loaded { key: order.key, id, encoder });
+        self.loaded.push_back(Loaded {
+            key: order.key,
+            id,
+            encoder,
+        });
         Ok(())
     }
 
     /// The id under which the last loaded call is known, and its encoder.
     pub(crate) fn current(&mut self) -> Option<(u64, &mut BlockEncoder)> {
-        self.loaded.back_mut().map(|loaded| (loaded.id, &mut loaded.encoder))
+        self.loaded
+            .back_mut()
+            .map(|loaded| (loaded.id, &mut loaded.encoder))
     }
 
     /// Sends one request; its `seq`.
@@ -249,11 +292,17 @@ impl Worker {
         frame: &'a Frame,
         function: &str,
     ) -> Result<T, UdfError> {
-        frame.body().map_err(|problem| self.broken(function, problem))
+        frame
+            .body()
+            .map_err(|problem| self.broken(function, problem))
     }
 
     pub(crate) fn broken(&self, function: &str, problem: String) -> UdfError {
-        UdfError::Protocol { function: function.to_owned(), pid: self.process.pid(), problem }
+        UdfError::Protocol {
+            function: function.to_owned(),
+            pid: self.process.pid(),
+            problem,
+        }
     }
 
     /// Tells the process to end, and ends it after `grace`.
@@ -261,7 +310,10 @@ impl Worker {
         self.process.enter(WorkerState::Ending, None);
         let polite = async {
             // If it cannot hear, it is ended all the same.
-            let _ = self.channel.send(Kind::Shutdown, 0, &serde_json::json!({}), &[]).await;
+            let _ = self
+                .channel
+                .send(Kind::Shutdown, 0, &serde_json::json!({}), &[])
+                .await;
             self.process.ended().await
         };
         // Whether it went or not: letting go of `self` makes sure.
@@ -281,22 +333,37 @@ impl Worker {
     }
 
     fn failed(&self, function: &str, failure: Failure) -> UdfError {
-        let Failure { reason, message, traceback, bytes } = failure;
+        let Failure {
+            reason,
+            message,
+            traceback,
+            bytes,
+        } = failure;
         let function = function.to_owned();
         match reason {
-            FailureReason::Raised => {
-                UdfError::Raised(Box::new(UserFailure { function, message, traceback }))
-            }
-            FailureReason::Refused => {
-                UdfError::Refused(Box::new(UserFailure { function, message, traceback }))
-            }
-            FailureReason::RowTooLarge => {
-                UdfError::RowTooLarge { function, bytes, limit: self.channel.max_frame_bytes() }
-            }
+            FailureReason::Raised => UdfError::Raised(Box::new(UserFailure {
+                function,
+                message,
+                traceback,
+            })),
+            FailureReason::Refused => UdfError::Refused(Box::new(UserFailure {
+                function,
+                message,
+                traceback,
+            })),
+            FailureReason::RowTooLarge => UdfError::RowTooLarge {
+                function,
+                bytes,
+                limit: self.channel.max_frame_bytes(),
+            },
             FailureReason::Internal => {
                 let pid = self.process.pid();
                 tracing::error!(function, pid, traceback, "the worker failed");
-                UdfError::Protocol { function, pid, problem: format!("it failed: {message}") }
+                UdfError::Protocol {
+                    function,
+                    pid,
+                    problem: format!("it failed: {message}"),
+                }
             }
         }
     }
@@ -309,15 +376,36 @@ impl Worker {
             Stop::Channel(ChannelError::Closed) => {
                 let exit = self.exit().await;
                 let log = self.process.last_words().await;
-                UdfError::WorkerLost { function, pid, exit, log }
+                UdfError::WorkerLost {
+                    function,
+                    pid,
+                    exit,
+                    log,
+                }
             }
             Stop::Channel(ChannelError::Malformed(problem)) => self.broken(&function, problem),
-            Stop::Channel(ChannelError::Io(source)) => UdfError::Socket { function, pid, source },
+            Stop::Channel(ChannelError::Io(source)) => UdfError::Socket {
+                function,
+                pid,
+                source,
+            },
             Stop::TimedOut => {
                 let stack = self.process.stack().await;
                 self.process.end(deadline.kill_grace).await;
-                let Deadline { limit, deed, setting, .. } = deadline;
-                UdfError::TimedOut { function, deed, limit, pid, setting, stack }
+                let Deadline {
+                    limit,
+                    deed,
+                    setting,
+                    ..
+                } = deadline;
+                UdfError::TimedOut {
+                    function,
+                    deed,
+                    limit,
+                    pid,
+                    setting,
+                    stack,
+                }
             }
         }
     }
@@ -325,7 +413,11 @@ impl Worker {
     async fn no_hello(&self, python: &Path) -> UdfError {
         let exit = self.exit().await;
         let log = self.process.last_words().await;
-        UdfError::Handshake { python: python.to_owned(), exit, log }
+        UdfError::Handshake {
+            python: python.to_owned(),
+            exit,
+            log,
+        }
     }
 
     /// How a process that closed its socket ended.
@@ -381,13 +473,22 @@ async fn watched<T>(
 fn check_hello(python: &Path, hello: &Hello) -> Result<(), UdfError> {
     let python = python.to_owned();
     if hello.protocol != protocol::VERSION {
-        return Err(UdfError::ProtocolVersion { found: hello.protocol, wanted: protocol::VERSION });
+        return Err(UdfError::ProtocolVersion {
+            found: hello.protocol,
+            wanted: protocol::VERSION,
+        });
     }
     if !hello.python_ok {
-        return Err(UdfError::PythonVersion { python, found: hello.python.clone() });
+        return Err(UdfError::PythonVersion {
+            python,
+            found: hello.python.clone(),
+        });
     }
     if !hello.missing.is_empty() {
-        return Err(UdfError::Packages { python, packages: hello.missing.join(" and ") });
+        return Err(UdfError::Packages {
+            python,
+            packages: hello.missing.join(" and "),
+        });
     }
     Ok(())
 }
@@ -396,7 +497,11 @@ fn source(spec: &FunctionSpec) -> Source<'_> {
     Source {
         function: &spec.name,
         body: &spec.body,
-        params: spec.params.iter().map(|param| param.name.as_str()).collect(),
+        params: spec
+            .params
+            .iter()
+            .map(|param| param.name.as_str())
+            .collect(),
         table: spec.is_table(),
     }
 }

@@ -102,13 +102,19 @@ pub fn decode_block(message: &Buffer, schema: &SchemaRef) -> Result<RecordBatch,
     let head = MessageBuffer::try_new(head).map_err(BlockError::Decode)?;
     let head = head.as_ref();
     if head.header_type() != MessageHeader::RecordBatch {
-        return Err(BlockError::Framing { problem: "it is not a record batch" });
+        return Err(BlockError::Framing {
+            problem: "it is not a record batch",
+        });
     }
     let Some(batch) = head.header_as_record_batch() else {
-        return Err(BlockError::Framing { problem: "its record batch is missing" });
+        return Err(BlockError::Framing {
+            problem: "its record batch is missing",
+        });
     };
     if usize::try_from(head.bodyLength()).ok() != Some(body.len()) {
-        return Err(BlockError::Framing { problem: "its body has another length" });
+        return Err(BlockError::Framing {
+            problem: "its body has another length",
+        });
     }
     let none = HashMap::new();
     RecordBatchDecoder::try_new(&body, batch, Arc::clone(schema), &none, &head.version())
@@ -118,12 +124,16 @@ pub fn decode_block(message: &Buffer, schema: &SchemaRef) -> Result<RecordBatch,
 
 /// Metadata and body of an encapsulated message.
 fn split(message: &Buffer) -> Result<(Buffer, Buffer), BlockError> {
-    let short = BlockError::Framing { problem: "it is cut off" };
+    let short = BlockError::Framing {
+        problem: "it is cut off",
+    };
     let Some(prefix) = message.get(..8) else {
         return Err(short);
     };
     if prefix[..4] != CONTINUATION {
-        return Err(BlockError::Framing { problem: "it has no continuation mark" });
+        return Err(BlockError::Framing {
+            problem: "it has no continuation mark",
+        });
     }
     let len = u32::from_le_bytes([prefix[4], prefix[5], prefix[6], prefix[7]]) as usize;
     let start = 8_usize.saturating_add(len);

@@ -56,7 +56,10 @@ fn convert(column: &ArrayRef, field: &Field) -> Result<ArrayRef, BlockError> {
     if column.data_type() == field.data_type() {
         return Ok(Arc::clone(column));
     }
-    let strict = CastOptions { safe: false, ..CastOptions::default() };
+    let strict = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
     cast_with_options(column, field.data_type(), &strict).map_err(|source| BlockError::Convert {
         column: field.name().clone(),
         wanted: Box::new(field.data_type().clone()),
@@ -65,7 +68,11 @@ fn convert(column: &ArrayRef, field: &Field) -> Result<ArrayRef, BlockError> {
 }
 
 fn plain_field(field: &Field) -> Field {
-    Field::new(field.name(), plain_type(field.data_type()), field.is_nullable())
+    Field::new(
+        field.name(),
+        plain_type(field.data_type()),
+        field.is_nullable(),
+    )
 }
 
 fn plain_ref(field: &FieldRef) -> FieldRef {
@@ -92,7 +99,9 @@ fn plain_type(data_type: &DataType) -> DataType {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Array, DictionaryArray, ListArray, StringArray, StringViewArray, StructArray};
+    use arrow::array::{
+        Array, DictionaryArray, ListArray, StringArray, StringViewArray, StructArray,
+    };
     use arrow::buffer::OffsetBuffer;
     use arrow::datatypes::Int32Type;
 
@@ -135,6 +144,12 @@ mod tests {
         let texts: ArrayRef = Arc::new(StringArray::from(vec!["a"]));
         let block = RecordBatch::try_from_iter([("t", texts)]).unwrap();
         let none = Arc::new(Schema::empty());
-        assert!(matches!(block_as(block, &none), Err(BlockError::Columns { wanted: 0, found: 1 })));
+        assert!(matches!(
+            block_as(block, &none),
+            Err(BlockError::Columns {
+                wanted: 0,
+                found: 1
+            })
+        ));
     }
 }

@@ -16,7 +16,11 @@ use arrow::datatypes::DataType;
 /// themselves; dictionaries count keys plus the whole dictionary.
 pub fn block_bytes(block: &RecordBatch) -> usize {
     let mut seen = Seen::default();
-    block.columns().iter().map(|c| array_bytes(&c.to_data(), &mut seen)).sum()
+    block
+        .columns()
+        .iter()
+        .map(|c| array_bytes(&c.to_data(), &mut seen))
+        .sum()
 }
 
 /// Ranges of memory already counted, as (address, length).
@@ -81,16 +85,22 @@ fn values_bytes(data: &ArrayData, seen: &mut Seen) -> usize {
             .map(|child| array_bytes(&child.slice(offset, len), seen))
             .sum(),
         other => match width(other) {
-            Some(width) => seen.count(&buffers[0], offset * width, len * width)
-                + children_bytes(data, seen),
-            None => buffers.iter().map(|b| seen.count_all(b)).sum::<usize>()
-                + children_bytes(data, seen),
+            Some(width) => {
+                seen.count(&buffers[0], offset * width, len * width) + children_bytes(data, seen)
+            }
+            None => {
+                buffers.iter().map(|b| seen.count_all(b)).sum::<usize>()
+                    + children_bytes(data, seen)
+            }
         },
     }
 }
 
 fn children_bytes(data: &ArrayData, seen: &mut Seen) -> usize {
-    data.child_data().iter().map(|child| array_bytes(child, seen)).sum()
+    data.child_data()
+        .iter()
+        .map(|child| array_bytes(child, seen))
+        .sum()
 }
 
 /// Bytes per row of what lies in one buffer.
@@ -140,7 +150,10 @@ mod tests {
     use super::*;
 
     fn block(columns: Vec<ArrayRef>) -> RecordBatch {
-        let named = columns.into_iter().enumerate().map(|(i, c)| (format!("c{i}"), c));
+        let named = columns
+            .into_iter()
+            .enumerate()
+            .map(|(i, c)| (format!("c{i}"), c));
         RecordBatch::try_from_iter(named).unwrap()
     }
 
@@ -157,13 +170,19 @@ mod tests {
         );
         let lists = block(vec![Arc::new(lists)]);
         let sliced = block_bytes(&lists.slice(2, 3));
-        assert!((3 * 8..4 * 4 + 6 * 4 + 2).contains(&sliced) || sliced == 4 * 4 + 6 * 4 + 2, "{sliced}");
+        assert!(
+            (3 * 8..4 * 4 + 6 * 4 + 2).contains(&sliced) || sliced == 4 * 4 + 6 * 4 + 2,
+            "{sliced}"
+        );
     }
 
     #[test]
     fn shared_memory_counts_once() {
         let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1000));
-        assert_eq!(block_bytes(&block(vec![Arc::clone(&numbers), numbers])), 8000);
+        assert_eq!(
+            block_bytes(&block(vec![Arc::clone(&numbers), numbers])),
+            8000
+        );
     }
 
     #[test]

@@ -21,7 +21,10 @@ const MODULES: [(&str, &str); 6] = [
 
 /// What a worker reads first: a 4-byte length, then the modules as JSON.
 pub(crate) fn modules() -> Vec<u8> {
-    let modules: Vec<_> = MODULES.iter().map(|(name, source)| json!([name, source])).collect();
+    let modules: Vec<_> = MODULES
+        .iter()
+        .map(|(name, source)| json!([name, source]))
+        .collect();
     let modules = json!(modules).to_string();
     let length = u32::try_from(modules.len()).unwrap_or(u32::MAX);
     let mut bytes = length.to_le_bytes().to_vec();

@@ -2,7 +2,8 @@
 
 Arrow arrays pass as they are. As numpy, columns without NULL are read-only views
 of the block where Arrow has the same layout; with NULL they are masked arrays,
-so NaN stays NaN. What numpy has no type for comes as Python objects and None.
+so NaN stays NaN. What numpy has no type for comes as Python objects and None;
+lists of numbers come as one small array each.
 """
 
 import numpy as np

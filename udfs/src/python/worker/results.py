@@ -121,7 +121,7 @@ def _array(value, data_type):
     if hasattr(value, "__arrow_c_array__") or hasattr(value, "__arrow_array__"):
         return pa.array(value)
     if isinstance(value, collections.abc.Sequence) and not isinstance(value, (str, bytes)):
-        return pa.array(list(value), type=data_type, from_pandas=False)
+        return pa.array(_unmasked(value, data_type), type=data_type, from_pandas=False)
     if hasattr(value, "__array__"):
         return _from_numpy(np.asarray(value), data_type)
     return None
@@ -133,14 +133,20 @@ def _from_numpy(value, data_type):
     if values.ndim > 1:
         return _from_matrix(values, mask, data_type)
     if values.dtype == object:
-        return pa.array(values, type=data_type, mask=mask, from_pandas=False)
+        return pa.array(_unmasked(values, data_type), type=data_type, mask=mask, from_pandas=False)
     return pa.array(values, mask=mask, from_pandas=False)
+
+
+def _unmasked(values, data_type):
+    """Lists of lists without masked arrays, whose masks Arrow would not see."""
+    if not _is_list(data_type):
+        return values if isinstance(values, np.ndarray) else list(values)
+    return [value.tolist() if isinstance(value, np.ma.MaskedArray) else value for value in values]
 
 
 def _from_matrix(values, mask, data_type):
     """A matrix is one vector a row."""
-    lists = t.is_list(data_type) or t.is_large_list(data_type) or t.is_fixed_size_list(data_type)
-    if not lists:
+    if not _is_list(data_type):
         raise Refused(f"returned an array of shape {values.shape}, but {data_type} is declared")
     if mask is not None or 0 in values.shape or values.dtype == object:
         masked = np.ma.MaskedArray(values, mask=False if mask is None else mask)
@@ -153,6 +159,10 @@ def _from_matrix(values, mask, data_type):
 
 def _is_single(value):
     return value is None or isinstance(value, _SINGLE) or (isinstance(value, np.ndarray) and value.ndim == 0)
+
+
+def _is_list(data_type):
+    return t.is_list(data_type) or t.is_large_list(data_type) or t.is_fixed_size_list(data_type)
 
 
 def _is_text(data_type):

@@ -6,7 +6,6 @@ import sys
 import time
 
 import pyarrow as pa
-import pyarrow.compute
 
 from . import protocol
 from .arguments import scalar_arguments, table_argument
@@ -50,7 +49,7 @@ class Call:
     def _column(self, block):
         nulls = _rows_with_null(block) if self.strict else None
         if nulls is not None:
-            block = block.filter(pa.compute.invert(nulls))
+            block = block.filter(_compute().invert(nulls))
         kind = self.output.field(0).type
         pieces = [self._piece(batch, kind) for batch in self._batches(block)]
         if len(pieces) == 1:
@@ -173,12 +172,20 @@ def _rows_with_null(block):
     for column in block.columns:
         if column.null_count:
             nulls = column.is_null()
-            mask = nulls if mask is None else pa.compute.or_(mask, nulls)
+            mask = nulls if mask is None else _compute().or_(mask, nulls)
     return mask
 
 
 def _spread(column, nulls):
     """Puts NULL where `nulls` says so and the column's values elsewhere."""
-    places = pa.compute.cumulative_sum(pa.compute.invert(nulls).cast(pa.int64()))
-    places = pa.compute.subtract(places, 1)
-    return column.take(pa.compute.if_else(nulls, pa.scalar(None, pa.int64()), places))
+    compute = _compute()
+    places = compute.cumulative_sum(compute.invert(nulls).cast(pa.int64()))
+    places = compute.subtract(places, 1)
+    return column.take(compute.if_else(nulls, pa.scalar(None, pa.int64()), places))
+
+
+def _compute():
+    # Costs a tenth of a start: only for those who need it.
+    import pyarrow.compute
+
+    return pyarrow.compute

@@ -1,0 +1,20 @@
+//! Worker processes end to end: real Python, real sockets, real signals.
+//!
+//! Needs a Python with pyarrow and numpy: `MOBULA_PYTHON`, else `python3`. Every
+//! wait is bounded; every test has a manager of its own and leaves no process.
+
+#[cfg(test)]
+#[path = "workers/bench.rs"]
+mod bench;
+#[cfg(test)]
+#[path = "workers/faults.rs"]
+mod faults;
+#[cfg(test)]
+#[path = "workers/functions.rs"]
+mod functions;
+#[cfg(test)]
+#[path = "workers/lifetimes.rs"]
+mod lifetimes;
+#[cfg(test)]
+#[path = "workers/types.rs"]
+mod types;

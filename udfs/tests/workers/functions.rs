@@ -1,0 +1,566 @@
+//! What functions may be, what they get and what they may give.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, Float64Array, RecordBatch, RecordBatchOptions, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use mobula_udfs::{Literal, ObjectKind, UdfErrorClass};
+
+use crate::bench::*;
+
+#[tokio::test]
+async fn a_def_gets_arrays_and_gives_a_value_a_row() {
+    let double = Case::ints("double", "\ndef double(x):\n    return x * 2\n");
+    let out = double.once(counting(1000)).await.unwrap();
+    assert_eq!(
+        values(&out),
+        (0..1000).map(|x| Some(x * 2)).collect::<Vec<_>>()
+    );
+    assert_eq!(out.schema().field(0).name(), "out");
+    for rows in [0, 1] {
+        assert_eq!(
+            double.once(counting(rows)).await.unwrap().num_rows(),
+            rows as usize
+        );
+    }
+}
+
+#[tokio::test]
+async fn nulls_are_masked_and_nan_is_not_null() {
+    let keep = Case::scalar(
+        "keep",
+        &[("x", DataType::Float64)],
+        DataType::Float64,
+        "
+import numpy as np
+def keep(x):
+    assert isinstance(x, np.ma.MaskedArray) and x.mask.tolist() == [False, True, False], x
+    return x + 1",
+    );
+    let x = Float64Array::from(vec![Some(f64::NAN), None, Some(1.0)]);
+    let block = RecordBatch::try_new(Arc::clone(&keep.input), vec![Arc::new(x)]).unwrap();
+    let out = keep.once(block.clone()).await.unwrap();
+    let out = out
+        .column(0)
+        .as_any()
+        .downcast_ref::<Float64Array>()
+        .unwrap();
+    assert!(out.value(0).is_nan() && out.is_valid(0));
+    assert!(out.is_null(1));
+    assert_eq!(out.value(2), 2.0);
+
+    let mut lists = keep.pyarrow();
+    lists.spec.body = "
+import pyarrow as pa
+def keep(x):
+    assert isinstance(x, pa.DoubleArray)
+    return [1.0, None, float('nan')]"
+        .into();
+    let out = lists.once(block).await.unwrap();
+    let out = out
+        .column(0)
+        .as_any()
+        .downcast_ref::<Float64Array>()
+        .unwrap();
+    assert!(out.is_null(1) && out.is_valid(2) && out.value(2).is_nan());
+}
+
+#[tokio::test]
+async fn strict_rows_with_null_are_not_passed() {
+    let body = "
+def f(x):
+    assert len(x) == 2, len(x)
+    return x * 10";
+    let f = Case::ints("f", body).strict();
+    let out = f.once(ints([None, Some(1), None, Some(2)])).await.unwrap();
+    assert_eq!(values(&out), [None, Some(10), None, Some(20)]);
+    let out = f.once(ints([None, None])).await.unwrap();
+    assert_eq!(values(&out), [None, None]);
+}
+
+#[tokio::test]
+async fn batches_have_the_asked_size_and_a_class_keeps_state_in_order() {
+    let body = "
+class Running:
+    def __init__(self, start=0, *, step='', flag=None, ratio=1.0):
+        assert (step, flag, ratio) == (\"it's\", True, float('inf'))
+        self.sum, self.sizes = start, []
+    def __call__(self, x):
+        self.sizes.append(len(x))
+        assert max(self.sizes) <= 64
+        out = self.sum + x.cumsum()
+        self.sum = int(out[-1])
+        return out";
+    let running = Case::ints("running", body)
+        .class()
+        .batches_of(64)
+        .arg("start", Literal::Int(100))
+        .arg("step", Literal::Text("it's".into()))
+        .arg("flag", Literal::Bool(true))
+        .arg("ratio", Literal::Float(f64::INFINITY));
+    let manager = manager();
+    let pool = running.pool(&manager, 1);
+    let mut sum = 100;
+    for _ in 0..3 {
+        let out = run(&pool, counting(1000)).await.unwrap();
+        let expected: Vec<_> = (0..1000)
+            .map(|x| {
+                sum += x;
+                Some(sum)
+            })
+            .collect();
+        assert_eq!(values(&out), expected);
+    }
+    assert_eq!(pool.stats().workers_started, 1);
+    assert_eq!(
+        (
+            pool.stats().rows_in,
+            pool.stats().rows_out,
+            pool.stats().calls
+        ),
+        (3000, 3000, 3)
+    );
+    assert!(pool.stats().bytes_in >= 24_000);
+    manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_actor_may_keep_a_batch() {
+    let body = "
+class Before:
+    def __init__(self):
+        self.kept = None
+    def __call__(self, x):
+        out = x if self.kept is None else self.kept
+        self.kept = x
+        return out";
+    let before = Case::ints("before", body).class();
+    let manager = manager();
+    let pool = before.pool(&manager, 1);
+    run(&pool, counting(5000)).await.unwrap();
+    for _ in 0..3 {
+        let out = run(&pool, ints((0..5000).map(|x| Some(-x)))).await.unwrap();
+        assert_eq!(out.num_rows(), 5000);
+    }
+    let last = run(&pool, counting(5000)).await.unwrap();
+    assert_eq!(values(&last)[4999], Some(-4999));
+    manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_table_function_streams_what_it_yields() {
+    let body = "
+def parts(rows):
+    for i in range(1000):
+        yield {'i': [i], 'n': [len(rows['x'])]}";
+    let parts = Case::table(
+        "parts",
+        &[("n", DataType::Int64), ("i", DataType::Int32)],
+        body,
+    );
+    let out = parts.once(counting(7)).await.unwrap();
+    assert_eq!(out.num_rows(), 1000);
+    assert_eq!(values(&out), vec![Some(7); 1000]);
+    let nothing = parts.once(counting(0)).await.unwrap();
+    assert_eq!(nothing.num_rows(), 0);
+}
+
+#[tokio::test]
+async fn a_table_function_may_return_any_relation() {
+    for (format, returned) in [
+        ("numpy", "{'y': rows['x'] + 1}"),
+        (
+            "numpy",
+            "[{'y': rows['x'][:2] + 1}, {'y': rows['x'][2:] + 1}]",
+        ),
+        ("pyarrow", "rows.rename_columns(['y'])"),
+        ("pyarrow", "pa.table({'y': rows['x']})"),
+        (
+            "pyarrow",
+            "(pa.record_batch({'y': rows['x']}) for _ in range(1))",
+        ),
+    ] {
+        let body = format!("\nimport pyarrow as pa\ndef f(rows):\n    return {returned}");
+        let mut f = Case::table("f", &[("y", DataType::Int64)], &body);
+        f.batch_format = format.parse().unwrap();
+        let out = f.once(counting(4)).await.unwrap();
+        assert_eq!(out.num_rows(), 4, "{returned}");
+    }
+}
+
+#[tokio::test]
+async fn results_that_do_not_fit_say_how() {
+    for (body, expected) in [
+        (
+            "return x[:2]",
+            "function \"f\" returned 2 values for 3 rows. Return one value per row",
+        ),
+        (
+            "return 1",
+            "function \"f\" returned 1 value (int) for 3 rows. Return one value per row",
+        ),
+        (
+            "return x.sum()",
+            "function \"f\" returned 1 value (int64) for 3 rows. Return one value per row",
+        ),
+        (
+            "pass",
+            "function \"f\" returned None for 3 rows. Return one value per row",
+        ),
+        (
+            "return ['a', 'b', 'c']",
+            "function \"f\" returned values that are not int64: ",
+        ),
+        (
+            "return np.array(['a', 'b', 'c'])",
+            "function \"f\" returned string, but int64 is declared",
+        ),
+        (
+            "return x + 0.5",
+            "function \"f\" returned values that are not int64: ",
+        ),
+        (
+            "return {'x': x}",
+            "function \"f\" returned a dict. Return a numpy or Arrow array or a list",
+        ),
+        (
+            "return x.reshape(3, 1)",
+            "function \"f\" returned an array of shape (3, 1), but int64 is declared",
+        ),
+    ] {
+        let body = format!("\nimport numpy as np\ndef f(x):\n    {body}");
+        let error = Case::ints("f", &body).fails(counting(3)).await;
+        assert!(
+            error.to_string().starts_with(expected),
+            "{error}\n{expected}"
+        );
+        assert_eq!(error.class(), UdfErrorClass::User);
+    }
+}
+
+#[tokio::test]
+async fn relations_that_do_not_fit_say_how() {
+    for (body, expected) in [
+        (
+            "return {'b': rows['x']}",
+            "function \"f\" returned a relation without column \"a\". Declared: a, b; returned: b",
+        ),
+        (
+            "return {'a': rows['x'], 'b': rows['x'], 'c': []}",
+            "function \"f\" returned a relation with a column \"c\" that is not declared. Declared: a, b; returned: a, b, c",
+        ),
+        (
+            "return {'a': [1, 2], 'b': [1]}",
+            "function \"f\" returned 2 values in column \"a\" but 1 in column \"b\"",
+        ),
+        (
+            "return {'a': [1], 'b': 1}",
+            "function \"f\" returned 1 value (int) as column \"b\". Return an array of one value per row",
+        ),
+        (
+            "return {'a': [1], 'b': ['x']}",
+            "function \"f\" returned column \"b\" as values that are not int64: ",
+        ),
+        (
+            "return None",
+            "function \"f\" returned None, but a relation is declared. ",
+        ),
+        (
+            "yield 5",
+            "function \"f\" yielded 1 value (int), but a relation is declared. ",
+        ),
+    ] {
+        let body = format!("\ndef f(rows):\n    {body}");
+        let f = Case::table(
+            "f",
+            &[("a", DataType::Int64), ("b", DataType::Int64)],
+            &body,
+        );
+        let error = f.fails(counting(3)).await;
+        assert!(
+            error.to_string().starts_with(expected),
+            "{error}\n{expected}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn exceptions_name_the_users_line() {
+    let body = "
+def inner(a):
+    return 1 // a
+
+def net(x):
+    y = 5
+    return [inner(v) for v in x.tolist()]
+";
+    let error = Case::ints("net", body).fails(counting(3)).await;
+    assert_eq!(
+        error.to_string(),
+        "function \"net\" failed: ZeroDivisionError: integer division or modulo by zero (line 3: return 1 // a)"
+    );
+    let traceback = error.traceback().unwrap();
+    assert!(
+        traceback.contains("File \"<function net>\", line 7, in net"),
+        "{traceback}"
+    );
+    assert!(
+        traceback.contains("return [inner(v) for v in x.tolist()]"),
+        "{traceback}"
+    );
+    assert!(!traceback.contains("mobula"), "{traceback}");
+    assert_eq!(error.class(), UdfErrorClass::User);
+}
+
+#[tokio::test]
+async fn exits_and_odd_exceptions_are_the_users() {
+    for (raise, expected) in [
+        (
+            "raise SystemExit(3)",
+            "SystemExit: 3 (line 3: raise SystemExit(3))",
+        ),
+        (
+            "raise KeyError('k')",
+            "KeyError: 'k' (line 3: raise KeyError('k'))",
+        ),
+        (
+            "raise ValueError('\\ud800 a\\n  b')",
+            "ValueError: ? a b (line 3: ",
+        ),
+        (
+            "raise KeyboardInterrupt",
+            "KeyboardInterrupt (line 3: raise KeyboardInterrupt)",
+        ),
+        (
+            "import nowhere",
+            "ModuleNotFoundError: No module named 'nowhere' (line 3: import nowhere)",
+        ),
+        ("import pyarrow; pyarrow.array([1, 'a'])", "ArrowInvalid: "),
+    ] {
+        let error = Case::ints("f", &format!("\ndef f(x):\n    {raise}"))
+            .fails(counting(1))
+            .await;
+        let expected = format!("function \"f\" failed: {expected}");
+        assert!(
+            error.to_string().starts_with(&expected),
+            "{error}\n{expected}"
+        );
+        assert!(!error.traceback().unwrap().contains("<mobula"));
+    }
+}
+
+#[tokio::test]
+async fn a_failed_call_leaves_the_worker_and_the_actor_in_place() {
+    let body = "
+class Odd:
+    def __init__(self):
+        self.calls = 0
+    def __call__(self, x):
+        self.calls += 1
+        if self.calls % 2:
+            raise ValueError(self.calls)
+        return x * 0 + self.calls";
+    let manager = manager();
+    let pool = Case::ints("odd", body).class().pool(&manager, 1);
+    for call in 1..=4 {
+        let out = run(&pool, counting(1)).await;
+        match call % 2 {
+            1 => assert!(
+                out.unwrap_err()
+                    .to_string()
+                    .contains(&format!("ValueError: {call}"))
+            ),
+            _ => assert_eq!(values(&out.unwrap()), [Some(call)]),
+        }
+    }
+    assert_eq!(pool.stats().workers_started, 1);
+    manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn describe_finds_the_object() {
+    let manager = manager();
+    for (name, body, expected) in [
+        ("f", "def f(x): return x", ObjectKind::Function),
+        (
+            "f",
+            "def _helper(): pass\ndef anything(x): return x",
+            ObjectKind::Function,
+        ),
+        ("f", "f = lambda x: x", ObjectKind::Function),
+        ("f", "from numpy import negative as f", ObjectKind::Function),
+        (
+            "f",
+            "def f(x, more=1, *rest, **options): return x",
+            ObjectKind::Function,
+        ),
+        (
+            "f",
+            "    def f(*xs):\n        return xs[0]",
+            ObjectKind::Function,
+        ),
+        (
+            "embed",
+            "class Embed:\n  def __init__(self): raise ValueError\n  def __call__(self, x): pass\nclass Other: pass",
+            ObjectKind::Class,
+        ),
+        (
+            "f",
+            "import dataclasses\n@dataclasses.dataclass\nclass f:\n  n: int = 1\n  def __call__(self, x): pass",
+            ObjectKind::Class,
+        ),
+    ] {
+        let found = manager.describe(&Case::ints(name, body).spec).await;
+        assert_eq!(found.unwrap(), expected, "{body}");
+    }
+    assert_eq!(manager.workers().len(), 1);
+    manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn describe_refuses_what_cannot_be_called() {
+    let manager = manager();
+    for (body, expected) in [
+        (
+            "def f(:",
+            "function \"f\" failed: SyntaxError: invalid syntax (line 1: def f(:)",
+        ),
+        (
+            "\n\nx = 1 / 0",
+            "function \"f\" failed: ZeroDivisionError: division by zero (line 3: x = 1 / 0)",
+        ),
+        (
+            "x = 1",
+            "function \"f\" has a body that defines neither a def nor a class. Define one named f",
+        ),
+        (
+            "def a(x): pass\ndef b(x): pass",
+            "function \"f\" has a body that defines a, b, but none is named f. Name one so",
+        ),
+        (
+            "def f(): pass",
+            "function \"f\" is declared with 1 parameter (x), but its Python code takes 0 ()",
+        ),
+        (
+            "def f(x, y): pass",
+            "function \"f\" is declared with 1 parameter (x), but its Python code takes 2 (x, y)",
+        ),
+        (
+            "def f(x, *, k): pass",
+            "function \"f\" has a Python parameter k that needs a keyword, but arguments are given by position",
+        ),
+        (
+            "class f: pass",
+            "function \"f\" is the class f without a method __call__. Add one that takes 1 parameter",
+        ),
+        (
+            "class f:\n  def __call__(self): pass",
+            "function \"f\" is declared with 1 parameter (x), but its Python code takes 0 ()",
+        ),
+        (
+            "async def f(x): pass",
+            "function \"f\" is async, which is not supported. Use a plain def",
+        ),
+        (
+            "def f(x): yield x",
+            "function \"f\" yields, but returns one value a row. ",
+        ),
+    ] {
+        let error = manager
+            .describe(&Case::ints("f", body).spec)
+            .await
+            .unwrap_err();
+        assert!(
+            error.to_string().starts_with(expected),
+            "{error}\n{expected}"
+        );
+        assert_eq!(error.class(), UdfErrorClass::User);
+    }
+    let int = DataType::Int64;
+    let swapped = Case::scalar(
+        "f",
+        &[("a", int.clone()), ("b", int.clone())],
+        int,
+        "def f(b, a): pass",
+    );
+    let error = manager
+        .describe(&swapped.spec)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("declares a as parameter 1 of (a, b), but its Python code has (b, a)"),
+        "{error}"
+    );
+    let table = Case::table("f", &[("x", DataType::Int64)], "def f(t): return t").strict();
+    let error = manager.describe(&table.spec).await.unwrap_err().to_string();
+    assert!(error.contains("STRICT"), "{error}");
+    manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn constructors_fail_with_the_users_words() {
+    let body = "\nclass f:\n  def __init__(self, n):\n    self.n = 10 / n\n  def __call__(self, x): return x";
+    let f = Case::ints("f", body).class();
+    let error = f.clone().arg("n", Literal::Int(0)).fails(counting(1)).await;
+    assert_eq!(
+        error.to_string(),
+        "function \"f\" failed: ZeroDivisionError: division by zero (line 4: self.n = 10 / n)"
+    );
+    let error = f
+        .arg("m", Literal::Null)
+        .fails(counting(1))
+        .await
+        .to_string();
+    assert!(
+        error.contains("TypeError: f.__init__() got an unexpected keyword argument 'm'"),
+        "{error}"
+    );
+    let def = Case::ints("f", "def f(x): return x").arg("n", Literal::Int(0));
+    let error = manager().open_pool(def.call(), 1).unwrap_err().to_string();
+    assert!(error.contains("takes no constructor arguments"), "{error}");
+}
+
+#[tokio::test]
+async fn user_code_knows_its_executor_and_has_one_thread() {
+    let who = Case::scalar(
+        "who",
+        &[],
+        DataType::Utf8,
+        "
+import os, sys
+def who():
+    assert sys.stdin.read() == ''
+    return os.environ['MOBULA_EXECUTOR_ID'] + ' ' + os.environ['OMP_NUM_THREADS']",
+    );
+    let options = RecordBatchOptions::new().with_row_count(Some(3));
+    let block = RecordBatch::try_new_with_options(Arc::clone(&who.input), vec![], &options);
+    let block = block.unwrap();
+    let out = who.once(block).await.unwrap();
+    let threads = std::env::var("OMP_NUM_THREADS").unwrap_or_else(|_| "1".into());
+    let expected = format!("executor-7 {threads}");
+    let column = out
+        .column(0)
+        .as_any()
+        .downcast_ref::<StringArray>()
+        .unwrap();
+    assert_eq!(
+        column.iter().collect::<Vec<_>>(),
+        [Some(expected.as_str()); 3]
+    );
+}
+
+#[tokio::test]
+async fn two_columns_of_one_name_are_refused() {
+    let mut f = Case::table("f", &[("x", DataType::Int64)], "def f(rows): return rows");
+    let x = || Field::new("x", DataType::Int64, true);
+    f.input = Arc::new(Schema::new(vec![x(), x()]));
+    let block = counting(2);
+    let columns = vec![Arc::clone(block.column(0)), Arc::clone(block.column(0))];
+    let block = RecordBatch::try_new(Arc::clone(&f.input), columns).unwrap();
+    let error = f.fails(block).await.to_string();
+    assert_eq!(
+        error,
+        "function \"f\" gets two columns named \"x\". Rename one with AS"
+    );
+}

@@ -1,0 +1,276 @@
+//! Every Arrow type there and back, through both batch formats.
+
+use std::sync::Arc;
+
+use arrow::array::*;
+use arrow::buffer::{NullBuffer, OffsetBuffer};
+use arrow::datatypes::*;
+use arrow::temporal_conversions::MILLISECONDS_IN_DAY;
+use mobula_udfs::BatchFormat;
+
+use crate::bench::*;
+
+/// Three rows of each type, the middle one NULL.
+fn columns() -> Vec<ArrayRef> {
+    let mut all = numbers();
+    all.extend(texts());
+    all.extend(times());
+    all.extend(nested());
+    all
+}
+
+fn numbers() -> Vec<ArrayRef> {
+    vec![
+        Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)])),
+        Arc::new(Int8Array::from(vec![Some(i8::MIN), None, Some(i8::MAX)])),
+        Arc::new(Int16Array::from(vec![Some(i16::MIN), None, Some(i16::MAX)])),
+        Arc::new(Int32Array::from(vec![Some(i32::MIN), None, Some(i32::MAX)])),
+        Arc::new(Int64Array::from(vec![Some(i64::MIN), None, Some(i64::MAX)])),
+        Arc::new(UInt8Array::from(vec![Some(0), None, Some(u8::MAX)])),
+        Arc::new(UInt16Array::from(vec![Some(0), None, Some(u16::MAX)])),
+        Arc::new(UInt32Array::from(vec![Some(0), None, Some(u32::MAX)])),
+        Arc::new(UInt64Array::from(vec![Some(0), None, Some(u64::MAX)])),
+        Arc::new(Float32Array::from(vec![Some(1.5), None, Some(f32::MAX)])),
+        Arc::new(Float64Array::from(vec![
+            Some(-0.0),
+            None,
+            Some(f64::MIN_POSITIVE),
+        ])),
+        Arc::new(
+            Decimal128Array::from(vec![Some(-12345), None, Some(99_999_999_999)])
+                .with_precision_and_scale(15, 2)
+                .unwrap(),
+        ),
+        Arc::new(
+            Decimal256Array::from(vec![
+                Some(i256::from(7)),
+                None,
+                Some(i256::from_i128(i128::MAX)),
+            ])
+            .with_precision_and_scale(60, 10)
+            .unwrap(),
+        ),
+    ]
+}
+
+fn texts() -> Vec<ArrayRef> {
+    let text = vec![Some(""), None, Some("naïve 🐟 text beyond twelve bytes")];
+    let bytes: Vec<Option<&[u8]>> = vec![Some(b""), None, Some(b"\x00\xff raw")];
+    let fixed = vec![Some(b"abc".as_slice()), None, Some(b"\x00\x01\x02")];
+    let dictionary: DictionaryArray<Int32Type> = text.iter().copied().collect();
+    vec![
+        Arc::new(StringArray::from(text.clone())),
+        Arc::new(LargeStringArray::from(text.clone())),
+        Arc::new(StringViewArray::from(text)),
+        Arc::new(BinaryArray::from(bytes.clone())),
+        Arc::new(LargeBinaryArray::from(bytes.clone())),
+        Arc::new(BinaryViewArray::from(bytes)),
+        Arc::new(
+            FixedSizeBinaryArray::try_from_sparse_iter_with_size(fixed.into_iter(), 3).unwrap(),
+        ),
+        Arc::new(dictionary),
+    ]
+}
+
+fn times() -> Vec<ArrayRef> {
+    let at = vec![Some(-1_000_000_007), None, Some(1_700_000_000_123_456)];
+    vec![
+        Arc::new(Date32Array::from(vec![Some(-1), None, Some(20_000)])),
+        Arc::new(Date64Array::from(vec![
+            Some(0),
+            None,
+            Some(MILLISECONDS_IN_DAY * 9),
+        ])),
+        Arc::new(TimestampSecondArray::from(vec![
+            Some(-5),
+            None,
+            Some(1_700_000_000),
+        ])),
+        Arc::new(TimestampMillisecondArray::from(vec![
+            Some(-5),
+            None,
+            Some(1_700_000_000_123),
+        ])),
+        Arc::new(TimestampMicrosecondArray::from(at.clone())),
+        Arc::new(TimestampMicrosecondArray::from(at.clone()).with_timezone("UTC")),
+        Arc::new(TimestampNanosecondArray::from(at.clone()).with_timezone("Europe/Rome")),
+        Arc::new(TimestampNanosecondArray::from(at)),
+        Arc::new(Time32SecondArray::from(vec![Some(0), None, Some(86_399)])),
+        Arc::new(Time64MicrosecondArray::from(vec![
+            Some(1),
+            None,
+            Some(86_399_999_999),
+        ])),
+        Arc::new(DurationMicrosecondArray::from(vec![
+            Some(-3),
+            None,
+            Some(3),
+        ])),
+    ]
+}
+
+fn nested() -> Vec<ArrayRef> {
+    let nulls = || Some(NullBuffer::from(vec![true, false, true]));
+    let list = ListArray::from_iter_primitive::<Float32Type, _, _>(vec![
+        Some(vec![Some(1.0), None]),
+        None,
+        Some(vec![]),
+    ]);
+    let large = LargeListArray::from_iter_primitive::<Int64Type, _, _>(vec![
+        Some(vec![Some(1), Some(2)]),
+        None,
+        Some(vec![Some(3)]),
+    ]);
+    let fixed = FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(
+        vec![
+            Some(vec![Some(1.0), Some(2.0)]),
+            None,
+            Some(vec![Some(3.0), None]),
+        ],
+        2,
+    );
+    let fields = Fields::from(vec![
+        Field::new("a", DataType::Int64, true),
+        Field::new("b", DataType::Utf8, true),
+    ]);
+    let a: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None, None]));
+    let b: ArrayRef = Arc::new(StringArray::from(vec![Some("x"), None, Some("y")]));
+    let rows: ArrayRef = Arc::new(StructArray::new(fields, vec![a, b], nulls()));
+    let item = Arc::new(Field::new("item", rows.data_type().clone(), true));
+    let offsets = OffsetBuffer::from_lengths([1, 0, 2]);
+    let lists_of_rows = ListArray::new(item, offsets, Arc::clone(&rows), nulls());
+    vec![
+        Arc::new(list),
+        Arc::new(large),
+        Arc::new(fixed),
+        rows,
+        Arc::new(lists_of_rows),
+        Arc::new(NullArray::new(3)),
+    ]
+}
+
+#[tokio::test]
+async fn every_type_comes_back_as_it_went() {
+    let manager = manager();
+    for column in columns() {
+        for format in [BatchFormat::Numpy, BatchFormat::Pyarrow] {
+            let kind = column.data_type().clone();
+            let mut same = Case::scalar(
+                "same",
+                &[("x", kind.clone())],
+                kind.clone(),
+                "def same(x): return x",
+            );
+            same.batch_format = format;
+            let pool = same.pool(&manager, 1);
+            // Whole, without the NULL, and a slice that starts at one.
+            for (start, len) in [(0, 3), (0, 1), (1, 2)] {
+                let sent = column.slice(start, len);
+                let block = RecordBatch::try_new(Arc::clone(&same.input), vec![Arc::clone(&sent)]);
+                let got = run(&pool, block.unwrap()).await;
+                let got =
+                    got.unwrap_or_else(|e| panic!("{kind} as {format}: {e}\n{:?}", e.traceback()));
+                assert_eq!(got.column(0).as_ref(), sent.as_ref(), "{kind} as {format}");
+            }
+        }
+    }
+    assert_eq!(manager.workers().len(), 1, "one worker serves all");
+    manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn numpy_has_the_natural_type() {
+    let types: Vec<(&str, ArrayRef)> = vec![
+        ("int32", Arc::new(Int32Array::from(vec![1, 2]))),
+        ("bool", Arc::new(BooleanArray::from(vec![true, false]))),
+        ("datetime64[D]", Arc::new(Date32Array::from(vec![1, 2]))),
+        (
+            "datetime64[us]",
+            Arc::new(TimestampMicrosecondArray::from(vec![1, 2]).with_timezone("UTC")),
+        ),
+        ("object", Arc::new(StringArray::from(vec!["a", "b"]))),
+        (
+            "object",
+            Arc::new(
+                Decimal128Array::from(vec![1, 2])
+                    .with_precision_and_scale(9, 2)
+                    .unwrap(),
+            ),
+        ),
+        (
+            "float32",
+            Arc::new(
+                FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(
+                    vec![
+                        Some(vec![Some(1.0), Some(2.0), Some(3.0)]),
+                        Some(vec![Some(4.0), Some(5.0), Some(6.0)]),
+                    ],
+                    3,
+                ),
+            ),
+        ),
+    ];
+    let manager = manager();
+    for (name, column) in types {
+        let kind = column.data_type().clone();
+        let body = format!(
+            "
+import numpy as np
+def f(x):
+    assert type(x) is np.ndarray, type(x)
+    assert str(x.dtype) == '{name}', x.dtype
+    assert x.shape == ((2, 3) if x.dtype == 'float32' else (2,)), x.shape
+    assert x.dtype in ('object', 'bool', 'datetime64[D]') or not x.flags.writeable
+    return [1, 2]"
+        );
+        let f = Case::scalar("f", &[("x", kind)], DataType::Int64, &body);
+        let block = RecordBatch::try_new(Arc::clone(&f.input), vec![column]).unwrap();
+        let out = run(&f.pool(&manager, 1), block).await.unwrap();
+        assert_eq!(values(&out), [Some(1), Some(2)]);
+    }
+    manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn matrices_are_vectors_a_row_and_numbers_widen() {
+    let item = Arc::new(Field::new("item", DataType::Float32, true));
+    let manager = manager();
+    for (kind, returned) in [
+        (
+            DataType::List(Arc::clone(&item)),
+            "np.arange(6, dtype='f8').reshape(2, 3)",
+        ),
+        (
+            DataType::FixedSizeList(Arc::clone(&item), 3),
+            "np.arange(6).reshape(2, 3).astype('f4')",
+        ),
+        (
+            DataType::List(item),
+            "[np.arange(3, dtype='f4'), [3.0, 4.0, 5.0]]",
+        ),
+    ] {
+        let body = format!("\nimport numpy as np\ndef f(x):\n    return {returned}");
+        let f = Case::scalar("f", &[("x", DataType::Int64)], kind.clone(), &body);
+        let out = run(&f.pool(&manager, 1), counting(2)).await.unwrap();
+        let out = arrow::compute::cast(
+            out.column(0),
+            &DataType::List(Arc::new(Field::new("item", DataType::Float32, true))),
+        )
+        .unwrap();
+        let row = out.as_list::<i32>().value(1);
+        assert_eq!(
+            row.as_primitive::<Float32Type>().values(),
+            &[3.0, 4.0, 5.0],
+            "{returned}"
+        );
+    }
+    let widened = Case::scalar(
+        "f",
+        &[("x", DataType::Int64)],
+        DataType::Decimal128(10, 2),
+        "def f(x): return x / 4",
+    );
+    let out = run(&widened.pool(&manager, 1), counting(2)).await.unwrap();
+    assert_eq!(out.column(0).as_primitive::<Decimal128Type>().value(1), 25);
+    manager.shutdown().await;
+}
