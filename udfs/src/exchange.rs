@@ -19,9 +19,10 @@ use tokio::time::Instant;
 
 use crate::activity::WorkerState;
 use crate::error::UdfError;
+use crate::order::CallOrder;
 use crate::pool::PoolStats;
 use crate::protocol::{Done, Frame, Kind, Process};
-use crate::worker::{CallOrder, Deadline, Worker};
+use crate::worker::{Deadline, Worker};
 
 /// Bytes of a frame that are not the block: the header and the body.
 const OVERHEAD_BYTES: usize = 4096;

@@ -17,6 +17,7 @@ mod exchange;
 mod launch;
 mod log;
 mod manager;
+mod order;
 mod pool;
 mod process;
 mod process_pool;

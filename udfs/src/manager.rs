@@ -17,6 +17,7 @@ use crate::activity::WorkerInfo;
 use crate::call::UdfCall;
 use crate::error::UdfError;
 use crate::launch::{Launch, Launched, Launcher};
+use crate::order::CallOrder;
 use crate::pool::UdfPool;
 use crate::process::Processes;
 use crate::process_pool::ProcessPool;
@@ -24,7 +25,7 @@ use crate::python;
 use crate::roster::{Grant, Refusal, Roster, Slot, Want};
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::spec::{FunctionSpec, ObjectKind};
-use crate::worker::{CallOrder, Deadline, Worker};
+use crate::worker::{Deadline, Worker};
 
 /// How workers are started, bounded and ended.
 #[derive(Debug, Clone)]

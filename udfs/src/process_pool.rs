@@ -18,11 +18,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::error::UdfError;
 use crate::exchange::{Counters, Exchange, Interruption, Part, Parts};
 use crate::manager::{WorkerManager, leaves_worker_usable};
+use crate::order::CallOrder;
 use crate::pool::{BlockStream, PoolStats, UdfPool};
 use crate::roster::Want;
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::spec::ObjectKind;
-use crate::worker::{CallOrder, Worker};
+use crate::worker::Worker;
 
 /// Outputs that may wait for their reader.
 const PARTS_WAITING: usize = 2;

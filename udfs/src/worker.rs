@@ -12,20 +12,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::buffer::Buffer;
-use arrow::datatypes::SchemaRef;
-use mobula_block::ipc::{BlockEncoder, encode_schema};
-use mobula_block::plain::plain_schema;
+use mobula_block::ipc::BlockEncoder;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use crate::activity::WorkerState;
-use crate::call::{Literal, UdfCall};
 use crate::channel::{Channel, ChannelError};
 use crate::error::{UdfError, UserFailure};
+use crate::order::{CallOrder, source};
 use crate::process::Process;
-use crate::protocol::{
-    self, Describe, Failure, FailureReason, Frame, Hello, Init, Kind, Load, Ready, Source,
-};
+use crate::protocol::{self, Describe, Failure, FailureReason, Frame, Hello, Init, Kind, Ready};
 use crate::python;
 use crate::roster::Slot;
 use crate::spec::{FunctionSpec, ObjectKind};
@@ -48,18 +44,6 @@ pub(crate) struct Deadline {
     pub(crate) kill_grace: Duration,
 }
 
-/// A call with what is computed from it once.
-#[derive(Debug)]
-pub(crate) struct CallOrder {
-    pub(crate) call: Arc<UdfCall>,
-    /// Equal for equal calls.
-    pub(crate) key: blake3::Hash,
-    /// What the worker gets, and what it gives: plain types.
-    pub(crate) input: SchemaRef,
-    pub(crate) output: SchemaRef,
-    schemas: [Buffer; 2],
-}
-
 /// A running worker that nobody else talks to.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -76,36 +60,6 @@ struct Loaded {
     key: blake3::Hash,
     id: u64,
     encoder: BlockEncoder,
-}
-
-impl CallOrder {
-    /// # Errors
-    /// When a type of the schemas cannot cross to a worker.
-    pub(crate) fn try_new(call: Arc<UdfCall>) -> Result<Self, UdfError> {
-        let key = blake3::hash(&call.encode()?);
-        let input = Arc::new(plain_schema(&call.input));
-        let output = Arc::new(plain_schema(&call.output));
-        let encode = |schema| {
-            encode_schema(schema)
-                .map(Buffer::from_vec)
-                .map_err(|source| UdfError::Block {
-                    function: call.spec.name.clone(),
-                    source,
-                })
-        };
-        let schemas = [encode(&input)?, encode(&output)?];
-        Ok(Self {
-            call,
-            key,
-            input,
-            output,
-            schemas,
-        })
-    }
-
-    pub(crate) fn function(&self) -> &str {
-        &self.call.spec.name
-    }
 }
 
 impl Worker {
@@ -205,28 +159,14 @@ impl Worker {
             .drain(..surplus)
             .map(|loaded| loaded.id)
             .collect();
-        let call = &order.call;
         let id = self.seq + 1;
-        let body = Load {
-            call: id,
-            forget,
-            source: source(&call.spec),
-            args: call
-                .args
-                .iter()
-                .map(|(name, value)| argument(name, value))
-                .collect(),
-            batch_size: call.batch_size.filter(|rows| *rows > 0),
-            batch_format: call.batch_format,
-            strict: call.spec.strict,
-            input_schema_bytes: order.schemas[0].len(),
-        };
+        let body = order.load(id, forget);
         let encoder = BlockEncoder::try_new(&order.input).map_err(|source| UdfError::Block {
             function: function.to_owned(),
             source,
         })?;
         let seq = self
-            .request(function, Kind::Load, &body, &order.schemas, deadline)
+            .request(function, Kind::Load, &body, order.schemas(), deadline)
             .await?;
         let ready = self.answer(function, seq, deadline).await?;
         self.ready(&ready, function)?;
@@ -491,28 +431,4 @@ fn check_hello(python: &Path, hello: &Hello) -> Result<(), UdfError> {
         });
     }
     Ok(())
-}
-
-fn source(spec: &FunctionSpec) -> Source<'_> {
-    Source {
-        function: &spec.name,
-        body: &spec.body,
-        params: spec
-            .params
-            .iter()
-            .map(|param| param.name.as_str())
-            .collect(),
-        table: spec.is_table(),
-    }
-}
-
-/// Texts, because JSON has neither NaN nor infinities.
-fn argument<'a>(name: &'a str, value: &Literal) -> (&'a str, &'static str, String) {
-    match value {
-        Literal::Null => (name, "null", String::new()),
-        Literal::Bool(value) => (name, "bool", value.to_string()),
-        Literal::Int(value) => (name, "int", value.to_string()),
-        Literal::Float(value) => (name, "float", format!("{value:?}")),
-        Literal::Text(value) => (name, "text", value.clone()),
-    }
 }

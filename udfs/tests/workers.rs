@@ -16,5 +16,8 @@ mod functions;
 #[path = "workers/lifetimes.rs"]
 mod lifetimes;
 #[cfg(test)]
+#[path = "workers/refusals.rs"]
+mod refusals;
+#[cfg(test)]
 #[path = "workers/types.rs"]
 mod types;

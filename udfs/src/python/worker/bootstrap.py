@@ -1,6 +1,10 @@
-# What `python -c` runs: ties this process to its parent, takes the socket, says
-# hello, then loads the worker's modules from the socket and serves. Written for
-# any Python 3, so that a too old one can say so.
+"""What `python -c` runs when the engine starts a worker.
+
+Ties this process to its parent, takes the socket, says hello, then loads the
+worker's modules from the socket and serves. Written for any Python 3, so that a
+too old one can say so.
+"""
+
 import sys
 
 sys.path[:] = [entry for entry in sys.path if entry]
