@@ -26,7 +26,7 @@ pub struct MapBatchesExecNode {
     /// An encoded `mobula_udfs::UdfCall`.
     #[prost(bytes = "vec", tag = "1")]
     pub udf_call: Vec<u8>,
-    /// Workers over the whole cluster; absent: one per partition.
+    /// Workers over the whole cluster; absent: the cores of each task.
     #[prost(uint64, optional, tag = "2")]
     pub concurrency: Option<u64>,
     #[prost(oneof = "map_batches_exec_node::Shape", tags = "3, 4")]

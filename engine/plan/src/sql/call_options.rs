@@ -44,7 +44,7 @@ const LATER: &[&str] = &[
 pub struct CallOptions {
     /// `Some(None)`: the whole block, asked for with NULL.
     pub batch_size: Option<Option<usize>>,
-    /// `Some(None)`: one worker per partition, asked for with NULL.
+    /// `Some(None)`: as many workers as the task has cores, asked for with NULL.
     pub concurrency: Option<Option<usize>>,
     pub batch_format: Option<BatchFormat>,
 }
@@ -91,8 +91,8 @@ impl CallOptions {
         self.batch_size.unwrap_or(spec.defaults.batch_size)
     }
 
-    /// Workers over the cluster for a call of `spec`; `None`: one per
-    /// partition. A class has one unless told otherwise.
+    /// Workers over the cluster for a call of `spec`; `None`: as many as each
+    /// task has cores. A class has one unless told otherwise.
     pub fn concurrency_of(&self, spec: &FunctionSpec) -> Option<usize> {
         let by_kind = match spec.object {
             mobula_udfs::ObjectKind::Class => Some(1),

@@ -56,7 +56,7 @@ impl FunctionCall {
         &self.spec
     }
 
-    /// Workers over the whole cluster; `None`: one per partition.
+    /// Workers over the whole cluster; `None`: the cores of each task.
     pub fn concurrency(&self) -> Option<usize> {
         self.concurrency
     }

@@ -58,7 +58,8 @@ pub struct MapBatchesExec {
 }
 
 impl MapBatchesExec {
-    /// `concurrency`: workers over the whole cluster, `None`: one per partition.
+    /// `concurrency`: workers over the whole cluster, `None`: as many as each
+    /// task has cores.
     ///
     /// # Errors
     /// An internal error when call, shape and input do not fit.
@@ -93,7 +94,7 @@ impl MapBatchesExec {
         &self.input
     }
 
-    /// Workers asked for over the whole cluster; `None`: one per partition.
+    /// Workers asked for over the whole cluster; `None`: the cores of each task.
     pub fn concurrency(&self) -> Option<usize> {
         self.concurrency
     }
@@ -111,7 +112,12 @@ impl MapBatchesExec {
         }
         let workers = match self.concurrency {
             Some(total) => host.task_share(context, total),
-            None => self.properties.output_partitioning().partition_count(),
+            // A function without state: also a single partition keeps all cores
+            // busy, with several blocks in flight.
+            None => {
+                let partitions = self.properties.output_partitioning().partition_count();
+                partitions.max(context.session_config().target_partitions())
+            }
         };
         let call = Arc::clone(&self.call);
         let pool = Arc::new(SharedPool::new(host, call, workers, &self.metrics));
@@ -207,7 +213,7 @@ impl DisplayAs for MapBatchesExec {
         let kind = if self.is_scalar() { "scalar" } else { "table" };
         let count = |n: Option<usize>, none: &str| n.map_or(none.to_owned(), |n| n.to_string());
         let batch_size = count(self.call.batch_size, "block");
-        let concurrency = count(self.concurrency, "partitions");
+        let concurrency = count(self.concurrency, "cores");
         let format = &self.call.batch_format;
         for part in [
             format!("kind={kind}"),

@@ -190,14 +190,14 @@ async fn unread_columns_are_pruned_and_filters_move_below() {
         ProjectionExec: expr=[net(t.a,t.b)@0 as n]
           FilterExec: net(t.a,t.b)@0 > 2
             ProjectionExec: expr=[net(t.a,t.b)@3 as net(t.a,t.b)]
-              MapBatchesExec: udf=net, kind=scalar, batch_size=block, batch_format=numpy, concurrency=partitions
+              MapBatchesExec: udf=net, kind=scalar, batch_size=block, batch_format=numpy, concurrency=cores
                 FilterExec: c@2 = 1
                   DataSourceExec: partitions=2, partition_sizes=[1, 1]
     "#]]).await;
     check_plan("SELECT * FROM (SELECT a, dice(a) AS d FROM t) WHERE a = 1", expect![[r#"
         ProjectionExec: expr=[a@0 as a, dice(t.a)@1 as d]
           FilterExec: a@0 = 1
-            MapBatchesExec: udf=dice, kind=scalar, batch_size=block, batch_format=numpy, concurrency=partitions
+            MapBatchesExec: udf=dice, kind=scalar, batch_size=block, batch_format=numpy, concurrency=cores
               DataSourceExec: partitions=2, partition_sizes=[1, 1]
     "#]]).await;
     check_plan(
@@ -418,4 +418,13 @@ async fn without_a_host_the_error_says_what_to_do() {
         error.contains("with_extension(Arc::new(TaskHostHandle(..)))"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn without_a_count_a_task_gets_its_cores() {
+    let host = Arc::new(host());
+    let state = session(Arc::clone(&host));
+    // One partition, two cores; an actor has one worker whatever the cores.
+    run(&state, "SELECT inc(x) FROM u").await.unwrap();
+    assert_eq!(*host.concurrency.lock().unwrap(), [2]);
 }
