@@ -1,0 +1,248 @@
+//! Declarations as read, and what is refused with which words.
+
+use expect_test::{Expect, expect};
+
+use crate::{MobulaStatement, parse_statements};
+
+fn check(sql: &str, expected: Expect) {
+    let text = match parse_statements(sql).map(|mut s| s.pop()) {
+        Ok(Some(MobulaStatement::CreateFunction(create))) => format!("{create:#?}"),
+        Ok(other) => format!("{other:?}"),
+        Err(error) => error.to_string(),
+    };
+    expected.assert_eq(&text);
+}
+
+#[test]
+fn a_scalar_function() {
+    check(
+        "CREATE OR REPLACE FUNCTION Net(price DOUBLE, \"Discount\" DECIMAL(15, 2)) RETURNS DOUBLE
+         LANGUAGE python IMMUTABLE STRICT AS $$
+def net(price, discount):
+    return price * (1 - discount)
+$$",
+        expect![[r#"
+            CreateFunction {
+                or_replace: true,
+                if_not_exists: false,
+                spec: FunctionSpec {
+                    name: "net",
+                    language: Python,
+                    params: [
+                        Param {
+                            name: "price",
+                            kind: Value(
+                                Float64,
+                            ),
+                        },
+                        Param {
+                            name: "Discount",
+                            kind: Value(
+                                Decimal128(
+                                    15,
+                                    2,
+                                ),
+                            ),
+                        },
+                    ],
+                    returns: Scalar(
+                        Float64,
+                    ),
+                    object: Function,
+                    volatility: Immutable,
+                    strict: true,
+                    body: "\ndef net(price, discount):\n    return price * (1 - discount)\n",
+                    defaults: CallDefaults {
+                        batch_size: None,
+                        concurrency: None,
+                        batch_format: None,
+                    },
+                },
+            }"#]],
+    );
+}
+
+#[test]
+fn a_table_function_with_clauses_in_another_order() {
+    check(
+        "CREATE FUNCTION IF NOT EXISTS chunks(docs TABLE) AS $$def chunks(b): yield b$$
+         WITH (batch_size = 64, concurrency = 2, batch_format = 'pyarrow')
+         LANGUAGE python RETURNS TABLE(id BIGINT, chunk VARCHAR, v FLOAT[])",
+        expect![[r#"
+            CreateFunction {
+                or_replace: false,
+                if_not_exists: true,
+                spec: FunctionSpec {
+                    name: "chunks",
+                    language: Python,
+                    params: [
+                        Param {
+                            name: "docs",
+                            kind: Table,
+                        },
+                    ],
+                    returns: Table(
+                        Schema {
+                            fields: [
+                                Field {
+                                    name: "id",
+                                    data_type: Int64,
+                                    nullable: true,
+                                },
+                                Field {
+                                    name: "chunk",
+                                    data_type: Utf8,
+                                    nullable: true,
+                                },
+                                Field {
+                                    name: "v",
+                                    data_type: List(
+                                        Field {
+                                            data_type: Float32,
+                                            nullable: true,
+                                        },
+                                    ),
+                                    nullable: true,
+                                },
+                            ],
+                            metadata: {},
+                        },
+                    ),
+                    object: Function,
+                    volatility: Volatile,
+                    strict: false,
+                    body: "def chunks(b): yield b",
+                    defaults: CallDefaults {
+                        batch_size: Some(
+                            64,
+                        ),
+                        concurrency: Some(
+                            2,
+                        ),
+                        batch_format: Some(
+                            Pyarrow,
+                        ),
+                    },
+                },
+            }"#]],
+    );
+}
+
+#[test]
+fn refused_declarations() {
+    let with = |clauses: &str| {
+        format!("CREATE FUNCTION f(a INT) RETURNS INT LANGUAGE python {clauses} AS 'x'")
+    };
+    check(
+        "CREATE FUNCTION f(a INT) RETURNS INT LANGUAGE sql AS $$ a + 1 $$",
+        expect![[r#"functions in language "sql" are not supported. Write LANGUAGE python"#]],
+    );
+    check(
+        "CREATE FUNCTION f(a INT) RETURNS INT AS $$x$$",
+        expect![[r#"cannot create function "f": LANGUAGE is missing. Write LANGUAGE python"#]],
+    );
+    check(
+        "CREATE FUNCTION f(a INT) RETURNS INT RETURN a + 1",
+        expect![
+            "syntax error at line 1, column 38: expected RETURNS, LANGUAGE, IMMUTABLE, STABLE, VOLATILE, STRICT, WITH, AS or the end of the statement, found RETURN"
+        ],
+    );
+    check(
+        "CREATE FUNCTION f(a INT) LANGUAGE python AS $$x$$",
+        expect![[
+            r#"cannot create function "f": RETURNS is missing. Write RETURNS type or RETURNS TABLE(column type, …)"#
+        ]],
+    );
+    check(
+        "CREATE FUNCTION f(a INT) RETURNS INT LANGUAGE python",
+        expect![[r#"cannot create function "f": its body is missing. Write AS $$ … $$"#]],
+    );
+    check(
+        "CREATE FUNCTION f(INT) RETURNS INT LANGUAGE python AS $$x$$",
+        expect![
+            "syntax error at line 1, column 22: expected a type after the parameter's name, found )"
+        ],
+    );
+    check(
+        "CREATE FUNCTION f(a INT, A INT) RETURNS INT LANGUAGE python AS $$x$$",
+        expect![[r#"cannot create function "f": parameter "a" is declared twice"#]],
+    );
+    check(
+        "CREATE FUNCTION f(a POINT) RETURNS INT LANGUAGE python AS $$x$$",
+        expect![[
+            r#"cannot create function "f": the type of parameter "a" (POINT) is not supported"#
+        ]],
+    );
+    check(
+        "CREATE FUNCTION s.f(a INT) RETURNS INT LANGUAGE python AS $$x$$",
+        expect![[
+            r#"cannot create function "s.f": its name must not have a schema: functions belong to all"#
+        ]],
+    );
+    check(
+        "CREATE FUNCTION f(a TABLE) RETURNS INT LANGUAGE python AS $$x$$",
+        expect![[
+            r#"cannot create function "f": a function with a TABLE parameter must return a table. Write RETURNS TABLE(column type, …)"#
+        ]],
+    );
+    check(
+        "CREATE FUNCTION f(a INT) RETURNS TABLE(x INT) LANGUAGE python AS $$x$$",
+        expect![[
+            r#"cannot create function "f": a function that returns a table takes exactly one parameter, of type TABLE"#
+        ]],
+    );
+    check(
+        "CREATE FUNCTION f(a TABLE) RETURNS TABLE(x INT, x INT) LANGUAGE python AS $$x$$",
+        expect![[r#"cannot create function "f": RETURNS TABLE has two columns named "x""#]],
+    );
+    check(
+        &with("LANGUAGE python"),
+        expect![[r#"cannot create function "f": LANGUAGE is given twice"#]],
+    );
+    check(
+        &with("WITH (num_gpus = 1)"),
+        expect![[
+            r#"option "num_gpus" of function "f" is not available yet. Options are batch_size, concurrency and batch_format"#
+        ]],
+    );
+    check(
+        &with("WITH (batchsize = 1)"),
+        expect![[
+            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency and batch_format. Did you mean "batch_size"?"#
+        ]],
+    );
+    check(
+        &with("WITH (batch_size = 0)"),
+        expect![[
+            r#"invalid value 0 for option "batch_size" of function "f": expected a count from 1 to 1048576, or NULL"#
+        ]],
+    );
+    check(
+        &with("WITH (batch_size = 2, batch_size = 3)"),
+        expect![[r#"option "batch_size" of function "f" is given twice"#]],
+    );
+    check(
+        &with("WITH (concurrency = '1..4')"),
+        expect![[
+            r#"invalid value '1..4' for option "concurrency" of function "f": expected a count from 1 to 1024, or NULL"#
+        ]],
+    );
+    check(
+        &with("WITH (batch_format = 'pandas')"),
+        expect![[
+            r#"invalid value 'pandas' for option "batch_format" of function "f": expected 'numpy' or 'pyarrow'"#
+        ]],
+    );
+    check(
+        &with("PARALLEL SAFE"),
+        expect![
+            "syntax error at line 1, column 54: expected RETURNS, LANGUAGE, IMMUTABLE, STABLE, VOLATILE, STRICT, WITH, AS or the end of the statement, found PARALLEL"
+        ],
+    );
+    check(
+        "CREATE FUNCTION f(a INT) RETURNS INT LANGUAGE python AS",
+        expect![
+            "syntax error at line 1, column 56: expected the body as $$ … $$ or a string, found the end of the text"
+        ],
+    );
+}
