@@ -52,7 +52,9 @@ pub enum ServerError {
         reason: String,
     },
 
-    #[error("tables in memory cannot be read by executors. Write the rows with COPY … TO and name the files with CREATE EXTERNAL TABLE")]
+    #[error(
+        "tables in memory cannot be read by executors. Write the rows with COPY … TO and name the files with CREATE EXTERNAL TABLE"
+    )]
     MemoryTable,
 
     #[error("the data directory \"{}\" is in use by process {pid}. Stop it, or choose another --data-dir", path.display())]
@@ -86,10 +88,14 @@ pub enum ServerError {
         message: String,
     },
 
-    #[error("listening on {address} lets anyone in: there is no TLS and there are no users yet. Say --insecure if the network is trusted, or listen on 127.0.0.1")]
+    #[error(
+        "listening on {address} lets anyone in: there is no TLS and there are no users yet. Say --insecure if the network is trusted, or listen on 127.0.0.1"
+    )]
     Insecure { address: String },
 
-    #[error("cannot listen on {address}: {source}. Choose another address, or port 0 for any free one")]
+    #[error(
+        "cannot listen on {address}: {source}. Choose another address, or port 0 for any free one"
+    )]
     Listen {
         address: String,
         #[source]
@@ -99,7 +105,10 @@ pub enum ServerError {
     #[error("the client listener broke: {0}")]
     Serve(#[source] tonic::transport::Error),
 
-    #[error("cannot reach {url}: {}. Is `mobula serve` running there?", innermost(source))]
+    #[error(
+        "cannot reach {url}: {}. Is `mobula serve` running there?",
+        innermost(source)
+    )]
     Connect {
         url: String,
         #[source]

@@ -73,7 +73,9 @@ fn check_version(python: &Path) -> Result<(), ServerError> {
     let script = "import sys; print(sys.version_info[0], sys.version_info[1])";
     let output = run(Command::new(python).args(["-c", script]), python)?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut numbers = text.split_whitespace().filter_map(|n| n.parse::<u32>().ok());
+    let mut numbers = text
+        .split_whitespace()
+        .filter_map(|n| n.parse::<u32>().ok());
     let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if found < MIN_VERSION {
         return Err(ServerError::Python {
@@ -92,7 +94,9 @@ fn check_version(python: &Path) -> Result<(), ServerError> {
 
 fn make(base: &Path, environment: &Path) -> Result<(), ServerError> {
     let output = run(
-        Command::new(base).args(["-m", "venv", "--clear"]).arg(environment),
+        Command::new(base)
+            .args(["-m", "venv", "--clear"])
+            .arg(environment),
         base,
     )?;
     if output.status.success() {
@@ -105,7 +109,11 @@ fn make(base: &Path, environment: &Path) -> Result<(), ServerError> {
                 "{} has no venv module. Install it (Debian, Ubuntu: apt install python3-venv)",
                 base.display()
             ),
-            false => format!("cannot make \"{}\": {}", environment.display(), last_line(&text)),
+            false => format!(
+                "cannot make \"{}\": {}",
+                environment.display(),
+                last_line(&text)
+            ),
         },
     })
 }
@@ -113,7 +121,13 @@ fn make(base: &Path, environment: &Path) -> Result<(), ServerError> {
 fn install(python: &Path) -> Result<(), ServerError> {
     let output = run(
         Command::new(python)
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+            .args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+            ])
             .args(PACKAGES),
         python,
     )?;
@@ -121,9 +135,14 @@ fn install(python: &Path) -> Result<(), ServerError> {
         return Ok(());
     }
     let text = all_output(&output);
-    let offline = ["NewConnectionError", "Temporary failure", "Max retries", "ConnectionError"]
-        .iter()
-        .any(|sign| text.contains(sign));
+    let offline = [
+        "NewConnectionError",
+        "Temporary failure",
+        "Max retries",
+        "ConnectionError",
+    ]
+    .iter()
+    .any(|sign| text.contains(sign));
     Err(ServerError::Python {
         message: match offline {
             true => "cannot reach the Python package index. Connect to the network, or set PIP_INDEX_URL to a mirror".into(),
@@ -158,8 +177,13 @@ mod tests {
 
     #[test]
     fn a_missing_interpreter_is_one_line_with_the_way_out() {
-        let text = check_version(Path::new("/no/such/python")).unwrap_err().to_string();
-        assert!(text.contains("/no/such/python") && text.contains("--python"), "{text}");
+        let text = check_version(Path::new("/no/such/python"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.contains("/no/such/python") && text.contains("--python"),
+            "{text}"
+        );
         assert!(!text.contains('\n'));
     }
 
@@ -171,7 +195,9 @@ mod tests {
         std::fs::write(&own, "").unwrap();
         let mut options = MobulaOptions::default();
         assert_eq!(interpreter(&options), Path::new("python3"));
-        options.set_value("data_dir", dir.path().to_str().unwrap()).unwrap();
+        options
+            .set_value("data_dir", dir.path().to_str().unwrap())
+            .unwrap();
         assert_eq!(interpreter(&options), own);
         options.set_value("python", "/x/python").unwrap();
         assert_eq!(interpreter(&options), Path::new("/x/python"));

@@ -9,6 +9,7 @@
 use std::fs::{self, File};
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::RecordBatch;
@@ -36,7 +37,9 @@ pub const TABLES: [&str; 8] = [
 ];
 
 /// Rows at scale factor 1, for the progress bar.
-const ROWS_AT_SF1: [u64; 8] = [6_001_215, 1_500_000, 800_000, 200_000, 150_000, 10_000, 25, 5];
+const ROWS_AT_SF1: [u64; 8] = [
+    6_001_215, 1_500_000, 800_000, 200_000, 150_000, 10_000, 25, 5,
+];
 const MANIFEST: &str = "tpch.json";
 /// Raised when the same arguments give other files.
 const GENERATOR: &str = "tpchgen 3, parquet snappy";
@@ -87,7 +90,10 @@ impl TpchData {
         let jobs = self.jobs();
         let rows: f64 = ROWS_AT_SF1.iter().map(|rows| *rows as f64).sum();
         let bar = progress_bar((rows * self.scale_factor) as u64);
-        let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(jobs.len())));
+        let (next, done) = (
+            AtomicUsize::new(0),
+            Mutex::new(Vec::with_capacity(jobs.len())),
+        );
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         std::thread::scope(|scope| {
             let work = || -> Result<(), ServerError> {
@@ -99,7 +105,9 @@ impl TpchData {
             };
             let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
             running.into_iter().try_for_each(|thread| {
-                thread.join().unwrap_or_else(|_| Err(self.failed("a thread panicked")))
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Err(self.failed("a thread panicked")))
             })
         })?;
         bar.finish_and_clear();
@@ -229,7 +237,7 @@ fn write_parquet(
     let options = ArrowWriterOptions::new()
         .with_properties(properties)
         .with_skip_arrow_metadata(true);
-    let schema = blocks.schema().clone();
+    let schema = Arc::clone(blocks.schema());
     let mut writer =
         ArrowWriter::try_new_with_options(file, schema, options).map_err(|e| e.to_string())?;
     for block in blocks {
@@ -290,7 +298,12 @@ mod tests {
         bytes[middle] ^= 1;
         fs::write(&orders, &bytes).unwrap();
         assert!(data.is_complete(false).unwrap());
-        assert!(data.is_complete(true).unwrap_err().to_string().contains("orders"));
+        assert!(
+            data.is_complete(true)
+                .unwrap_err()
+                .to_string()
+                .contains("orders")
+        );
         fs::remove_file(&orders).unwrap();
         data.make(false).unwrap();
         assert!(data.is_complete(true).unwrap());

@@ -11,7 +11,11 @@ const ALLOWED: [(&str, &str, &[&str]); 7] = [
     ("mobula-block", "engine/block", &[]),
     ("mobula-proto", "engine/proto", &[]),
     ("mobula-udfs", "udfs", &["mobula-block"]),
-    ("mobula-plan", "engine/plan", &["mobula-block", "mobula-proto", "mobula-udfs"]),
+    (
+        "mobula-plan",
+        "engine/plan",
+        &["mobula-block", "mobula-proto", "mobula-udfs"],
+    ),
     (
         "mobula-execution",
         "engine/execution",
@@ -26,7 +30,11 @@ const ALLOWED: [(&str, &str, &[&str]); 7] = [
 ];
 /// Crates that only one module of one crate may name.
 const BASE_CRATE: &str = "datafusion_distributed";
-const BASE_HOMES: [&str; 3] = ["engine/execution/src/base/", "engine/execution/src/exchange/channels.rs", "benchmarks/src/peers/"];
+const BASE_HOMES: [&str; 3] = [
+    "engine/execution/src/base/",
+    "engine/execution/src/exchange/channels.rs",
+    "benchmarks/src/peers/",
+];
 
 /// Checks the manifests and where the base is named.
 pub fn check(root: &Path) -> Result<Vec<Finding>, String> {
@@ -47,9 +55,7 @@ fn check_manifest(
     allowed: &[&str],
     text: &str,
 ) -> Result<Vec<Finding>, String> {
-    let manifest: toml::Table = text
-        .parse()
-        .map_err(|e| format!("{dir}/Cargo.toml: {e}"))?;
+    let manifest: toml::Table = text.parse().map_err(|e| format!("{dir}/Cargo.toml: {e}"))?;
     let empty = toml::Table::new();
     let dependencies = manifest
         .get("dependencies")
@@ -98,6 +104,10 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert!(found[0].problem.contains("mobula-execution"));
         let fine = "[dependencies]\nmobula-udfs = { workspace = true }\n";
-        assert!(check_manifest("p", "d", &["mobula-udfs"], fine).unwrap().is_empty());
+        assert!(
+            check_manifest("p", "d", &["mobula-udfs"], fine)
+                .unwrap()
+                .is_empty()
+        );
     }
 }

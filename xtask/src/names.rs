@@ -28,9 +28,9 @@ pub fn check(root: &Path, files: &[String]) -> Result<Vec<Finding>, String> {
 fn bad_name(file: &str) -> Option<Finding> {
     file.split('/').find_map(|part| {
         let stem = part.split('.').next().unwrap_or(part);
-        let versioned = stem.rsplit_once("_v").is_some_and(|(_, n)| {
-            !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())
-        });
+        let versioned = stem
+            .rsplit_once("_v")
+            .is_some_and(|(_, n)| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
         let bad = GRAB_BAGS.contains(&stem) || stem.starts_with("new_") || versioned;
         bad.then(|| Finding::new(file, format!("\"{stem}\" names nothing: name the noun")))
     })
@@ -40,8 +40,15 @@ fn check_text(file: &str, text: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
     let head = match file.ends_with(".rs") {
         true => text.starts_with("//!"),
-        false => text.trim_start_matches('#').trim_start().starts_with("\"\"\"")
-            || text.lines().find(|l| !l.starts_with('#')).is_some_and(|l| l.starts_with("\"\"\"")),
+        false => {
+            text.trim_start_matches('#')
+                .trim_start()
+                .starts_with("\"\"\"")
+                || text
+                    .lines()
+                    .find(|l| !l.starts_with('#'))
+                    .is_some_and(|l| l.starts_with("\"\"\""))
+        }
     };
     if !head && !text.trim().is_empty() {
         findings.push(Finding::new(
@@ -73,10 +80,20 @@ mod tests {
 
     #[test]
     fn grab_bags_and_versions_are_refused() {
-        for bad in ["a/common/x.rs", "a/utils.rs", "b/misc.py", "c/new_plan.rs", "d/codec_v2.rs"] {
+        for bad in [
+            "a/common/x.rs",
+            "a/utils.rs",
+            "b/misc.py",
+            "c/new_plan.rs",
+            "d/codec_v2.rs",
+        ] {
             assert!(bad_name(bad).is_some(), "{bad}");
         }
-        for good in ["engine/plan/src/codec.rs", "a/score.rs", "docs/operators/map_batches.md"] {
+        for good in [
+            "engine/plan/src/codec.rs",
+            "a/score.rs",
+            "docs/operators/map_batches.md",
+        ] {
             assert!(bad_name(good).is_none(), "{good}");
         }
     }
@@ -94,6 +111,9 @@ mod tests {
         let code = "let x = 1;\n".repeat(MAX_CODE_LINES);
         let fits = format!("//! Head.\n// note\n\n{code}#[cfg(test)]\nmod tests {{ {code} }}");
         assert!(check_text("a.rs", &fits).is_empty());
-        assert_eq!(check_text("a.rs", &format!("//! Head.\n{code}fn y() {{}}\n")).len(), 1);
+        assert_eq!(
+            check_text("a.rs", &format!("//! Head.\n{code}fn y() {{}}\n")).len(),
+            1
+        );
     }
 }

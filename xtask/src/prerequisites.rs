@@ -20,7 +20,9 @@ pub fn check() -> Result<(), String> {
         ));
     }
     if first_line("cc", &["--version"]).is_none() {
-        return Err("a C compiler is missing. Install one (Debian, Ubuntu: apt install gcc)".into());
+        return Err(
+            "a C compiler is missing. Install one (Debian, Ubuntu: apt install gcc)".into(),
+        );
     }
     let python = first_line("python3", &["--version"])
         .ok_or("python3 is missing. Install Python 3.10 or newer")?;
@@ -47,8 +49,13 @@ fn first_line(program: &str, args: &[&str]) -> Option<String> {
 
 /// The first `major.minor` in a text.
 fn version(text: &str) -> (u32, u32) {
-    let number = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
-    let mut parts = number.unwrap_or_default().split('.').map(|n| n.parse().unwrap_or(0));
+    let number = text
+        .split_whitespace()
+        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+    let mut parts = number
+        .unwrap_or_default()
+        .split('.')
+        .map(|n| n.parse().unwrap_or(0));
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 

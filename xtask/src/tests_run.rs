@@ -22,7 +22,11 @@ pub fn run(root: &Path, filters: &[String]) -> Result<(), String> {
     let binary = target.join("release/mobula");
     // The whole workspace in one go: a part alone would pick other features and
     // build everything anew.
-    step("build", Command::new("cargo").args(["build", "--release", "--workspace", "--bins"]), root)?;
+    step(
+        "build",
+        Command::new("cargo").args(["build", "--release", "--workspace", "--bins"]),
+        root,
+    )?;
     let mut rust = Command::new("cargo");
     rust.args(["test", "--release", "--workspace", "--"])
         .args(filters)
@@ -70,7 +74,15 @@ fn environment(root: &Path, target: &Path) -> Result<PathBuf, String> {
     let mut venv = Command::new("python3");
     step("venv", venv.args(["-m", "venv", "--clear"]).arg(&dir), root)?;
     let mut pip = Command::new(&python);
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", REQUIREMENTS]);
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "-r",
+        REQUIREMENTS,
+    ]);
     step("pip (is there a network?)", &mut pip, root)?;
     fs::write(&stamp, wanted).map_err(|e| format!("cannot write {}: {e}", stamp.display()))?;
     Ok(python)

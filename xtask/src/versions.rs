@@ -28,7 +28,10 @@ fn check_lock(text: &str) -> Result<Vec<Finding>, String> {
         .and_then(toml::Value::as_array)
         .ok_or("Cargo.lock holds no packages")?;
     let field = |package: &toml::Value, name: &str| {
-        package.get(name).and_then(toml::Value::as_str).map(str::to_owned)
+        package
+            .get(name)
+            .and_then(toml::Value::as_str)
+            .map(str::to_owned)
     };
     let mut findings = Vec::new();
     for (name, major) in SINGLE {
@@ -55,7 +58,9 @@ mod tests {
     fn lock(versions: &[(&str, &str)]) -> String {
         versions
             .iter()
-            .map(|(name, version)| format!("[[package]]\nname = \"{name}\"\nversion = \"{version}\"\n"))
+            .map(|(name, version)| {
+                format!("[[package]]\nname = \"{name}\"\nversion = \"{version}\"\n")
+            })
             .collect()
     }
 
@@ -72,6 +77,9 @@ mod tests {
         assert!(check_lock(&lock(&good)).unwrap().is_empty());
         good.push(("arrow", "60.0.0"));
         assert_eq!(check_lock(&lock(&good)).unwrap().len(), 1);
-        assert_eq!(check_lock(&lock(&[("arrow", "60.0.0")])).unwrap().len(), SINGLE.len());
+        assert_eq!(
+            check_lock(&lock(&[("arrow", "60.0.0")])).unwrap().len(),
+            SINGLE.len()
+        );
     }
 }

@@ -60,9 +60,10 @@ pub fn classify(error: &DataFusionError) -> Classified {
             Classified::new(ErrorClass::ResourceExhausted, text)
         }
         DataFusionError::Internal(text) => Classified::new(ErrorClass::Internal, text),
-        DataFusionError::ExecutionJoin(e) => {
-            Classified::new(ErrorClass::Internal, format!("a task of the query ended: {e}"))
-        }
+        DataFusionError::ExecutionJoin(e) => Classified::new(
+            ErrorClass::Internal,
+            format!("a task of the query ended: {e}"),
+        ),
         DataFusionError::Ffi(text) => Classified::new(ErrorClass::Internal, text),
         DataFusionError::SQL(e, _) => Classified::new(ErrorClass::User, e.to_string()),
         DataFusionError::Plan(text)
@@ -137,12 +138,16 @@ fn classify_store(error: &object_store::Error) -> Classified {
     match error {
         Store::NotFound { path, .. } => Classified::new(
             ErrorClass::Setup,
-            format!("the file \"{path}\" cannot be found here. Every executor must see it under the same path"),
+            format!(
+                "the file \"{path}\" cannot be found here. Every executor must see it under the same path"
+            ),
         ),
         Store::PermissionDenied { path, .. } | Store::Unauthenticated { path, .. } => {
             Classified::new(
                 ErrorClass::Setup,
-                format!("reading \"{path}\" is not permitted. Check the credentials of its store on every executor"),
+                format!(
+                    "reading \"{path}\" is not permitted. Check the credentials of its store on every executor"
+                ),
             )
         }
         other => Classified::new(ErrorClass::Setup, other.to_string()),
@@ -194,7 +199,10 @@ mod tests {
 
     #[test]
     fn messages_are_one_bounded_line() {
-        let found = classify(&DataFusionError::Plan(format!("a\n  b {}", "é".repeat(5000))));
+        let found = classify(&DataFusionError::Plan(format!(
+            "a\n  b {}",
+            "é".repeat(5000)
+        )));
         assert!(found.message.starts_with("a b é"));
         assert!(found.message.len() <= MESSAGE_LIMIT + 3);
         assert!(!found.message.contains('\n'));

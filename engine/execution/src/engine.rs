@@ -128,7 +128,11 @@ impl Engine {
             &cluster.token,
         )?;
         let cluster = Cluster::start(&settings.options, &process, cluster).await?;
-        Ok(Arc::new(Self::new(settings.options, process, Some(cluster))))
+        Ok(Arc::new(Self::new(
+            settings.options,
+            process,
+            Some(cluster),
+        )))
     }
 
     fn new(options: MobulaOptions, process: Arc<Process>, cluster: Option<Cluster>) -> Self {
@@ -235,16 +239,21 @@ impl Engine {
         let Some(cluster) = &self.cluster else {
             return Ok(Participants::Here);
         };
-        let mut urls: Vec<Url> = cluster.control.members().into_iter().map(|m| m.url).collect();
+        let mut urls: Vec<Url> = cluster
+            .control
+            .members()
+            .into_iter()
+            .map(|m| m.url)
+            .collect();
         if cluster.local.is_some() {
             urls.push(cluster.url.clone());
         }
         match urls.len() {
-            0 if needs_executor(plan)? => {
-                Err(DataFusionError::External(Box::new(ExecutionError::NoExecutors {
+            0 if needs_executor(plan)? => Err(DataFusionError::External(Box::new(
+                ExecutionError::NoExecutors {
                     coordinator: format!("grpc://{}", cluster.address),
-                })))
-            }
+                },
+            ))),
             0 | 1 => Ok(Participants::Here),
             _ => Ok(Participants::Executors(urls)),
         }
@@ -260,14 +269,21 @@ impl Engine {
         let Some(cluster) = &self.cluster else {
             return run_here(query_id, state, plan).await;
         };
-        let local = cluster.local.clone().map(|tasks| (cluster.url.clone(), tasks));
+        let local = cluster
+            .local
+            .clone()
+            .map(|tasks| (cluster.url.clone(), tasks));
         let channels = PeerChannels::of_query(
             self.process.channels().clone(),
             Arc::clone(self.process.traffic()),
             local,
         );
         let used = channels.used();
-        let header = query_header(&query_id, state.config_options(), self.process.stores().wire());
+        let header = query_header(
+            &query_id,
+            state.config_options(),
+            self.process.stores().wire(),
+        );
         let alive = cluster.control.watch_alive();
         let state = distributed_state(state, urls, channels, &header)?;
         let mut run = match explain::explained(plan) {
@@ -336,10 +352,12 @@ impl Cluster {
         settings: ClusterSettings,
     ) -> Result<Self, ExecutionError> {
         let bound = listener::bind(settings.listen).await?;
-        let address = bound.local_addr().map_err(|source| ExecutionError::Listen {
-            address: settings.listen,
-            source,
-        })?;
+        let address = bound
+            .local_addr()
+            .map_err(|source| ExecutionError::Listen {
+                address: settings.listen,
+                source,
+            })?;
         let url = advertised_url(address, settings.advertise.as_deref())?;
         let membership = Membership::new(options.heartbeat_timeout(), crate::VERSION);
         let control = Arc::new(Control::new(

@@ -59,10 +59,14 @@ pub struct RemoteError {
 /// What this crate can fail at.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecutionError {
-    #[error("no executor is registered, and this statement reads tables or calls functions. Start one with `mobula executor --coordinator {coordinator}`")]
+    #[error(
+        "no executor is registered, and this statement reads tables or calls functions. Start one with `mobula executor --coordinator {coordinator}`"
+    )]
     NoExecutors { coordinator: String },
 
-    #[error("executor {executor} was lost while it ran this query. Run the query again: the others go on")]
+    #[error(
+        "executor {executor} was lost while it ran this query. Run the query again: the others go on"
+    )]
     ExecutorLost { executor: String },
 
     #[error("cannot read the cluster token \"{}\": {source}. Give the coordinator's file with --cluster-token-file", path.display())]
@@ -72,14 +76,18 @@ pub enum ExecutionError {
         source: io::Error,
     },
 
-    #[error("cannot listen on {address}: {source}. Choose another address, or port 0 for any free one")]
+    #[error(
+        "cannot listen on {address}: {source}. Choose another address, or port 0 for any free one"
+    )]
     Listen {
         address: SocketAddr,
         #[source]
         source: io::Error,
     },
 
-    #[error("the cluster listener {address} has no address that others can reach. Give one with --advertise HOST:PORT")]
+    #[error(
+        "the cluster listener {address} has no address that others can reach. Give one with --advertise HOST:PORT"
+    )]
     Advertise { address: SocketAddr },
 
     #[error("\"{url}\" is not an address like grpc://HOST:PORT")]
@@ -91,7 +99,9 @@ pub enum ExecutionError {
         message: String,
     },
 
-    #[error("only {found} of {wanted} executors registered within {waited_s} s. See their log output for the reason")]
+    #[error(
+        "only {found} of {wanted} executors registered within {waited_s} s. See their log output for the reason"
+    )]
     ExecutorsMissing {
         wanted: usize,
         found: usize,

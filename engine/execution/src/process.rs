@@ -114,9 +114,7 @@ fn runtime(options: &MobulaOptions) -> Result<Arc<RuntimeEnv>, ExecutionError> {
     if limit > 0 {
         builder = builder.with_memory_pool(Arc::new(FairSpillPool::new(limit)));
     }
-    builder
-        .build_arc()
-        .map_err(ExecutionError::Runtime)
+    builder.build_arc().map_err(ExecutionError::Runtime)
 }
 
 fn worker_settings(options: &MobulaOptions, python: PathBuf, executor_id: &str) -> WorkerSettings {

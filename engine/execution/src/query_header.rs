@@ -76,7 +76,9 @@ mod tests {
     fn only_what_differs_travels_and_arrives() {
         let mut options = with_ours();
         assert_eq!(query_header("q", &options, vec![]).options, vec![]);
-        options.set("datafusion.execution.batch_size", "777").unwrap();
+        options
+            .set("datafusion.execution.batch_size", "777")
+            .unwrap();
         options.set("mobula.udf_batch_rows", "1234").unwrap();
         let ours = options.extensions.get_mut::<MobulaOptions>().unwrap();
         ours.set_value("data_dir", "/only/here").unwrap();
@@ -84,7 +86,7 @@ mod tests {
         assert_eq!(header.options.len(), 2);
         let mut arrived = with_ours();
         apply(&mut arrived, &header).unwrap();
-        assert_eq!(arrived.execution.batch_size, 777);
+        assert_eq!(arrived.execution.batch_size.get(), 777);
         let ours = arrived.extensions.get::<MobulaOptions>().unwrap();
         assert_eq!((ours.udf_batch_rows(), ours.data_dir()), (1234, None));
         assert_eq!(query_header("q", &arrived, vec![]), header);

@@ -137,7 +137,10 @@ fn build_s3(url: &Url, options: &[(String, String)]) -> Result<Arc<dyn ObjectSto
 
 fn build_http(url: &Url, options: &[(String, String)]) -> Result<Arc<dyn ObjectStore>, String> {
     if let Some((name, _)) = options.first() {
-        return Err(format!("option \"{name}\" is not known for {}", url.scheme()));
+        return Err(format!(
+            "option \"{name}\" is not known for {}",
+            url.scheme()
+        ));
     }
     let allow_http = url.scheme() == "http";
     let store = HttpBuilder::new()
@@ -190,7 +193,10 @@ mod tests {
         let stores = stores();
         let plain = spec("s3://b", &[("aws.secret_access_key", "hunter2")]);
         let text = stores.register(plain).unwrap_err().to_string();
-        assert!(text.contains("env:NAME") && !text.contains("hunter2"), "{text}");
+        assert!(
+            text.contains("env:NAME") && !text.contains("hunter2"),
+            "{text}"
+        );
 
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("key");
@@ -210,7 +216,10 @@ mod tests {
             (spec("gopher://h", &[]), "gopher"),
             (spec("s3://b", &[("aws.colour", "red")]), "aws.colour"),
             (spec("https://h", &[("aws.region", "x")]), "aws.region"),
-            (spec("s3://b", &[("aws.access_key_id", "env:NO_SUCH_VARIABLE_1")]), "NO_SUCH_VARIABLE_1"),
+            (
+                spec("s3://b", &[("aws.access_key_id", "env:NO_SUCH_VARIABLE_1")]),
+                "NO_SUCH_VARIABLE_1",
+            ),
         ] {
             let text = stores().register(bad).unwrap_err().to_string();
             assert!(text.contains(part), "{text}");

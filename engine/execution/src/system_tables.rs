@@ -6,9 +6,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use arrow::array::{
-    ArrayRef, BooleanArray, RecordBatch, StringArray, UInt32Array, UInt64Array,
-};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::memory::MemorySourceConfig;
@@ -25,9 +23,10 @@ use crate::engine::{COORDINATOR_ID, EMBEDDED_ID, Engine};
 pub const SYSTEM_SCHEMA: &str = "system";
 
 type Rows = fn(&Arc<Engine>) -> Vec<ArrayRef>;
+type Columns = &'static [(&'static str, DataType)];
 
 /// The tables, in the order SHOW TABLES gives.
-const TABLES: [(&str, &[(&str, DataType)], Rows); 4] = [
+const TABLES: [(&str, Columns, Rows); 4] = [
     (
         "executors",
         &[
@@ -232,13 +231,17 @@ fn executors(engine: &Arc<Engine>) -> Vec<ArrayRef> {
     vec![
         text(|r| &r.id),
         text(|r| r.role),
-        Arc::new(BooleanArray::from_iter(rows.iter().map(|r| Some(r.takes_tasks)))),
+        Arc::new(BooleanArray::from_iter(
+            rows.iter().map(|r| Some(r.takes_tasks)),
+        )),
         Arc::new(StringArray::from_iter(rows.iter().map(|r| r.url.clone()))),
         text(|r| &r.version),
         small(|r| r.pid),
         small(|r| r.cores),
         count(|r| r.up_ms),
-        Arc::new(UInt64Array::from_iter(rows.iter().map(|r| r.heartbeat_age_ms))),
+        Arc::new(UInt64Array::from_iter(
+            rows.iter().map(|r| r.heartbeat_age_ms),
+        )),
         count(|r| r.load.tasks_started),
         count(|r| r.load.streams),
         count(|r| r.load.workers),
@@ -289,7 +292,8 @@ fn returns(spec: &mobula_udfs::FunctionSpec) -> String {
 
 fn settings(_engine: &Arc<Engine>) -> Vec<ArrayRef> {
     let text = |values: Vec<String>| -> ArrayRef { Arc::new(StringArray::from(values)) };
-    let of = |f: fn(&mobula_plan::config::Setting) -> String| text(SETTINGS.iter().map(f).collect());
+    let of =
+        |f: fn(&mobula_plan::config::Setting) -> String| text(SETTINGS.iter().map(f).collect());
     vec![
         of(|s| format!("mobula.{}", s.key)),
         of(|s| s.default.to_owned()),
@@ -305,8 +309,12 @@ fn workers(engine: &Arc<Engine>) -> Vec<ArrayRef> {
     let all = engine.process().workers().workers();
     vec![
         Arc::new(UInt32Array::from_iter_values(all.iter().map(|w| w.pid))),
-        Arc::new(StringArray::from_iter_values(all.iter().map(|w| w.function.as_str()))),
-        Arc::new(StringArray::from_iter_values(all.iter().map(|w| w.state.to_string()))),
+        Arc::new(StringArray::from_iter_values(
+            all.iter().map(|w| w.function.as_str()),
+        )),
+        Arc::new(StringArray::from_iter_values(
+            all.iter().map(|w| w.state.to_string()),
+        )),
         Arc::new(UInt64Array::from_iter_values(
             all.iter().map(|w| w.since.elapsed().as_millis() as u64),
         )),

@@ -136,7 +136,12 @@ mod tests {
     fn a_short_or_missing_token_is_refused_by_path() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t");
-        assert!(ClusterToken::read(&path).unwrap_err().to_string().contains("/t"));
+        assert!(
+            ClusterToken::read(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("/t")
+        );
         fs::write(&path, "short").unwrap();
         assert!(ClusterToken::read(&path).is_err());
     }

@@ -4,6 +4,11 @@
 //! block RPC is ours) and what we promise above it: membership changes the next
 //! query, options arrive, every byte is counted, losses are named.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,7 +71,9 @@ impl TestCluster {
             token: token.clone(),
             local_executor,
         };
-        let engine = Engine::coordinator(engine_settings(), cluster).await.unwrap();
+        let engine = Engine::coordinator(engine_settings(), cluster)
+            .await
+            .unwrap();
         let data = tempfile::tempdir().unwrap();
         let state = state_over(&engine, data.path()).await;
         let mut cluster = Self {
@@ -149,7 +156,9 @@ async fn state_over(engine: &Arc<Engine>, data: &Path) -> SessionState {
     catalog
         .register_schema("public", Arc::new(MemorySchemaProvider::new()))
         .unwrap();
-    catalog.register_schema("system", engine.system_schema()).unwrap();
+    catalog
+        .register_schema("system", engine.system_schema())
+        .unwrap();
     let catalogs = MemoryCatalogProviderList::new();
     catalogs.register_catalog("mobula".into(), Arc::new(catalog));
     let state = engine.session_state("test", Arc::new(catalogs), options());
@@ -169,10 +178,15 @@ fn write_numbers(dir: &Path) {
     for part in 0..4i64 {
         let keys = part * 5000..(part + 1) * 5000;
         let block = RecordBatch::try_from_iter([
-            ("k", Arc::new(Int64Array::from_iter_values(keys.clone())) as _),
+            (
+                "k",
+                Arc::new(Int64Array::from_iter_values(keys.clone())) as _,
+            ),
             (
                 "t",
-                Arc::new(StringArray::from_iter_values(keys.map(|k| format!("value {k}")))) as _,
+                Arc::new(StringArray::from_iter_values(
+                    keys.map(|k| format!("value {k}")),
+                )) as _,
             ),
         ])
         .unwrap();
@@ -217,7 +231,11 @@ async fn every_byte_sent_is_received_by_someone() {
         }
     };
     let sent = tokio::time::timeout(Duration::from_secs(10), both).await;
-    assert!(sent.is_ok(), "{}", cluster.text("select * from system.executors").await);
+    assert!(
+        sent.is_ok(),
+        "{}",
+        cluster.text("select * from system.executors").await
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -232,7 +250,9 @@ async fn a_join_and_a_leave_change_the_next_query() {
         executor.task.join().await.unwrap();
     }
     assert_eq!(
-        cluster.number("select count(*) from system.executors").await,
+        cluster
+            .number("select count(*) from system.executors")
+            .await,
         1
     );
     let error = cluster.query(GROUPS).await.unwrap_err();
@@ -246,13 +266,23 @@ async fn a_join_and_a_leave_change_the_next_query() {
 async fn an_error_on_an_executor_keeps_class_and_address() {
     let cluster = TestCluster::start(2, false).await;
     let error = cluster
-        .query("select g, sum(100 / (k - 7777)) from (select k % 3 as g, k from numbers) group by g")
+        .query(
+            "select g, sum(100 / (k - 7777)) from (select k % 3 as g, k from numbers) group by g",
+        )
         .await
         .unwrap_err();
     let found = classify(&error);
     assert_eq!(found.class, ErrorClass::User, "{}", found.message);
-    assert!(found.message.to_lowercase().contains("divi"), "{}", found.message);
-    assert!(found.executor.is_some_and(|url| url.starts_with("http://127.0.0.1:")));
+    assert!(
+        found.message.to_lowercase().contains("divi"),
+        "{}",
+        found.message
+    );
+    assert!(
+        found
+            .executor
+            .is_some_and(|url| url.starts_with("http://127.0.0.1:"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

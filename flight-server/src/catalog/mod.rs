@@ -98,13 +98,23 @@ impl Catalog {
             let mut statement = connection
                 .prepare("SELECT kind, name, body, location FROM definition ORDER BY id")?;
             let rows = statement.query_map([], |row| {
-                Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+                Ok((
+                    row.get::<_, String>(0)?,
+                    row.get(1)?,
+                    row.get(2)?,
+                    row.get(3)?,
+                ))
             })?;
             let mut all = Vec::new();
             for row in rows {
                 let (kind, name, body, location) = row?;
                 if let Some(kind) = ObjectKind::of(&kind) {
-                    all.push(Definition { kind, name, body, location });
+                    all.push(Definition {
+                        kind,
+                        name,
+                        body,
+                        location,
+                    });
                 }
             }
             Ok(all)

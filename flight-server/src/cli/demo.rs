@@ -80,7 +80,10 @@ pub async fn run(matches: &ArgMatches, mut options: MobulaOptions) -> Result<(),
     }
     // The executors asked for do the work, not this process.
     let mut options = options;
-    for (key, value) in [("local_executor", "false"), ("cluster_listen", "127.0.0.1:0")] {
+    for (key, value) in [
+        ("local_executor", "false"),
+        ("cluster_listen", "127.0.0.1:0"),
+    ] {
         set(&mut options, key, value)?;
     }
     let coordinator = Coordinator::start(options).await?;

@@ -19,7 +19,9 @@ pub async fn run(matches: &ArgMatches, options: MobulaOptions) -> Result<(), Ser
         None => {
             return Err(ServerError::Setting {
                 source_name: "--cluster-token-file".into(),
-                message: "an executor needs the coordinator's token file, DATA_DIR/cluster-token there".into(),
+                message:
+                    "an executor needs the coordinator's token file, DATA_DIR/cluster-token there"
+                        .into(),
             });
         }
         Some(path) => ClusterToken::read(path)?,
@@ -27,7 +29,9 @@ pub async fn run(matches: &ArgMatches, options: MobulaOptions) -> Result<(), Ser
     let text = |name: &str| matches.get_one::<String>(name).cloned();
     let listen = match options.get("listen") {
         // The client port's default means nothing here.
-        Some(listen) if !is_default_listen(&options) => super::serve::address("--listen", listen, &options)?,
+        Some(listen) if !is_default_listen(&options) => {
+            super::serve::address("--listen", listen, &options)?
+        }
         _ => SocketAddr::from(([127, 0, 0, 1], 0)),
     };
     let executor = Executor::start(ExecutorSettings {

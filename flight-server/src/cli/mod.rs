@@ -55,7 +55,10 @@ async fn run(name: &str, matches: &ArgMatches, options: MobulaOptions) -> Result
 }
 
 async fn tpch_data_command(matches: &ArgMatches) -> Result<(), ServerError> {
-    let out = matches.get_one::<PathBuf>("out").cloned().unwrap_or_default();
+    let out = matches
+        .get_one::<PathBuf>("out")
+        .cloned()
+        .unwrap_or_default();
     let data = tpch_data::TpchData {
         scale_factor: matches.get_one("sf").copied().unwrap_or(1.0),
         parts: matches.get_one("parts").copied().unwrap_or(1),
@@ -207,7 +210,9 @@ fn scale_factor() -> Arg {
         .default_value("1")
         .value_parser(|text: &str| match text.parse::<f64>() {
             Ok(sf) if (0.001..=1000.0).contains(&sf) => Ok(sf),
-            _ => Err(format!("\"{text}\" is not a scale factor from 0.001 to 1000")),
+            _ => Err(format!(
+                "\"{text}\" is not a scale factor from 0.001 to 1000"
+            )),
         })
         .help("Scale factor: 1 is about 1 GB of text, 350 MB of Parquet")
 }

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mobula_execution::{
-    ClusterSettings, ClusterToken, Engine, EngineSettings, LocalExecutors,
-};
+use mobula_execution::{ClusterSettings, ClusterToken, Engine, EngineSettings, LocalExecutors};
 use mobula_plan::MobulaOptions;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -92,7 +90,9 @@ impl Coordinator {
             (0, _) | (_, None) => None,
             (n, Some(at)) => Some(start_executors(n, at, &token_file, &python, &options).await?),
         };
-        engine.wait_for_executors(n_executors, EXECUTORS_WAIT).await?;
+        engine
+            .wait_for_executors(n_executors, EXECUTORS_WAIT)
+            .await?;
         Ok(Self {
             database: Database::open(engine, data_dir).await?,
             executors,
@@ -156,11 +156,7 @@ fn token_file(
 ///
 /// # Errors
 /// No address, or one that needs `--insecure`.
-pub fn address(
-    flag: &str,
-    text: &str,
-    options: &MobulaOptions,
-) -> Result<SocketAddr, ServerError> {
+pub fn address(flag: &str, text: &str, options: &MobulaOptions) -> Result<SocketAddr, ServerError> {
     let found = text.to_socket_addrs().ok().and_then(|mut all| all.next());
     let Some(address) = found else {
         return Err(ServerError::Setting {

@@ -81,7 +81,9 @@ pub fn load(
 ) -> Result<MobulaOptions, ServerError> {
     let above = |key: &str| {
         from_flag(matches, key).or_else(|| {
-            Setting::of(key).ok().and_then(|s| environment(&variable(s)))
+            Setting::of(key)
+                .ok()
+                .and_then(|s| environment(&variable(s)))
         })
     };
     let mut options = MobulaOptions::default();
@@ -120,11 +122,7 @@ fn files(matches: &ArgMatches, data_dir: Option<String>) -> Vec<(PathBuf, bool)>
     files
 }
 
-fn apply_file(
-    options: &mut MobulaOptions,
-    path: &Path,
-    required: bool,
-) -> Result<(), ServerError> {
+fn apply_file(options: &mut MobulaOptions, path: &Path, required: bool) -> Result<(), ServerError> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && !required => return Ok(()),
@@ -148,7 +146,8 @@ fn apply_file(
         let line = || at(line_with_key(&text, &key));
         let value = match value {
             toml::Value::String(text) => text,
-            scalar @ (toml::Value::Integer(_) | toml::Value::Boolean(_) | toml::Value::Float(_)) => {
+            scalar
+            @ (toml::Value::Integer(_) | toml::Value::Boolean(_) | toml::Value::Float(_)) => {
                 scalar.to_string()
             }
             _ => {
@@ -194,10 +193,7 @@ fn line_with_key(text: &str, key: &str) -> usize {
 mod tests {
     use super::*;
 
-    fn loaded(
-        args: &[&str],
-        environment: &[(&str, &str)],
-    ) -> Result<MobulaOptions, ServerError> {
+    fn loaded(args: &[&str], environment: &[(&str, &str)]) -> Result<MobulaOptions, ServerError> {
         let matches = clap::Command::new("t")
             .args(flags())
             .get_matches_from(["t"].iter().chain(args));
@@ -213,11 +209,18 @@ mod tests {
     fn flag_beats_environment_beats_file_beats_default() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("m.toml");
-        std::fs::write(&file, "udf_batch_rows = 11\nmax_sessions = 12\nprepared_max = 13\n").unwrap();
+        std::fs::write(
+            &file,
+            "udf_batch_rows = 11\nmax_sessions = 12\nprepared_max = 13\n",
+        )
+        .unwrap();
         let file = file.to_str().unwrap();
         let options = loaded(
             &["--config", file, "--udf-batch-rows", "31"],
-            &[("MOBULA_UDF_BATCH_ROWS", "21"), ("MOBULA_MAX_SESSIONS", "22")],
+            &[
+                ("MOBULA_UDF_BATCH_ROWS", "21"),
+                ("MOBULA_MAX_SESSIONS", "22"),
+            ],
         )
         .unwrap();
         assert_eq!(options.udf_batch_rows(), 31);
@@ -231,17 +234,27 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("m.toml");
         std::fs::write(&file, "# x\nudf_batch_rows = \"many\"\n").unwrap();
-        let text = loaded(&["--config", file.to_str().unwrap()], &[]).unwrap_err().to_string();
+        let text = loaded(&["--config", file.to_str().unwrap()], &[])
+            .unwrap_err()
+            .to_string();
         assert!(text.contains("m.toml line 2"), "{text}");
-        let text = loaded(&[], &[("MOBULA_LOCAL_EXECUTOR", "maybe")]).unwrap_err().to_string();
+        let text = loaded(&[], &[("MOBULA_LOCAL_EXECUTOR", "maybe")])
+            .unwrap_err()
+            .to_string();
         assert!(text.contains("MOBULA_LOCAL_EXECUTOR"), "{text}");
-        let text = loaded(&["--heartbeat-timeout", "soon"], &[]).unwrap_err().to_string();
+        let text = loaded(&["--heartbeat-timeout", "soon"], &[])
+            .unwrap_err()
+            .to_string();
         assert!(text.contains("--heartbeat-timeout"), "{text}");
     }
 
     #[test]
     fn bare_switches() {
         assert!(loaded(&["--insecure"], &[]).unwrap().insecure());
-        assert!(!loaded(&["--no-local-executor"], &[]).unwrap().local_executor());
+        assert!(
+            !loaded(&["--no-local-executor"], &[])
+                .unwrap()
+                .local_executor()
+        );
     }
 }

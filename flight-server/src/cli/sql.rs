@@ -23,7 +23,10 @@ pub async fn run(matches: &ArgMatches, options: MobulaOptions) -> Result<(), Ser
             .unwrap_or_default(),
         file: matches.get_one::<PathBuf>("file").cloned(),
     };
-    let format = matches.get_one::<Format>("format").copied().unwrap_or(Format::Table);
+    let format = matches
+        .get_one::<Format>("format")
+        .copied()
+        .unwrap_or(Format::Table);
     if let Some(url) = matches.get_one::<String>("connect") {
         let session = RemoteSession::connect(url).await?;
         let shell = Shell::new(Target::Remote(Box::new(session)), format);

@@ -150,12 +150,6 @@ impl PreparedStatements {
             .lock()
             .retain(|_, entry| now.saturating_duration_since(entry.used) <= ttl);
     }
-
-    /// How many are open.
-    #[cfg(test)]
-    pub fn count(&self) -> usize {
-        self.open.lock().len()
-    }
 }
 
 fn unknown() -> Status {

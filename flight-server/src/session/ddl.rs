@@ -50,10 +50,12 @@ impl Session {
                 self.store(ObjectKind::Schema, schema.schema_name.clone(), sql, None)
             }
             DdlStatement::DropTable(drop) => {
-                self.drop(plan, &drop.name, drop.if_exists, ObjectKind::Table).await
+                self.drop(plan, &drop.name, drop.if_exists, ObjectKind::Table)
+                    .await
             }
             DdlStatement::DropView(drop) => {
-                self.drop(plan, &drop.name, drop.if_exists, ObjectKind::View).await
+                self.drop(plan, &drop.name, drop.if_exists, ObjectKind::View)
+                    .await
             }
             DdlStatement::DropCatalogSchema(drop) => {
                 self.apply(plan.clone()).await?;
@@ -89,7 +91,11 @@ impl Session {
                 return Ok(DONE);
             }
             if !create.or_replace {
-                return Err(exists("table", name, "Use CREATE OR REPLACE EXTERNAL TABLE, or DROP TABLE first"));
+                return Err(exists(
+                    "table",
+                    name,
+                    "Use CREATE OR REPLACE EXTERNAL TABLE, or DROP TABLE first",
+                ));
             }
         }
         files::prepare_locations(self.database(), &mut create)?;
@@ -124,7 +130,11 @@ impl Session {
             self.apply(plan.clone()).await?;
         } else if !stored && !if_exists {
             return Err(ServerError::Missing {
-                kind: if kind == ObjectKind::View { "view" } else { "table" },
+                kind: if kind == ObjectKind::View {
+                    "view"
+                } else {
+                    "table"
+                },
                 name: name.to_string(),
             });
         }
@@ -188,7 +198,11 @@ impl Session {
             if create.if_not_exists {
                 return Ok(DONE);
             }
-            return Err(exists("function", name.clone(), "Use CREATE OR REPLACE FUNCTION"));
+            return Err(exists(
+                "function",
+                name.clone(),
+                "Use CREATE OR REPLACE FUNCTION",
+            ));
         }
         let mut spec = create.spec.clone();
         // Slow (a worker compiles the body), so not under the lock.
@@ -212,7 +226,10 @@ impl Session {
     ) -> Result<Outcome, ServerError> {
         let _one_at_a_time = self.database().ddl.lock().await;
         let known = self.database().engine().functions().remove(name).is_some();
-        let stored = self.database().catalog().remove(ObjectKind::Function, name)?;
+        let stored = self
+            .database()
+            .catalog()
+            .remove(ObjectKind::Function, name)?;
         match known || stored || if_exists {
             true => Ok(DONE),
             false => Err(ServerError::Missing {
@@ -229,7 +246,11 @@ fn exists(kind: &'static str, name: String, hint: &'static str) -> ServerError {
 
 /// The name a definition is stored under.
 fn qualified(name: &TableReference) -> String {
-    format!("{}.{}", name.schema().unwrap_or(DEFAULT_SCHEMA), name.table())
+    format!(
+        "{}.{}",
+        name.schema().unwrap_or(DEFAULT_SCHEMA),
+        name.table()
+    )
 }
 
 /// Schema `system` shows the engine; nothing can be made or dropped in it.

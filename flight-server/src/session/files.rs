@@ -170,7 +170,10 @@ mod tests {
     fn locations_become_absolute_and_keep_their_shape() {
         let here = std::env::current_dir().unwrap();
         let here = here.to_string_lossy();
-        assert_eq!(absolute("a/../b.parquet").unwrap(), format!("{here}/b.parquet"));
+        assert_eq!(
+            absolute("a/../b.parquet").unwrap(),
+            format!("{here}/b.parquet")
+        );
         assert_eq!(absolute("/x/./y/").unwrap(), "/x/y/");
         assert_eq!(absolute("/x/*.parquet").unwrap(), "/x/*.parquet");
         let dir = tempfile::tempdir().unwrap();

@@ -20,8 +20,8 @@ use futures::TryStreamExt;
 use mobula_execution::QueryRun;
 use mobula_plan::{MobulaStatement, parse_statements};
 
-pub use prepared::{Prepared, StatementKind};
 use prepared::Work;
+pub use prepared::{Prepared, StatementKind};
 
 use crate::{Database, ServerError};
 

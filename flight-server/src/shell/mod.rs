@@ -82,7 +82,11 @@ impl Shell {
     ///
     /// # Errors
     /// A script ends at its first error; the prompt prints errors and goes on.
-    pub async fn run(mut self, script: Script, history: Option<PathBuf>) -> Result<(), ServerError> {
+    pub async fn run(
+        mut self,
+        script: Script,
+        history: Option<PathBuf>,
+    ) -> Result<(), ServerError> {
         for text in &script.commands {
             self.run_text(text).await?;
         }

@@ -106,8 +106,10 @@ impl<'a, W: Write> ResultWriter<'a, W> {
 
     fn csv(&mut self, block: &RecordBatch, header: bool) -> Result<(), ServerError> {
         self.drawn = true;
-        let mut writer = WriterBuilder::new().with_header(header).build(&mut *self.out);
-        Ok(writer.write(block).map_err(arrow_error)?)
+        let mut writer = WriterBuilder::new()
+            .with_header(header)
+            .build(&mut *self.out);
+        writer.write(block).map_err(arrow_error)
     }
 
     fn json(&mut self, block: &RecordBatch) -> Result<(), ServerError> {
@@ -117,7 +119,9 @@ impl<'a, W: Write> ResultWriter<'a, W> {
     }
 
     fn table(&mut self, block: &RecordBatch, before: usize) -> Result<(), ServerError> {
-        let room = self.max_rows.map_or(usize::MAX, |max| max.saturating_sub(before));
+        let room = self
+            .max_rows
+            .map_or(usize::MAX, |max| max.saturating_sub(before));
         let mut left = block.slice(0, block.num_rows().min(room));
         while left.num_rows() > 0 {
             let take = left.num_rows().min(TABLE_PART_ROWS - self.part_rows);
@@ -132,7 +136,9 @@ impl<'a, W: Write> ResultWriter<'a, W> {
     }
 
     fn draw(&mut self) -> Result<(), ServerError> {
-        let options = FormatOptions::default().with_display_error(true).with_null("NULL");
+        let options = FormatOptions::default()
+            .with_display_error(true)
+            .with_null("NULL");
         let part = concat_batches(&self.schema, &self.part).map_err(arrow_error)?;
         let text = pretty_format_batches_with_options(&[part], &options).map_err(arrow_error)?;
         self.part.clear();
@@ -167,9 +173,8 @@ mod tests {
     }
 
     fn numbers(range: std::ops::Range<i64>) -> RecordBatch {
-        let column: ArrayRef = Arc::new(Int64Array::from_iter(
-            range.map(|n| (n != 1).then_some(n)),
-        ));
+        let column: ArrayRef =
+            Arc::new(Int64Array::from_iter(range.map(|n| (n != 1).then_some(n))));
         RecordBatch::try_from_iter_with_nullable([("n", column, true)]).unwrap()
     }
 
@@ -177,14 +182,20 @@ mod tests {
     fn csv_and_json_have_one_header_over_all_blocks() {
         let blocks = [numbers(0..2), numbers(2..3)];
         assert_eq!(written(Format::Csv, &blocks, None), "n\n0\n\n2\n");
-        assert_eq!(written(Format::Json, &blocks, None), "{\"n\":0}\n{}\n{\"n\":2}\n");
+        assert_eq!(
+            written(Format::Json, &blocks, None),
+            "{\"n\":0}\n{}\n{\"n\":2}\n"
+        );
         assert_eq!(written(Format::Csv, &[], None), "n\n");
     }
 
     #[test]
     fn a_table_is_cut_and_says_so() {
         let text = written(Format::Table, &[numbers(0..9)], Some(2));
-        assert!(text.contains("NULL") && text.contains("2 of 9 rows"), "{text}");
+        assert!(
+            text.contains("NULL") && text.contains("2 of 9 rows"),
+            "{text}"
+        );
         assert!(!text.contains("| 5"), "{text}");
     }
 

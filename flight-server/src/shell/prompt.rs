@@ -36,7 +36,11 @@ pub async fn run(shell: &mut Shell, history: Option<PathBuf>) -> Result<(), Serv
     let mut text = String::new();
     let mut interrupted = false;
     loop {
-        let prompt = if is_blank(&text) { "mobula> " } else { "   ...> " };
+        let prompt = if is_blank(&text) {
+            "mobula> "
+        } else {
+            "   ...> "
+        };
         match tokio::task::block_in_place(|| editor.readline(prompt)) {
             Ok(line) => {
                 interrupted = false;

@@ -99,7 +99,10 @@ mod tests {
             ["select ';', \"a;b\"", "-- c;\nselect 2 /* ; */"]
         );
         let function = "create function f() as $$ a; b $$ with (x = 1)";
-        assert_eq!(statements(&format!("{function};select 1;")), [function, "select 1"]);
+        assert_eq!(
+            statements(&format!("{function};select 1;")),
+            [function, "select 1"]
+        );
         assert_eq!(statements("select $q$;$$;$q$;"), ["select $q$;$$;$q$"]);
         assert_eq!(statements("select 'it''s;';"), ["select 'it''s;'"]);
         assert_eq!(statements("select $1;"), ["select $1"]);

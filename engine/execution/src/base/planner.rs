@@ -68,7 +68,8 @@ fn base_options(config: &datafusion::prelude::SessionConfig) -> Result<Distribut
     let mut base = DistributedConfig::default();
     base.file_scan_config_bytes_per_partition = (per_task / partitions).max(1);
     base.max_tasks_per_stage = ours.max_tasks_per_stage();
-    ours.exchange_compression().clone_into(&mut base.compression);
+    ours.exchange_compression()
+        .clone_into(&mut base.compression);
     Ok(base)
 }
 

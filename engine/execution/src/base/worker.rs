@@ -173,7 +173,10 @@ fn execute_request(ticket: TaskTicket) -> Result<ExecuteTaskRequest> {
 /// first ones take the rest. At least 1: the planner never makes more tasks
 /// than workers.
 pub fn task_share(context: &TaskContext, total: usize) -> usize {
-    let Some(task) = context.session_config().get_extension::<DistributedTaskContext>() else {
+    let Some(task) = context
+        .session_config()
+        .get_extension::<DistributedTaskContext>()
+    else {
         return total;
     };
     share(total, task.task_index, task.task_count)

@@ -36,7 +36,11 @@ pub struct Control {
 }
 
 impl Control {
-    pub fn new(membership: Membership, heartbeat_interval: Duration, channels: ChannelPool) -> Self {
+    pub fn new(
+        membership: Membership,
+        heartbeat_interval: Duration,
+        channels: ChannelPool,
+    ) -> Self {
         Self {
             membership: Mutex::new(membership),
             alive: watch::Sender::new(BTreeSet::new()),

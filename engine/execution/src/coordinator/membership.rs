@@ -35,15 +35,21 @@ pub struct Member {
 /// Why a registration is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
-    #[error("executor \"{executor_id}\" has version {theirs}, the coordinator {ours}. Run the same version on both")]
+    #[error(
+        "executor \"{executor_id}\" has version {theirs}, the coordinator {ours}. Run the same version on both"
+    )]
     Version {
         executor_id: String,
         theirs: String,
         ours: String,
     },
-    #[error("executor \"{executor_id}\" is already registered from {url}. Give this one another --id")]
+    #[error(
+        "executor \"{executor_id}\" is already registered from {url}. Give this one another --id"
+    )]
     Duplicate { executor_id: String, url: String },
-    #[error("\"{url}\" is not an address like grpc://HOST:PORT. Give one that others can reach with --advertise")]
+    #[error(
+        "\"{url}\" is not an address like grpc://HOST:PORT. Give one that others can reach with --advertise"
+    )]
     Address { url: String },
     #[error("an executor id has 1 to {MAX_ID_LEN} printable ASCII characters")]
     Id,
@@ -205,15 +211,24 @@ mod tests {
     #[test]
     fn another_version_is_refused_with_both_named() {
         let mut list = Membership::new(TIMEOUT, "2");
-        let text = list.register(Instant::now(), request("a", 1)).unwrap_err().to_string();
-        assert!(text.contains("version 1") && text.contains("coordinator 2"), "{text}");
+        let text = list
+            .register(Instant::now(), request("a", 1))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.contains("version 1") && text.contains("coordinator 2"),
+            "{text}"
+        );
     }
 
     #[test]
     fn an_id_in_use_is_refused_while_its_owner_lives() {
         let (mut list, now) = (Membership::new(TIMEOUT, "1"), Instant::now());
         list.register(now, request("a", 1)).unwrap();
-        assert!(matches!(list.register(now, request("a", 2)), Err(Refusal::Duplicate { .. })));
+        assert!(matches!(
+            list.register(now, request("a", 2)),
+            Err(Refusal::Duplicate { .. })
+        ));
         assert!(list.register(now + TIMEOUT, request("a", 2)).is_ok());
     }
 
@@ -222,14 +237,22 @@ mod tests {
         let (mut list, now) = (Membership::new(TIMEOUT, "1"), Instant::now());
         list.register(now, request("a", 1)).unwrap();
         list.register(now, request("b", 1)).unwrap();
-        assert_eq!(list.members().map(|m| m.executor_id.as_str()).collect::<Vec<_>>(), ["b"]);
+        assert_eq!(
+            list.members()
+                .map(|m| m.executor_id.as_str())
+                .collect::<Vec<_>>(),
+            ["b"]
+        );
     }
 
     #[test]
     fn goodbye_counts_only_for_the_current_epoch() {
         let (mut list, now) = (Membership::new(TIMEOUT, "1"), Instant::now());
         let epoch = list.register(now, request("a", 1)).unwrap();
-        let leave = |epoch| Leave { executor_id: "a".into(), epoch };
+        let leave = |epoch| Leave {
+            executor_id: "a".into(),
+            epoch,
+        };
         list.leave(&leave(epoch + 7));
         assert_eq!(list.members().count(), 1);
         list.leave(&leave(epoch));

@@ -105,10 +105,8 @@ mod tests {
     async fn the_loss_of_a_used_executor_ends_a_silent_query() {
         let (a, b): (Url, Url) = ("http://a:1".parse().unwrap(), "http://b:1".parse().unwrap());
         let (sender, alive) = watch::channel(BTreeSet::from([a.clone(), b.clone()]));
-        let silent = RecordBatchStreamAdapter::new(
-            Arc::new(Schema::empty()),
-            futures::stream::pending(),
-        );
+        let silent =
+            RecordBatchStreamAdapter::new(Arc::new(Schema::empty()), futures::stream::pending());
         let used = UsedExecutors::default();
         used.lock().insert(a.clone());
         let mut guarded = LossGuard::new(Box::pin(silent), alive, used);

@@ -165,7 +165,12 @@ mod tests {
 
     #[test]
     fn addresses() {
-        for good in ["grpc://127.0.0.1:7", "http://h:80808".trim_end_matches('8'), "h:1", "[::1]:9"] {
+        for good in [
+            "grpc://127.0.0.1:7",
+            "http://h:80808".trim_end_matches('8'),
+            "h:1",
+            "[::1]:9",
+        ] {
             assert!(parse_address(good).is_ok(), "{good}");
         }
         for bad in ["", "h", "ftp://h:1", "grpc://h", "grpc://h:1/path", "h:x"] {

@@ -8,7 +8,9 @@
 use std::sync::Arc;
 
 use arrow::array::types::{BinaryViewType, ByteViewType, StringViewType};
-use arrow::array::{Array, ArrayRef, AsArray, GenericByteViewArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{
+    Array, ArrayRef, AsArray, GenericByteViewArray, RecordBatch, RecordBatchOptions,
+};
 use arrow::datatypes::DataType;
 use arrow_select::dictionary::garbage_collect_any_dictionary;
 use datafusion::common::Result;
@@ -38,7 +40,9 @@ pub fn compact_block(block: RecordBatch) -> Result<RecordBatch> {
         .map(compact_column)
         .collect::<Result<Vec<_>>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
+    Ok(RecordBatch::try_new_with_options(
+        schema, columns, &options,
+    )?)
 }
 
 fn compact_column(column: &ArrayRef) -> Result<ArrayRef> {
@@ -71,7 +75,9 @@ mod tests {
     use arrow::array::StringViewArray;
 
     fn block(rows: usize) -> RecordBatch {
-        let text = StringViewArray::from_iter_values((0..rows).map(|i| format!("a long enough value {i}")));
+        let text = StringViewArray::from_iter_values(
+            (0..rows).map(|i| format!("a long enough value {i}")),
+        );
         RecordBatch::try_from_iter([("t", Arc::new(text) as ArrayRef)]).unwrap()
     }
 

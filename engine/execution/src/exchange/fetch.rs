@@ -79,14 +79,17 @@ async fn fetch_one(
         .into_inner()
         .inspect_ok(move |data| {
             traffic.received(data);
-            metrics.bytes.add(data.data_body.len() + data.data_header.len());
+            metrics
+                .bytes
+                .add(data.data_body.len() + data.data_header.len());
             metrics.messages.add(1);
         })
         .map_err(|status| FlightError::Tonic(Box::new(status)));
-    let decoded = FlightRecordBatchStream::new_from_flight_data(messages).map_err(move |e| match e {
-        FlightError::Tonic(status) => wire_error::from_status(&status, &peer),
-        other => DataFusionError::External(Box::new(other)),
-    });
+    let decoded =
+        FlightRecordBatchStream::new_from_flight_data(messages).map_err(move |e| match e {
+            FlightError::Tonic(status) => wire_error::from_status(&status, &peer),
+            other => DataFusionError::External(Box::new(other)),
+        });
     Ok(timed(decoded.boxed(), metrics.decode))
 }
 

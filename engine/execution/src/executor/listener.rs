@@ -49,10 +49,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ExecutionError> {
 /// # Errors
 /// When `address` is unspecified and nothing is advertised, or the advertised
 /// text is no address. An advertised port 0 stands for the port bound.
-pub fn advertised_url(
-    address: SocketAddr,
-    advertise: Option<&str>,
-) -> Result<Url, ExecutionError> {
+pub fn advertised_url(address: SocketAddr, advertise: Option<&str>) -> Result<Url, ExecutionError> {
     match advertise {
         Some(text) => {
             let mut url = parse_address(text)?;
@@ -137,9 +134,23 @@ mod tests {
     fn what_is_advertised() {
         let loopback: SocketAddr = "127.0.0.1:5".parse().unwrap();
         let any: SocketAddr = "0.0.0.0:5".parse().unwrap();
-        assert_eq!(advertised_url(loopback, None).unwrap().as_str(), "http://127.0.0.1:5/");
-        assert!(advertised_url(any, None).unwrap_err().to_string().contains("--advertise"));
-        assert_eq!(advertised_url(any, Some("box:0")).unwrap().as_str(), "http://box:5/");
-        assert_eq!(advertised_url(any, Some("grpc://box:9")).unwrap().as_str(), "http://box:9/");
+        assert_eq!(
+            advertised_url(loopback, None).unwrap().as_str(),
+            "http://127.0.0.1:5/"
+        );
+        assert!(
+            advertised_url(any, None)
+                .unwrap_err()
+                .to_string()
+                .contains("--advertise")
+        );
+        assert_eq!(
+            advertised_url(any, Some("box:0")).unwrap().as_str(),
+            "http://box:5/"
+        );
+        assert_eq!(
+            advertised_url(any, Some("grpc://box:9")).unwrap().as_str(),
+            "http://box:9/"
+        );
     }
 }

@@ -61,10 +61,12 @@ impl Executor {
         let id = settings.id.unwrap_or_else(made_up_id);
         let process = Process::try_new(settings.options, settings.python, &id, &settings.token)?;
         let bound = listener::bind(settings.listen).await?;
-        let address = bound.local_addr().map_err(|source| ExecutionError::Listen {
-            address: settings.listen,
-            source,
-        })?;
+        let address = bound
+            .local_addr()
+            .map_err(|source| ExecutionError::Listen {
+                address: settings.listen,
+                source,
+            })?;
         let url = advertised_url(address, settings.advertise.as_deref())?;
         let tasks = process.task_source();
         let listener = Listener::serve(bound, &process, tasks, None, &url, settings.token);

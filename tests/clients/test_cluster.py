@@ -1,0 +1,167 @@
+"""Executors as processes of their own: spread, bytes, losses, orphans."""
+
+import os
+import signal
+import threading
+import time
+
+import adbc_driver_manager
+import pytest
+from conftest import register
+
+WHERE = (
+    "CREATE FUNCTION place(x BIGINT) RETURNS VARCHAR LANGUAGE python AS $$\n"
+    "import os\n"
+    "def place(x):\n"
+    "    here = os.environ['MOBULA_EXECUTOR_ID'] + ' ' + str(os.getpid())\n"
+    "    return [here] * len(x)\n$$"
+)
+SLOW = (
+    "CREATE FUNCTION slow(x BIGINT) RETURNS BIGINT LANGUAGE python WITH (concurrency = 3) AS $$\n"
+    "import os, pathlib, time\n"
+    "def slow(x):\n"
+    "    pathlib.Path('{dir}', str(os.getpid())).touch()\n"
+    "    time.sleep(60)\n"
+    "    return x\n$$"
+)
+SMALL_SCANS = ["--scan-bytes-per-task", "64KiB"]
+
+
+def rows(cursor, sql):
+    cursor.execute(sql)
+    return cursor.fetchall()
+
+
+def wait_until(condition, seconds=10):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def is_alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def run_slow(server, directory, outcome):
+    """Runs a query whose workers sleep; puts its error into `outcome`."""
+    with server.connect() as connection, connection.cursor() as cursor:
+        try:
+            rows(cursor, "SELECT sum(slow(l_orderkey)) FROM lineitem")
+        except adbc_driver_manager.Error as error:
+            outcome.append(str(error))
+
+
+def workers_in(directory):
+    return [int(name) for name in os.listdir(directory)]
+
+
+@pytest.fixture
+def slow_query(start, tpch, tmp_path):
+    """A cluster in the middle of a query that only ends when stopped."""
+    server = start(3, args=SMALL_SCANS)
+    directory = tmp_path / "workers"
+    directory.mkdir()
+    with server.connect() as connection, connection.cursor() as cursor:
+        register(cursor, tpch)
+        cursor.execute(SLOW.replace("{dir}", str(directory)))
+    outcome = []
+    thread = threading.Thread(target=run_slow, args=(server, directory, outcome), daemon=True)
+    thread.start()
+    assert wait_until(lambda: len(workers_in(directory)) >= 3, 30), "no worker started"
+    yield server, workers_in(directory), thread, outcome
+    thread.join(10)
+
+
+def test_functions_run_on_several_executors_and_bytes_add_up(start, tpch):
+    server = start(3, args=SMALL_SCANS)
+    with server.connect() as connection, connection.cursor() as cursor:
+        register(cursor, tpch)
+        cursor.execute(WHERE)
+        places = rows(cursor, "SELECT DISTINCT place(l_orderkey) FROM lineitem")
+        assert len({place.split()[0] for (place,) in places}) >= 2
+
+        def bytes_agree():
+            sql = "SELECT sum(bytes_sent), sum(bytes_received) FROM system.executors"
+            ((sent, received),) = rows(cursor, sql)
+            return sent > 0 and sent == received
+
+        assert wait_until(bytes_agree), rows(cursor, "SELECT * FROM system.executors")
+
+
+def test_without_executors_scans_are_unavailable_and_the_rest_works(start, tpch):
+    server = start(1)
+    with server.connect() as connection, connection.cursor() as cursor:
+        register(cursor, tpch)
+        server.executors[0].stop()
+        with pytest.raises(adbc_driver_manager.Error) as caught:
+            rows(cursor, "SELECT count(*) FROM lineitem")
+        assert "no executor" in str(caught.value)
+        assert rows(cursor, "SELECT 1 + 1") == [(2,)]
+        assert len(rows(cursor, "SELECT * FROM system.executors")) == 1
+        cursor.execute("CREATE VIEW v AS SELECT 1 AS one")
+
+
+def test_a_killed_executor_is_named_and_leaves_no_workers(slow_query):
+    server, workers, thread, outcome = slow_query
+    victim = server.executors[0]
+    url = victim.address(victim_name(victim)).replace("grpc", "http")
+    victim.kill()
+    thread.join(5)
+    assert outcome, "the query must fail within 5 s"
+    assert "lost" in outcome[0] and url in outcome[0], outcome[0]
+    assert wait_until(lambda: not any(map(is_alive, workers)), 3), "orphans"
+    with server.connect() as connection, connection.cursor() as cursor:
+        # Until its silence is noticed, plans may still count on it.
+        alive = "SELECT count(*) FROM system.executors WHERE role = 'executor'"
+        assert wait_until(lambda: rows(cursor, alive) == [(2,)])
+        assert rows(cursor, "SELECT count(*) > 0 FROM lineitem") == [(True,)]
+
+
+def victim_name(process):
+    line = next(line for line in process.log if line.startswith("mobula: executor "))
+    return line.split("mobula: ")[1].split(" on ")[0]
+
+
+def test_a_killed_worker_is_named_with_its_signal(slow_query):
+    server, workers, thread, outcome = slow_query
+    os.kill(workers[0], signal.SIGKILL)
+    thread.join(5)
+    assert outcome and "slow" in outcome[0] and "SIGKILL" in outcome[0], outcome
+    assert wait_until(lambda: not any(map(is_alive, workers)), 3), "orphans"
+
+
+def test_a_killed_coordinator_leaves_nothing_running(slow_query):
+    server, workers, thread, outcome = slow_query
+    server.kill()
+    assert wait_until(lambda: not any(map(is_alive, workers)), 5), "orphans"
+
+
+def test_own_executors_end_with_a_killed_server(start):
+    server = start(args=["--executors", "2"])
+    with server.connect() as connection, connection.cursor() as cursor:
+        pids = rows(cursor, "SELECT pid FROM system.executors WHERE role = 'executor'")
+    assert len(pids) == 2
+    server.kill()
+    assert wait_until(lambda: not any(is_alive(pid) for (pid,) in pids), 3), "orphans"
+
+
+def test_closing_the_cursor_stops_the_work(start, tpch, tmp_path):
+    server = start(3, args=SMALL_SCANS)
+    directory = tmp_path / "workers"
+    directory.mkdir()
+    with server.connect() as connection, connection.cursor() as cursor:
+        register(cursor, tpch)
+        cursor.execute(SLOW.replace("{dir}", str(directory)).replace("sleep(60)", "sleep(0.2)"))
+        cursor.execute(
+            "SELECT * FROM map_batches(TABLE(SELECT l_orderkey AS x FROM lineitem), slow, "
+            "batch_size => 100)"
+        )
+        cursor.fetchone()
+    assert wait_until(lambda: not any(map(is_alive, workers_in(directory))), 5), "workers go on"
