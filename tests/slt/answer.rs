@@ -27,10 +27,18 @@ pub fn rows(
             .map(|column| ArrayFormatter::try_new(column, &options))
             .collect::<Result<_, _>>()?;
         for row in 0..block.num_rows() {
-            rows.push(columns.iter().map(|c| cell(&c.value(row).to_string())).collect());
+            rows.push(
+                columns
+                    .iter()
+                    .map(|c| cell(&c.value(row).to_string()))
+                    .collect(),
+            );
         }
     }
-    let types = schema.fields().iter().map(|field| column_type(field.data_type()));
+    let types = schema
+        .fields()
+        .iter()
+        .map(|field| column_type(field.data_type()));
     Ok(DBOutput::Rows {
         types: types.collect(),
         rows,

@@ -113,7 +113,11 @@ impl Suite {
             }
         }
         files.sort();
-        assert!(files.len() > 10, "SQL files are missing in {}", self.slt.display());
+        assert!(
+            files.len() > 10,
+            "SQL files are missing in {}",
+            self.slt.display()
+        );
         let wanted = std::env::var("MOBULA_SLT").unwrap_or_default();
         files.retain(|file| file.to_string_lossy().contains(&wanted));
         files
@@ -139,16 +143,15 @@ where
     let mut runner = Runner::new(&connect);
     runner.with_column_validator(strict_column_validator);
     if approve {
-        runner
-            .update_test_file(
-                file,
-                " ",
-                default_validator,
-                default_normalizer,
-                strict_column_validator,
-            )
-            .await
-            .map_err(|e| format!("{}: {e}", file.display()))?;
+        let approved = runner.update_test_file(
+            file,
+            " ",
+            default_validator,
+            default_normalizer,
+            strict_column_validator,
+        );
+        let approved = approved.await;
+        return approved.map_err(|e| format!("{}: {e}", file.display()));
     }
     let result = runner.run_file_async(file).await;
     result.map_err(|e| format!("{}: {}", file.display(), e.display(false)))
@@ -178,6 +181,8 @@ async fn bytes_sent(session: &mut RemoteSession) -> u64 {
         unreachable!("a query gives rows");
     };
     let blocks: Vec<RecordBatch> = stream.try_collect().await.unwrap();
-    let sums = blocks.iter().map(|b| b.column(0).as_primitive::<UInt64Type>());
+    let sums = blocks
+        .iter()
+        .map(|b| b.column(0).as_primitive::<UInt64Type>());
     sums.flat_map(|sum| sum.iter().flatten()).sum()
 }
