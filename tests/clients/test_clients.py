@@ -83,7 +83,7 @@ def test_settings_belong_to_a_session(start):
         (
             "CREATE FUNCTION f(x BIGINT) RETURNS BIGINT LANGUAGE python AS $$\n"
             "def f(x)\n    return x\n$$",
-            "line 1",
+            "(line 2: def f(x))",
         ),
     ],
 )

@@ -25,7 +25,7 @@ def s3(tmp_path):
     endpoint = f"http://127.0.0.1:{port}"
     for _ in range(200):
         try:
-            urllib.request.urlopen(endpoint, timeout=1)
+            urllib.request.urlopen(endpoint, timeout=30).close()
             break
         except OSError:
             time.sleep(0.05)
@@ -36,7 +36,8 @@ def s3(tmp_path):
 
 def put(endpoint, path, body):
     request = urllib.request.Request(f"{endpoint}/{path}", data=body, method="PUT")
-    urllib.request.urlopen(request, timeout=5)
+    # The server answers one connection at a time.
+    urllib.request.urlopen(request, timeout=60).close()
 
 
 def test_parquet_on_s3_from_every_executor(start, s3, tmp_path):

@@ -5,6 +5,7 @@
 //! pool. Two equal calls may share stateless workers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,9 @@ pub struct UdfCall {
     pub input: SchemaRef,
     /// What comes back: one column for a scalar function, else RETURNS TABLE.
     pub output: SchemaRef,
+    /// Longest time one block may take; `None`: as the manager is set. It is the
+    /// running session's, so it does not travel with the encoded call.
+    pub timeout: Option<Duration>,
 }
 
 /// A constant in SQL, as a constructor's argument.
@@ -82,6 +86,7 @@ impl UdfCall {
             batch_format: encoded.batch_format,
             input: encoded.input,
             output: encoded.output,
+            timeout: None,
         })
     }
 }
@@ -123,6 +128,7 @@ mod tests {
             batch_format: BatchFormat::Pyarrow,
             input: schema(DataType::Utf8),
             output: schema(DataType::Float64),
+            timeout: None,
         };
         assert_eq!(UdfCall::decode(&call.encode().unwrap()).unwrap(), call);
         assert!(UdfCall::decode(b"\x80").is_err());

@@ -206,9 +206,9 @@ impl WorkerManager {
         }
     }
 
-    /// From now, for one block.
-    pub(crate) fn call_deadline(&self) -> Deadline {
-        let limit = self.settings.call_timeout;
+    /// From now, for one block; `timeout` is the call's own limit.
+    pub(crate) fn call_deadline(&self, timeout: Option<Duration>) -> Deadline {
+        let limit = timeout.or(self.settings.call_timeout);
         Deadline {
             at: limit.and_then(|limit| Instant::now().checked_add(limit)),
             limit: limit.unwrap_or(Duration::MAX),

@@ -226,7 +226,7 @@ async fn run(mut lease: Lease, permit: OwnedSemaphorePermit, block: RecordBatch,
         order: &shared.order,
         parts: &parts,
         counters: &shared.counters,
-        deadline: shared.manager.call_deadline(),
+        deadline: shared.manager.call_deadline(shared.order.call.timeout),
     };
     let outcome = exchange.run(block).await;
     shared.counters.calls.fetch_add(1, Ordering::Relaxed);

@@ -4,10 +4,7 @@
 //! block RPC is ours) and what we promise above it: membership changes the next
 //! query, options arrive, every byte is counted, losses are named.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -97,7 +97,7 @@ fn command() -> Command {
             Command::new("python")
                 .about("The Python environment that functions run in")
                 .subcommand_required(true)
-                .args(settings::flags())
+                .args(settings::flags().into_iter().map(|a| a.global(true)))
                 .subcommand(Command::new("setup").about(
                     "Make DATA_DIR/python with the packages that workers need (pyarrow, numpy)",
                 )),

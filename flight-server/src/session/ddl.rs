@@ -9,6 +9,7 @@ use std::sync::Arc;
 use datafusion::common::TableReference;
 use datafusion::logical_expr::{CreateExternalTable, DdlStatement, LogicalPlan, Statement};
 use mobula_execution::{DEFAULT_SCHEMA, SYSTEM_SCHEMA};
+use mobula_plan::udf::check_name_is_free;
 use mobula_plan::{CreateFunction, MobulaStatement, parse_statements};
 
 use super::files;
@@ -204,6 +205,7 @@ impl Session {
                 "Use CREATE OR REPLACE FUNCTION",
             ));
         }
+        check_name_is_free(&self.state(), name)?;
         let mut spec = create.spec.clone();
         // Slow (a worker compiles the body), so not under the lock.
         spec.object = self.database().engine().describe_function(&spec).await?;

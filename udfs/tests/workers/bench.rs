@@ -119,6 +119,7 @@ impl Case {
             batch_format: self.batch_format,
             input: Arc::clone(&self.input),
             output,
+            timeout: None,
         })
     }
 

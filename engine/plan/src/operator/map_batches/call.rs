@@ -89,6 +89,7 @@ impl FunctionCall {
             batch_format: self.batch_format,
             input,
             output,
+            timeout: None,
         }
     }
 

@@ -119,7 +119,14 @@ impl MapBatchesExec {
                 partitions.max(context.session_config().target_partitions())
             }
         };
-        let call = Arc::clone(&self.call);
+        let options = &context.session_config().options().extensions;
+        let timeout = options
+            .get::<MobulaOptions>()
+            .and_then(MobulaOptions::udf_call_timeout);
+        let call = Arc::new(UdfCall {
+            timeout,
+            ..self.call.as_ref().clone()
+        });
         let pool = Arc::new(SharedPool::new(host, call, workers, &self.metrics));
         *shared = Arc::downgrade(&pool);
         Ok(pool)

@@ -42,7 +42,7 @@ const TABLE_ANSWERS: usize = 2;
 
 /// What a call's task sends back; `None` is the end, so that a task that died
 /// is told from one that finished.
-type Answer = Result<Option<RecordBatch>, UdfError>;
+type Answer = Option<RecordBatch>;
 
 /// Everything a partition needs to run.
 pub(super) struct Setup {
@@ -99,6 +99,10 @@ pub(super) struct MapBatchesStream {
 struct Running {
     setup: Setup,
     in_flight: VecDeque<InFlight>,
+    /// The first failure of any call: it ends the stream at once, though older
+    /// calls may still be at work for long.
+    failed: mpsc::Receiver<UdfError>,
+    fail: mpsc::Sender<UdfError>,
     /// Since when we wait for input, or for the oldest call.
     input_since: Option<Instant>,
     answer_since: Option<Instant>,
@@ -106,11 +110,14 @@ struct Running {
 
 impl MapBatchesStream {
     pub fn new(setup: Setup, metrics: StreamMetrics) -> Self {
+        let (fail, failed) = mpsc::channel(1);
         Self {
             schema: Arc::clone(&setup.schema),
             running: Some(Running {
                 setup,
                 in_flight: VecDeque::new(),
+                failed,
+                fail,
                 input_since: None,
                 answer_since: None,
             }),
@@ -151,6 +158,9 @@ impl Running {
             if let Err(error) = self.send_blocks(cx, metrics) {
                 return Poll::Ready(Some(Err(error)));
             }
+            if let Poll::Ready(Some(error)) = self.failed.poll_recv(cx) {
+                return Poll::Ready(Some(Err(DataFusionError::External(Box::new(error)))));
+            }
             let Some(oldest) = self.in_flight.front_mut() else {
                 // Nothing in flight: either all is done, or input is pending.
                 return match self.setup.queue.is_finished() {
@@ -168,7 +178,12 @@ impl Running {
             match answer {
                 Ok(Some(rows)) => return Poll::Ready(Some(Ok(rows))),
                 Ok(None) => self.in_flight.pop_front(),
-                Err(error) => return Poll::Ready(Some(Err(error))),
+                Err(error) => {
+                    // A call that ends without an answer has said why there.
+                    let said = self.failed.try_recv().ok();
+                    let error = said.map_or(error, |e| DataFusionError::External(Box::new(e)));
+                    return Poll::Ready(Some(Err(error)));
+                }
             };
         }
     }
@@ -237,13 +252,16 @@ impl Running {
             ExecShape::Table => (TABLE_ANSWERS, VecDeque::new()),
         };
         let (sender, answers) = mpsc::channel(capacity);
-        let pool = Arc::clone(&self.setup.pool);
+        let (pool, fail) = (Arc::clone(&self.setup.pool), self.fail.clone());
         let task = SpawnedTask::spawn(async move {
             let end = run_call(&pool, sent, &sender).await;
             // The pool must not outlive the stream, which may end on this.
             drop(pool);
-            // A receiver that is gone wants no answer.
-            let _ = sender.send(end).await;
+            // A receiver that is gone wants no answer, and one failure is enough.
+            match end {
+                Ok(()) => drop(sender.send(None).await),
+                Err(error) => drop(fail.try_send(error)),
+            }
         });
         self.in_flight.push_back(InFlight {
             answers,
@@ -256,16 +274,20 @@ impl Running {
     }
 }
 
-/// Sends a block to a worker and passes its answers on; gives the end.
-async fn run_call(pool: &SharedPool, sent: RecordBatch, answers: &mpsc::Sender<Answer>) -> Answer {
+/// Sends a block to a worker and passes its answers on, but for the end.
+async fn run_call(
+    pool: &SharedPool,
+    sent: RecordBatch,
+    answers: &mpsc::Sender<Answer>,
+) -> Result<(), UdfError> {
     let mut stream = pool.pool()?.call(sent).await?;
     while let Some(rows) = stream.next().await {
         let rows = rows?;
-        if rows.num_rows() > 0 && answers.send(Ok(Some(rows))).await.is_err() {
+        if rows.num_rows() > 0 && answers.send(Some(rows)).await.is_err() {
             break;
         }
     }
-    Ok(None)
+    Ok(())
 }
 
 /// The columns of a block as the worker declares them: one batch, cast to the
@@ -309,11 +331,8 @@ impl InFlight {
         let answer = match self.rest.take() {
             Some(rest) => rest,
             None => match ready!(self.answers.poll_recv(cx)) {
-                Some(Ok(Some(rows))) => rows,
-                Some(Ok(None)) => return Poll::Ready(self.end(setup)),
-                Some(Err(error)) => {
-                    return Poll::Ready(Err(DataFusionError::External(Box::new(error))));
-                }
+                Some(Some(rows)) => rows,
+                Some(None) => return Poll::Ready(self.end(setup)),
                 None => return Poll::Ready(Err(lost_task(&setup.call))),
             },
         };
