@@ -204,7 +204,11 @@ mod tests {
         let reference = format!("file:{}", file.display());
         let by_file = spec(
             "s3://b",
-            &[("aws.secret_access_key", &reference), ("aws.region", "x")],
+            &[
+                ("aws.secret_access_key", &reference),
+                ("aws.access_key_id", &reference),
+                ("aws.region", "x"),
+            ],
         );
         stores.register(by_file).unwrap();
         assert_eq!(stores.wire()[0].options[0].value, reference);
