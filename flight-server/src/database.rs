@@ -8,10 +8,10 @@ use datafusion::catalog::{
     MemorySchemaProvider,
 };
 use mobula_execution::{DEFAULT_CATALOG, DEFAULT_SCHEMA, Engine, SYSTEM_SCHEMA};
-use mobula_udfs::FunctionSpec;
 
 use crate::ServerError;
-use crate::catalog::{Catalog, DataDir, Definition, ObjectKind};
+use crate::catalog::{Catalog, DataDir};
+use crate::replay::Unusable;
 use crate::session::Session;
 
 /// An open database.
@@ -21,13 +21,15 @@ pub struct Database {
     catalog: Catalog,
     /// DDL is applied and stored as one step.
     pub(crate) ddl: tokio::sync::Mutex<()>,
+    /// What of the catalog cannot be used now.
+    pub(crate) unusable: tokio::sync::Mutex<Vec<Unusable>>,
     data_dir: Option<DataDir>,
 }
 
 impl Database {
     /// Opens the catalog of `data_dir` (or one in memory) over `engine` and
-    /// replays its definitions. One whose files are gone stays in the catalog
-    /// and is reported in the log.
+    /// replays its definitions. One whose files are gone stays in the catalog,
+    /// see [`Database::unusable`].
     ///
     /// # Errors
     /// A data directory in use, or a catalog that cannot be read.
@@ -42,6 +44,7 @@ impl Database {
             catalogs,
             catalog,
             ddl: tokio::sync::Mutex::new(()),
+            unusable: tokio::sync::Mutex::new(vec![]),
             data_dir,
         });
         database.replay().await?;
@@ -71,37 +74,6 @@ impl Database {
     /// None today; a limit on sessions is the service's.
     pub fn new_session(self: &Arc<Self>) -> Result<Arc<Session>, ServerError> {
         Ok(Arc::new(Session::new(Arc::clone(self))))
-    }
-
-    async fn replay(self: &Arc<Self>) -> Result<(), ServerError> {
-        let definitions = self.catalog.all()?;
-        if definitions.is_empty() {
-            return Ok(());
-        }
-        let session = self.new_session()?;
-        for definition in definitions {
-            if let Err(error) = self.replay_one(&session, &definition).await {
-                tracing::warn!(
-                    kind = ?definition.kind, name = definition.name, %error,
-                    "a definition of the catalog cannot be used now"
-                );
-            }
-        }
-        Ok(())
-    }
-
-    async fn replay_one(
-        &self,
-        session: &Session,
-        definition: &Definition,
-    ) -> Result<(), ServerError> {
-        if definition.kind == ObjectKind::Function {
-            let spec = FunctionSpec::decode(&definition.body)?;
-            self.engine.functions().insert(Arc::new(spec));
-            return Ok(());
-        }
-        let sql = String::from_utf8_lossy(&definition.body);
-        session.replay(&sql, definition.location.as_deref()).await
     }
 }
 

@@ -42,6 +42,21 @@ pub enum ServerError {
     #[error("{kind} \"{name}\" does not exist")]
     Missing { kind: &'static str, name: String },
 
+    #[error("{kind} \"{name}\" cannot be used: {reason}")]
+    Unusable {
+        kind: &'static str,
+        name: String,
+        reason: String,
+    },
+
+    #[error(
+        "the ending of \"{location}\" names no format. End it in .parquet, .csv or .json, or use CREATE EXTERNAL TABLE … STORED AS"
+    )]
+    NoFormat { location: String },
+
+    #[error("{what}")]
+    Unsupported { what: &'static str },
+
     #[error("no file matches \"{location}\". Check the path: it is read where the server runs")]
     NoFiles { location: String },
 
@@ -168,7 +183,10 @@ impl ServerError {
 
     /// True when the named thing is not there.
     pub fn not_found(&self) -> bool {
-        matches!(self, Self::Missing { .. } | Self::NoFiles { .. })
+        matches!(
+            self,
+            Self::Missing { .. } | Self::NoFiles { .. } | Self::Unusable { .. }
+        )
     }
 
     /// True when the named thing is there already.

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod database;
 pub mod error;
 pub mod python_env;
+mod replay;
 pub mod service;
 pub mod session;
 pub mod shell;

@@ -56,7 +56,11 @@ pub fn setup(options: &MobulaOptions) -> Result<(), ServerError> {
     make(base, &environment)?;
     let python = environment.join("bin/python");
     println!("mobula: installing {}", PACKAGES.join(" "));
-    install(&python)?;
+    if let Err(error) = install(&python) {
+        // Half an environment would be taken for a whole one.
+        let _ = std::fs::remove_dir_all(&environment);
+        return Err(error);
+    }
     if !is_complete(&python) {
         return Err(ServerError::Python {
             message: format!(
@@ -72,6 +76,15 @@ pub fn setup(options: &MobulaOptions) -> Result<(), ServerError> {
 fn check_version(python: &Path) -> Result<(), ServerError> {
     let script = "import sys; print(sys.version_info[0], sys.version_info[1])";
     let output = run(Command::new(python).args(["-c", script]), python)?;
+    if !output.status.success() {
+        return Err(ServerError::Python {
+            message: format!(
+                "\"{}\" does not run Python: {}. Name an interpreter with --python",
+                python.display(),
+                last_line(&all_output(&output))
+            ),
+        });
+    }
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut numbers = text
         .split_whitespace()
@@ -134,21 +147,28 @@ fn install(python: &Path) -> Result<(), ServerError> {
     if output.status.success() {
         return Ok(());
     }
-    let text = all_output(&output);
-    let offline = [
+    Err(ServerError::Python {
+        message: pip_failure(&all_output(&output)),
+    })
+}
+
+/// One line from what pip said. It tells a missing network from missing wheels
+/// only by the way.
+fn pip_failure(text: &str) -> String {
+    let has = |signs: &[&str]| signs.iter().any(|sign| text.contains(sign));
+    if has(&[
         "NewConnectionError",
         "Temporary failure",
         "Max retries",
         "ConnectionError",
-    ]
-    .iter()
-    .any(|sign| text.contains(sign));
-    Err(ServerError::Python {
-        message: match offline {
-            true => "cannot reach the Python package index. Connect to the network, or set PIP_INDEX_URL to a mirror".into(),
-            false => format!("pip failed: {}", last_line(&text)),
-        },
-    })
+        "Errno 111",
+    ]) {
+        "cannot reach the Python package index. Connect to the network, or set PIP_INDEX_URL to a mirror".into()
+    } else if has(&["from versions: none", "No matching distribution"]) {
+        "pip finds no pyarrow and numpy for this Python. Check the network, or name another Python with --python".into()
+    } else {
+        format!("pip failed: {}", last_line(text))
+    }
 }
 
 fn run(command: &mut Command, python: &Path) -> Result<Output, ServerError> {
@@ -185,6 +205,35 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains('\n'));
+    }
+
+    #[test]
+    fn a_program_that_is_no_python_is_named() {
+        let text = check_version(Path::new("/bin/false"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.contains("\"/bin/false\" does not run Python"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_pip_says_becomes_one_line() {
+        for (said, hint) in [
+            (
+                "WARNING: Retrying … NewConnectionError(…)\nERROR: No matching distribution",
+                "index",
+            ),
+            (
+                "ERROR: … (from versions: none)\nERROR: No matching distribution found",
+                "--python",
+            ),
+            ("x\nERROR: No space left on device", "No space left"),
+        ] {
+            let text = pip_failure(said);
+            assert!(text.contains(hint) && !text.contains('\n'), "{text}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub use data_dir::DataDir;
 use crate::ServerError;
 
 /// Raised with each change of the tables below.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 
 /// What kind of thing a definition makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,12 +29,22 @@ pub enum ObjectKind {
 }
 
 impl ObjectKind {
-    fn name(self) -> &'static str {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Schema => "schema",
             Self::Table => "table",
             Self::View => "view",
             Self::Function => "function",
+        }
+    }
+
+    /// Kinds that cannot have the same name at a time.
+    pub(crate) fn sharing_names(self) -> &'static [Self] {
+        match self {
+            Self::Schema => &[Self::Schema],
+            Self::Table | Self::View => &[Self::Table, Self::View],
+            Self::Function => &[Self::Function],
         }
     }
 
@@ -55,6 +65,9 @@ pub struct Definition {
     pub body: Vec<u8>,
     /// Absolute locations of an external table, one a line.
     pub location: Option<String>,
+    /// Schema that names without one meant to whoever wrote the text; `None` in
+    /// definitions older than format 2, and for functions.
+    pub default_schema: Option<String>,
 }
 
 /// The stored definitions of a data directory, or of nothing.
@@ -76,8 +89,8 @@ impl Catalog {
             Some(_) => Connection::open(&path),
             None => Connection::open_in_memory(),
         };
-        let opened = connection.and_then(|connection| {
-            prepare(&connection)?;
+        let opened = connection.and_then(|mut connection| {
+            prepare(&mut connection)?;
             Ok(connection)
         });
         match opened {
@@ -95,50 +108,49 @@ impl Catalog {
     /// [`ServerError::Catalog`].
     pub fn all(&self) -> Result<Vec<Definition>, ServerError> {
         self.with(|connection| {
-            let mut statement = connection
-                .prepare("SELECT kind, name, body, location FROM definition ORDER BY id")?;
+            let mut statement = connection.prepare(
+                "SELECT kind, name, body, location, default_schema FROM definition ORDER BY id",
+            )?;
             let rows = statement.query_map([], |row| {
-                Ok((
-                    row.get::<_, String>(0)?,
-                    row.get(1)?,
-                    row.get(2)?,
-                    row.get(3)?,
-                ))
+                let kind = ObjectKind::of(&row.get::<_, String>(0)?);
+                let Some(kind) = kind else {
+                    return Ok(None);
+                };
+                Ok(Some(Definition {
+                    kind,
+                    name: row.get(1)?,
+                    body: row.get(2)?,
+                    location: row.get(3)?,
+                    default_schema: row.get(4)?,
+                }))
             })?;
-            let mut all = Vec::new();
-            for row in rows {
-                let (kind, name, body, location) = row?;
-                if let Some(kind) = ObjectKind::of(&kind) {
-                    all.push(Definition {
-                        kind,
-                        name,
-                        body,
-                        location,
-                    });
-                }
-            }
-            Ok(all)
+            rows.filter_map(Result::transpose).collect()
         })
     }
 
-    /// Stores a definition; one of the same kind and name is replaced.
+    /// Stores a definition; one of the same kind and name is replaced, and tables
+    /// and views are of one kind in this.
     ///
     /// # Errors
     /// [`ServerError::Catalog`].
     pub fn put(&self, definition: &Definition) -> Result<(), ServerError> {
         self.with(|connection| {
             let transaction = connection.transaction()?;
+            for kind in definition.kind.sharing_names() {
+                transaction.execute(
+                    "DELETE FROM definition WHERE kind = ?1 AND name = ?2",
+                    params![kind.name(), definition.name],
+                )?;
+            }
             transaction.execute(
-                "DELETE FROM definition WHERE kind = ?1 AND name = ?2",
-                params![definition.kind.name(), definition.name],
-            )?;
-            transaction.execute(
-                "INSERT INTO definition (kind, name, body, location) VALUES (?1, ?2, ?3, ?4)",
+                "INSERT INTO definition (kind, name, body, location, default_schema)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
                 params![
                     definition.kind.name(),
                     definition.name,
                     definition.body,
-                    definition.location
+                    definition.location,
+                    definition.default_schema
                 ],
             )?;
             transaction.commit()
@@ -159,6 +171,23 @@ impl Catalog {
         })
     }
 
+    /// Forgets a schema and the tables and views in it.
+    ///
+    /// # Errors
+    /// [`ServerError::Catalog`].
+    pub fn remove_schema(&self, name: &str) -> Result<(), ServerError> {
+        self.with(|connection| {
+            connection.execute(
+                "DELETE FROM definition
+                 WHERE (kind = 'schema' AND name = ?1)
+                    OR (kind IN ('table', 'view')
+                        AND substr(name, 1, length(?1) + 1) = ?1 || '.')",
+                params![name],
+            )?;
+            Ok(())
+        })
+    }
+
     fn with<T>(
         &self,
         deed: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
@@ -170,8 +199,10 @@ impl Catalog {
     }
 }
 
-fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+/// Brings the file to [`FORMAT`], all or nothing.
+fn prepare(connection: &mut Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
+    let connection = connection.transaction()?;
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if found > FORMAT {
         return Err(rusqlite::Error::InvalidParameterName(format!(
@@ -189,9 +220,14 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
                  UNIQUE (kind, name)
              ) STRICT;",
         )?;
+    }
+    if found < 2 {
+        connection.execute_batch("ALTER TABLE definition ADD COLUMN default_schema TEXT")?;
+    }
+    if found < FORMAT {
         connection.pragma_update(None, "user_version", FORMAT)?;
     }
-    Ok(())
+    connection.commit()
 }
 
 #[cfg(test)]
@@ -204,6 +240,7 @@ mod tests {
             name: name.into(),
             body: body.into(),
             location: None,
+            default_schema: Some("s".into()),
         }
     }
 
@@ -222,6 +259,54 @@ mod tests {
         );
         assert!(catalog.remove(ObjectKind::View, "a").unwrap());
         assert!(!catalog.remove(ObjectKind::View, "a").unwrap());
+    }
+
+    #[test]
+    fn a_table_and_a_view_share_names_and_go_with_their_schema() {
+        let catalog = Catalog::open(None).unwrap();
+        let table = Definition {
+            kind: ObjectKind::Table,
+            ..definition("s.a", "1")
+        };
+        catalog.put(&definition("s.a", "0")).unwrap();
+        catalog.put(&table).unwrap();
+        let other = definition("sx.a", "2");
+        catalog.put(&other).unwrap();
+        assert_eq!(catalog.all().unwrap(), [table, other.clone()]);
+        catalog.remove_schema("s").unwrap();
+        assert_eq!(catalog.all().unwrap(), [other]);
+    }
+
+    #[test]
+    fn a_catalog_of_format_1_is_brought_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let old = Connection::open(dir.path().join("catalog.sqlite")).unwrap();
+        old.execute_batch(
+            "CREATE TABLE definition (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL,
+                 name TEXT NOT NULL, body BLOB NOT NULL, location TEXT, UNIQUE (kind, name)) STRICT;
+             INSERT INTO definition (kind, name, body) VALUES ('view', 'public.v', x'31');
+             PRAGMA user_version = 1;",
+        )
+        .unwrap();
+        drop(old);
+        let old = Definition {
+            default_schema: None,
+            ..definition("public.v", "1")
+        };
+        for _ in 0..2 {
+            let catalog = Catalog::open(Some(dir.path())).unwrap();
+            assert_eq!(catalog.all().unwrap(), std::slice::from_ref(&old));
+        }
+    }
+
+    #[test]
+    fn a_catalog_of_a_newer_version_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let newer = Connection::open(dir.path().join("catalog.sqlite")).unwrap();
+        newer.pragma_update(None, "user_version", 99).unwrap();
+        drop(newer);
+        let text = Catalog::open(Some(dir.path())).unwrap_err().to_string();
+        assert!(text.contains("newer version"), "{text}");
     }
 
     #[test]

@@ -108,8 +108,15 @@ async fn show(database: &Arc<Database>, data: &TpchData, dir: &Path) -> Result<(
     println!("Where the time went:\n");
     print(&session, &format!("EXPLAIN ANALYZE {QUERY}")).await?;
     println!("\nThe tables and the function stay. Go on with:\n");
-    println!("    mobula sql --data-dir {}\n", dir.display());
+    println!("    {}\n", reopening(dir));
     Ok(())
+}
+
+/// The command that opens `dir` again, wherever it is typed.
+fn reopening(dir: &Path) -> String {
+    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("mobula"));
+    let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_path_buf());
+    format!("{} sql --data-dir {}", program.display(), dir.display())
 }
 
 async fn print(session: &Arc<Session>, sql: &str) -> Result<(), ServerError> {

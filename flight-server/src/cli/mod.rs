@@ -6,6 +6,7 @@ mod serve;
 mod settings;
 mod sql;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -36,6 +37,10 @@ pub fn main() -> ExitCode {
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has enough: `mobula sql … | head`.
+        Err(ServerError::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             print_error(&error);
             ExitCode::FAILURE
@@ -74,6 +79,7 @@ fn start_log(options: &MobulaOptions) {
     // Fails only if a host program has set one already, which then stays.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .try_init();
 }

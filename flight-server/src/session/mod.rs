@@ -7,7 +7,12 @@
 
 mod ddl;
 mod files;
+mod functions;
 mod prepared;
+mod settings;
+mod stored;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -16,6 +21,7 @@ use arrow::datatypes::UInt64Type;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
+use datafusion::sql::parser::Statement;
 use futures::TryStreamExt;
 use mobula_execution::QueryRun;
 use mobula_plan::{MobulaStatement, parse_statements};
@@ -100,15 +106,30 @@ impl Session {
                 Work::DropFunction { name, if_exists }
             }
             MobulaStatement::DataFusion(statement) => {
-                let state = self.state();
-                files::register_stores(&self.database, &state, &statement)?;
-                let plan = state.statement_to_plan(*statement).await?;
+                let plan = self.logical_plan(*statement).await?;
+                settings::refuse_unsupported(&plan)?;
                 if !plan.get_parameter_names()?.is_empty() {
                     return Err(ServerError::Parameters);
                 }
                 Work::Plan(Box::new(plan))
             }
         })
+    }
+
+    async fn logical_plan(&self, statement: Statement) -> Result<LogicalPlan, ServerError> {
+        let state = self.state();
+        let names = state.resolve_table_references(&statement)?;
+        files::register_stores(&self.database, &names, &statement)?;
+        let full_names: Vec<_> = names.iter().map(|name| self.qualified(name)).collect();
+        let unusable = self.database.revive(&full_names).await;
+        match (state.statement_to_plan(statement).await, unusable) {
+            (Ok(plan), _) => Ok(plan),
+            (Err(_), Some(cause)) => Err(cause),
+            (Err(error), None) => Err(match files::why_no_table(&state, &names).await {
+                Some(cause) => cause,
+                None => error.into(),
+            }),
+        }
     }
 
     /// Runs what was prepared; DDL and DML exactly once a call.
@@ -120,10 +141,11 @@ impl Session {
         match &prepared.work {
             Work::CreateFunction(create) => self.create_function(create).await,
             Work::DropFunction { name, if_exists } => self.drop_function(name, *if_exists).await,
-            Work::Plan(plan) => match prepared.kind {
-                StatementKind::Query => self.run(plan).await.map(Outcome::Rows),
-                StatementKind::Dml => self.write(plan).await,
-                StatementKind::Ddl => self.define(plan, &prepared.sql).await,
+            Work::Plan(plan) => match plan.as_ref() {
+                LogicalPlan::Ddl(ddl) => self.define(ddl, &prepared.sql).await,
+                LogicalPlan::Statement(statement) => self.change_setting(statement),
+                _ if prepared.kind == StatementKind::Dml => self.write(plan).await,
+                _ => self.run(plan).await.map(Outcome::Rows),
             },
         }
     }
@@ -135,16 +157,6 @@ impl Session {
     pub async fn sql(&self, sql: &str) -> Result<Outcome, ServerError> {
         let prepared = self.prepare(sql).await?;
         self.execute(&prepared).await
-    }
-
-    /// Sets one option of this session, as `SET name = value` does.
-    ///
-    /// # Errors
-    /// An unknown name or a value out of range.
-    pub fn set_option(&self, name: &str, value: &str) -> Result<(), ServerError> {
-        let state = self.context.state_ref();
-        state.write().config_mut().options_mut().set(name, value)?;
-        Ok(())
     }
 
     async fn run(&self, plan: &LogicalPlan) -> Result<QueryRun, ServerError> {

@@ -10,9 +10,9 @@ use std::str::FromStr;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::csv::WriterBuilder;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::json::LineDelimitedWriter;
-use arrow::util::display::FormatOptions;
+use arrow::util::display::{FormatOptions, array_value_to_string};
 use arrow::util::pretty::pretty_format_batches_with_options;
 
 use crate::ServerError;
@@ -106,10 +106,12 @@ impl<'a, W: Write> ResultWriter<'a, W> {
 
     fn csv(&mut self, block: &RecordBatch, header: bool) -> Result<(), ServerError> {
         self.drawn = true;
-        let mut writer = WriterBuilder::new()
-            .with_header(header)
-            .build(&mut *self.out);
-        writer.write(block).map_err(arrow_error)
+        // By way of memory: the CSV writer makes texts of IO errors.
+        let mut text = Vec::new();
+        let mut writer = WriterBuilder::new().with_header(header).build(&mut text);
+        writer.write(block).map_err(arrow_error)?;
+        drop(writer);
+        self.out.write_all(&text).map_err(ServerError::Output)
     }
 
     fn json(&mut self, block: &RecordBatch) -> Result<(), ServerError> {
@@ -135,7 +137,25 @@ impl<'a, W: Write> ResultWriter<'a, W> {
         Ok(())
     }
 
+    /// A plan is a text of its own: frames around it only make it wider.
+    fn draw_plans(&mut self) -> Result<(), ServerError> {
+        for block in std::mem::take(&mut self.part) {
+            for row in 0..block.num_rows() {
+                let [kind, plan] = [0, 1].map(|at| array_value_to_string(block.column(at), row));
+                let (kind, plan) = (kind.map_err(arrow_error)?, plan.map_err(arrow_error)?);
+                writeln!(self.out, "{kind}\n\n{}\n", plan.trim_end())
+                    .map_err(ServerError::Output)?;
+            }
+        }
+        self.part_rows = 0;
+        self.drawn = true;
+        Ok(())
+    }
+
     fn draw(&mut self) -> Result<(), ServerError> {
+        if is_explained(&self.schema) {
+            return self.draw_plans();
+        }
         let options = FormatOptions::default()
             .with_display_error(true)
             .with_null("NULL");
@@ -148,6 +168,12 @@ impl<'a, W: Write> ResultWriter<'a, W> {
     }
 }
 
+/// True for the rows that EXPLAIN gives.
+fn is_explained(schema: &Schema) -> bool {
+    let mut names = schema.fields().iter().map(|field| field.name().as_str());
+    names.next() == Some("plan_type") && names.next() == Some("plan") && names.next().is_none()
+}
+
 fn arrow_error(error: arrow::error::ArrowError) -> ServerError {
     match error {
         arrow::error::ArrowError::IoError(_, source) => ServerError::Output(source),
@@ -158,7 +184,7 @@ fn arrow_error(error: arrow::error::ArrowError) -> ServerError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{ArrayRef, Int64Array};
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
     use std::sync::Arc;
 
     fn written(format: Format, blocks: &[RecordBatch], max_rows: Option<usize>) -> String {
@@ -198,6 +224,24 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("| 5"), "{text}");
+    }
+
+    #[test]
+    fn a_plan_has_no_frame() {
+        let text = |s: &str| -> ArrayRef { Arc::new(StringArray::from(vec![s])) };
+        let plan = [
+            ("plan_type", text("physical_plan")),
+            ("plan", text("A\n  B\n")),
+        ];
+        let plan = RecordBatch::try_from_iter(plan).unwrap();
+        let mut out = Vec::new();
+        let mut writer = ResultWriter::new(&mut out, Format::Table, plan.schema(), Some(40));
+        writer.write(&plan).unwrap();
+        writer.finish().unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "physical_plan\n\nA\n  B\n\n"
+        );
     }
 
     #[test]

@@ -44,6 +44,9 @@ pub async fn run(shell: &mut Shell, history: Option<PathBuf>) -> Result<(), Serv
         match tokio::task::block_in_place(|| editor.readline(prompt)) {
             Ok(line) => {
                 interrupted = false;
+                if line.trim() == "\\q" {
+                    break;
+                }
                 if is_blank(&text) && line.trim_start().starts_with('\\') {
                     if meta(shell, line.trim()).await {
                         break;

@@ -1,0 +1,128 @@
+//! Brings the definitions of the catalog back to life, now or when they can be.
+//!
+//! A definition may be unusable for a while: its files are gone, or it reads a
+//! table that is unusable itself. It stays in the catalog, and statements that
+//! name it try again; what they then fail with names the first cause. Definitions
+//! are tried until a pass brings nothing new, because a table that was replaced
+//! is younger than the views that read it.
+//!
+//! Called by [`Database::open`] and, before planning, by sessions.
+
+use std::sync::Arc;
+
+use mobula_udfs::FunctionSpec;
+
+use crate::catalog::{Definition, ObjectKind};
+use crate::{Database, ServerError, Session};
+
+/// A definition that cannot be used now.
+#[derive(Debug)]
+pub(crate) struct Unusable {
+    definition: Definition,
+    /// One line, naming what it needs.
+    reason: String,
+}
+
+impl Unusable {
+    fn error(&self) -> ServerError {
+        ServerError::Unusable {
+            kind: self.definition.kind.name(),
+            name: self.definition.name.clone(),
+            reason: self.reason.clone(),
+        }
+    }
+}
+
+impl Database {
+    /// Applies every stored definition, oldest first.
+    pub(crate) async fn replay(self: &Arc<Self>) -> Result<(), ServerError> {
+        let definitions = self.catalog().all()?;
+        *self.unusable.lock().await = self.apply(definitions).await;
+        Ok(())
+    }
+
+    /// Tries the unusable definitions again if `names` (`schema.name`) has one of
+    /// them, and says what is still wrong with those named.
+    pub(crate) async fn revive(self: &Arc<Self>, names: &[String]) -> Option<ServerError> {
+        let mut unusable = self.unusable.lock().await;
+        let named = |u: &Unusable| {
+            u.definition.kind != ObjectKind::Function && names.contains(&u.definition.name)
+        };
+        if !unusable.iter().any(named) {
+            return None;
+        }
+        let definitions = unusable.iter().map(|u| u.definition.clone()).collect();
+        *unusable = self.apply(definitions).await;
+        unusable.iter().find(|u| named(u)).map(Unusable::error)
+    }
+
+    /// Called when `name` was made anew or dropped.
+    pub(crate) async fn forget_unusable(&self, kind: ObjectKind, name: &str) {
+        let replaced = |d: &Definition| d.name == name && kind.sharing_names().contains(&d.kind);
+        self.unusable
+            .lock()
+            .await
+            .retain(|u| !replaced(&u.definition));
+    }
+
+    /// One line for each definition that cannot be used.
+    pub async fn unusable(&self) -> Vec<String> {
+        let unusable = self.unusable.lock().await;
+        unusable.iter().map(|u| u.error().to_string()).collect()
+    }
+
+    async fn apply(self: &Arc<Self>, mut definitions: Vec<Definition>) -> Vec<Unusable> {
+        loop {
+            let before = definitions.len();
+            let mut failed: Vec<Unusable> = vec![];
+            for definition in definitions {
+                if let Err(reason) = self.apply_one(&definition, &failed).await {
+                    failed.push(Unusable { definition, reason });
+                }
+            }
+            if failed.is_empty() || failed.len() == before {
+                return failed;
+            }
+            definitions = failed.into_iter().map(|u| u.definition).collect();
+        }
+    }
+
+    /// Applies one definition; the reason if it cannot be.
+    async fn apply_one(
+        self: &Arc<Self>,
+        definition: &Definition,
+        failed: &[Unusable],
+    ) -> Result<(), String> {
+        match definition.kind {
+            ObjectKind::Function => self.apply_function(definition),
+            _ => {
+                let session = Session::new(Arc::clone(self));
+                let cause = first_cause(&session, definition, failed);
+                if let Some(reason) = cause {
+                    return Err(reason);
+                }
+                session.replay(definition).await
+            }
+        }
+        .map_err(|error| error.to_string())
+    }
+
+    fn apply_function(&self, definition: &Definition) -> Result<(), ServerError> {
+        let spec = FunctionSpec::decode(&definition.body)?;
+        self.engine().functions().insert(Arc::new(spec));
+        Ok(())
+    }
+}
+
+/// Why something that `definition` reads is unusable; a chain of views ends at
+/// the table that started it.
+fn first_cause(session: &Session, definition: &Definition, failed: &[Unusable]) -> Option<String> {
+    let needs = session.names_read_by(definition).ok()?;
+    let cause = failed
+        .iter()
+        .find(|u| u.definition.name != definition.name && needs.contains(&u.definition.name))?;
+    Some(match cause.definition.kind {
+        ObjectKind::View => cause.reason.clone(),
+        _ => cause.error().to_string(),
+    })
+}

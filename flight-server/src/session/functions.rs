@@ -1,0 +1,80 @@
+//! `CREATE FUNCTION` and `DROP FUNCTION`: compiled by a worker, then stored and
+//! known to all sessions as one step.
+
+use std::sync::Arc;
+
+use mobula_plan::CreateFunction;
+use mobula_plan::udf::check_name_is_free;
+
+use super::{Outcome, Session};
+use crate::ServerError;
+use crate::catalog::{Definition, ObjectKind};
+
+const DONE: Outcome = Outcome::Affected(None);
+
+impl Session {
+    pub(super) async fn create_function(
+        &self,
+        create: &CreateFunction,
+    ) -> Result<Outcome, ServerError> {
+        let name = &create.spec.name;
+        if self.is_there(create)? {
+            return Ok(DONE);
+        }
+        check_name_is_free(&self.state(), name)?;
+        let mut spec = create.spec.clone();
+        // Slow (a worker compiles the body), so not under the lock.
+        spec.object = self.database().engine().describe_function(&spec).await?;
+        let _one_at_a_time = self.database().ddl.lock().await;
+        if self.is_there(create)? {
+            return Ok(DONE);
+        }
+        let definition = Definition {
+            kind: ObjectKind::Function,
+            name: name.clone(),
+            body: spec.encode()?,
+            location: None,
+            default_schema: None,
+        };
+        self.database().catalog().put(&definition)?;
+        self.database().engine().functions().insert(Arc::new(spec));
+        Ok(DONE)
+    }
+
+    /// True when there is nothing to do; an error when the name is taken.
+    fn is_there(&self, create: &CreateFunction) -> Result<bool, ServerError> {
+        let name = &create.spec.name;
+        let known = self.database().engine().functions().get(name).is_some();
+        if !known || create.or_replace {
+            return Ok(false);
+        }
+        match create.if_not_exists {
+            true => Ok(true),
+            false => Err(ServerError::Exists {
+                kind: "function",
+                name: name.clone(),
+                hint: "Use CREATE OR REPLACE FUNCTION",
+            }),
+        }
+    }
+
+    pub(super) async fn drop_function(
+        &self,
+        name: &str,
+        if_exists: bool,
+    ) -> Result<Outcome, ServerError> {
+        let _one_at_a_time = self.database().ddl.lock().await;
+        let known = self.database().engine().functions().remove(name).is_some();
+        let stored = self
+            .database()
+            .catalog()
+            .remove(ObjectKind::Function, name)?;
+        match known || stored || if_exists {
+            true => Ok(DONE),
+            false => Err(ServerError::Missing {
+                kind: "function",
+                name: name.to_owned(),
+            }),
+        }
+    }
+}
