@@ -7,7 +7,7 @@ import time
 
 import adbc_driver_manager
 import pytest
-from conftest import register
+from servers import register
 
 WHERE = (
     "CREATE FUNCTION place(x BIGINT) RETURNS VARCHAR LANGUAGE python AS $$\n"

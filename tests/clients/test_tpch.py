@@ -5,7 +5,7 @@ import pathlib
 import duckdb
 import pytest
 from answers import differences
-from conftest import TABLES, register
+from servers import TABLES, register
 
 QUERIES = pathlib.Path(__file__).parents[2] / "benchmarks/queries/tpch"
 

@@ -54,6 +54,9 @@ impl SessionStateBuilderExt for SessionStateBuilder {
         for rule in rule::optimizer_rules() {
             self = self.with_optimizer_rule(rule);
         }
+        for rule in rule::physical_rules() {
+            self = self.with_physical_optimizer_rule(rule);
+        }
         self.with_query_planner(Arc::new(MobulaQueryPlanner))
     }
 }

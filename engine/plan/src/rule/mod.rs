@@ -6,10 +6,12 @@
 
 pub mod hoist_udf;
 pub mod prune_call;
+pub mod yield_in_join;
 
 use std::sync::Arc;
 
 use datafusion::optimizer::{AnalyzerRule, OptimizerRule};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
 
 /// Rules appended to DataFusion's analyzer.
 pub fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
@@ -19,4 +21,9 @@ pub fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
 /// Rules appended to DataFusion's optimizer.
 pub fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     vec![Arc::new(prune_call::PruneCall)]
+}
+
+/// Rules appended to DataFusion's physical optimizer.
+pub fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    vec![Arc::new(yield_in_join::YieldInJoin)]
 }

@@ -86,6 +86,7 @@ class Worker:
             source.forget()
             self._ready(frame, source)
         elif frame.kind == protocol.LOAD:
+            _import_pandas()
             for call in frame.body["forget"]:
                 self.calls.pop(call).source.forget()
             call = Call(frame.body, frame.payload)
@@ -145,6 +146,12 @@ def serve(sock):
             frame = None
         except (BrokenPipeError, ConnectionResetError):
             return
+
+
+def _import_pandas():
+    # pyarrow imports pandas, where there is one, with the first array that it
+    # makes. That is start-up: no call's deadline should pay for it.
+    pa.array([], type=pa.int8())
 
 
 def _schema(message):

@@ -1,21 +1,26 @@
 //! Runs one partition: blocks out to workers, answers back in order.
 //!
 //! ```text
-//! input → BlockQueue → call (a task each) → answers, oldest call first → output
+//! input → BlockQueue → call (a task each) → answers, older calls first → output
 //! ```
+//!
+//! Calls ask for a worker in the order of their blocks, whatever the scheduler
+//! does: an actor that keeps state across batches sees them in order.
 //!
 //! A call is driven by its own task, not by whoever reads this stream: a worker
 //! shared with another partition must be freed even if nobody polls us, or a
 //! merge that waits for the other partition would wait for ever. So the answers
 //! of a scalar call are buffered whole (they are as many rows as its block, and
 //! the block is bounded). A table call may answer without bound; there the task
-//! waits when two answers are unread. That cannot deadlock, because a table
-//! call keeps no order and so nothing merges by order right above it.
+//! waits when two answers are unread. That cannot deadlock: a table call keeps
+//! no order, so nothing merges by order right above it, and we read every call
+//! in flight, not just the oldest, which may be waiting for a worker that a
+//! later one holds.
 //!
 //! Dropping the stream aborts the tasks, which drops the calls.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -32,6 +37,7 @@ use datafusion::physical_plan::metrics::{
 use futures::{Stream, StreamExt};
 use mobula_udfs::{UdfCall, UdfError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::coop::unconstrained;
 
 use super::block_queue::{Block, BlockQueue, Piece};
 use super::exec::ExecShape;
@@ -83,7 +89,8 @@ struct InFlight {
     waiting: VecDeque<RecordBatch>,
     /// An answer longer than the first of `waiting`.
     rest: Option<RecordBatch>,
-    _task: SpawnedTask<()>,
+    /// `None` when it was over at once.
+    _task: Option<SpawnedTask<()>>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -161,14 +168,14 @@ impl Running {
             if let Poll::Ready(Some(error)) = self.failed.poll_recv(cx) {
                 return Poll::Ready(Some(Err(DataFusionError::External(Box::new(error)))));
             }
-            let Some(oldest) = self.in_flight.front_mut() else {
-                // Nothing in flight: either all is done, or input is pending.
+            if self.in_flight.is_empty() {
+                // Either all is done, or input is pending.
                 return match self.setup.queue.is_finished() {
                     true => Poll::Ready(None),
                     false => Poll::Pending,
                 };
-            };
-            let Poll::Ready(answer) = oldest.poll(cx, &self.setup, metrics) else {
+            }
+            let Some((idx, answer)) = self.poll_answers(cx, metrics) else {
                 self.answer_since.get_or_insert_with(Instant::now);
                 return Poll::Pending;
             };
@@ -177,7 +184,7 @@ impl Running {
             }
             match answer {
                 Ok(Some(rows)) => return Poll::Ready(Some(Ok(rows))),
-                Ok(None) => self.in_flight.pop_front(),
+                Ok(None) => self.in_flight.remove(idx),
                 Err(error) => {
                     // A call that ends without an answer has said why there.
                     let said = self.failed.try_recv().ok();
@@ -186,6 +193,26 @@ impl Running {
                 }
             };
         }
+    }
+
+    /// The first answer there is, and of which call: of the oldest alone where
+    /// rows keep their order.
+    fn poll_answers(
+        &mut self,
+        cx: &mut Context<'_>,
+        metrics: &StreamMetrics,
+    ) -> Option<(usize, Result<Option<RecordBatch>>)> {
+        let readable = match &self.setup.shape {
+            ExecShape::Column { .. } => 1,
+            ExecShape::Table => self.in_flight.len(),
+        };
+        let calls = self.in_flight.iter_mut().take(readable).enumerate();
+        for (idx, call) in calls {
+            if let Poll::Ready(answer) = call.poll(cx, &self.setup, metrics) {
+                return Some((idx, answer));
+            }
+        }
+        None
     }
 
     /// Sends blocks while calls may be added and input is ready.
@@ -199,7 +226,7 @@ impl Running {
                 },
             };
             match self.poll_block(cx, metrics)? {
-                Poll::Ready(Some(block)) => self.start(block, permit, metrics)?,
+                Poll::Ready(Some(block)) => self.start(cx, block, permit, metrics)?,
                 Poll::Ready(None) | Poll::Pending => return Ok(()),
             }
         }
@@ -235,6 +262,7 @@ impl Running {
     /// Starts the call of one block.
     fn start(
         &mut self,
+        cx: &mut Context<'_>,
         block: Block,
         permit: Option<OwnedSemaphorePermit>,
         metrics: &StreamMetrics,
@@ -253,7 +281,7 @@ impl Running {
         };
         let (sender, answers) = mpsc::channel(capacity);
         let (pool, fail) = (Arc::clone(&self.setup.pool), self.fail.clone());
-        let task = SpawnedTask::spawn(async move {
+        let mut call = Box::pin(async move {
             let end = run_call(&pool, sent, &sender).await;
             // The pool must not outlive the stream, which may end on this.
             drop(pool);
@@ -263,6 +291,11 @@ impl Running {
                 Err(error) => drop(fail.try_send(error)),
             }
         });
+        // Polled once here, it stands in line for a worker before the next call;
+        // spawned tasks start in any order. Tokio's budget must not stop it short
+        // of the line.
+        let over = pin!(unconstrained(call.as_mut())).poll(cx).is_ready();
+        let task = (!over).then(|| SpawnedTask::spawn(call));
         self.in_flight.push_back(InFlight {
             answers,
             waiting,

@@ -1,7 +1,8 @@
 //! Plans run on fake workers: rows, order, pruning, errors, cancel, metrics.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arrow::array::{
     Array, ArrayRef, Float64Array, Int64Array, ListArray, RecordBatch, StringArray,
@@ -427,4 +428,52 @@ async fn without_a_count_a_task_gets_its_cores() {
     // One partition, two cores; an actor has one worker whatever the cores.
     run(&state, "SELECT inc(x) FROM u").await.unwrap();
     assert_eq!(*host.concurrency.lock().unwrap(), [2]);
+}
+
+/// A session with table `long` (as `t`) in `partitions` of 4,000 rows, and what
+/// `twice` was sent: the first `a` of each block.
+fn long_session(partitions: i64) -> (SessionState, Arc<Mutex<Vec<i64>>>) {
+    let starts = Arc::new(Mutex::new(vec![]));
+    let seen = Arc::clone(&starts);
+    let host = FakeHost::default().with("twice", move |block| {
+        seen.lock().unwrap().push(int(&block, 0).value(0));
+        let column = |i: usize| Arc::clone(block.column(i));
+        let rows = RecordBatch::try_from_iter([("x", column(0)), ("s", column(3))]).unwrap();
+        Ok(pieces(&rows, 3))
+    });
+    let mut state = session(Arc::new(host));
+    state.config_mut().options_mut().execution.target_partitions = partitions as usize;
+    let parts = (0..partitions).map(|p| rows_of_t(p * 4000..(p + 1) * 4000));
+    add_table(&state, "long", parts.collect());
+    (state, starts)
+}
+
+/// On several threads, where the call started last may come first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_held_by_a_later_call_is_read() {
+    for _ in 0..20 {
+        let (state, _) = long_session(2);
+        let sql = "SELECT count(*) FROM map_batches(TABLE(SELECT * FROM long), twice, \
+                   batch_size => 2, concurrency => 2)";
+        let rows = tokio::time::timeout(Duration::from_secs(60), run(&state, sql));
+        let rows = rows.await.expect("calls wait for each other").unwrap();
+        assert_eq!(int(&rows[0], 0).value(0), 8000);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_worker_gets_the_blocks_in_their_order() {
+    for _ in 0..20 {
+        let (state, starts) = long_session(1);
+        let sql = "SELECT x FROM map_batches(TABLE(SELECT * FROM long), twice, \
+                   batch_size => 2, concurrency => 1)";
+        let blocks = run(&state, sql).await.unwrap();
+        let rows: Vec<i64> = blocks
+            .iter()
+            .flat_map(|b| int(b, 0).values().to_vec())
+            .collect();
+        assert!(rows.is_sorted() && rows.len() == 4000);
+        let starts = starts.lock().unwrap();
+        assert!(starts.is_sorted() && starts.len() == 125, "{starts:?}");
+    }
 }
