@@ -201,12 +201,10 @@ impl Machine {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let cpuinfo = read("/proc/cpuinfo");
         let model = cpuinfo.lines().find(|line| line.starts_with("model name"));
-        let pages = rustix::system::sysinfo();
+        let memory = rustix::system::sysinfo();
         Self {
             cores: std::thread::available_parallelism().map_or(0, usize::from),
-            memory_bytes: u64::try_from(pages.totalram)
-                .unwrap_or(0)
-                .saturating_mul(u64::from(pages.mem_unit)),
+            memory_bytes: memory.totalram.saturating_mul(u64::from(memory.mem_unit)),
             cpu: model
                 .and_then(|line| line.split_once(':'))
                 .map_or_else(String::new, |(_, name)| name.trim().to_owned()),

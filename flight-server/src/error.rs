@@ -42,6 +42,9 @@ pub enum ServerError {
     #[error("{kind} \"{name}\" does not exist")]
     Missing { kind: &'static str, name: String },
 
+    #[error("table \"{name}\" does not exist{hint}")]
+    NoTable { name: String, hint: String },
+
     #[error("{kind} \"{name}\" cannot be used: {reason}")]
     Unusable {
         kind: &'static str,
@@ -185,7 +188,10 @@ impl ServerError {
     pub fn not_found(&self) -> bool {
         matches!(
             self,
-            Self::Missing { .. } | Self::NoFiles { .. } | Self::Unusable { .. }
+            Self::Missing { .. }
+                | Self::NoTable { .. }
+                | Self::NoFiles { .. }
+                | Self::Unusable { .. }
         )
     }
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -23,6 +25,12 @@ SLOW = (
     "    pathlib.Path('{dir}', str(os.getpid())).touch()\n"
     "    time.sleep(60)\n"
     "    return x\n$$"
+)
+CLIENT = (
+    "import sys, adbc_driver_flightsql.dbapi as flightsql\n"
+    "cursor = flightsql.connect(sys.argv[1], autocommit=True).cursor()\n"
+    "cursor.execute(sys.argv[2])\n"
+    "cursor.fetchall()\n"
 )
 SMALL_SCANS = ["--scan-bytes-per-task", "64KiB"]
 
@@ -165,3 +173,25 @@ def test_closing_the_cursor_stops_the_work(start, tpch, tmp_path):
         )
         cursor.fetchone()
     assert wait_until(lambda: not any(map(is_alive, workers_in(directory))), 5), "workers go on"
+
+
+@pytest.mark.parametrize("executors", [0, 3])
+def test_a_killed_client_stops_the_work(start, tpch, tmp_path, executors):
+    server = start(executors, args=SMALL_SCANS)
+    directory = tmp_path / "workers"
+    directory.mkdir()
+    with server.connect() as connection, connection.cursor() as cursor:
+        register(cursor, tpch)
+        cursor.execute(SLOW.replace("{dir}", str(directory)))
+    query = "SELECT sum(slow(l_orderkey)) FROM lineitem"
+    client = subprocess.Popen([sys.executable, "-c", CLIENT, server.address("clients"), query])
+    try:
+        assert wait_until(lambda: workers_in(directory), 30), "no worker started"
+    finally:
+        client.kill()
+        client.wait(10)
+    assert wait_until(lambda: not any(map(is_alive, workers_in(directory))), 3), "orphans"
+    with server.connect() as connection, connection.cursor() as cursor:
+        busy = "SELECT count(*) FROM system.workers WHERE state = 'busy'"
+        assert wait_until(lambda: rows(cursor, busy) == [(0,)], 3)
+        assert rows(cursor, "SELECT count(*) > 0 FROM lineitem") == [(True,)]

@@ -129,7 +129,7 @@ fn build_s3(url: &Url, options: &[(String, String)]) -> Result<Arc<dyn ObjectSto
         let parsed: AmazonS3ConfigKey = key
             .parse()
             .map_err(|_| format!("option \"{name}\" is not known"))?;
-        builder = builder.with_config(parsed, resolve(key, value)?);
+        builder = builder.with_config(parsed, resolve(name, value)?);
     }
     let store = builder.build().map_err(|e| e.to_string())?;
     Ok(Arc::new(store))

@@ -12,7 +12,7 @@ pub mod codec;
 pub mod config;
 pub mod error;
 pub mod function_catalog;
-mod nearest;
+pub mod nearest;
 pub mod operator;
 pub mod physical_planner;
 pub mod rule;

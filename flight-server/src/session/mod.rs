@@ -18,13 +18,14 @@ use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::UInt64Type;
+use datafusion::common::{DataFusionError, TableReference};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use futures::TryStreamExt;
 use mobula_execution::QueryRun;
-use mobula_plan::{MobulaStatement, parse_statements};
+use mobula_plan::{MobulaStatement, nearest, parse_statements};
 
 use prepared::Work;
 pub use prepared::{Prepared, StatementKind};
@@ -127,7 +128,7 @@ impl Session {
             (Err(_), Some(cause)) => Err(cause),
             (Err(error), None) => Err(match files::why_no_table(&state, &names).await {
                 Some(cause) => cause,
-                None => error.into(),
+                None => missing_table(&state, &names, &error).unwrap_or_else(|| error.into()),
             }),
         }
     }
@@ -176,4 +177,31 @@ impl Session {
         let rows = counts.flat_map(|c| c.values().iter().copied()).sum();
         Ok(Outcome::Affected(Some(rows)))
     }
+}
+
+/// The table that planning did not find; DataFusion says so in words alone.
+fn missing_table(
+    state: &SessionState,
+    names: &[TableReference],
+    error: &DataFusionError,
+) -> Option<ServerError> {
+    let text = error.to_string();
+    let defaults = &state.config_options().catalog;
+    let missing = names.iter().find(|name| {
+        let full = TableReference::clone(name)
+            .resolve(&defaults.default_catalog, &defaults.default_schema);
+        text.contains(&format!("table '{full}' not found"))
+    })?;
+    let known = state
+        .schema_for_ref(missing.clone())
+        .map(|schema| schema.table_names())
+        .unwrap_or_default();
+    let mut hint = nearest::hint(missing.table(), known.iter().map(String::as_str));
+    if hint.is_empty() {
+        hint.push_str(". SHOW TABLES lists those that do");
+    }
+    Some(ServerError::NoTable {
+        name: missing.to_string(),
+        hint,
+    })
 }

@@ -2,7 +2,8 @@
 //!
 //! Analyzer rules run after DataFusion's type coercion, which has put casts
 //! around arguments, and before its optimizer, which must never see a call of a
-//! Python function inside an expression.
+//! Python function inside an expression. Physical rules run after all of
+//! DataFusion's.
 
 pub mod hoist_udf;
 pub mod prune_call;
