@@ -57,6 +57,17 @@ pub enum ServerError {
     )]
     NoFormat { location: String },
 
+    #[error("cannot read \"{location}\": {reason}")]
+    Unreadable { location: String, reason: String },
+
+    #[error(
+        "cannot read \"{location}\": it is not there, or the store refuses us. Check the address; credentials come from CREATE EXTERNAL TABLE … OPTIONS or the AWS_* environment"
+    )]
+    RemoteFile { location: String },
+
+    #[error("{text}")]
+    Panic { text: String },
+
     #[error("{what}")]
     Unsupported { what: &'static str },
 

@@ -6,10 +6,11 @@
 //! are tried until a pass brings nothing new, because a table that was replaced
 //! is younger than the views that read it.
 //!
-//! Called by [`Database::open`] and, before planning, by sessions.
+//! Called by [`Database::open`] and by sessions: before planning, and after DDL.
 
 use std::sync::Arc;
 
+use mobula_execution::DEFAULT_CATALOG;
 use mobula_udfs::FunctionSpec;
 
 use crate::catalog::{Definition, ObjectKind};
@@ -54,6 +55,40 @@ impl Database {
         let definitions = unusable.iter().map(|u| u.definition.clone()).collect();
         *unusable = self.apply(definitions).await;
         unusable.iter().find(|u| named(u)).map(Unusable::error)
+    }
+
+    /// Plans the views anew that read `changed`, themselves or through other
+    /// views: a plan holds the tables it was made over. `changed` is a name
+    /// (`schema.name`), or a whole schema (`schema.`).
+    ///
+    /// # Errors
+    /// The catalog cannot be read.
+    pub(crate) async fn replan_readers(self: &Arc<Self>, changed: &str) -> Result<(), ServerError> {
+        let stored = self.catalog().all()?.into_iter();
+        let views: Vec<_> = stored.filter(|d| d.kind == ObjectKind::View).collect();
+        if views.is_empty() {
+            return Ok(());
+        }
+        let session = Session::new(Arc::clone(self));
+        let readers = readers_of(&session, changed, views);
+        let mut unusable = self.unusable.lock().await;
+        for view in &readers {
+            self.deregister(&view.name);
+            unusable.retain(|u| u.definition != *view);
+        }
+        let failed = self.apply(readers).await;
+        unusable.extend(failed);
+        Ok(())
+    }
+
+    fn deregister(&self, name: &str) {
+        if let Some((schema, table)) = name.split_once('.')
+            && let Some(catalog) = self.catalogs().catalog(DEFAULT_CATALOG)
+            && let Some(schema) = catalog.schema(schema)
+        {
+            // It may be unusable, and so not be there.
+            let _ = schema.deregister_table(table);
+        }
     }
 
     /// Called when `name` was made anew or dropped.
@@ -111,6 +146,31 @@ impl Database {
         let spec = FunctionSpec::decode(&definition.body)?;
         self.engine().functions().insert(Arc::new(spec));
         Ok(())
+    }
+}
+
+/// Those of `views` that read `changed`, but for a view of that name itself.
+fn readers_of(session: &Session, changed: &str, views: Vec<Definition>) -> Vec<Definition> {
+    let mut readers: Vec<Definition> = vec![];
+    let mut others: Vec<_> = views.into_iter().filter(|v| v.name != changed).collect();
+    loop {
+        let is_changed = |name: &String| {
+            name == changed
+                || (changed.ends_with('.') && name.starts_with(changed))
+                || readers.iter().any(|reader| reader.name == *name)
+        };
+        let reads_it = |view: &Definition| {
+            let needs = session.names_read_by(view).unwrap_or_default();
+            needs
+                .iter()
+                .any(|name| *name != view.name && is_changed(name))
+        };
+        let (more, rest): (Vec<_>, Vec<_>) = others.into_iter().partition(reads_it);
+        if more.is_empty() {
+            return readers;
+        }
+        readers.extend(more);
+        others = rest;
     }
 }
 

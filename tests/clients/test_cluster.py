@@ -124,12 +124,12 @@ def test_a_killed_executor_is_named_and_leaves_no_workers(slow_query):
     thread.join(5)
     assert outcome, "the query must fail within 5 s"
     assert "lost" in outcome[0] and url in outcome[0], outcome[0]
-    assert wait_until(lambda: not any(map(is_alive, workers)), 3), "orphans"
     with server.connect() as connection, connection.cursor() as cursor:
-        # Until its silence is noticed, plans may still count on it.
+        # At once: plans do not count on it, though its silence is not noticed yet.
+        assert rows(cursor, "SELECT count(*) > 0 FROM lineitem") == [(True,)]
         alive = "SELECT count(*) FROM system.executors WHERE role = 'executor'"
         assert wait_until(lambda: rows(cursor, alive) == [(2,)])
-        assert rows(cursor, "SELECT count(*) > 0 FROM lineitem") == [(True,)]
+    assert wait_until(lambda: not any(map(is_alive, workers)), 3), "orphans"
 
 
 def victim_name(process):

@@ -90,7 +90,11 @@ pub fn classify_any(error: &(dyn Error + 'static)) -> Classified {
         return classify_udf(e);
     }
     if let Some(e) = error.downcast_ref::<ExecutionError>() {
-        return Classified::new(e.class(), e.to_string());
+        let mut found = Classified::new(e.class(), e.to_string());
+        if let ExecutionError::ExecutorLost { executor } = e {
+            found.executor = Some(executor.clone());
+        }
+        return found;
     }
     if let Some(e) = error.downcast_ref::<mobula_plan::PlanError>() {
         return Classified::new(ErrorClass::User, e.to_string());

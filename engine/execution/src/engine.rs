@@ -29,7 +29,7 @@ use crate::base::planner::distributed_state;
 use crate::base::worker::TaskSource;
 use crate::coordinator::control::Control;
 use crate::coordinator::membership::Membership;
-use crate::coordinator::query::{LossGuard, QueryRun};
+use crate::coordinator::query::{LossGuard, QueryRun, suspect_lost};
 use crate::error::ExecutionError;
 use crate::executor::listener::{self, Listener, advertised_url};
 use crate::explain;
@@ -243,6 +243,7 @@ impl Engine {
             .control
             .members()
             .into_iter()
+            .filter(|m| !m.is_suspect)
             .map(|m| m.url)
             .collect();
         if cluster.local.is_some() {
@@ -286,11 +287,13 @@ impl Engine {
         );
         let alive = cluster.control.watch_alive();
         let state = distributed_state(state, urls, channels, &header)?;
-        let mut run = match explain::explained(plan) {
-            Some(explain) => explain::run(query_id, &state, explain).await?,
-            None => run_here(query_id, &state, plan).await?,
+        let started = match explain::explained(plan) {
+            Some(explain) => explain::run(query_id, &state, explain).await,
+            None => run_here(query_id, &state, plan).await,
         };
-        run.stream = Box::pin(LossGuard::new(run.stream, alive, used));
+        let control = Arc::clone(&cluster.control);
+        let mut run = started.inspect_err(|error| suspect_lost(&control, error))?;
+        run.stream = Box::pin(LossGuard::new(run.stream, alive, used, control));
         Ok(run)
     }
 

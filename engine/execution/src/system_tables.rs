@@ -65,6 +65,7 @@ const TABLES: [(&str, Columns, Rows); 4] = [
         "settings",
         &[
             ("name", DataType::Utf8),
+            ("value", DataType::Utf8),
             ("default_value", DataType::Utf8),
             ("scope", DataType::Utf8),
             ("description", DataType::Utf8),
@@ -290,12 +291,20 @@ fn returns(spec: &mobula_udfs::FunctionSpec) -> String {
     }
 }
 
-fn settings(_engine: &Arc<Engine>) -> Vec<ArrayRef> {
+/// `value` is what new sessions begin with and, for keys of process scope, what
+/// holds.
+fn settings(engine: &Arc<Engine>) -> Vec<ArrayRef> {
     let text = |values: Vec<String>| -> ArrayRef { Arc::new(StringArray::from(values)) };
     let of =
         |f: fn(&mobula_plan::config::Setting) -> String| text(SETTINGS.iter().map(f).collect());
     vec![
         of(|s| format!("mobula.{}", s.key)),
+        text(
+            SETTINGS
+                .iter()
+                .map(|s| engine.options().get(s.key).unwrap_or_default().to_owned())
+                .collect(),
+        ),
         of(|s| s.default.to_owned()),
         of(|s| match s.scope {
             Scope::Session => "session".to_owned(),

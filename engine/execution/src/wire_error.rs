@@ -68,6 +68,16 @@ pub fn executor_lost(url: &str) -> DataFusionError {
     }))
 }
 
+/// The executor whose loss `error` tells of, here or over hops.
+pub fn lost_executor(error: &DataFusionError) -> Option<String> {
+    let found = classify(error);
+    let url = found.executor?;
+    let lost = ExecutionError::ExecutorLost {
+        executor: url.clone(),
+    };
+    (found.message == lost.to_string()).then_some(url)
+}
+
 /// True when a status chain hides in `error` that only a broken transport
 /// makes. The base hands those on as opaque external errors.
 pub fn is_transport_failure(error: &DataFusionError) -> bool {
@@ -130,6 +140,12 @@ mod tests {
         let found = classify(&lost);
         assert_eq!(found.class, ErrorClass::Unavailable);
         assert!(found.message.contains("http://c:3"), "{}", found.message);
+        assert_eq!(lost_executor(&lost).as_deref(), Some("http://c:3"));
+        // Another executor that lost it says so too, and not of itself.
+        let told = from_status(&to_status(&lost, "http://b:2"), "http://b:2");
+        assert_eq!(lost_executor(&told).as_deref(), Some("http://c:3"));
+        let busy = Status::internal("busy");
+        assert_eq!(lost_executor(&from_status(&busy, "http://c:3")), None);
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl SessionStateBuilderExt for SessionStateBuilder {
         let config = self.config().get_or_insert_default().options_mut();
         config.extensions.insert(options);
         config.sql_parser.enable_subquery_sort_elimination = false;
-        let scalar = functions.list().into_iter().filter(|spec| !spec.is_table());
+        let scalar = functions.list().into_iter();
         self.scalar_functions()
             .get_or_insert_default()
             .extend(scalar.map(scalar_udf));

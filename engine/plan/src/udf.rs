@@ -139,10 +139,11 @@ pub fn sync_functions(state: &mut SessionState, functions: &FunctionCatalog) {
     let gone: Vec<String> = known
         .iter()
         .filter(|(_, udf)| PythonFunction::of(udf).is_some())
-        .filter(|(name, _)| functions.get(name).is_none_or(|spec| spec.is_table()))
+        .filter(|(name, _)| functions.get(name).is_none())
         .map(|(name, _)| name.clone())
         .collect();
-    let wanted = functions.list().into_iter().filter(|spec| !spec.is_table());
+    // Table functions too: called like a scalar, they say how they are called.
+    let wanted = functions.list().into_iter();
     let new: Vec<_> = wanted
         .filter(|spec| match known.get(&spec.name) {
             Some(udf) => PythonFunction::of(udf).is_some_and(|ours| !Arc::ptr_eq(&ours.spec, spec)),

@@ -17,9 +17,30 @@ use tracing_subscriber::EnvFilter;
 use crate::shell::{Format, print_error};
 use crate::{ServerError, python_env, tpch_data};
 
+/// Stack of the threads that plan and run queries: plans are trees, and the
+/// parser's limits are made for this much. Only what is used is taken.
+const STACK_BYTES: usize = 32 << 20;
+
 /// Runs the program and gives its exit code: 0, 1 on an error, 2 on a wrong
 /// command line.
 pub fn main() -> ExitCode {
+    // Not on the first thread, whose stack is the system's to choose.
+    let started = std::thread::Builder::new()
+        .name("mobula".into())
+        .stack_size(STACK_BYTES)
+        .spawn(main_with_stack);
+    match started.map(|thread| thread.join()) {
+        Ok(Ok(code)) => code,
+        // It has said why.
+        Ok(Err(_)) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: cannot start a thread: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn main_with_stack() -> ExitCode {
     let matches = command().get_matches();
     let Some((name, matches)) = matches.subcommand() else {
         return ExitCode::from(2);
@@ -27,6 +48,7 @@ pub fn main() -> ExitCode {
     let result = settings::load(matches, |name| std::env::var(name).ok()).and_then(|options| {
         start_log(&options);
         let runtime = tokio::runtime::Builder::new_multi_thread()
+            .thread_stack_size(STACK_BYTES)
             .enable_all()
             .build()
             .map_err(ServerError::Output)?;
@@ -75,6 +97,8 @@ async fn tpch_data_command(matches: &ArgMatches) -> Result<(), ServerError> {
 }
 
 fn start_log(options: &MobulaOptions) {
+    // The statement that met it says so too; nobody needs the backtrace.
+    std::panic::set_hook(Box::new(|info| tracing::error!("{info}")));
     let filter = EnvFilter::try_new(options.log()).unwrap_or_else(|_| EnvFilter::new("warn"));
     // Fails only if a host program has set one already, which then stays.
     let _ = tracing_subscriber::fmt()

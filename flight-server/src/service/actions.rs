@@ -20,6 +20,10 @@ use super::session_options as options;
 use super::sessions::Identity;
 use crate::status::{malformed, refuse};
 
+/// What executors ask of their coordinator begins so; the cluster listener
+/// answers it.
+const CLUSTER_ACTIONS: &str = "mobula.";
+
 /// One action of ListActions.
 pub struct NamedAction {
     pub name: &'static str,
@@ -88,6 +92,12 @@ impl FlightFront {
             }
             "GetSessionOptions" => Some(self.options(&request)?),
             "CloseSession" => Some(self.close(&request)?),
+            other if other.starts_with(CLUSTER_ACTIONS) => {
+                return Err(refuse(
+                    Code::FailedPrecondition,
+                    "this address is for clients. Executors connect to the one after \"mobula: executors on\"",
+                ));
+            }
             other => {
                 return Err(unsupported(format!(
                     "the action \"{other}\" is not supported"

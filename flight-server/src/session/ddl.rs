@@ -15,7 +15,7 @@ use datafusion::logical_expr::{
 use mobula_execution::{DEFAULT_CATALOG, DEFAULT_SCHEMA, SYSTEM_SCHEMA};
 
 use super::files;
-use super::{Outcome, Session};
+use super::{Outcome, Session, caught};
 use crate::ServerError;
 use crate::catalog::{Definition, ObjectKind};
 
@@ -30,6 +30,21 @@ impl Session {
     ) -> Result<Outcome, ServerError> {
         let _one_at_a_time = self.database().ddl.lock().await;
         refuse_system(ddl)?;
+        let done = self.apply_and_store(ddl, sql).await?;
+        let changed = match ddl {
+            DdlStatement::CreateExternalTable(create) => self.qualified(&create.name),
+            DdlStatement::CreateView(view) => self.qualified(&view.name),
+            DdlStatement::CreateMemoryTable(table) => self.qualified(&table.name),
+            DdlStatement::DropTable(drop) => self.qualified(&drop.name),
+            DdlStatement::DropView(drop) => self.qualified(&drop.name),
+            DdlStatement::DropCatalogSchema(drop) => format!("{}.", drop.name.schema_name()),
+            _ => return Ok(done),
+        };
+        self.database().replan_readers(&changed).await?;
+        Ok(done)
+    }
+
+    async fn apply_and_store(&self, ddl: &DdlStatement, sql: &str) -> Result<Outcome, ServerError> {
         match ddl {
             DdlStatement::CreateExternalTable(create) => {
                 self.create_table(create.as_ref().clone(), sql).await
@@ -184,14 +199,22 @@ impl Session {
                 location,
                 reason: mobula_execution::classify(&e).message,
             },
+            ServerError::Panic { text } => ServerError::TableFiles {
+                table,
+                location,
+                reason: text,
+            },
             other => other,
         })
     }
 
     pub(super) async fn apply(&self, ddl: &DdlStatement) -> Result<(), ServerError> {
         let plan = LogicalPlan::Ddl(ddl.clone());
-        self.context.execute_logical_plan(plan).await?;
-        Ok(())
+        caught(async {
+            self.context.execute_logical_plan(plan).await?;
+            Ok(())
+        })
+        .await
     }
 
     async fn store(

@@ -7,13 +7,15 @@ use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use datafusion::common::TableReference;
-use datafusion::datasource::listing::ListingTableUrl;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DataFusionError, TableReference};
+use datafusion::datasource::listing::{ListingTable, ListingTableUrl};
+use datafusion::datasource::source_as_provider;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{CreateExternalTable, LogicalPlan};
 use datafusion::sql::parser::Statement;
 use futures::StreamExt;
-use mobula_execution::StoreSpec;
+use mobula_execution::{StoreSpec, classify};
 use url::Url;
 
 use crate::{Database, ServerError};
@@ -78,10 +80,15 @@ pub fn register_stores(
 /// planning failed.
 pub async fn why_no_table(state: &SessionState, names: &[TableReference]) -> Option<ServerError> {
     for name in names.iter().map(TableReference::table) {
+        if remote(name).is_some() {
+            return Some(ServerError::RemoteFile {
+                location: name.to_owned(),
+            });
+        }
         let extension = Path::new(name).extension().and_then(|e| e.to_str());
         let known = |e: &str| state.get_file_format_factory(e).is_some();
         let is_path = name.contains('/') || extension.is_some_and(known);
-        if !is_path || remote(name).is_some() {
+        if !is_path {
             continue;
         }
         let path = absolute(name.trim_start_matches("file://")).ok()?;
@@ -93,6 +100,53 @@ pub async fn why_no_table(state: &SessionState, names: &[TableReference]) -> Opt
         }
     }
     None
+}
+
+/// The file that a query names like a table, if `error` is about its bytes.
+pub fn damaged(names: &[TableReference], error: &ServerError) -> Option<ServerError> {
+    let reason = match error {
+        ServerError::Panic { text } => text.clone(),
+        ServerError::Query(e) => match e.find_root() {
+            DataFusionError::ParquetError(_) | DataFusionError::ArrowError(..) => {
+                classify(e).message
+            }
+            _ => return None,
+        },
+        _ => return None,
+    };
+    let mut paths = names.iter().map(TableReference::table);
+    let location = paths.find(|name| name.contains('/') || Path::new(name).exists())?;
+    Some(ServerError::Unreadable {
+        location: location.to_owned(),
+        reason,
+    })
+}
+
+/// Fails when a local file or directory that `plan` reads is gone: DataFusion
+/// would take it for one without rows.
+pub fn check_present(plan: &LogicalPlan) -> Result<(), ServerError> {
+    let mut gone = None;
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Ok(provider) = source_as_provider(&scan.source)
+            && let Some(table) = provider.downcast_ref::<ListingTable>()
+        {
+            let local = table.table_paths().iter();
+            let local = local.filter(|url| url.scheme() == "file" && url.get_glob().is_none());
+            let mut paths = local.filter_map(|url| url.get_url().to_file_path().ok());
+            gone = paths.find(|path| !path.exists());
+        }
+        Ok(match gone {
+            Some(_) => TreeNodeRecursion::Stop,
+            None => TreeNodeRecursion::Continue,
+        })
+    })?;
+    match gone {
+        Some(path) => Err(ServerError::NoFiles {
+            location: path.to_string_lossy().into_owned(),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// COPY writes into directories that do not exist yet.
@@ -116,8 +170,11 @@ pub fn make_parent(plan: &LogicalPlan) -> Result<(), ServerError> {
 
 /// The URL of a location that is not a local path.
 fn remote(location: &str) -> Option<Url> {
+    if !location.contains("://") {
+        return None;
+    }
     let url = Url::parse(location).ok()?;
-    matches!(url.scheme(), "s3" | "s3a" | "http" | "https").then_some(url)
+    (url.scheme() != "file").then_some(url)
 }
 
 fn register(

@@ -13,17 +13,19 @@ mod settings;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod writes;
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use arrow::array::AsArray;
-use arrow::datatypes::UInt64Type;
 use datafusion::common::{DataFusionError, TableReference};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
-use futures::TryStreamExt;
+use futures::{FutureExt, StreamExt};
 use mobula_execution::QueryRun;
 use mobula_plan::{MobulaStatement, nearest, parse_statements};
 
@@ -90,6 +92,10 @@ impl Session {
     /// # Errors
     /// A wrong statement, several at once, or one with parameters.
     pub async fn prepare(&self, sql: &str) -> Result<Arc<Prepared>, ServerError> {
+        caught(self.parse_and_plan(sql)).await
+    }
+
+    async fn parse_and_plan(&self, sql: &str) -> Result<Arc<Prepared>, ServerError> {
         let mut statements = parse_statements(sql)?;
         let statement = match (statements.pop(), statements.len()) {
             (Some(only), 0) => only,
@@ -123,12 +129,15 @@ impl Session {
         files::register_stores(&self.database, &names, &statement)?;
         let full_names: Vec<_> = names.iter().map(|name| self.qualified(name)).collect();
         let unusable = self.database.revive(&full_names).await;
-        match (state.statement_to_plan(statement).await, unusable) {
+        let planning = async { Ok(state.statement_to_plan(statement).await?) };
+        match (caught(planning).await, unusable) {
             (Ok(plan), _) => Ok(plan),
             (Err(_), Some(cause)) => Err(cause),
             (Err(error), None) => Err(match files::why_no_table(&state, &names).await {
                 Some(cause) => cause,
-                None => missing_table(&state, &names, &error).unwrap_or_else(|| error.into()),
+                None => missing_table(&state, &names, &error)
+                    .or_else(|| files::damaged(&names, &error))
+                    .unwrap_or(error),
             }),
         }
     }
@@ -139,6 +148,10 @@ impl Session {
     /// What the statement fails with; a query's later errors come from its
     /// stream.
     pub async fn execute(&self, prepared: &Prepared) -> Result<Outcome, ServerError> {
+        caught(self.perform(prepared)).await
+    }
+
+    async fn perform(&self, prepared: &Prepared) -> Result<Outcome, ServerError> {
         match &prepared.work {
             Work::CreateFunction(create) => self.create_function(create).await,
             Work::DropFunction { name, if_exists } => self.drop_function(name, *if_exists).await,
@@ -161,29 +174,41 @@ impl Session {
     }
 
     async fn run(&self, plan: &LogicalPlan) -> Result<QueryRun, ServerError> {
+        files::check_present(plan)?;
         let state = self.state();
-        Ok(self.database.engine().run(&state, plan.clone()).await?)
-    }
-
-    /// Writes (COPY, INSERT) and returns the rows written.
-    async fn write(&self, plan: &LogicalPlan) -> Result<Outcome, ServerError> {
-        files::make_parent(plan)?;
-        let run = self.run(plan).await?;
-        let blocks: Vec<_> = run.stream.try_collect().await?;
-        let counts = blocks.iter().filter_map(|block| {
-            let column = block.column_by_name("count")?;
-            column.as_primitive_opt::<UInt64Type>()
+        let mut run = self.database.engine().run(&state, plan.clone()).await?;
+        let rows = AssertUnwindSafe(run.stream).catch_unwind();
+        let rows = rows.map(|polled| match polled {
+            Ok(block) => block,
+            Err(panic) => Err(DataFusionError::Internal(text_of(&*panic))),
         });
-        let rows = counts.flat_map(|c| c.values().iter().copied()).sum();
-        Ok(Outcome::Affected(Some(rows)))
+        run.stream = Box::pin(RecordBatchStreamAdapter::new(run.plan.schema(), rows));
+        Ok(run)
     }
+}
+
+/// A library's panic, at a damaged file above all, is the error of one statement
+/// and no more.
+async fn caught<T>(work: impl Future<Output = Result<T, ServerError>>) -> Result<T, ServerError> {
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(result) => result,
+        Err(panic) => Err(ServerError::Panic {
+            text: text_of(&*panic),
+        }),
+    }
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("a bug was met: {}", text.unwrap_or("no more is known"))
 }
 
 /// The table that planning did not find; DataFusion says so in words alone.
 fn missing_table(
     state: &SessionState,
     names: &[TableReference],
-    error: &DataFusionError,
+    error: &ServerError,
 ) -> Option<ServerError> {
     let text = error.to_string();
     let defaults = &state.config_options().catalog;

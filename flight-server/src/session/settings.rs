@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use datafusion::common::DataFusionError;
 use datafusion::config::ConfigField;
 use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::{LogicalPlan, Statement};
@@ -17,7 +18,8 @@ impl Session {
     pub fn set_option(&self, name: &str, value: &str) -> Result<(), ServerError> {
         let state = self.context.state_ref();
         let mut state = state.write();
-        state.config_mut().options_mut().set(name, value)?;
+        let set = state.config_mut().options_mut().set(name, value);
+        set.map_err(|error| bad_value(name, value, error))?;
         // Some functions keep what they need of the settings (`now()` the time zone).
         let options = Arc::clone(state.config_options());
         let stale: Vec<_> = state
@@ -57,6 +59,17 @@ impl Session {
             _ => {}
         }
         Ok(Outcome::Affected(None))
+    }
+}
+
+/// DataFusion's errors of wrong values name neither the key nor the value.
+fn bad_value(name: &str, value: &str, error: DataFusionError) -> DataFusionError {
+    let text = mobula_execution::classify(&error).message;
+    match text.contains(name.trim_start_matches("mobula.")) {
+        true => error,
+        false => {
+            DataFusionError::Configuration(format!("invalid value \"{value}\" for {name}: {text}"))
+        }
     }
 }
 

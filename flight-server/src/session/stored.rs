@@ -9,7 +9,7 @@ use mobula_execution::DEFAULT_SCHEMA;
 use mobula_plan::{MobulaStatement, parse_statements};
 
 use super::ddl::full_name;
-use super::{Session, files};
+use super::{Session, caught, files, missing_table};
 use crate::ServerError;
 use crate::catalog::Definition;
 
@@ -23,7 +23,11 @@ impl Session {
             self.set_option(DEFAULT_SCHEMA_OPTION, schema)?;
         }
         let statement = stored_statement(definition)?;
-        let plan = self.state().statement_to_plan(statement).await?;
+        let state = self.state();
+        let names = state.resolve_table_references(&statement)?;
+        let planning = async { Ok(state.statement_to_plan(statement).await?) };
+        let plan = caught(planning).await;
+        let plan = plan.map_err(|e| missing_table(&state, &names, &e).unwrap_or(e))?;
         match (plan, &definition.location) {
             (LogicalPlan::Ddl(DdlStatement::CreateExternalTable(mut create)), Some(location)) => {
                 create.locations = location.lines().map(str::to_owned).collect();

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use futures::TryStreamExt;
+
 use super::*;
 use crate::catalog::DataDir;
 use arrow::util::display::array_value_to_string;
@@ -280,4 +282,78 @@ async fn what_is_not_supported_says_what_is() {
         let text = refused(&session, sql).await;
         assert!(text.contains(hint), "{sql}: {text}");
     }
+}
+
+async fn refusal(session: &Session, sql: &str) -> String {
+    let run = match session.sql(sql).await {
+        Ok(Outcome::Rows(run)) => run.stream.try_collect::<Vec<_>>().await,
+        Ok(Outcome::Affected(_)) => panic!("{sql} is not refused"),
+        Err(error) => return error.to_string(),
+    };
+    run.unwrap_err().to_string()
+}
+
+#[tokio::test]
+async fn damaged_files_are_named_and_can_be_dropped() {
+    let (dir, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = files.path().join("t.parquet");
+    let location = file.display().to_string();
+    let session = open(Some(dir.path())).await;
+    let copy = format!("COPY (SELECT 1 AS n) TO '{location}'");
+    let create = format!("CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{location}'");
+    all(&session, &[&copy, &create]).await;
+    drop(session);
+    // The reader of footers panics at this one.
+    for garbage in ["PAR1garbagePAR1", "no Parquet at all"] {
+        std::fs::write(&file, garbage).unwrap();
+        let session = open(Some(dir.path())).await;
+        for sql in [
+            format!("SELECT * FROM '{location}'"),
+            "SELECT * FROM t".into(),
+        ] {
+            let text = refusal(&session, &sql).await;
+            assert!(text.contains("t.parquet"), "{text}");
+        }
+        assert_eq!(values(&session, "SELECT 1").await, ["1"]);
+    }
+    let session = open(Some(dir.path())).await;
+    all(&session, &["DROP TABLE t"]).await;
+}
+
+#[tokio::test]
+async fn a_table_whose_file_is_gone_is_not_empty() {
+    let files = tempfile::tempdir().unwrap();
+    let file = files.path().join("t.parquet");
+    let session = open(None).await;
+    let copy = format!("COPY (SELECT 1 AS n) TO '{}'", file.display());
+    let create = format!(
+        "CREATE EXTERNAL TABLE t STORED AS PARQUET LOCATION '{}'",
+        file.display()
+    );
+    all(&session, &[&copy, &create]).await;
+    std::fs::remove_file(&file).unwrap();
+    let text = refusal(&session, "SELECT 1 WHERE 1 IN (SELECT n FROM t)").await;
+    assert!(text.starts_with("no file matches"), "{text}");
+}
+
+#[tokio::test]
+async fn a_copy_that_fails_leaves_what_was_there() {
+    let files = tempfile::tempdir().unwrap();
+    let session = open(None).await;
+    for name in ["t.csv", "t.parquet"] {
+        let file = files.path().join(name);
+        let copy = |n| {
+            let rows = "(VALUES (1)) t(a)";
+            format!("COPY (SELECT {n} AS n FROM {rows}) TO '{}'", file.display())
+        };
+        refusal(&session, &copy("1 / (a - 1)")).await;
+        assert!(!file.exists());
+        all(&session, &[&copy("7")]).await;
+        let before = std::fs::read(&file).unwrap();
+        refusal(&session, &copy("1 / (a - 1)")).await;
+        assert_eq!(std::fs::read(&file).unwrap(), before);
+        all(&session, &[&copy("8")]).await;
+        assert_ne!(std::fs::read(&file).unwrap(), before);
+    }
+    assert_eq!(std::fs::read_dir(files.path()).unwrap().count(), 2);
 }

@@ -6,12 +6,13 @@
 
 use std::io::Write;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow::compute::concat_batches;
 use arrow::csv::WriterBuilder;
-use arrow::datatypes::{Schema, SchemaRef};
-use arrow::json::LineDelimitedWriter;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::json::{self, writer::LineDelimited};
 use arrow::util::display::{FormatOptions, array_value_to_string};
 use arrow::util::pretty::pretty_format_batches_with_options;
 
@@ -109,13 +110,15 @@ impl<'a, W: Write> ResultWriter<'a, W> {
         // By way of memory: the CSV writer makes texts of IO errors.
         let mut text = Vec::new();
         let mut writer = WriterBuilder::new().with_header(header).build(&mut text);
-        writer.write(block).map_err(arrow_error)?;
+        writer.write(&flat(block)?).map_err(arrow_error)?;
         drop(writer);
         self.out.write_all(&text).map_err(ServerError::Output)
     }
 
     fn json(&mut self, block: &RecordBatch) -> Result<(), ServerError> {
-        let mut writer = LineDelimitedWriter::new(&mut *self.out);
+        // Every line has every key, NULL or not.
+        let builder = json::WriterBuilder::new().with_explicit_nulls(true);
+        let mut writer = builder.build::<_, LineDelimited>(&mut *self.out);
         writer.write(block).map_err(arrow_error)?;
         writer.finish().map_err(arrow_error)
     }
@@ -174,6 +177,29 @@ fn is_explained(schema: &Schema) -> bool {
     names.next() == Some("plan_type") && names.next() == Some("plan") && names.next().is_none()
 }
 
+/// CSV has no lists and no structs: they become text, as a table shows them.
+fn flat(block: &RecordBatch) -> Result<RecordBatch, ServerError> {
+    let schema = block.schema();
+    let columns = schema.fields().iter().zip(block.columns());
+    let flat = columns.map(|(field, column)| {
+        if !column.data_type().is_nested() {
+            return Ok((Field::clone(field), Arc::clone(column)));
+        }
+        let texts = (0..column.len()).map(|row| match column.is_null(row) {
+            true => Ok(None),
+            false => array_value_to_string(column, row).map(Some),
+        });
+        let texts = texts.collect::<Result<StringArray, _>>();
+        let texts: ArrayRef = Arc::new(texts.map_err(arrow_error)?);
+        Ok((Field::new(field.name(), DataType::Utf8, true), texts))
+    });
+    let (fields, columns): (Vec<_>, Vec<_>) = flat
+        .collect::<Result<Vec<_>, ServerError>>()?
+        .into_iter()
+        .unzip();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(arrow_error)
+}
+
 fn arrow_error(error: arrow::error::ArrowError) -> ServerError {
     match error {
         arrow::error::ArrowError::IoError(_, source) => ServerError::Output(source),
@@ -184,8 +210,8 @@ fn arrow_error(error: arrow::error::ArrowError) -> ServerError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{ArrayRef, Int64Array, StringArray};
-    use std::sync::Arc;
+    use arrow::array::{Int64Array, ListArray};
+    use arrow::datatypes::Int64Type;
 
     fn written(format: Format, blocks: &[RecordBatch], max_rows: Option<usize>) -> String {
         let mut out = Vec::new();
@@ -211,9 +237,22 @@ mod tests {
         assert_eq!(written(Format::Csv, &blocks, None), "n\n0\n\"\"\n2\n");
         assert_eq!(
             written(Format::Json, &blocks, None),
-            "{\"n\":0}\n{}\n{\"n\":2}\n"
+            "{\"n\":0}\n{\"n\":null}\n{\"n\":2}\n"
         );
         assert_eq!(written(Format::Csv, &[], None), "n\n");
+    }
+
+    #[test]
+    fn csv_has_lists_as_text() {
+        let lists = [Some(vec![Some(1), None]), None];
+        let list: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(lists));
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![7, 8]));
+        let block = RecordBatch::try_from_iter([("l", list), ("n", numbers)]).unwrap();
+        let mut out = Vec::new();
+        let mut writer = ResultWriter::new(&mut out, Format::Csv, block.schema(), None);
+        writer.write(&block).unwrap();
+        writer.finish().unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "l,n\n\"[1, ]\",7\n,8\n");
     }
 
     #[test]

@@ -90,7 +90,7 @@ async fn a_tight_loop_ends_with_its_stack() {
         "\ndef f(x):\n    return sum(range(10**15))",
     ] {
         let manager = WorkerManager::new(mobula_udfs::WorkerSettings {
-            call_timeout: Some(Duration::from_millis(300)),
+            call_timeout: Some(Duration::from_secs(1)),
             ..settings()
         });
         let pool = Case::ints("f", body).pool(&manager, 1);
@@ -98,7 +98,7 @@ async fn a_tight_loop_ends_with_its_stack() {
         assert_eq!(error.class(), UdfErrorClass::Timeout);
         let text = error.to_string();
         assert!(
-            text.starts_with("function \"f\" did not answer within 300ms"),
+            text.starts_with("function \"f\" did not answer within 1s"),
             "{text}"
         );
         assert!(text.contains("`udf_call_timeout`"), "{text}");
@@ -190,7 +190,7 @@ async fn a_worker_that_ends_at_the_start_is_told_apart() {
 #[tokio::test]
 async fn a_slow_start_times_out_with_its_stack() {
     let manager = WorkerManager::new(mobula_udfs::WorkerSettings {
-        init_timeout: Duration::from_secs(3),
+        init_timeout: Duration::from_secs(8),
         ..settings()
     });
     let body = "\nimport time\nclass f:\n  def __init__(self):\n    time.sleep(600)\n  def __call__(self, x): pass";
@@ -199,7 +199,7 @@ async fn a_slow_start_times_out_with_its_stack() {
     assert!(
         error
             .to_string()
-            .starts_with("function \"f\" did not start within 3s"),
+            .starts_with("function \"f\" did not start within 8s"),
         "{error}"
     );
     assert!(

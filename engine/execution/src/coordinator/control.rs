@@ -83,6 +83,12 @@ impl Control {
         self.membership.lock().members().cloned().collect()
     }
 
+    /// Takes note that a query has lost the executor at `url`: others that run
+    /// on it go on, new ones are planned without it until its next heartbeat.
+    pub fn suspect(&self, url: &str) {
+        self.membership.lock().suspect(url);
+    }
+
     /// The URLs alive; changes with every join and leave.
     pub fn watch_alive(&self) -> watch::Receiver<BTreeSet<Url>> {
         self.alive.subscribe()

@@ -29,6 +29,8 @@ pub struct Member {
     pub epoch: u64,
     pub registered: Instant,
     pub last_heartbeat: Instant,
+    /// A query has lost it; its next heartbeat clears this.
+    pub is_suspect: bool,
     pub load: ExecutorLoad,
 }
 
@@ -120,6 +122,7 @@ impl Membership {
             epoch,
             registered: now,
             last_heartbeat: now,
+            is_suspect: false,
             load: ExecutorLoad::default(),
         };
         self.members.insert(request.executor_id, member);
@@ -131,12 +134,26 @@ impl Membership {
         match self.members.get_mut(&beat.executor_id) {
             Some(member) if member.epoch == beat.epoch => {
                 member.last_heartbeat = now;
+                member.is_suspect = false;
                 if let Some(load) = beat.load {
                     member.load = load;
                 }
                 true
             }
             _ => false,
+        }
+    }
+
+    /// Keeps new queries off the executor at `url` until it shows signs of life.
+    pub fn suspect(&mut self, url: &str) {
+        let bare = |url: &str| url.trim_end_matches('/').to_owned();
+        let wanted = bare(url);
+        let found = self
+            .members
+            .values_mut()
+            .find(|m| bare(m.url.as_str()) == wanted);
+        if let Some(member) = found {
+            member.is_suspect = true;
         }
     }
 
@@ -206,6 +223,19 @@ mod tests {
         assert!(!list.heartbeat(almost + TIMEOUT, beat("a", first)));
         let second = list.register(almost + TIMEOUT, request("a", 1)).unwrap();
         assert!(second > first && !list.heartbeat(almost + TIMEOUT, beat("a", first)));
+    }
+
+    #[test]
+    fn a_suspect_is_one_until_its_next_heartbeat() {
+        let (mut list, now) = (Membership::new(TIMEOUT, "1"), Instant::now());
+        let epoch = list.register(now, request("a", 1)).unwrap();
+        let url = list.members().next().unwrap().url.to_string();
+        list.suspect("http://elsewhere:1");
+        assert!(!list.members().any(|m| m.is_suspect));
+        list.suspect(url.trim_end_matches('/'));
+        assert!(list.members().all(|m| m.is_suspect));
+        list.heartbeat(now, beat("a", epoch));
+        assert!(!list.members().any(|m| m.is_suspect));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use datafusion::common::Result;
+use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 use datafusion::physical_plan::ExecutionPlan;
 use futures::{Stream, StreamExt};
@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use url::Url;
 
+use super::control::Control;
 use crate::base::channel::UsedExecutors;
 use crate::wire_error;
 
@@ -37,6 +38,7 @@ pub struct LossGuard {
     inner: SendableRecordBatchStream,
     alive: WatchStream<BTreeSet<Url>>,
     used: UsedExecutors,
+    control: Arc<Control>,
     failed: bool,
 }
 
@@ -45,11 +47,13 @@ impl LossGuard {
         inner: SendableRecordBatchStream,
         alive: watch::Receiver<BTreeSet<Url>>,
         used: UsedExecutors,
+        control: Arc<Control>,
     ) -> Self {
         Self {
             inner,
             alive: WatchStream::new(alive),
             used,
+            control,
             failed: false,
         }
     }
@@ -73,8 +77,11 @@ impl Stream for LossGuard {
             return Poll::Ready(None);
         }
         let item = self.inner.poll_next_unpin(cx);
-        match item {
-            Poll::Ready(Some(Err(_))) => self.failed = true,
+        match &item {
+            Poll::Ready(Some(Err(error))) => {
+                self.failed = true;
+                suspect_lost(&self.control, error);
+            }
             Poll::Ready(_) => {}
             Poll::Pending => {
                 if let Some(url) = self.lost(cx) {
@@ -87,6 +94,13 @@ impl Stream for LossGuard {
     }
 }
 
+/// Keeps new queries off the executor whose loss `error` tells of, if it does.
+pub fn suspect_lost(control: &Control, error: &DataFusionError) {
+    if let Some(url) = wire_error::lost_executor(error) {
+        control.suspect(&url);
+    }
+}
+
 impl RecordBatchStream for LossGuard {
     fn schema(&self) -> SchemaRef {
         self.inner.schema()
@@ -95,11 +109,26 @@ impl RecordBatchStream for LossGuard {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::classify::classify;
+    use crate::coordinator::membership::Membership;
     use crate::error::ErrorClass;
+    use crate::exchange::channels::{ChannelPool, TransportLimits};
+    use crate::token::ClusterToken;
     use arrow::datatypes::Schema;
     use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+
+    fn control() -> Arc<Control> {
+        let limits = TransportLimits {
+            stream_window_bytes: 1 << 20,
+            message_bytes: 1 << 20,
+        };
+        let channels = ChannelPool::try_new(&ClusterToken::generate(), limits).unwrap();
+        let membership = Membership::new(Duration::from_secs(3), "1");
+        Arc::new(Control::new(membership, Duration::from_secs(1), channels))
+    }
 
     #[tokio::test]
     async fn the_loss_of_a_used_executor_ends_a_silent_query() {
@@ -109,7 +138,7 @@ mod tests {
             RecordBatchStreamAdapter::new(Arc::new(Schema::empty()), futures::stream::pending());
         let used = UsedExecutors::default();
         used.lock().insert(a.clone());
-        let mut guarded = LossGuard::new(Box::pin(silent), alive, used);
+        let mut guarded = LossGuard::new(Box::pin(silent), alive, used, control());
         assert!(futures::poll!(guarded.next()).is_pending());
         sender.send_replace(BTreeSet::from([a]));
         assert!(futures::poll!(guarded.next()).is_pending());

@@ -1,10 +1,11 @@
 //! From SQL text to statements, and from `FROM map_batches(…)` to a node.
 //!
-//! `statement` splits and parses (with `table_argument` before the parser and
-//! `create_function` for our DDL); `relation` is called back by DataFusion's
+//! `statement` splits and parses (with `chain_limit` and `table_argument` before
+//! the parser and `create_function` for our DDL); `relation` is called back by DataFusion's
 //! planner; `call_options` reads options both in DDL and in calls.
 
 pub mod call_options;
+mod chain_limit;
 pub mod create_function;
 pub mod relation;
 mod sql_type;

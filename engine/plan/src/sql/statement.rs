@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
 use super::create_function::{self, CreateFunction};
-use super::{normalized, table_argument};
+use super::{chain_limit, normalized, table_argument};
 use crate::error::PlanError;
 
 /// Deepest nesting of a statement that is parsed.
@@ -40,6 +40,7 @@ pub fn parse_statements(sql: &str) -> Result<Vec<MobulaStatement>, PlanError> {
     let tokens = Tokenizer::new(&GenericDialect {}, sql)
         .tokenize_with_location()
         .map_err(|e| text.syntax(&e.to_string()))?;
+    chain_limit::check(&tokens)?;
     let mut df = DFParserBuilder::new(table_argument::rewrite(tokens))
         .with_recursion_limit(RECURSION_LIMIT)
         .build()

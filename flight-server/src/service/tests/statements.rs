@@ -89,7 +89,7 @@ async fn get_schema_plans_a_statement() {
     let wrong = raw
         .get_schema(query_descriptor("SELECT nothing FROM nowhere"))
         .await;
-    assert_code(&wrong.unwrap_err(), Code::InvalidArgument);
+    assert_code(&wrong.unwrap_err(), Code::NotFound);
     server.stop().await;
 }
 

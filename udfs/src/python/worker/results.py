@@ -102,7 +102,7 @@ def _to_arrow(value, data_type, verb):
             return array
         if _is_text(array.type) != _is_text(data_type) and not t.is_null(array.type):
             raise Refused(f"{verb} {array.type}, but {data_type} is declared")
-        return array.cast(data_type, safe=True)
+        return _cast(array, data_type)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         text = " ".join(str(error).split())
         raise Refused(f"{verb} values that are not {data_type}: {text}") from None
@@ -121,7 +121,7 @@ def _array(value, data_type):
     if hasattr(value, "__arrow_c_array__") or hasattr(value, "__arrow_array__"):
         return pa.array(value)
     if isinstance(value, collections.abc.Sequence) and not isinstance(value, (str, bytes)):
-        return pa.array(_unmasked(value, data_type), type=data_type, from_pandas=False)
+        return _from_objects(_unmasked(value, data_type), data_type)
     if hasattr(value, "__array__"):
         return _from_numpy(np.asarray(value), data_type)
     return None
@@ -133,8 +133,30 @@ def _from_numpy(value, data_type):
     if values.ndim > 1:
         return _from_matrix(values, mask, data_type)
     if values.dtype == object:
-        return pa.array(_unmasked(values, data_type), type=data_type, mask=mask, from_pandas=False)
+        return _from_objects(_unmasked(values, data_type), data_type, mask)
     return pa.array(values, mask=mask, from_pandas=False)
+
+
+def _from_objects(values, data_type, mask=None):
+    array = pa.array(values, type=data_type, mask=mask, from_pandas=False)
+    try:
+        found = pa.array(values, mask=mask, from_pandas=False)
+    except Exception:
+        return array  # Mixed values: only the declared type holds them all.
+    # Told the type, pyarrow cuts 1.5 to 1 without a word; a cast does not.
+    try:
+        _cast(found, data_type)
+    except (pa.ArrowNotImplementedError, pa.ArrowTypeError):
+        pass  # There is no such cast.
+    return array
+
+
+def _cast(array, data_type):
+    """`array` as `data_type`; raises pyarrow's error where a value would change."""
+    cast = array.cast(data_type, safe=True)
+    if t.is_date(data_type) and t.is_timestamp(array.type) and not cast.cast(array.type).equals(array):
+        raise pa.ArrowInvalid("a date has no time of day")
+    return cast
 
 
 def _unmasked(values, data_type):
@@ -150,7 +172,7 @@ def _from_matrix(values, mask, data_type):
         raise Refused(f"returned an array of shape {values.shape}, but {data_type} is declared")
     if mask is not None or 0 in values.shape or values.dtype == object:
         masked = np.ma.MaskedArray(values, mask=False if mask is None else mask)
-        return pa.array(masked.tolist(), type=data_type, from_pandas=False)
+        return _from_objects(masked.tolist(), data_type)
     array = pa.array(np.ascontiguousarray(values).reshape(-1))
     for size in reversed(values.shape[1:]):
         array = pa.FixedSizeListArray.from_arrays(array, size)

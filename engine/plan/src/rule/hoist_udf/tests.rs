@@ -282,9 +282,7 @@ async fn wrong_arguments_are_refused() {
     .await;
     check_rule(
         "SELECT twice(a) FROM t",
-        expect![[r#"
-        Error during planning: Invalid function 'twice'.
-        Did you mean 'dice'?"#]],
+        expect![[r#"External error: function "twice" returns a table. Call it as FROM map_batches(TABLE(query), twice)"#]],
     )
     .await;
     check_rule(
