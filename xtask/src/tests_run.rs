@@ -24,10 +24,10 @@ pub fn run(root: &Path, filters: &[String]) -> Result<(), String> {
     // build everything anew.
     step(
         "build",
-        Command::new("cargo").args(["build", "--release", "--workspace", "--bins"]),
+        cargo().args(["build", "--release", "--workspace", "--bins"]),
         root,
     )?;
-    let mut rust = Command::new("cargo");
+    let mut rust = cargo();
     rust.args(["test", "--release", "--workspace", "--"])
         .args(filters)
         .env("MOBULA_PYTHON", &python)
@@ -42,6 +42,26 @@ pub fn run(root: &Path, filters: &[String]) -> Result<(), String> {
         clients.args(["-k", filter]);
     }
     step("Python clients", &mut clients, root)
+}
+
+/// Cargo, as if called by hand. What `cargo run` tells us about this package
+/// would reach build scripts that watch those variables, and everything above
+/// them, DataFusion included, would be built anew.
+fn cargo() -> Command {
+    let mut command = Command::new("cargo");
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let ours = [
+            "CARGO_PKG_",
+            "CARGO_MANIFEST_",
+            "CARGO_CRATE_",
+            "CARGO_BIN_",
+        ];
+        if ours.iter().any(|start| text.starts_with(start)) || text == "OUT_DIR" {
+            command.env_remove(&name);
+        }
+    }
+    command
 }
 
 fn step(name: &str, command: &mut Command, root: &Path) -> Result<(), String> {
