@@ -318,6 +318,15 @@ impl Engine {
         self.process.stores().register(spec)
     }
 
+    /// As [`Engine::register_object_store`] for a store without options; one that
+    /// is known keeps those it has.
+    ///
+    /// # Errors
+    /// [`ExecutionError::ObjectStore`].
+    pub fn ensure_object_store(&self, url: String) -> Result<(), ExecutionError> {
+        self.process.stores().ensure(url)
+    }
+
     /// Waits until `n` executors are registered (the local one not counted).
     ///
     /// # Errors

@@ -72,6 +72,21 @@ impl ObjectStores {
         Ok(())
     }
 
+    /// Makes the store at `url` known without options, unless it is known: the
+    /// options that a table gave stay.
+    ///
+    /// # Errors
+    /// As [`ObjectStores::register`].
+    pub fn ensure(&self, url: String) -> Result<(), ExecutionError> {
+        if self.known.lock().contains_key(&url) {
+            return Ok(());
+        }
+        self.register(StoreSpec {
+            url,
+            options: vec![],
+        })
+    }
+
     /// As [`ObjectStores::register`] for what came with a query.
     ///
     /// # Errors
@@ -212,6 +227,21 @@ mod tests {
         );
         stores.register(by_file).unwrap();
         assert_eq!(stores.wire()[0].options[0].value, reference);
+    }
+
+    #[test]
+    fn a_store_named_by_url_keeps_the_options_of_its_table() {
+        let stores = stores();
+        let given = spec("s3://b", &[("aws.region", "x")]);
+        stores.register(given).unwrap();
+        stores.ensure("s3://b".into()).unwrap();
+        stores.ensure("https://h".into()).unwrap();
+        let wire = stores.wire();
+        assert_eq!(wire.len(), 2);
+        assert!(
+            wire.iter()
+                .any(|s| s.url == "s3://b" && s.options.len() == 1)
+        );
     }
 
     #[test]

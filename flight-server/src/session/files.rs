@@ -182,12 +182,12 @@ fn register(
     url: &Url,
     options: Vec<(String, String)>,
 ) -> Result<(), ServerError> {
-    let authority = url.authority();
-    let spec = StoreSpec {
-        url: format!("{}://{authority}", url.scheme()),
-        options,
-    };
-    Ok(database.engine().register_object_store(spec)?)
+    let (engine, authority) = (database.engine(), url.authority());
+    let url = format!("{}://{authority}", url.scheme());
+    Ok(match options.is_empty() {
+        true => engine.ensure_object_store(url)?,
+        false => engine.register_object_store(StoreSpec { url, options })?,
+    })
 }
 
 /// `location` from the root, without `.` and `..`; a trailing slash stays.
