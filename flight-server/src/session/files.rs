@@ -184,10 +184,11 @@ fn register(
 ) -> Result<(), ServerError> {
     let (engine, authority) = (database.engine(), url.authority());
     let url = format!("{}://{authority}", url.scheme());
-    Ok(match options.is_empty() {
+    match options.is_empty() {
         true => engine.ensure_object_store(url)?,
         false => engine.register_object_store(StoreSpec { url, options })?,
-    })
+    }
+    Ok(())
 }
 
 /// `location` from the root, without `.` and `..`; a trailing slash stays.
