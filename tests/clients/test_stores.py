@@ -124,5 +124,6 @@ def test_files_on_the_web(start, web):
     assert answer(server, f"SELECT count(*), sum(n) FROM '{web}/a.parquet'") == [ALL]
     answer(server, f"CREATE EXTERNAL TABLE b STORED AS CSV LOCATION '{web}/b.csv'")
     assert answer(server, "SELECT sum(n), max(s) FROM b") == [(3, "y")]
+    assert "nope" in refusal(server, f"SELECT nope FROM '{web}/a.parquet'")
     for sql in ("SELECT * FROM ", "CREATE EXTERNAL TABLE c STORED AS PARQUET LOCATION "):
         assert f"{web}/no.parquet" in refusal(server, f"{sql}'{web}/no.parquet'")

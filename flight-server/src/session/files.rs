@@ -80,15 +80,10 @@ pub fn register_stores(
 /// planning failed.
 pub async fn why_no_table(state: &SessionState, names: &[TableReference]) -> Option<ServerError> {
     for name in names.iter().map(TableReference::table) {
-        if remote(name).is_some() {
-            return Some(ServerError::RemoteFile {
-                location: name.to_owned(),
-            });
-        }
         let extension = Path::new(name).extension().and_then(|e| e.to_str());
         let known = |e: &str| state.get_file_format_factory(e).is_some();
         let is_path = name.contains('/') || extension.is_some_and(known);
-        if !is_path {
+        if !is_path || remote(name).is_some() {
             continue;
         }
         let path = absolute(name.trim_start_matches("file://")).ok()?;
@@ -166,6 +161,11 @@ pub fn make_parent(plan: &LogicalPlan) -> Result<(), ServerError> {
         path: parent.to_path_buf(),
         source,
     })
+}
+
+/// True for a name that is the URL of a file elsewhere.
+pub fn is_remote(name: &TableReference) -> bool {
+    remote(name.table()).is_some()
 }
 
 /// The URL of a location that is not a local path.

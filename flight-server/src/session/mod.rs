@@ -217,6 +217,11 @@ fn missing_table(
             .resolve(&defaults.default_catalog, &defaults.default_schema);
         text.contains(&format!("table '{full}' not found"))
     })?;
+    if files::is_remote(missing) {
+        return Some(ServerError::RemoteFile {
+            location: missing.table().to_owned(),
+        });
+    }
     let known = state
         .schema_for_ref(missing.clone())
         .map(|schema| schema.table_names())
