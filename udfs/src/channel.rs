@@ -58,6 +58,11 @@ impl Channel {
         self.max_frame_bytes
     }
 
+    /// What frames travel over, to wait for it or to send descriptors.
+    pub(crate) fn socket(&self) -> &UnixStream {
+        &self.socket
+    }
+
     /// Writes bytes that are no frame; only the worker's own source is sent so.
     pub(crate) async fn send_raw(&mut self, bytes: &[u8]) -> Result<(), ChannelError> {
         Ok(self.socket.write_all(bytes).await?)

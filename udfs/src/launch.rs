@@ -1,92 +1,180 @@
-//! Starting and signalling worker processes: the only platform code here.
+//! Starting worker processes: forked from the zygote, or each from nothing.
 //!
 //! Workers must not outlive this process, even if it is killed and they spin in
 //! C. So each asks the kernel to be killed with its parent, which on Linux means
 //! with the *thread* that started it: one thread that lives as long as the
-//! manager starts them all. Each leads a process group, so that what user code
-//! starts ends with it. The socket is the worker's standard input, which needs
-//! no unsafe code and no inherited numbers.
+//! manager starts them all, the [`zygote`](crate::zygote) included. Each leads a
+//! process group, so that what user code starts ends with it.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::python::{self, Role};
+use crate::signal;
+use crate::zygote::{Forked, Zygote};
+
 /// Libraries that start threads by themselves read these; one thread unless the
-/// environment says otherwise, for workers are what runs in parallel.
-const THREAD_COUNTS: [&str; 6] = [
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "POLARS_MAX_THREADS",
-    "RAYON_NUM_THREADS",
+/// environment says otherwise, for workers are what runs in parallel, and a
+/// process with threads cannot fork.
+const THREADS: [(&str, &str); 7] = [
+    ("OMP_NUM_THREADS", "1"),
+    ("OPENBLAS_NUM_THREADS", "1"),
+    ("MKL_NUM_THREADS", "1"),
+    ("NUMEXPR_NUM_THREADS", "1"),
+    ("POLARS_MAX_THREADS", "1"),
+    ("RAYON_NUM_THREADS", "1"),
+    // pyarrow brings an allocator that starts one with the import.
+    ("JE_ARROW_MALLOC_CONF", "background_thread:false"),
 ];
 /// Starts that may wait for the thread.
 const QUEUE: usize = 64;
 /// Wanted size of the socket's buffers in bytes; the kernel may give less.
 const SOCKET_BYTES: usize = 1 << 20;
+/// How long whoever starts a process may keep its customer waiting.
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
-/// What to start.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Launch<'a> {
-    pub(crate) python: &'a Path,
-    /// Given to `python -c`.
-    pub(crate) bootstrap: &'a str,
-    pub(crate) executor_id: &'a str,
+/// What is started, the same for every worker of a manager.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub(crate) python: PathBuf,
+    pub(crate) executor_id: String,
+    /// Whether workers are forked from a zygote.
+    pub(crate) fork: bool,
 }
 
-/// A started process, with our end of its socket.
+/// A started process, with our ends of its socket and its pipes.
 #[derive(Debug)]
 pub(crate) struct Launched {
-    /// Its standard output and error are pipes.
-    pub(crate) child: Child,
     pub(crate) pid: u32,
+    pub(crate) end: End,
     pub(crate) socket: UnixStream,
+    pub(crate) stdout: pipe::Receiver,
+    pub(crate) stderr: pipe::Receiver,
+    /// Whether its zygote has said hello for it.
+    pub(crate) greeted: bool,
 }
 
+/// How to learn that a process has ended. Dropped before that, it ends it.
+#[derive(Debug)]
+pub(crate) enum End {
+    Spawned(Child),
+    Forked(Forked),
+}
+
+impl End {
+    /// Waits for the end of the process and of what it left in its group.
+    pub(crate) async fn wait(&mut self, pid: u32) -> io::Result<ExitStatus> {
+        match self {
+            Self::Spawned(child) => {
+                let status = child.wait().await;
+                signal::kill(pid);
+                status
+            }
+            Self::Forked(forked) => forked.wait().await,
+        }
+    }
+}
+
+/// The process's ends of what connects it with us.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    pub(crate) socket: OwnedFd,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+/// What the thread answers to an order.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) pid: u32,
+    pub(crate) end: End,
+}
+
+/// Where an order's answer goes.
+pub(crate) type Reply = oneshot::Sender<io::Result<Started>>;
+
 /// The thread that starts processes; made with the first of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Launcher {
+    program: Arc<Program>,
     orders: Mutex<Option<mpsc::Sender<Order>>>,
 }
 
 #[derive(Debug)]
-struct Order {
-    command: Command,
-    runtime: Handle,
-    reply: oneshot::Sender<io::Result<Child>>,
+enum Order {
+    /// Have a zygote ready.
+    Warm,
+    Start {
+        ends: Ends,
+        /// Where a spawned child is waited for.
+        runtime: Handle,
+        reply: Reply,
+    },
 }
 
 impl Launcher {
+    pub(crate) fn new(program: Program) -> Self {
+        Self {
+            program: Arc::new(program),
+            orders: Mutex::default(),
+        }
+    }
+
+    /// Makes the next start a fast one; does not wait for that.
+    pub(crate) fn warm(&self) -> io::Result<()> {
+        // A full queue means that it is being made ready anyway.
+        let _ = self.orders()?.try_send(Order::Warm);
+        Ok(())
+    }
+
     /// Starts a process on the current Tokio runtime.
-    pub(crate) async fn launch(&self, launch: Launch<'_>) -> io::Result<Launched> {
-        let (ours, theirs) = socket_pair()?;
-        let command = command(launch, theirs);
+    pub(crate) async fn launch(&self) -> io::Result<Launched> {
+        match self.try_launch().await {
+            // The zygote went with the order in its hands: the next has a new one.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.try_launch().await,
+            launched => launched,
+        }
+    }
+
+    async fn try_launch(&self) -> io::Result<Launched> {
+        let (socket, theirs) = socket_pair()?;
+        let (stdout, their_stdout) = std::io::pipe()?;
+        let (stderr, their_stderr) = std::io::pipe()?;
         let (reply, started) = oneshot::channel();
-        let order = Order {
-            command,
+        let order = Order::Start {
+            ends: Ends {
+                socket: theirs,
+                stdout: their_stdout.into(),
+                stderr: their_stderr.into(),
+            },
             runtime: Handle::current(),
             reply,
         };
         let orders = self.orders()?;
-        orders.send(order).await.map_err(|_| thread_gone())?;
-        let child = started.await.map_err(|_| thread_gone())??;
-        let pid = child
-            .id()
-            .ok_or_else(|| io::Error::other("the process has no id"))?;
+        let answer = async {
+            orders.send(order).await.map_err(|_| thread_gone())?;
+            started.await.map_err(|_| thread_gone())?
+        };
+        let answer = tokio::time::timeout(ANSWER_LIMIT, answer).await;
+        let Started { pid, end } = answer.map_err(|_| no_answer())??;
         Ok(Launched {
-            child,
             pid,
-            socket: UnixStream::from_std(ours)?,
+            greeted: matches!(end, End::Forked(_)),
+            end,
+            socket: UnixStream::from_std(socket)?,
+            stdout: pipe::Receiver::from_owned_fd(stdout.into())?,
+            stderr: pipe::Receiver::from_owned_fd(stderr.into())?,
         })
     }
 
@@ -96,34 +184,119 @@ impl Launcher {
             return Ok(orders.clone());
         }
         let (sender, receiver) = mpsc::channel(QUEUE);
+        // Its own runtime: the zygote must not end with a user's.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let starter = Starter {
+            program: Arc::clone(&self.program),
+            zygote: None,
+            unfit: !self.program.fork,
+        };
         std::thread::Builder::new()
             .name("mobula-launcher".into())
-            .spawn(move || start_all(receiver))?;
+            .spawn(move || runtime.block_on(starter.run(receiver)))?;
         *orders = Some(sender.clone());
         Ok(sender)
     }
 }
 
-/// The thread's whole life; it ends when the last [`Launcher`] is gone, and the
-/// kernel then ends what it started.
-fn start_all(mut orders: mpsc::Receiver<Order>) {
-    while let Some(Order {
-        mut command,
-        runtime,
-        reply,
-    }) = orders.blocking_recv()
-    {
+/// What the thread does all its life; it ends when the last [`Launcher`] is
+/// gone, and what it started ends with it.
+struct Starter {
+    program: Arc<Program>,
+    zygote: Option<Zygote>,
+    /// Whether this Python has been found not to bear forking.
+    unfit: bool,
+}
+
+impl Starter {
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    None => break,
+                    Some(Order::Warm) => self.warm().await,
+                    Some(Order::Start { ends, runtime, reply }) => {
+                        self.start(ends, &runtime, reply).await;
+                    }
+                },
+                () = Zygote::lost(&mut self.zygote) => self.zygote = None,
+            }
+        }
+        if let Some(zygote) = self.zygote.take() {
+            zygote.end().await;
+        }
+    }
+
+    async fn warm(&mut self) {
+        if self.zygote.as_ref().is_some_and(Zygote::is_stuck) {
+            self.zygote = None;
+        }
+        if self.zygote.is_some() || self.unfit {
+            return;
+        }
+        match Zygote::start(&self.program).await {
+            Ok(zygote) => self.zygote = Some(zygote),
+            Err(problem) => {
+                self.unfit = problem.is_lasting();
+                let python = self.program.python.display().to_string();
+                tracing::debug!(python, %problem, "no zygote: workers start one by one");
+            }
+        }
+    }
+
+    async fn start(&mut self, ends: Ends, runtime: &Handle, reply: Reply) {
+        self.warm().await;
+        let (ends, reply) = match &mut self.zygote {
+            None => (ends, reply),
+            Some(zygote) => match zygote.fork(ends, reply).await {
+                Ok(()) => return,
+                Err(back) => {
+                    self.zygote = None;
+                    back
+                }
+            },
+        };
+        // Whatever kept the zygote from starting is told by the worker itself.
         let _guard = runtime.enter();
+        let started = spawn(&self.program, Role::Worker, ends);
         // Whoever asked may have gone: the child then ends with its last owner.
-        let _ = reply.send(command.spawn());
+        let _ = reply.send(started.map(|(pid, child)| Started {
+            pid,
+            end: End::Spawned(child),
+        }));
     }
 }
 
-fn thread_gone() -> io::Error {
-    io::Error::other("the thread that starts processes is gone")
+/// Starts a Python on the current Tokio runtime; its socket is its standard
+/// input, which needs no unsafe code and no inherited numbers.
+pub(crate) fn spawn(program: &Program, role: Role, ends: Ends) -> io::Result<(u32, Child)> {
+    let mut command = Command::new(&program.python);
+    command
+        .args(["-u", "-X", "faulthandler", "-c", python::BOOTSTRAP])
+        .arg(std::process::id().to_string())
+        .arg(role.module())
+        .env("MOBULA_EXECUTOR_ID", &program.executor_id)
+        .stdin(Stdio::from(ends.socket))
+        .stdout(Stdio::from(ends.stdout))
+        .stderr(Stdio::from(ends.stderr))
+        .process_group(0)
+        .kill_on_drop(true);
+    for (name, value) in THREADS {
+        if std::env::var_os(name).is_none() {
+            command.env(name, value);
+        }
+    }
+    let child = command.spawn()?;
+    let pid = child
+        .id()
+        .ok_or_else(|| io::Error::other("the process has no id"))?;
+    Ok((pid, child))
 }
 
-fn socket_pair() -> io::Result<(std::os::unix::net::UnixStream, OwnedFd)> {
+/// Our end, ready for Tokio, and the other.
+pub(crate) fn socket_pair() -> io::Result<(std::os::unix::net::UnixStream, OwnedFd)> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     for end in [&ours, &theirs] {
@@ -133,102 +306,11 @@ fn socket_pair() -> io::Result<(std::os::unix::net::UnixStream, OwnedFd)> {
     Ok((ours, theirs.into()))
 }
 
-fn command(launch: Launch<'_>, socket: OwnedFd) -> Command {
-    let mut command = Command::new(launch.python);
-    command
-        .args(["-u", "-X", "faulthandler", "-c", launch.bootstrap])
-        .arg(std::process::id().to_string())
-        .env("MOBULA_EXECUTOR_ID", launch.executor_id)
-        .stdin(Stdio::from(socket))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .kill_on_drop(true);
-    for name in THREAD_COUNTS
-        .into_iter()
-        .filter(|name| std::env::var_os(name).is_none())
-    {
-        command.env(name, "1");
-    }
-    command
+fn thread_gone() -> io::Error {
+    io::Error::other("the thread that starts processes is gone")
 }
 
-/// Ends the process and all it started, at once.
-pub(crate) fn kill(pid: u32) {
-    signal_group(pid, Signal::KILL);
-}
-
-/// Asks the process and all it started to end.
-pub(crate) fn terminate(pid: u32) {
-    signal_group(pid, Signal::TERM);
-}
-
-/// Asks the process to write where its threads are to its standard error.
-pub(crate) fn ask_for_stack(pid: u32) {
-    if let Some(pid) = raw(pid) {
-        // Gone already: whoever waits for it will see that.
-        let _ = kill_process(pid, Signal::USR1);
-    }
-}
-
-fn signal_group(pid: u32, signal: Signal) {
-    if let Some(pid) = raw(pid) {
-        // An empty group is what we want.
-        let _ = kill_process_group(pid, signal);
-    }
-}
-
-fn raw(pid: u32) -> Option<Pid> {
-    Pid::from_raw(i32::try_from(pid).ok()?)
-}
-
-/// How a process ended, in words: `killed by SIGSEGV`, `exit code 3`.
-pub(crate) fn describe_exit(status: ExitStatus) -> String {
-    match (status.signal(), status.code()) {
-        (Some(signal), _) => format!("killed by {}", signal_name(signal)),
-        (None, Some(code)) => format!("exit code {code}"),
-        (None, None) => status.to_string(),
-    }
-}
-
-fn signal_name(signal: i32) -> String {
-    const NAMES: [(Signal, &str); 14] = [
-        (Signal::ABORT, "SIGABRT"),
-        (Signal::ALARM, "SIGALRM"),
-        (Signal::BUS, "SIGBUS"),
-        (Signal::FPE, "SIGFPE"),
-        (Signal::HUP, "SIGHUP"),
-        (Signal::ILL, "SIGILL"),
-        (Signal::INT, "SIGINT"),
-        (Signal::KILL, "SIGKILL"),
-        (Signal::PIPE, "SIGPIPE"),
-        (Signal::SEGV, "SIGSEGV"),
-        (Signal::SYS, "SIGSYS"),
-        (Signal::TERM, "SIGTERM"),
-        (Signal::XCPU, "SIGXCPU"),
-        (Signal::USR1, "SIGUSR1"),
-    ];
-    NAMES
-        .iter()
-        .find(|(known, _)| known.as_raw() == signal)
-        .map_or_else(
-            || format!("signal {signal}"),
-            |(_, name)| (*name).to_owned(),
-        )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exits_have_names() {
-        assert_eq!(describe_exit(ExitStatus::from_raw(9)), "killed by SIGKILL");
-        assert_eq!(describe_exit(ExitStatus::from_raw(11)), "killed by SIGSEGV");
-        assert_eq!(
-            describe_exit(ExitStatus::from_raw(60)),
-            "killed by signal 60"
-        );
-        assert_eq!(describe_exit(ExitStatus::from_raw(3 << 8)), "exit code 3");
-    }
+fn no_answer() -> io::Error {
+    let text = format!("no worker was started within {ANSWER_LIMIT:?}");
+    io::Error::new(io::ErrorKind::TimedOut, text)
 }

@@ -6,7 +6,7 @@
 //! code never runs in this process. No DataFusion here, and no network.
 //!
 //! A block's way: [`UdfPool::call`] → `process_pool` takes a worker from `roster`
-//! or has `worker` start one through `launch` → `exchange` writes it by
+//! or has one started through `launch` by the `zygote` → `exchange` writes it by
 //! `protocol` → `python/worker/*.py` → back the same way.
 
 mod activity;
@@ -25,14 +25,16 @@ mod protocol;
 mod python;
 mod roster;
 mod schema_bytes;
+mod signal;
 mod spawn;
 mod spec;
 mod worker;
+mod zygote;
 
 pub use activity::{WorkerInfo, WorkerState};
 pub use call::{Literal, UdfCall};
 pub use error::{UdfError, UdfErrorClass, UserFailure};
-pub use manager::{WorkerManager, WorkerSettings};
+pub use manager::{StartMethod, WorkerManager, WorkerSettings};
 pub use pool::{BlockStream, PoolStats, UdfPool};
 pub use spec::{
     BatchFormat, CallDefaults, FunctionSpec, Language, ObjectKind, Param, ParamKind, Returns,

@@ -15,13 +15,13 @@ use tokio::time::Instant;
 
 use crate::activity::WorkerInfo;
 use crate::call::UdfCall;
+use crate::channel::Channel;
 use crate::error::UdfError;
-use crate::launch::{Launch, Launched, Launcher};
+use crate::launch::{Launched, Launcher, Program};
 use crate::order::CallOrder;
 use crate::pool::UdfPool;
 use crate::process::Processes;
 use crate::process_pool::ProcessPool;
-use crate::python;
 use crate::roster::{Grant, Refusal, Roster, Slot, Want};
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::spec::{FunctionSpec, ObjectKind};
@@ -32,6 +32,8 @@ use crate::worker::{Deadline, Worker};
 pub struct WorkerSettings {
     /// The interpreter: a path, or a name to look up.
     pub python: PathBuf,
+    /// How worker processes come to be.
+    pub start_method: StartMethod,
     /// What user code reads as `MOBULA_EXECUTOR_ID`.
     pub executor_id: String,
     /// Most worker processes at a time; at least 1.
@@ -51,11 +53,33 @@ pub struct WorkerSettings {
     pub log_tail_bytes: usize,
 }
 
+/// How worker processes come to be; the names are those of Python's
+/// `multiprocessing`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartMethod {
+    /// Forked from a process that has imported numpy and pyarrow: milliseconds.
+    /// Where that cannot be, as [`StartMethod::Spawn`].
+    ForkServer,
+    /// Each a Python of its own from the start.
+    Spawn,
+}
+
+impl Default for StartMethod {
+    fn default() -> Self {
+        // Elsewhere forked workers could not be tied to their parent.
+        match cfg!(target_os = "linux") {
+            true => Self::ForkServer,
+            false => Self::Spawn,
+        }
+    }
+}
+
 impl Default for WorkerSettings {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             python: PathBuf::from("python3"),
+            start_method: StartMethod::default(),
             executor_id: "embedded".to_owned(),
             max_workers: 4 * cores,
             init_timeout: Duration::from_secs(600),
@@ -83,10 +107,15 @@ impl WorkerManager {
     /// Starts nothing yet.
     pub fn new(mut settings: WorkerSettings) -> Arc<Self> {
         settings.max_frame_bytes = settings.max_frame_bytes.clamp(64 << 10, u32::MAX as usize);
+        let program = Program {
+            python: settings.python.clone(),
+            executor_id: settings.executor_id.clone(),
+            fork: settings.start_method == StartMethod::ForkServer,
+        };
         Arc::new(Self {
+            launcher: Launcher::new(program),
             roster: Roster::new(settings.max_workers, settings.idle_ttl),
             settings,
-            launcher: Launcher::default(),
             processes: Arc::default(),
             endings: Mutex::default(),
         })
@@ -131,6 +160,14 @@ impl WorkerManager {
             order,
             concurrency,
         )))
+    }
+
+    /// Makes ready to start workers fast, without waiting for that. What keeps
+    /// it from working is told by the first worker.
+    pub fn warm(&self) {
+        if let Err(error) = self.launcher.warm() {
+            tracing::debug!(%error, "cannot make ready for workers");
+        }
     }
 
     /// The running worker processes, by pid.
@@ -220,20 +257,20 @@ impl WorkerManager {
 
     async fn start(&self, slot: Slot, function: &str) -> Result<Worker, UdfError> {
         let settings = &self.settings;
+        let launched = self.launcher.launch().await;
+        let Launched {
+            pid,
+            end,
+            socket,
+            stdout,
+            stderr,
+            greeted,
+        } = launched.map_err(|source| UdfError::Start {
+            python: settings.python.clone(),
+            source,
+        })?;
+        // Whatever had to be started before is not this worker's time.
         let deadline = self.init_deadline();
-        let launch = Launch {
-            python: &settings.python,
-            bootstrap: python::BOOTSTRAP,
-            executor_id: &settings.executor_id,
-        };
-        let Launched { child, pid, socket } =
-            self.launcher
-                .launch(launch)
-                .await
-                .map_err(|source| UdfError::Start {
-                    python: settings.python.clone(),
-                    source,
-                })?;
         let ended = {
             let roster = Arc::downgrade(&self.roster);
             move |pid| {
@@ -242,21 +279,18 @@ impl WorkerManager {
                 }
             }
         };
-        let process = self
-            .processes
-            .watch(child, pid, function, settings.log_tail_bytes, ended);
-        tracing::debug!(pid, function, "worker started");
-        let max = settings.max_frame_bytes;
-        Worker::start(
-            process,
-            socket,
-            slot,
-            max,
-            &settings.python,
-            function,
-            deadline,
-        )
-        .await
+        let kept = settings.log_tail_bytes;
+        let pipes = [stdout, stderr];
+        let process = self.processes.watch(pid, end, pipes, function, kept, ended);
+        tracing::debug!(pid, function, greeted, "worker started");
+        let channel = Channel::new(socket, settings.max_frame_bytes);
+        let mut worker = Worker::new(process, channel, slot);
+        if !greeted {
+            let python = &settings.python;
+            worker.greet(python, function, deadline).await?;
+        }
+        worker.init(function, deadline).await?;
+        Ok(worker)
     }
 }
 

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::process::Child;
+use tokio::net::unix::pipe;
 use tokio::sync::watch;
 
 use crate::activity::{WorkerInfo, WorkerState};
-use crate::launch;
+use crate::launch::End;
 use crate::log::{LogTail, drain};
+use crate::signal;
 use crate::spawn::{OwnedTask, spawn_named};
 
 /// How long the pipes of an ended process may stay open.
@@ -55,11 +56,12 @@ struct Watched {
 }
 
 impl Processes {
-    /// Watches `child` until it has ended; `ended` is called then.
+    /// Watches process `pid` until it has ended; `ended` is called then.
     pub(crate) fn watch(
         self: &Arc<Self>,
-        mut child: Child,
         pid: u32,
+        end: End,
+        [stdout, stderr]: [pipe::Receiver; 2],
         function: &str,
         log_tail_bytes: usize,
         ended: impl FnOnce(u32) + Send + 'static,
@@ -75,26 +77,17 @@ impl Processes {
             stdout: LogTail::new(log_tail_bytes),
             stderr: LogTail::new(log_tail_bytes),
         });
-        let mut tasks = Vec::with_capacity(3);
-        if let Some(stdout) = child.stdout.take() {
-            let process = Arc::clone(&process);
-            tasks.push(spawn_named("worker-stdout", async move {
-                drain(stdout, &process.stdout, |line| process.log("stdout", line)).await;
-            }));
-        }
-        if let Some(stderr) = child.stderr.take() {
-            let process = Arc::clone(&process);
-            tasks.push(spawn_named("worker-stderr", async move {
-                drain(stderr, &process.stderr, |line| process.log("stderr", line)).await;
-            }));
-        }
+        let mut tasks = vec![
+            process.drained(stdout, "stdout"),
+            process.drained(stderr, "stderr"),
+        ];
         let mut by_pid = self.by_pid.lock();
         tasks.push(spawn_named("worker-end", {
-            // Strong: the table must outlive what it watches. Ends with the child.
+            // Strong: the table must outlive what it watches. Ends with it.
             let table = Arc::clone(self);
             let process = Arc::clone(&process);
             async move {
-                process.reap(child).await;
+                process.reap(end).await;
                 ended(pid);
                 // The tasks below read the pipes to their end first.
                 process.logs_closed().await;
@@ -157,7 +150,7 @@ impl Process {
     /// Ends it and all it started, at once; nothing if it has ended.
     pub(crate) fn kill(&self) {
         if self.is_running() {
-            launch::kill(self.pid);
+            signal::kill(self.pid);
         }
     }
 
@@ -175,7 +168,7 @@ impl Process {
     pub(crate) async fn end(&self, grace: Duration) {
         self.enter(WorkerState::Ending, None);
         if self.is_running() {
-            launch::terminate(self.pid);
+            signal::terminate(self.pid);
         }
         if tokio::time::timeout(grace, self.ended()).await.is_err() {
             self.kill();
@@ -187,7 +180,7 @@ impl Process {
     pub(crate) async fn stack(&self) -> String {
         let mark = self.stderr.total();
         if self.is_running() {
-            launch::ask_for_stack(self.pid);
+            signal::ask_for_stack(self.pid);
         }
         self.stderr.settled(mark, DUMP_QUIET, DUMP_LIMIT).await;
         let dump = self.stderr.since(mark);
@@ -229,13 +222,23 @@ impl Process {
         tracing::info!(target: "mobula_udfs::worker_log", function, pid = self.pid, stream, "{line}");
     }
 
-    async fn reap(&self, mut child: Child) {
-        let exit = match child.wait().await {
-            Ok(status) => launch::describe_exit(status),
+    /// Reads one of its output streams to its end.
+    fn drained(self: &Arc<Self>, pipe: pipe::Receiver, stream: &'static str) -> OwnedTask {
+        let process = Arc::clone(self);
+        spawn_named("worker-log", async move {
+            let tail = match stream {
+                "stdout" => &process.stdout,
+                _ => &process.stderr,
+            };
+            drain(pipe, tail, |line| process.log(stream, line)).await;
+        })
+    }
+
+    async fn reap(&self, mut end: End) {
+        let exit = match end.wait(self.pid).await {
+            Ok(status) => signal::describe_exit(status),
             Err(e) => format!("its end is unknown: {e}"),
         };
-        // Whatever it started in its group ends with it.
-        launch::kill(self.pid);
         self.exit.send_replace(Some(exit));
     }
 }

@@ -20,6 +20,13 @@
 //! → SHUTDOWN               (the process ends)
 //! ```
 //!
+//! With a zygote, which says HELLO for its workers:
+//!
+//! ```text
+//! → FORK, three descriptors ← FORKED pid         | ERROR
+//!                           ← EXITED pid, status   (at any time)
+//! ```
+//!
 //! One request at a time; answers repeat its `seq`. There is no cancel word: the
 //! only sure way to stop user code is to end its process.
 
@@ -44,11 +51,14 @@ pub(crate) enum Kind {
     Load = 3,
     Process = 4,
     Shutdown = 5,
+    Fork = 6,
     Hello = 17,
     Ready = 18,
     Output = 19,
     Done = 20,
     Error = 21,
+    Forked = 22,
+    Exited = 23,
 }
 
 impl Kind {
@@ -60,6 +70,8 @@ impl Kind {
             Self::Output,
             Self::Done,
             Self::Error,
+            Self::Forked,
+            Self::Exited,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == byte)
@@ -246,6 +258,27 @@ impl From<FoundObject> for ObjectKind {
             FoundObject::Class => Self::Class,
         }
     }
+}
+
+/// READY of a zygote.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Warm {
+    /// Threads it runs; it cannot fork safely with more than one.
+    pub(crate) threads: usize,
+}
+
+/// FORKED.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ForkedPid {
+    pub(crate) pid: u32,
+}
+
+/// EXITED.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Exited {
+    pub(crate) pid: u32,
+    /// As `waitpid` gives it.
+    pub(crate) status: i32,
 }
 
 /// PROCESS; the payload is the block.

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use arrow::buffer::Buffer;
 use mobula_block::ipc::BlockEncoder;
-use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use crate::activity::WorkerState;
@@ -63,46 +62,59 @@ struct Loaded {
 }
 
 impl Worker {
-    /// Agrees with a fresh process on how to talk.
-    ///
-    /// # Errors
-    /// When the interpreter does not fit, or is not ready by `deadline`.
-    pub(crate) async fn start(
-        process: Arc<Process>,
-        socket: UnixStream,
-        slot: Slot,
-        max_frame_bytes: usize,
-        python: &Path,
-        function: &str,
-        deadline: Deadline,
-    ) -> Result<Self, UdfError> {
-        let channel = Channel::new(socket, max_frame_bytes);
-        let mut worker = Self {
+    pub(crate) fn new(process: Arc<Process>, channel: Channel, slot: Slot) -> Self {
+        Self {
             process,
             channel,
             seq: 0,
             loaded: VecDeque::new(),
             slot: Some(slot),
-        };
-        let hello = watched(&worker.process, deadline.at, worker.channel.receive()).await;
+        }
+    }
+
+    /// Hears what a process is that was started from nothing, and gives it the
+    /// worker's modules. A zygote has done that for those it forks.
+    ///
+    /// # Errors
+    /// When the interpreter does not fit, or is not ready by `deadline`.
+    pub(crate) async fn greet(
+        &mut self,
+        python: &Path,
+        function: &str,
+        deadline: Deadline,
+    ) -> Result<(), UdfError> {
+        let hello = watched(&self.process, deadline.at, self.channel.receive()).await;
         let hello = match hello {
             Ok(hello) => hello,
-            Err(Stop::Channel(ChannelError::Closed)) => return Err(worker.no_hello(python).await),
-            Err(stop) => return Err(worker.explain(stop, function, deadline).await),
+            Err(Stop::Channel(ChannelError::Closed)) => return Err(self.no_hello(python).await),
+            Err(stop) => return Err(self.explain(stop, function, deadline).await),
         };
-        check_hello(python, &worker.read(&hello, function)?)?;
+        check_hello(python, &self.read(&hello, function)?)?;
+        let modules = python::modules();
+        let send = self.channel.send_raw(&modules);
+        match watched(&self.process, deadline.at, send).await {
+            Ok(()) => Ok(()),
+            Err(stop) => Err(self.explain(stop, function, deadline).await),
+        }
+    }
+
+    /// Tells the process its limits.
+    ///
+    /// # Errors
+    /// When it has ended, or does not listen by `deadline`.
+    pub(crate) async fn init(
+        &mut self,
+        function: &str,
+        deadline: Deadline,
+    ) -> Result<(), UdfError> {
         let init = Init {
             protocol: protocol::VERSION,
-            max_frame_bytes,
+            max_frame_bytes: self.channel.max_frame_bytes(),
         };
-        let channel = &mut worker.channel;
-        let sent = watched(&worker.process, deadline.at, async {
-            channel.send_raw(&python::modules()).await?;
-            channel.send(Kind::Init, 0, &init, &[]).await
-        });
-        match sent.await {
-            Ok(()) => Ok(worker),
-            Err(stop) => Err(worker.explain(stop, function, deadline).await),
+        let send = self.channel.send(Kind::Init, 0, &init, &[]);
+        match watched(&self.process, deadline.at, send).await {
+            Ok(()) => Ok(()),
+            Err(stop) => Err(self.explain(stop, function, deadline).await),
         }
     }
 

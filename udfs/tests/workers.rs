@@ -21,3 +21,6 @@ mod refusals;
 #[cfg(test)]
 #[path = "workers/types.rs"]
 mod types;
+#[cfg(test)]
+#[path = "workers/zygote.rs"]
+mod zygote;

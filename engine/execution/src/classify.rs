@@ -56,9 +56,10 @@ pub fn classify(error: &DataFusionError) -> Classified {
         DataFusionError::ParquetError(e) => {
             Classified::new(ErrorClass::Setup, format!("cannot read Parquet: {e}"))
         }
-        DataFusionError::ResourcesExhausted(text) => {
-            Classified::new(ErrorClass::ResourceExhausted, text)
-        }
+        DataFusionError::ResourcesExhausted(text) => Classified::new(
+            ErrorClass::ResourceExhausted,
+            format!("{text}. The setting `memory_limit` bounds it"),
+        ),
         DataFusionError::Internal(text) => Classified::new(ErrorClass::Internal, text),
         DataFusionError::ExecutionJoin(e) => Classified::new(
             ErrorClass::Internal,

@@ -128,6 +128,7 @@ impl Engine {
             &cluster.token,
         )?;
         let cluster = Cluster::start(&settings.options, &process, cluster).await?;
+        process.prestart();
         Ok(Arc::new(Self::new(
             settings.options,
             process,

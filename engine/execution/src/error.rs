@@ -90,6 +90,9 @@ pub enum ExecutionError {
     )]
     Advertise { address: SocketAddr },
 
+    #[error("--advertise \"{text}\" is not an address. Write HOST:PORT, as others reach it")]
+    BadAdvertise { text: String },
+
     #[error("\"{url}\" is not an address like grpc://HOST:PORT")]
     BadAddress { url: String },
 
@@ -150,7 +153,7 @@ impl ExecutionError {
             | Self::ListenerBroken { .. }
             | Self::Thread { .. }
             | Self::ObjectStore { .. } => ErrorClass::Setup,
-            Self::BadAddress { .. } => ErrorClass::User,
+            Self::BadAddress { .. } | Self::BadAdvertise { .. } => ErrorClass::User,
             Self::Malformed { .. } => ErrorClass::Internal,
         }
     }

@@ -11,7 +11,7 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use mobula_plan::{MobulaOptions, TaskHost};
 use mobula_proto::cluster::ExecutorLoad;
-use mobula_udfs::{WorkerManager, WorkerSettings};
+use mobula_udfs::{StartMethod, WorkerManager, WorkerSettings};
 
 use crate::base::worker::{TaskSessions, TaskSource};
 use crate::error::ExecutionError;
@@ -102,6 +102,13 @@ impl Process {
         self.traffic.load(self.workers.workers().len() as u64)
     }
 
+    /// Makes the first call of user code a fast one, unless settings say no.
+    pub fn prestart(&self) {
+        if self.options.udf_prestart() {
+            self.workers.warm();
+        }
+    }
+
     /// Ends every worker process; bounded by their grace period.
     pub async fn shutdown(&self) {
         self.workers.shutdown().await;
@@ -120,6 +127,10 @@ fn runtime(options: &MobulaOptions) -> Result<Arc<RuntimeEnv>, ExecutionError> {
 fn worker_settings(options: &MobulaOptions, python: PathBuf, executor_id: &str) -> WorkerSettings {
     WorkerSettings {
         python,
+        start_method: match options.udf_start_method() {
+            "spawn" => StartMethod::Spawn,
+            _ => StartMethod::ForkServer,
+        },
         executor_id: executor_id.to_owned(),
         max_workers: options.udf_max_workers(),
         init_timeout: options.udf_init_timeout(),

@@ -10,14 +10,33 @@ use serde_json::json;
 pub(crate) const BOOTSTRAP: &str = include_str!("worker/bootstrap.py");
 
 /// The modules in the order they are loaded; each may import those before it.
-const MODULES: [(&str, &str); 6] = [
+const MODULES: [(&str, &str); 7] = [
     ("protocol", include_str!("worker/protocol.py")),
     ("failure", include_str!("worker/failure.py")),
     ("source", include_str!("worker/source.py")),
     ("arguments", include_str!("worker/arguments.py")),
     ("results", include_str!("worker/results.py")),
     ("serve", include_str!("worker/serve.py")),
+    ("zygote", include_str!("worker/zygote.py")),
 ];
+
+/// What a started Python is to be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Role {
+    Worker,
+    /// Forks workers.
+    Zygote,
+}
+
+impl Role {
+    /// The module that serves it.
+    pub(crate) fn module(self) -> &'static str {
+        match self {
+            Self::Worker => "serve",
+            Self::Zygote => "zygote",
+        }
+    }
+}
 
 /// What a worker reads first: a 4-byte length, then the modules as JSON.
 pub(crate) fn modules() -> Vec<u8> {

@@ -263,21 +263,23 @@ def f(x):
     dead(grandchild).await;
 }
 
-/// Set in the process that the next test kills.
+/// Set in the process that the next test kills, to the file where the process
+/// that its worker started is named.
 const HOST: &str = "MOBULA_TEST_HOST_OF_WORKERS";
 
 #[tokio::test]
 async fn a_killed_host_takes_its_workers_along() {
-    if std::env::var_os(HOST).is_some() {
-        return host_a_worker_that_never_looks_up().await;
+    if let Ok(stray_file) = std::env::var(HOST) {
+        return host_a_worker_that_never_looks_up(&stray_file).await;
     }
+    let stray_file = std::env::temp_dir().join(format!("mobula-udfs-stray-{}", std::process::id()));
     let mut host = tokio::process::Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
             "lifetimes::a_killed_host_takes_its_workers_along",
             "--nocapture",
         ])
-        .env(HOST, "1")
+        .env(HOST, &stray_file)
         .stdout(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
@@ -293,17 +295,36 @@ async fn a_killed_host_takes_its_workers_along() {
             break pid.trim().parse().unwrap();
         }
     };
-    assert!(std::path::Path::new(&format!("/proc/{worker}")).exists());
+    let stray = loop {
+        match std::fs::read_to_string(&stray_file).map(|text| text.trim().parse::<u32>()) {
+            Ok(Ok(pid)) => break pid,
+            _ => tokio::task::yield_now().await,
+        }
+    };
+    for pid in [worker, stray] {
+        assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
+    }
     host.start_kill().unwrap();
     host.wait().await.unwrap();
     dead(worker).await;
+    dead(stray).await;
+    std::fs::remove_file(stray_file).unwrap();
 }
 
-async fn host_a_worker_that_never_looks_up() {
+async fn host_a_worker_that_never_looks_up(stray_file: &str) {
     let manager = manager();
-    // In C, with the lock of the interpreter held.
-    let body = "\ndef f(x):\n    return sum(range(10**15))";
-    let pool = Case::ints("f", body).pool(&manager, 1);
+    // In C, with the lock of the interpreter held; before that it starts a
+    // process that leaves the worker's group.
+    let body = format!(
+        "
+import os, subprocess
+def f(x):
+    stray = subprocess.Popen(['sleep', '600'], start_new_session=True)
+    with open({stray_file:?}, 'w') as file:
+        file.write(str(stray.pid) + chr(10))
+    return sum(range(10**15))"
+    );
+    let pool = Case::ints("f", &body).pool(&manager, 1);
     let _stream = pool.call(counting(1)).await.unwrap();
     println!("worker={}", worker_in(&manager, "busy").await);
     std::future::pending::<()>().await;

@@ -52,7 +52,9 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ExecutionError> {
 pub fn advertised_url(address: SocketAddr, advertise: Option<&str>) -> Result<Url, ExecutionError> {
     match advertise {
         Some(text) => {
-            let mut url = parse_address(text)?;
+            let mut url = parse_address(text).map_err(|_| ExecutionError::BadAdvertise {
+                text: text.to_owned(),
+            })?;
             if url.port() == Some(0) {
                 // Cannot fail: the URL has a host.
                 let _ = url.set_port(Some(address.port()));

@@ -71,6 +71,7 @@ impl Executor {
         let tasks = process.task_source();
         let listener = Listener::serve(bound, &process, tasks, None, &url, settings.token);
         let registration = Registration::start(&process, coordinator, id.clone(), url).await?;
+        process.prestart();
         Ok(Self {
             id,
             address,

@@ -181,6 +181,8 @@ impl Line {
     ) -> Result<(), ExecutionError> {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // Told once, however long the coordinator stays away.
+        let mut alone = false;
         loop {
             ticks.tick().await;
             let beat = Heartbeat {
@@ -190,6 +192,9 @@ impl Line {
             };
             match self.call(ACTION_HEARTBEAT, beat.encode_to_vec()).await {
                 Ok(body) => {
+                    if std::mem::take(&mut alone) {
+                        tracing::warn!("the coordinator answers again");
+                    }
                     let known = HeartbeatReply::decode(body.as_slice()).is_ok_and(|r| r.known);
                     if !known {
                         tracing::info!("the coordinator forgot this executor, registering again");
@@ -197,7 +202,9 @@ impl Line {
                     }
                 }
                 Err(status) => {
-                    tracing::warn!(error = status.message(), "a heartbeat was not answered");
+                    if !std::mem::replace(&mut alone, true) {
+                        tracing::warn!(coordinator = %self.coordinator, error = status.message(), "no answer to heartbeats, trying on");
+                    }
                 }
             }
         }

@@ -92,6 +92,22 @@ pub static SETTINGS: &[Setting] = &[
         "Most worker processes of one process; 0 means four per core",
     ),
     process(
+        "udf_start_method",
+        SettingKind::Choice(&["forkserver", "spawn"]),
+        if cfg!(target_os = "linux") {
+            "forkserver"
+        } else {
+            "spawn"
+        },
+        "How workers come to be: forked from a Python that has imported numpy and pyarrow, or each started anew",
+    ),
+    process(
+        "udf_prestart",
+        SettingKind::Bool,
+        "true",
+        "Whether servers and executors make ready for workers at their start, not at the first call",
+    ),
+    process(
         "udf_init_timeout",
         time(MS_100, DAY),
         "600s",

@@ -1,7 +1,8 @@
 """What `python -c` runs when the engine starts a worker.
 
 Ties this process to its parent, takes the socket, says hello, then loads the
-worker's modules from the socket and serves. Written for any Python 3, so that a
+worker's modules from the socket and serves, as a worker or as the zygote that
+forks them. Written for any Python 3, so that a
 too old one can say so.
 """
 
@@ -92,10 +93,11 @@ def load_modules(sock):
 
 def start():
     die_with_parent(int(sys.argv[1]))
+    role = sys.argv[2]
     sys.argv[:] = ["mobula"]
     sock = take_socket()
     if say_hello(sock):
-        load_modules(sock).serve.serve(sock)
+        getattr(load_modules(sock), role).serve(sock)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ class Worker:
             source.forget()
             self._ready(frame, source)
         elif frame.kind == protocol.LOAD:
-            _import_pandas()
+            warm()
             for call in frame.body["forget"]:
                 self.calls.pop(call).source.forget()
             call = Call(frame.body, frame.payload)
@@ -148,7 +148,8 @@ def serve(sock):
             return
 
 
-def _import_pandas():
+def warm():
+    """Imports now what the first call would import."""
     # pyarrow imports pandas, where there is one, with the first array that it
     # makes. That is start-up: no call's deadline should pay for it.
     pa.array([], type=pa.int8())
