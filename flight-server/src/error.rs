@@ -26,6 +26,19 @@ pub enum ServerError {
     #[error("the statement is empty")]
     Empty,
 
+    #[error(
+        "the statement has {bytes} bytes, {limit} is the most. Load data from files, or raise mobula.sql_max_bytes"
+    )]
+    LongStatement { bytes: usize, limit: usize },
+
+    #[error("\"{name}\" is no setting. Did you mean mobula.{name}?")]
+    ShortSetting { name: String },
+
+    #[error(
+        "\"{location}\": patterns are not expanded in object stores. Give the directory, with a slash at its end"
+    )]
+    RemotePattern { location: String },
+
     #[error("{n} statements came at once. Send one at a time")]
     ManyStatements { n: usize },
 

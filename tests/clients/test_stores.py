@@ -97,7 +97,11 @@ def test_s3_from_every_executor_and_after_a_restart(start, s3):
     assert "aws.secret_access_key" in text and "env:NAME" in text and "hunter2" not in text
     assert "NOT_SET" in refusal(server, create(s3, secret="env:NOT_SET"))
     assert "s3://nowhere/t/" in refusal(server, create(s3, "s3://nowhere/t/"))
+    assert "patterns" in refusal(server, create(s3, "s3://bucket/t/*.parquet"))
     answer(server, create(s3))
+    # One that fails leaves the bucket's options as they were.
+    other = create(s3).replace("TABLE t ", "TABLE other ").replace("'true'", "'false'")
+    refusal(server, other)
     assert answer(server, "SELECT count(*), sum(n) FROM t") == [ALL]
     groups = answer(server, "SELECT n % 10 AS d, count(*) FROM t GROUP BY d ORDER BY d")
     assert groups == [(d, 30) for d in range(10)]

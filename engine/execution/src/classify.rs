@@ -10,7 +10,7 @@ use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use mobula_udfs::{UdfError, UdfErrorClass};
 
-use crate::error::{ErrorClass, ExecutionError, RemoteError};
+use crate::error::{ErrorClass, ExecutionError, RemoteError, WhileReading};
 
 /// Longest message kept, in bytes: it has to fit into HTTP/2 trailers.
 const MESSAGE_LIMIT: usize = 4000;
@@ -85,6 +85,11 @@ pub fn classify_any(error: &(dyn Error + 'static)) -> Classified {
         let mut found = Classified::new(e.class, &e.message);
         found.executor = Some(e.executor.clone());
         found.detail.clone_from(&e.detail);
+        return found;
+    }
+    if let Some(e) = error.downcast_ref::<WhileReading>() {
+        let mut found = classify(&e.source);
+        found.message = one_line(&format!("{} (while reading {})", found.message, e.tables));
         return found;
     }
     if let Some(e) = error.downcast_ref::<UdfError>() {

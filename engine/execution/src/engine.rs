@@ -36,7 +36,7 @@ use crate::explain;
 use crate::process::Process;
 use crate::query_header::query_header;
 use crate::spawn::OwnedTask;
-use crate::stores::StoreSpec;
+use crate::stores::ObjectStores;
 use crate::system_tables::{SYSTEM_SCHEMA, SystemSchema};
 use crate::token::ClusterToken;
 
@@ -284,7 +284,7 @@ impl Engine {
         let header = query_header(
             &query_id,
             state.config_options(),
-            self.process.stores().wire(),
+            self.process.stores().wire(plan),
         );
         let alive = cluster.control.watch_alive();
         let state = distributed_state(state, urls, channels, &header)?;
@@ -311,21 +311,10 @@ impl Engine {
         Arc::new(SystemSchema::new(Arc::downgrade(self)))
     }
 
-    /// Makes an object store known here and, with each query, on executors.
-    ///
-    /// # Errors
-    /// [`ExecutionError::ObjectStore`].
-    pub fn register_object_store(&self, spec: StoreSpec) -> Result<(), ExecutionError> {
-        self.process.stores().register(spec)
-    }
-
-    /// As [`Engine::register_object_store`] for a store without options; one that
-    /// is known keeps those it has.
-    ///
-    /// # Errors
-    /// [`ExecutionError::ObjectStore`].
-    pub fn ensure_object_store(&self, url: String) -> Result<(), ExecutionError> {
-        self.process.stores().ensure(url)
+    /// The object stores: known here and, with each query that reads them, on
+    /// executors.
+    pub fn object_stores(&self) -> &ObjectStores {
+        self.process.stores()
     }
 
     /// Waits until `n` executors are registered (the local one not counted).

@@ -8,6 +8,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use datafusion::common::DataFusionError;
+
 /// Who has to act on an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
@@ -54,6 +56,16 @@ pub struct RemoteError {
     pub executor: String,
     /// A traceback, if there is one.
     pub detail: Option<String>,
+}
+
+/// An error about the bytes of files, and which tables they may belong to: the
+/// readers know neither file nor table.
+#[derive(Debug, thiserror::Error)]
+#[error("{source} (while reading {tables})")]
+pub struct WhileReading {
+    /// Names with their locations.
+    pub tables: String,
+    pub source: DataFusionError,
 }
 
 /// What this crate can fail at.

@@ -26,12 +26,12 @@ mod wire_error;
 pub use classify::{Classified, classify, classify_any};
 pub use coordinator::query::QueryRun;
 pub use engine::{ClusterSettings, DEFAULT_CATALOG, DEFAULT_SCHEMA, Engine, EngineSettings};
-pub use error::{ErrorClass, ExecutionError, RemoteError};
+pub use error::{ErrorClass, ExecutionError, RemoteError, WhileReading};
 pub use exchange::channels::parse_address;
 pub use executor::{Executor, ExecutorSettings};
 pub use local_executors::LocalExecutors;
 pub use spawn::{OwnedTask, spawn_named};
-pub use stores::StoreSpec;
+pub use stores::{ObjectStores, StoreSpec};
 pub use system_tables::SYSTEM_SCHEMA;
 pub use token::ClusterToken;
 

@@ -5,12 +5,16 @@
 //! process resolves the reference itself. Without options, S3 credentials come
 //! from the `AWS_*` environment of each process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
 
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result};
+use datafusion::datasource::listing::ListingTable;
+use datafusion::datasource::source_as_provider;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::logical_expr::LogicalPlan;
 use mobula_proto::cluster::{KeyValue, Store};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::http::HttpBuilder;
@@ -46,6 +50,31 @@ impl ObjectStores {
         Self {
             runtime,
             known: Mutex::default(),
+        }
+    }
+
+    /// What is known under `url`.
+    pub fn known(&self, url: &str) -> Option<StoreSpec> {
+        self.known.lock().get(url).cloned()
+    }
+
+    /// Makes `before`, as [`ObjectStores::known`] gave it, what is known under
+    /// `url` again.
+    ///
+    /// # Errors
+    /// As [`ObjectStores::register`].
+    pub fn put_back(&self, url: &str, before: Option<StoreSpec>) -> Result<(), ExecutionError> {
+        match before {
+            Some(spec) => self.register(spec),
+            None => {
+                if self.known.lock().remove(url).is_some()
+                    && let Ok(url) = Url::parse(url)
+                {
+                    // Not there: as wanted.
+                    let _ = self.runtime.deregister_object_store(&url);
+                }
+                Ok(())
+            }
         }
     }
 
@@ -107,11 +136,19 @@ impl ObjectStores {
         Ok(())
     }
 
-    /// What a query tells the executors.
-    pub fn wire(&self) -> Vec<Store> {
+    /// What a query that runs `plan` tells the executors: the stores that it
+    /// reads, so that another's missing secret does not fail it.
+    pub fn wire(&self, plan: &LogicalPlan) -> Vec<Store> {
+        let mut read = BTreeSet::new();
+        collect_stores(plan, &mut read);
+        self.of_urls(&read)
+    }
+
+    fn of_urls(&self, read: &BTreeSet<String>) -> Vec<Store> {
         let known = self.known.lock();
         known
             .values()
+            .filter(|spec| read.contains(&spec.url))
             .map(|spec| Store {
                 url: spec.url.clone(),
                 options: spec
@@ -125,6 +162,24 @@ impl ObjectStores {
             })
             .collect()
     }
+}
+
+/// Notes the stores of all files below `plan`.
+fn collect_stores(plan: &LogicalPlan, read: &mut BTreeSet<String>) {
+    let visited = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Ok(provider) = source_as_provider(&scan.source)
+        {
+            if let Some(table) = provider.downcast_ref::<ListingTable>() {
+                let urls = table.table_paths().iter().map(|path| path.object_store());
+                read.extend(urls.map(|url| url.as_str().trim_end_matches('/').to_owned()));
+            } else if let Some(inner) = provider.get_logical_plan() {
+                collect_stores(&inner, read);
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    debug_assert!(visited.is_ok(), "looking at a plan cannot fail");
 }
 
 fn build(url: &Url, options: &[(String, String)]) -> Result<Arc<dyn ObjectStore>, String> {
@@ -226,7 +281,9 @@ mod tests {
             ],
         );
         stores.register(by_file).unwrap();
-        assert_eq!(stores.wire()[0].options[0].value, reference);
+        let wire = stores.of_urls(&BTreeSet::from(["s3://b".to_owned()]));
+        assert_eq!(wire[0].options[0].value, reference);
+        assert!(stores.of_urls(&BTreeSet::new()).is_empty());
     }
 
     #[test]
@@ -236,12 +293,27 @@ mod tests {
         stores.register(given).unwrap();
         stores.ensure("s3://b".into()).unwrap();
         stores.ensure("https://h".into()).unwrap();
-        let wire = stores.wire();
+        let wire = stores.of_urls(&BTreeSet::from(["s3://b".into(), "https://h".into()]));
         assert_eq!(wire.len(), 2);
         assert!(
             wire.iter()
                 .any(|s| s.url == "s3://b" && s.options.len() == 1)
         );
+    }
+
+    #[test]
+    fn what_was_known_can_be_put_back() {
+        let stores = stores();
+        let (good, bad) = (spec("s3://b", &[("aws.region", "x")]), spec("s3://b", &[]));
+        let before = stores.known("s3://b");
+        stores.register(good.clone()).unwrap();
+        stores.put_back("s3://b", before).unwrap();
+        assert_eq!(stores.known("s3://b"), None);
+        stores.register(good.clone()).unwrap();
+        let before = stores.known("s3://b");
+        stores.register(bad).unwrap();
+        stores.put_back("s3://b", before).unwrap();
+        assert_eq!(stores.known("s3://b"), Some(good));
     }
 
     #[test]

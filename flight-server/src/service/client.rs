@@ -12,12 +12,16 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use arrow_flight::FlightInfo;
 use arrow_flight::error::FlightError;
+use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use crate::ServerError;
+
+/// Longest message taken: one row of a result, or a message of several.
+const MESSAGE_BYTES_MAX: usize = 1 << 30;
 
 /// How long a server may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -54,7 +58,10 @@ impl RemoteSession {
             .await
             .map_err(failed)?;
         Ok(Self {
-            client: FlightSqlServiceClient::new(channel),
+            client: FlightSqlServiceClient::new_from_inner(
+                // The server cuts results to messages; a row may be a long one.
+                FlightServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            ),
         })
     }
 

@@ -25,7 +25,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::metadata::{self, Described};
 use super::sessions::{Lease, Sessions};
-use super::statement::{announced_schema, checked_prepare, flight_info};
+use super::statement::{announced_schema, flight_info, prepare};
 use super::stream::{encoded_schema, one_block};
 use super::tickets::Tickets;
 use super::updates::Updates;
@@ -245,8 +245,7 @@ impl FlightFront {
     }
 
     async fn take(&self, lease: &Lease, handle: &Bytes) -> Result<Arc<Prepared>, Status> {
-        let limit = self.settings.sql_max_bytes;
-        lease.prepared.take(&lease.session, handle, limit).await
+        lease.prepared.take(&lease.session, handle).await
     }
 
     /// Plans a statement and keeps it for the session.
@@ -255,7 +254,7 @@ impl FlightFront {
         lease: &Lease,
         sql: &str,
     ) -> Result<super::prepared::CreatePreparedResult, Status> {
-        let prepared = checked_prepare(&lease.session, sql, self.settings.sql_max_bytes).await?;
+        let prepared = prepare(&lease.session, sql).await?;
         lease.prepared.create(prepared)
     }
 }

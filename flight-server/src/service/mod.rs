@@ -46,8 +46,6 @@ use self::tickets::Tickets;
 use self::updates::Updates;
 use crate::{Database, ServerError};
 
-/// Clients may send messages of 16 MiB; one more for what wraps them.
-const RECEIVED_BYTES_MAX: usize = 17 * 1024 * 1024;
 /// Calls of one connection at a time.
 const STREAMS_MAX: u32 = 1024;
 /// Headers of a call together; long tokens need more than the usual 16 KiB.
@@ -88,6 +86,12 @@ impl ServiceSettings {
             drain: Duration::from_secs(5),
             keepalive: Duration::from_secs(20),
         }
+    }
+
+    /// Bytes of a message from a client: room for a statement that is too long,
+    /// so that the refusal can name the limit.
+    fn received_bytes_max(&self) -> usize {
+        self.sql_max_bytes.saturating_mul(2).max(64 << 20)
     }
 
     /// Twice the sessions: a client may open a second connection for a result.
@@ -143,7 +147,7 @@ impl Front {
             updates: Arc::clone(&self.updates),
             settings: self.settings.clone(),
         })
-        .max_decoding_message_size(RECEIVED_BYTES_MAX)
+        .max_decoding_message_size(self.settings.received_bytes_max())
         // Rows are cut to size before they get here; this must not cut again.
         .max_encoding_message_size(usize::MAX)
     }

@@ -16,7 +16,7 @@ use prost::Message;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use super::statement::{checked_prepare, returns_rows};
+use super::statement::{prepare, returns_rows};
 use super::stream::encoded_schema;
 use crate::status::refuse;
 use crate::wire_schema::wire_schema;
@@ -111,12 +111,7 @@ impl PreparedStatements {
     ///
     /// # Errors
     /// The handle is unknown, or the statement can no longer be planned.
-    pub async fn take(
-        &self,
-        session: &Session,
-        handle: &Bytes,
-        sql_max_bytes: usize,
-    ) -> Result<Arc<Prepared>, Status> {
+    pub async fn take(&self, session: &Session, handle: &Bytes) -> Result<Arc<Prepared>, Status> {
         let (prepared, ran) = {
             let mut open = self.open.lock();
             let entry = open.get_mut(handle).ok_or_else(unknown)?;
@@ -127,7 +122,7 @@ impl PreparedStatements {
             )
         };
         if ran {
-            checked_prepare(session, &prepared.sql, sql_max_bytes).await
+            prepare(session, &prepared.sql).await
         } else {
             Ok(prepared)
         }

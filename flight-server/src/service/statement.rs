@@ -13,34 +13,21 @@ use arrow_flight::sql::{ProstMessageExt, TicketStatementQuery};
 use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, Ticket};
 use bytes::Bytes;
 use prost::Message;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::flight::{FlightFront, FlightStream};
 use super::sessions::Lease;
 use super::stream::{ResultStream, encoded_schema, no_rows};
 use super::tickets::NO_ROWS;
-use crate::status::{malformed, refuse, status};
+use crate::status::{malformed, status};
 use crate::wire_schema::wire_schema;
 use crate::{Prepared, Session, StatementKind};
 
 /// Parses and plans one statement.
 ///
 /// # Errors
-/// The text is longer than `sql_max_bytes`, or the statement is wrong.
-pub async fn checked_prepare(
-    session: &Session,
-    sql: &str,
-    sql_max_bytes: usize,
-) -> Result<Arc<Prepared>, Status> {
-    if sql.len() > sql_max_bytes {
-        return Err(refuse(
-            Code::InvalidArgument,
-            format!(
-                "the statement has {} bytes, {sql_max_bytes} is the most. Load data from files, or raise mobula.sql_max_bytes",
-                sql.len()
-            ),
-        ));
-    }
+/// The statement is wrong, or too long.
+pub async fn prepare(session: &Session, sql: &str) -> Result<Arc<Prepared>, Status> {
     session.prepare(sql).await.map_err(|error| status(&error))
 }
 
@@ -84,7 +71,7 @@ pub fn record_count(rows: Option<u64>) -> i64 {
 impl FlightFront {
     /// Plans `sql` for a session.
     pub(super) async fn plan(&self, lease: &Lease, sql: &str) -> Result<Arc<Prepared>, Status> {
-        checked_prepare(&lease.session, sql, self.settings.sql_max_bytes).await
+        prepare(&lease.session, sql).await
     }
 
     /// Answers GetFlightInfo for a planned statement.

@@ -95,15 +95,19 @@ impl Session {
         }
         let state = self.state();
         known_format(&state, &create)?;
-        files::prepare_locations(self.database(), &state, &mut create).await?;
-        let (table, locations) = (create.name.clone(), create.locations.join("\n"));
-        let result = match self.apply_table(create).await {
-            Ok(()) => {
-                self.store(ObjectKind::Table, name, sql, Some(locations))
-                    .await
-            }
-            Err(error) => Err(error),
+        let stores = files::StoresBefore::of(self.database(), &create);
+        let table = create.name.clone();
+        let result = async {
+            files::prepare_locations(self.database(), &state, &mut create).await?;
+            let locations = create.locations.join("\n");
+            self.apply_table(create).await?;
+            self.store(ObjectKind::Table, name, sql, Some(locations))
+                .await
         };
+        let result = result.await;
+        if result.is_err() {
+            stores.put_back(self.database());
+        }
         self.kept_or_undone(&table, before, result)
     }
 

@@ -15,13 +15,35 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::{CreateExternalTable, LogicalPlan};
 use datafusion::sql::parser::Statement;
 use futures::StreamExt;
-use mobula_execution::{StoreSpec, classify};
+use mobula_execution::{StoreSpec, WhileReading, classify};
 use url::Url;
 
 use crate::{Database, ServerError};
 
 /// Prefix of the options that say how a store is reached.
 const STORE_OPTIONS: &str = "aws.";
+
+/// Object stores as they were before a statement that may change them.
+pub struct StoresBefore(Vec<(String, Option<StoreSpec>)>);
+
+impl StoresBefore {
+    /// Notes those that `create` reads.
+    pub fn of(database: &Database, create: &CreateExternalTable) -> Self {
+        let stores = database.engine().object_stores();
+        let urls = create.locations.iter().filter_map(|at| remote(at));
+        let urls = urls.map(|url| store_url(&url));
+        Self(urls.map(|url| (url.clone(), stores.known(&url))).collect())
+    }
+
+    /// Undoes what a failed statement did to them.
+    pub fn put_back(self, database: &Database) {
+        for (url, before) in self.0 {
+            if let Err(error) = database.engine().object_stores().put_back(&url, before) {
+                tracing::warn!(%error, "a store is not as it was");
+            }
+        }
+    }
+}
 
 /// Makes the locations of `create` absolute, checks that they match files, and
 /// takes the store's options out of the table's.
@@ -144,6 +166,51 @@ pub fn check_present(plan: &LogicalPlan) -> Result<(), ServerError> {
     }
 }
 
+/// `error`, with the tables of `plan` if it is about the bytes of their files.
+pub fn while_reading(plan: &LogicalPlan, error: DataFusionError) -> DataFusionError {
+    const ABOUT_BYTES: [&str; 4] = [
+        "cannot read Parquet",
+        "Csv error",
+        "Json error",
+        "Parser error: Error while parsing value",
+    ];
+    let message = classify(&error).message;
+    if !ABOUT_BYTES.iter().any(|start| message.starts_with(start)) {
+        return error;
+    }
+    let mut tables = vec![];
+    let visited = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && let Ok(provider) = source_as_provider(&scan.source)
+            && let Some(table) = provider.downcast_ref::<ListingTable>()
+        {
+            let at: Vec<_> = table.table_paths().iter().map(location_of).collect();
+            let (name, at) = (scan.table_name.table(), at.join(", "));
+            tables.push(match at == name {
+                true => format!("\"{at}\""),
+                false => format!("table \"{name}\" at {at}"),
+            });
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    tables.dedup();
+    if visited.is_err() || tables.is_empty() {
+        return error;
+    }
+    DataFusionError::External(Box::new(WhileReading {
+        tables: tables.join(" or "),
+        source: error,
+    }))
+}
+
+/// A local path, or a URL.
+fn location_of(url: &ListingTableUrl) -> String {
+    match url.get_url().to_file_path() {
+        Ok(path) => path.to_string_lossy().into_owned(),
+        Err(()) => url.as_str().to_owned(),
+    }
+}
+
 /// COPY writes into directories that do not exist yet.
 pub fn make_parent(plan: &LogicalPlan) -> Result<(), ServerError> {
     let LogicalPlan::Copy(copy) = plan else {
@@ -182,13 +249,24 @@ fn register(
     url: &Url,
     options: Vec<(String, String)>,
 ) -> Result<(), ServerError> {
-    let (engine, authority) = (database.engine(), url.authority());
-    let url = format!("{}://{authority}", url.scheme());
+    // A question mark starts a query there.
+    if url.path().contains(['*', '[']) {
+        return Err(ServerError::RemotePattern {
+            location: url.to_string(),
+        });
+    }
+    let stores = database.engine().object_stores();
+    let url = store_url(url);
     match options.is_empty() {
-        true => engine.ensure_object_store(url)?,
-        false => engine.register_object_store(StoreSpec { url, options })?,
+        true => stores.ensure(url)?,
+        false => stores.register(StoreSpec { url, options })?,
     }
     Ok(())
+}
+
+/// The store that holds the file at `url`.
+fn store_url(url: &Url) -> String {
+    format!("{}://{}", url.scheme(), url.authority())
 }
 
 /// `location` from the root, without `.` and `..`; a trailing slash stays.

@@ -96,6 +96,13 @@ impl Session {
     }
 
     async fn parse_and_plan(&self, sql: &str) -> Result<Arc<Prepared>, ServerError> {
+        let limit = self.database.engine().options().sql_max_bytes();
+        if sql.len() > limit {
+            return Err(ServerError::LongStatement {
+                bytes: sql.len(),
+                limit,
+            });
+        }
         let mut statements = parse_statements(sql)?;
         let statement = match (statements.pop(), statements.len()) {
             (Some(only), 0) => only,
@@ -176,10 +183,12 @@ impl Session {
     async fn run(&self, plan: &LogicalPlan) -> Result<QueryRun, ServerError> {
         files::check_present(plan)?;
         let state = self.state();
-        let mut run = self.database.engine().run(&state, plan.clone()).await?;
+        let running = self.database.engine().run(&state, plan.clone()).await;
+        let mut run = running.map_err(|error| files::while_reading(plan, error))?;
         let rows = AssertUnwindSafe(run.stream).catch_unwind();
-        let rows = rows.map(|polled| match polled {
-            Ok(block) => block,
+        let plan = plan.clone();
+        let rows = rows.map(move |polled| match polled {
+            Ok(block) => block.map_err(|error| files::while_reading(&plan, error)),
             Err(panic) => Err(DataFusionError::Internal(text_of(&*panic))),
         });
         run.stream = Box::pin(RecordBatchStreamAdapter::new(run.plan.schema(), rows));

@@ -18,6 +18,9 @@ impl Session {
     pub fn set_option(&self, name: &str, value: &str) -> Result<(), ServerError> {
         let state = self.context.state_ref();
         let mut state = state.write();
+        if !name.contains('.') && mobula_plan::Setting::of(name).is_ok() {
+            return Err(ServerError::ShortSetting { name: name.into() });
+        }
         let set = state.config_mut().options_mut().set(name, value);
         set.map_err(|error| bad_value(name, value, error))?;
         // Some functions keep what they need of the settings (`now()` the time zone).

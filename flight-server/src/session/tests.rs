@@ -294,6 +294,33 @@ async fn refusal(session: &Session, sql: &str) -> String {
 }
 
 #[tokio::test]
+async fn a_table_is_named_whose_file_turns_out_bad() {
+    let files = tempfile::tempdir().unwrap();
+    std::fs::write(files.path().join("a.csv"), "n\n1\n").unwrap();
+    std::fs::write(files.path().join("b.csv"), "n\n2\nthree\n").unwrap();
+    let location = files.path().display().to_string();
+    let session = open(None).await;
+    let create = format!("CREATE EXTERNAL TABLE t (n BIGINT) STORED AS CSV LOCATION '{location}'");
+    all(&session, &[&create]).await;
+    let text = refusal(&session, "SELECT sum(n) FROM t, (SELECT 1)").await;
+    let place = format!("while reading table \"t\" at {location}/");
+    assert!(text.contains("three") && text.contains(&place), "{text}");
+    // An error of the statement alone blames no file.
+    let text = refusal(&session, "SELECT 1 / (n - n) FROM t WHERE n = 1 LIMIT 1").await;
+    assert!(!text.contains("while reading table"), "{text}");
+}
+
+#[tokio::test]
+async fn settings_without_prefix_and_long_statements_are_told() {
+    let session = open(None).await;
+    let text = refusal(&session, "SET udf_batch_rows = 5").await;
+    assert!(text.contains("mobula.udf_batch_rows"), "{text}");
+    let long = format!("SELECT '{}'", "x".repeat(16 << 20));
+    let text = refusal(&session, &long).await;
+    assert!(text.contains("mobula.sql_max_bytes"), "{text}");
+}
+
+#[tokio::test]
 async fn damaged_files_are_named_and_can_be_dropped() {
     let (dir, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let file = files.path().join("t.parquet");

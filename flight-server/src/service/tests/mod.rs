@@ -64,8 +64,11 @@ fn settings() -> ServiceSettings {
 }
 
 async fn database() -> Arc<Database> {
+    let mut options = MobulaOptions::default();
+    let sql_max_bytes = settings().sql_max_bytes.to_string();
+    options.set_value("sql_max_bytes", &sql_max_bytes).unwrap();
     let engine = Engine::embedded(EngineSettings {
-        options: MobulaOptions::default(),
+        options,
         python: "python3".into(),
     })
     .unwrap();
