@@ -1,5 +1,6 @@
 """Executors as processes of their own: spread, bytes, losses, orphans."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -53,17 +54,19 @@ def is_alive(pid):
     try:
         with open(f"/proc/{pid}/stat") as stat:
             return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # The latter: between open and read.
         return False
 
 
 def run_slow(server, directory, outcome):
     """Runs a query whose workers sleep; puts its error into `outcome`."""
-    with server.connect() as connection, connection.cursor() as cursor:
-        try:
-            rows(cursor, "SELECT sum(slow(l_orderkey)) FROM lineitem")
-        except adbc_driver_manager.Error as error:
-            outcome.append(str(error))
+    # Closing fails too where the server is gone.
+    with contextlib.suppress(adbc_driver_manager.Error):
+        with server.connect() as connection, connection.cursor() as cursor:
+            try:
+                rows(cursor, "SELECT sum(slow(l_orderkey)) FROM lineitem")
+            except adbc_driver_manager.Error as error:
+                outcome.append(str(error))
 
 
 def workers_in(directory):

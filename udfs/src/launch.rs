@@ -19,6 +19,7 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
 
 use crate::python::{self, Role};
 use crate::signal;
@@ -41,6 +42,8 @@ const THREADS: [(&str, &str); 7] = [
 const QUEUE: usize = 64;
 /// Wanted size of the socket's buffers in bytes; the kernel may give less.
 const SOCKET_BYTES: usize = 1 << 20;
+/// How often the zygote is woken, in case user code has stopped it.
+const WAKE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long whoever starts a process may keep its customer waiting.
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
@@ -212,6 +215,8 @@ struct Starter {
 
 impl Starter {
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        let mut round = tokio::time::interval(WAKE_INTERVAL);
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 order = orders.recv() => match order {
@@ -222,6 +227,11 @@ impl Starter {
                     }
                 },
                 () = Zygote::lost(&mut self.zygote) => self.zygote = None,
+                _ = round.tick() => {
+                    if let Some(zygote) = &self.zygote {
+                        zygote.wake();
+                    }
+                }
             }
         }
         if let Some(zygote) = self.zygote.take() {

@@ -22,6 +22,8 @@ use crate::spawn::{OwnedTask, spawn_named};
 const LOG_LINGER: Duration = Duration::from_millis(500);
 /// How long the stack dump may pause before it counts as complete.
 const DUMP_QUIET: Duration = Duration::from_millis(100);
+/// How long the end of a killed process may take to be told.
+const END_LIMIT: Duration = Duration::from_secs(5);
 /// How long the stack dump may take.
 const DUMP_LIMIT: Duration = Duration::from_secs(2);
 
@@ -172,7 +174,8 @@ impl Process {
         }
         if tokio::time::timeout(grace, self.ended()).await.is_err() {
             self.kill();
-            self.ended().await;
+            // Who would tell us may hang, and a killed process does no more harm.
+            let _ = tokio::time::timeout(END_LIMIT, self.ended()).await;
         }
     }
 

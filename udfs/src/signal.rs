@@ -23,6 +23,14 @@ pub(crate) fn ask_for_stack(pid: u32) {
     }
 }
 
+/// Lets the process go on that a signal has stopped.
+pub(crate) fn resume(pid: u32) {
+    if let Some(pid) = raw(pid) {
+        // Gone already: its owner will see that.
+        let _ = kill_process(pid, Signal::CONT);
+    }
+}
+
 fn signal_group(pid: u32, signal: Signal) {
     if let Some(pid) = raw(pid) {
         // An empty group is what we want.

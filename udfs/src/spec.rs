@@ -98,11 +98,40 @@ pub enum BatchFormat {
     Numpy,
     /// pyarrow arrays or a RecordBatch.
     Pyarrow,
+    /// Series or a DataFrame of pandas.
+    Pandas,
+    /// Series or a DataFrame of polars.
+    Polars,
+    /// Python values: a list a parameter, or a list with a dict a row.
+    Rows,
+}
+
+impl BatchFormat {
+    /// All, as they are written.
+    pub const ALL: [(Self, &'static str); 5] = [
+        (Self::Numpy, "numpy"),
+        (Self::Pyarrow, "pyarrow"),
+        (Self::Pandas, "pandas"),
+        (Self::Polars, "polars"),
+        (Self::Rows, "rows"),
+    ];
+
+    /// `'numpy', 'pyarrow', … or 'rows'`.
+    pub fn listed() -> String {
+        let quoted: Vec<_> = Self::ALL
+            .iter()
+            .map(|(_, name)| format!("'{name}'"))
+            .collect();
+        match quoted.split_last() {
+            Some((last, others)) => format!("{} or {last}", others.join(", ")),
+            None => String::new(),
+        }
+    }
 }
 
 /// A batch format nobody knows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("batch_format '{0}' is not known. Write 'numpy' or 'pyarrow'")]
+#[error("batch_format '{0}' is not known. Write {listed}", listed = BatchFormat::listed())]
 pub struct UnknownBatchFormat(pub String);
 
 impl FunctionSpec {
@@ -142,20 +171,19 @@ impl FromStr for BatchFormat {
     type Err = UnknownBatchFormat;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.to_ascii_lowercase().as_str() {
-            "numpy" => Ok(Self::Numpy),
-            "pyarrow" => Ok(Self::Pyarrow),
-            _ => Err(UnknownBatchFormat(text.to_owned())),
+        let known = Self::ALL.iter();
+        let mut found = known.filter(|(_, name)| name.eq_ignore_ascii_case(text));
+        match found.next() {
+            Some((format, _)) => Ok(*format),
+            None => Err(UnknownBatchFormat(text.to_owned())),
         }
     }
 }
 
 impl fmt::Display for BatchFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Numpy => "numpy",
-            Self::Pyarrow => "pyarrow",
-        })
+        let mut known = Self::ALL.iter().filter(|(format, _)| format == self);
+        f.write_str(known.next().map_or("", |(_, name)| name))
     }
 }
 

@@ -159,6 +159,13 @@ impl Zygote {
         Ok(())
     }
 
+    /// Lets it go on, if a signal has stopped it; nothing else.
+    pub(crate) fn wake(&self) {
+        if let Some(pid) = self.child.id() {
+            signal::resume(pid);
+        }
+    }
+
     /// Whether it has left somebody waiting for too long.
     pub(crate) fn is_stuck(&self) -> bool {
         let late = |asked: &Asked| asked.since.elapsed() > ANSWER_LIMIT;

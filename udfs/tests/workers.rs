@@ -1,6 +1,7 @@
 //! Worker processes end to end: real Python, real sockets, real signals.
 //!
-//! Needs a Python with pyarrow and numpy: `MOBULA_PYTHON`, else `python3`. Every
+//! Needs a Python with pyarrow, numpy, pandas and polars: `MOBULA_PYTHON`, else
+//! `python3`. Every
 //! wait is bounded; every test has a manager of its own and leaves no process.
 
 #[cfg(test)]
@@ -9,6 +10,9 @@ mod bench;
 #[cfg(test)]
 #[path = "workers/faults.rs"]
 mod faults;
+#[cfg(test)]
+#[path = "workers/formats.rs"]
+mod formats;
 #[cfg(test)]
 #[path = "workers/functions.rs"]
 mod functions;

@@ -102,8 +102,12 @@ impl Case {
         self
     }
 
-    pub fn pyarrow(mut self) -> Self {
-        self.batch_format = BatchFormat::Pyarrow;
+    pub fn pyarrow(self) -> Self {
+        self.in_format(BatchFormat::Pyarrow)
+    }
+
+    pub fn in_format(mut self, batch_format: BatchFormat) -> Self {
+        self.batch_format = batch_format;
         self
     }
 

@@ -102,6 +102,19 @@ async fn a_killed_zygote_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_stopped_zygote_goes_on() {
+    let manager = manager();
+    let body = "\nimport os, signal\ndef f(x):\n    os.kill(os.getppid(), signal.SIGSTOP)\n    os._exit(7)";
+    let zygote = parent_of(pid_of(&manager).await);
+    assert_ne!(zygote, std::process::id());
+    let stopper = Case::ints("f", body).pool(&manager, 1);
+    let error = run(&stopper, counting(1)).await.unwrap_err();
+    assert!(matches!(error, UdfError::WorkerLost { .. }), "{error:?}");
+    assert_eq!(parent_of(pid_of(&manager).await), zygote);
+    manager.shutdown().await;
+}
+
+#[tokio::test]
 async fn the_zygote_goes_with_its_manager() {
     let manager = manager();
     let zygote = parent_of(pid_of(&manager).await);

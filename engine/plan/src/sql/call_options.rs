@@ -136,7 +136,7 @@ impl Given<'_> {
             Some(Literal::Text(text)) => BatchFormat::from_str(&text).ok(),
             _ => None,
         };
-        text.ok_or_else(|| self.refused("'numpy' or 'pyarrow'"))
+        text.ok_or_else(|| self.refused(BatchFormat::listed()))
     }
 
     fn refused(&self, expected: impl Display) -> PlanError {

@@ -3,7 +3,7 @@
 //! ```text
 //! input     (query), which table_argument also makes of TABLE(query) and TABLE(name)
 //! function  name | 'name' | name(argument => literal, …)   constructor of a class
-//! options   batch_size => n | NULL, concurrency => n, batch_format => 'numpy' | 'pyarrow'
+//! options   batch_size => n | NULL, concurrency => n, batch_format => 'numpy' | 'pyarrow' | …
 //! ```
 //!
 //! DataFusion asks this planner for every relation before its own planning. A

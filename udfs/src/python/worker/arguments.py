@@ -1,29 +1,78 @@
 """Batches in the form user code asked for.
 
-Arrow arrays pass as they are. As numpy, columns without NULL are read-only views
+Arrow arrays pass as they are; polars has the same layout and shares them. As rows,
+values are Python's own. As pandas, a column has the type that pandas gives it by
+default, and where it has NULLs or NaN an Arrow type of pandas, which tells them
+apart. As numpy, columns without NULL are read-only views
 of the block where Arrow has the same layout; with NULL they are masked arrays,
 so NaN stays NaN. What numpy has no type for comes as Python objects and None;
 lists of numbers come as one small array each.
 """
 
+import importlib
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.types as t
 
+from .failure import Refused
+
+
+def prepare(batch_format):
+    """Imports now what batches of this format need."""
+    if batch_format not in ("pandas", "polars"):
+        return
+    try:
+        importlib.import_module(batch_format)
+    except ImportError as error:
+        raise Refused(
+            f"is called with batch_format '{batch_format}', which {sys.executable} cannot import: {error}."
+            f" Install it: {sys.executable} -m pip install {batch_format}"
+        ) from None
+
 
 def scalar_arguments(batch, batch_format):
     """One array per parameter."""
-    if batch_format == "pyarrow":
-        return batch.columns
-    return [to_numpy(column) for column in batch.columns]
+    return [_ARRAYS[batch_format](column) for column in batch.columns]
 
 
 def table_argument(batch, batch_format):
-    """The whole batch: a RecordBatch, or a dict of numpy arrays."""
-    if batch_format == "pyarrow":
-        return batch
-    names = batch.schema.names
-    return {name: to_numpy(column) for name, column in zip(names, batch.columns)}
+    """The whole batch."""
+    return _TABLES[batch_format](batch)
+
+
+def _dict_of_numpy(batch):
+    return {name: to_numpy(column) for name, column in zip(batch.schema.names, batch.columns)}
+
+
+def _to_pandas(array):
+    import pandas
+
+    if array.null_count == 0 and not _holds_nan(array):
+        return array.to_pandas()
+    return pandas.Series(array, dtype=pandas.ArrowDtype(array.type))
+
+
+def _holds_nan(array):
+    return t.is_floating(array.type) and bool(np.isnan(array.to_numpy(zero_copy_only=True)).any())
+
+
+def _pandas_frame(batch):
+    import pandas
+
+    columns = {name: _to_pandas(column) for name, column in zip(batch.schema.names, batch.columns)}
+    return pandas.DataFrame(columns, index=pandas.RangeIndex(batch.num_rows), copy=False)
+
+
+def _from_arrow(value):
+    import polars
+
+    return polars.from_arrow(value)
+
+
+def _same(value):
+    return value
 
 
 def to_numpy(array):
@@ -84,3 +133,19 @@ def _objects(values):
     for place, value in enumerate(values):
         array[place] = value
     return array
+
+
+_ARRAYS = {
+    "numpy": to_numpy,
+    "pyarrow": _same,
+    "pandas": _to_pandas,
+    "polars": _from_arrow,
+    "rows": pa.Array.to_pylist,
+}
+_TABLES = {
+    "numpy": _dict_of_numpy,
+    "pyarrow": _same,
+    "pandas": _pandas_frame,
+    "polars": _from_arrow,
+    "rows": pa.RecordBatch.to_pylist,
+}

@@ -17,6 +17,8 @@ from .failure import Refused, run
 _SINGLE = (bool, int, float, complex, str, bytes, decimal.Decimal, datetime.date, datetime.time)
 _SINGLE += (datetime.timedelta, np.generic, pa.Scalar)
 _END = object()
+# Rows that a generator of rows gives before they are sent on.
+ROWS_OF_A_PART = 8192
 
 
 def to_column(value, rows, data_type, has_params):
@@ -31,8 +33,14 @@ def to_column(value, rows, data_type, has_params):
     return array
 
 
-def to_batches(function, value, schema):
-    """The parts of a relation; generators are run one part at a time."""
+def to_batches(function, value, schema, in_rows):
+    """The parts of a relation; generators are run one part at a time.
+
+    `in_rows`: a dict is one row, not columns, and rows are collected to parts.
+    """
+    if in_rows:
+        yield from _rows_to_batches(function, value, schema)
+        return
     if _is_table(value):
         yield _to_batch(value, schema)
         return
@@ -43,6 +51,34 @@ def to_batches(function, value, schema):
         if not _is_table(part):
             raise Refused(f"yielded {_named(part)}, but a relation is declared. Yield a dict of arrays, a RecordBatch, a Table or a DataFrame")
         yield _to_batch(part, schema)
+
+
+def _rows_to_batches(function, value, schema):
+    if isinstance(value, collections.abc.Mapping):
+        value = [value]
+    if _is_table(value):
+        yield _to_batch(value, schema)
+        return
+    if not isinstance(value, collections.abc.Iterable) or isinstance(value, (str, bytes)):
+        raise Refused(f"returned {_named(value)}, but rows are declared. Return a list of dicts, or yield dicts")
+    rows, names = iter(value), set(schema.names)
+    held = []
+    while (row := run(function, next, rows, _END)) is not _END:
+        if not isinstance(row, collections.abc.Mapping):
+            raise Refused(f"gave {_named(row)} where a row is declared. Give dicts with the keys {', '.join(schema.names)}")
+        if row.keys() != names:
+            raise Refused(f"gave a row with the keys {', '.join(map(str, row)) or 'none'}. Declared: {', '.join(schema.names)}")
+        held.append(row)
+        if len(held) == ROWS_OF_A_PART:
+            yield _rows_to_batch(held, schema)
+            held = []
+    if held:
+        yield _rows_to_batch(held, schema)
+
+
+def _rows_to_batch(rows, schema):
+    columns = {name: [row[name] for row in rows] for name in schema.names}
+    return _to_batch(columns, schema)
 
 
 def _to_batch(value, schema):
@@ -190,7 +226,7 @@ def _is_list(data_type):
 def _is_text(data_type):
     return any(
         is_kind(data_type)
-        for is_kind in (t.is_string, t.is_large_string, t.is_string_view, t.is_binary, t.is_large_binary, t.is_fixed_size_binary)
+        for is_kind in (t.is_string, t.is_large_string, t.is_string_view, t.is_binary, t.is_large_binary, t.is_binary_view, t.is_fixed_size_binary)
     )
 
 

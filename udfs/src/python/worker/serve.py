@@ -8,7 +8,7 @@ import time
 import pyarrow as pa
 
 from . import protocol
-from .arguments import scalar_arguments, table_argument
+from .arguments import prepare, scalar_arguments, table_argument
 from .failure import RowTooLarge, Refused, report, run
 from .protocol import Channel
 from .results import to_batches, to_column
@@ -28,6 +28,7 @@ class Call:
         self.input = _schema(payload.slice(0, body["input_schema_bytes"]))
         self.output = _schema(payload.slice(body["input_schema_bytes"]))
         _refuse_twice(self.input.names if self.table else [])
+        prepare(self.batch_format)
         self.code = self.source.object
         if self.source.is_class:
             args = {name: _literal(kind, text) for name, kind, text in body["args"]}
@@ -42,7 +43,7 @@ class Call:
         for batch in self._batches(block):
             argument = table_argument(batch, self.batch_format)
             value = run(self.function, self.code, argument)
-            for part in to_batches(self.function, value, self.output):
+            for part in to_batches(self.function, value, self.output, self.batch_format == "rows"):
                 if part.num_rows:
                     yield part
 

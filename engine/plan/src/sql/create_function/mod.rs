@@ -4,7 +4,7 @@
 //! CREATE [OR REPLACE] FUNCTION [IF NOT EXISTS] name(param type | TABLE, …)
 //!   RETURNS type | TABLE(column type, …)
 //!   LANGUAGE python [IMMUTABLE | STABLE | VOLATILE] [STRICT]
-//!   [WITH (batch_size = n, concurrency = n, batch_format = 'numpy' | 'pyarrow')]
+//!   [WITH (batch_size = n, concurrency = n, batch_format = 'numpy' | 'pyarrow' | …)]
 //!   AS $$ … $$
 //! ```
 //!

@@ -228,9 +228,9 @@ fn refused_declarations() {
         ]],
     );
     check(
-        &with("WITH (batch_format = 'pandas')"),
+        &with("WITH (batch_format = 'arrow')"),
         expect![[
-            r#"invalid value 'pandas' for option "batch_format" of function "f": expected 'numpy' or 'pyarrow'"#
+            r#"invalid value 'arrow' for option "batch_format" of function "f": expected 'numpy', 'pyarrow', 'pandas', 'polars' or 'rows'"#
         ]],
     );
     check(
