@@ -255,13 +255,14 @@ mod tests {
 
     #[test]
     fn batch_formats_read_back() {
-        for format in [BatchFormat::Numpy, BatchFormat::Pyarrow] {
-            assert_eq!(format.to_string().parse(), Ok(format));
+        for (format, name) in BatchFormat::ALL {
+            assert_eq!(format.to_string(), name);
+            assert_eq!(name.to_uppercase().parse(), Ok(format));
         }
-        let error = "pandas".parse::<BatchFormat>().unwrap_err().to_string();
+        let error = "arrow".parse::<BatchFormat>().unwrap_err().to_string();
         assert_eq!(
             error,
-            "batch_format 'pandas' is not known. Write 'numpy' or 'pyarrow'"
+            "batch_format 'arrow' is not known. Write 'numpy', 'pyarrow', 'pandas', 'polars' or 'rows'"
         );
     }
 }
