@@ -60,7 +60,9 @@ async fn forked_and_spawned_workers_find_the_same() {
         manager.shutdown().await;
     }
     assert_eq!(found[0], found[1]);
-    assert!(found[0].starts_with("[['mobula'], 'executor-7', True, 1, True, True, set(), -1, ''"));
+    // Whether signals are ignored depends on who started the tests.
+    assert!(found[0].starts_with("[['mobula'], 'executor-7', True, 1, "));
+    assert!(found[0].contains("set(), -1, ''"), "{}", found[0]);
 }
 
 #[tokio::test]

@@ -39,6 +39,8 @@ class Zygote:
         self.pid = os.getpid()
         self.engine = os.getppid()
         self.workers = set()
+        # What each signal does in a process that is started as this one was.
+        self.usual = {}
         self.kernel = ctypes.CDLL(None, use_errno=True)
         self.woken, self.waker = socket.socketpair()
         self.woken.setblocking(False)
@@ -47,7 +49,7 @@ class Zygote:
     def take_charge(self):
         """From here on signals wake it, and orphans below it are its own."""
         for number in HANDLED:
-            signal.signal(number, lambda *_: None)
+            self.usual[number] = signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
         self._control_process(SET_CHILD_SUBREAPER, 1)
         # Told, not killed, when the engine goes: there is tidying up to do.
@@ -124,15 +126,14 @@ class Zygote:
             os.setpgid(0, 0)
             self._control_process(SET_PARENT_DEATH_SIGNAL, int(signal.SIGKILL))
             signal.set_wakeup_fd(-1)
-            for number in HANDLED:
-                usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            for number, usual in self.usual.items():
                 signal.signal(number, usual)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
             for inherited in (self.control, self.woken, self.waker):
                 inherited.close()
             sock, stdout, stderr = descriptors
-            for ours, usual in ((stdout, 1), (stderr, 2)):
-                os.dup2(ours, usual)
+            for ours, place in ((stdout, 1), (stderr, 2)):
+                os.dup2(ours, place)
                 os.close(ours)
             if os.getppid() != self.pid:
                 os._exit(1)
