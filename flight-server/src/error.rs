@@ -102,6 +102,9 @@ pub enum ServerError {
     #[error("the data directory \"{}\" is in use by process {pid}. Stop it, or choose another --data-dir", path.display())]
     DataDirInUse { path: PathBuf, pid: String },
 
+    #[error("\"{}\" is a file. Choose another --data-dir", path.display())]
+    DataDirIsFile { path: PathBuf },
+
     #[error("cannot {deed} \"{}\": {source}", path.display())]
     File {
         deed: &'static str,
@@ -194,6 +197,7 @@ impl ServerError {
         match self {
             Self::Connect { .. } => ErrorClass::Unavailable,
             Self::DataDirInUse { .. }
+            | Self::DataDirIsFile { .. }
             | Self::File { .. }
             | Self::Catalog { .. }
             | Self::Insecure { .. }

@@ -22,7 +22,7 @@ use crate::order::CallOrder;
 use crate::pool::UdfPool;
 use crate::process::Processes;
 use crate::process_pool::ProcessPool;
-use crate::roster::{Grant, Refusal, Roster, Slot, Want};
+use crate::roster::{Grant, Rank, Refusal, Roster, Slot, Want};
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::spec::{FunctionSpec, ObjectKind};
 use crate::worker::{Deadline, Worker};
@@ -36,7 +36,8 @@ pub struct WorkerSettings {
     pub start_method: StartMethod,
     /// What user code reads as `MOBULA_EXECUTOR_ID`.
     pub executor_id: String,
-    /// Most worker processes at a time; at least 1.
+    /// Worker processes past which a call starts no more than its first; at
+    /// least 1.
     pub max_workers: usize,
     /// For starting a process, compiling a body, building a class; and for
     /// waiting for one of `max_workers`.
@@ -128,9 +129,10 @@ impl WorkerManager {
     /// What is wrong with the body, or why there is no worker.
     pub async fn describe(&self, spec: &FunctionSpec) -> Result<ObjectKind, UdfError> {
         refuse_strict_table(spec)?;
-        let mut worker = self
-            .worker(&spec.name, Want::Stateless, true, &AtomicU64::new(0))
+        let grant = self
+            .place(&spec.name, Want::ScalarCall, Rank::First)
             .await?;
+        let mut worker = self.employ(grant, &spec.name, &AtomicU64::new(0)).await?;
         let found = worker.describe(spec, self.init_deadline()).await;
         if found.as_ref().map_or_else(leaves_worker_usable, |_| true) {
             self.release(worker);
@@ -187,29 +189,42 @@ impl WorkerManager {
         .await;
     }
 
-    /// A worker for `function`, started if need be.
-    pub(crate) async fn worker(
+    /// A worker for `function`, or the right to start one. Who wants more than
+    /// a first one waits as long as it takes.
+    pub(crate) async fn place(
         &self,
         function: &str,
         want: Want,
-        has_none: bool,
-        started: &AtomicU64,
-    ) -> Result<Worker, UdfError> {
+        rank: Rank,
+    ) -> Result<Grant, UdfError> {
         let limit = self.settings.init_timeout;
-        match self.roster.acquire(want, has_none, limit).await {
-            Ok(Grant::Worker(worker)) => Ok(*worker),
-            Ok(Grant::Slot(slot)) => {
-                started.fetch_add(1, Ordering::Relaxed);
-                self.start(slot, function).await
-            }
-            Err(Refusal::Closed) => Err(UdfError::ShuttingDown {
+        let wait = (rank == Rank::First).then_some(limit);
+        let granted = self.roster.acquire(want, rank, wait).await;
+        granted.map_err(|refusal| match refusal {
+            Refusal::Closed => UdfError::ShuttingDown {
                 function: function.to_owned(),
-            }),
-            Err(Refusal::TimedOut) => Err(UdfError::NoFreeWorker {
+            },
+            Refusal::TimedOut => UdfError::NoFreeWorker {
                 function: function.to_owned(),
                 max_workers: self.roster.max_workers(),
                 waited: limit,
-            }),
+            },
+        })
+    }
+
+    /// The worker of `grant`, started if need be.
+    pub(crate) async fn employ(
+        &self,
+        grant: Grant,
+        function: &str,
+        started: &AtomicU64,
+    ) -> Result<Worker, UdfError> {
+        match grant {
+            Grant::Worker(worker) => Ok(*worker),
+            Grant::Slot(slot) => {
+                started.fetch_add(1, Ordering::Relaxed);
+                self.start(slot, function).await
+            }
         }
     }
 

@@ -2,9 +2,12 @@
 //!
 //! A `def` borrows any worker of the manager for each call. A `class` keeps its
 //! workers, the actors, on a shelf until the pool is dropped; with one actor,
-//! blocks reach it in the order of the calls. What is at work when the pool goes
-//! finishes for whoever still reads it, and then ends too.
+//! blocks reach it in the order of the calls. A call that finds all actors at work
+//! takes the first to come free, or one more if the manager has a place before
+//! that. What is at work when the pool goes finishes for whoever still reads it,
+//! and then ends too.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,14 +16,14 @@ use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
 use mobula_block::plain::{block_as, plain_block};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::error::UdfError;
 use crate::exchange::{Counters, Exchange, Interruption, Part, Parts};
 use crate::manager::{WorkerManager, leaves_worker_usable};
 use crate::order::CallOrder;
 use crate::pool::{BlockStream, PoolStats, UdfPool};
-use crate::roster::Want;
+use crate::roster::{Grant, Rank, Want};
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::spec::ObjectKind;
 use crate::worker::Worker;
@@ -43,14 +46,17 @@ struct Shared {
     order: CallOrder,
     counters: Counters,
     shelf: Mutex<Shelf>,
+    /// An actor came free, or the last worker went.
+    shelf_changed: Notify,
 }
 
-/// A pool's actors.
+/// A pool's workers.
 #[derive(Debug, Default)]
 struct Shelf {
+    /// Actors with nothing to do.
     free: Vec<Worker>,
-    /// Calls that have a worker or wait for one.
-    held: usize,
+    /// Turns in existence.
+    at_work: usize,
     closed: bool,
 }
 
@@ -62,6 +68,7 @@ impl ProcessPool {
             order,
             counters: Counters::default(),
             shelf: Mutex::default(),
+            shelf_changed: Notify::new(),
         };
         Self {
             shared: Arc::new(shared),
@@ -137,46 +144,63 @@ impl Shared {
         }
     }
 
+    fn want(&self) -> Want {
+        match (self.is_actor(), self.order.call.spec.is_table()) {
+            (true, _) => Want::Actor,
+            (false, true) => Want::TableCall,
+            (false, false) => Want::ScalarCall,
+        }
+    }
+
     /// A worker with the call loaded.
     async fn lease(shared: &Arc<Self>) -> Result<Lease, UdfError> {
-        let (free, has_none) = {
-            let mut shelf = shared.shelf.lock();
-            let free = std::iter::from_fn(|| shelf.free.pop());
-            let alive = free.into_iter().find(|actor| actor.process().is_running());
-            let has_none = shelf.held == 0;
-            shelf.held += 1;
-            (alive, has_none)
-        };
-        // Made first: if what follows fails, it is counted out again.
-        let mut lease = Lease {
-            worker: None,
-            shared: Arc::clone(shared),
-        };
+        let (turn, offer) = Self::take_turn(shared).await?;
         let manager = &shared.manager;
-        let mut worker = match free {
-            Some(actor) => actor,
-            None => {
-                let want = if shared.is_actor() {
-                    Want::Actor
-                } else {
-                    Want::Stateless
-                };
+        let mut worker = match offer {
+            Offer::Own(actor) => actor,
+            Offer::Granted(grant) => {
                 let started = &shared.counters.workers_started;
-                manager
-                    .worker(shared.order.function(), want, has_none, started)
-                    .await?
+                let function = shared.order.function();
+                manager.employ(grant, function, started).await?
             }
         };
         match worker.load(&shared.order, manager.init_deadline()).await {
-            Ok(()) => {
-                lease.worker = Some(worker);
-                Ok(lease)
-            }
+            Ok(()) => Ok(Lease { worker, turn }),
             Err(error) => {
                 if leaves_worker_usable(&error) && !shared.is_actor() {
                     manager.release(worker);
                 }
                 Err(error)
+            }
+        }
+    }
+
+    /// Waits for an actor of our own to come free or for one more worker,
+    /// whichever is first.
+    async fn take_turn(shared: &Arc<Self>) -> Result<(Turn, Offer), UdfError> {
+        let (manager, function) = (&shared.manager, shared.order.function());
+        loop {
+            let mut changed = pin!(shared.shelf_changed.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            let first = {
+                let mut shelf = shared.shelf.lock();
+                if let Some(actor) = shelf.free_actor() {
+                    return Ok((Turn::begin(shared, &mut shelf), Offer::Own(actor)));
+                }
+                (shelf.at_work == 0).then(|| Turn::begin(shared, &mut shelf))
+            };
+            if let Some(turn) = first {
+                let grant = manager.place(function, shared.want(), Rank::First).await?;
+                return Ok((turn, Offer::Granted(grant)));
+            }
+            tokio::select! {
+                biased;
+                grant = manager.place(function, shared.want(), Rank::More) => {
+                    let turn = Turn::begin(shared, &mut shared.shelf.lock());
+                    return Ok((turn, Offer::Granted(grant?)));
+                }
+                () = changed => {}
             }
         }
     }
@@ -193,6 +217,7 @@ impl Shared {
                 true => Some(worker),
                 false => {
                     shelf.free.push(worker);
+                    self.shelf_changed.notify_one();
                     None
                 }
             }
@@ -203,24 +228,54 @@ impl Shared {
     }
 }
 
-/// A worker at work for this pool. Dropped while it still has it, it ends it.
-struct Lease {
-    worker: Option<Worker>,
-    shared: Arc<Shared>,
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.shared.shelf.lock().held -= 1;
+impl Shelf {
+    fn free_actor(&mut self) -> Option<Worker> {
+        let free = std::iter::from_fn(|| self.free.pop());
+        free.into_iter().find(|actor| actor.process().is_running())
     }
 }
 
+/// Where a pool's next worker comes from.
+enum Offer {
+    Own(Worker),
+    Granted(Grant),
+}
+
+/// Counts as one of the pool's workers at work.
+struct Turn {
+    shared: Arc<Shared>,
+}
+
+impl Turn {
+    fn begin(shared: &Arc<Shared>, shelf: &mut Shelf) -> Self {
+        shelf.at_work += 1;
+        Self {
+            shared: Arc::clone(shared),
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut shelf = self.shared.shelf.lock();
+        shelf.at_work -= 1;
+        if shelf.at_work == 0 {
+            // Who waits for more has nothing else to wait for now.
+            self.shared.shelf_changed.notify_one();
+        }
+    }
+}
+
+/// A worker at work for this pool. Dropped while it still has it, it ends it.
+struct Lease {
+    worker: Worker,
+    turn: Turn,
+}
+
 /// One call, from the block to the last output.
-async fn run(mut lease: Lease, permit: OwnedSemaphorePermit, block: RecordBatch, parts: Parts) {
-    let shared = Arc::clone(&lease.shared);
-    let Some(mut worker) = lease.worker.take() else {
-        return;
-    };
+async fn run(lease: Lease, permit: OwnedSemaphorePermit, block: RecordBatch, parts: Parts) {
+    let Lease { mut worker, turn } = lease;
+    let shared = Arc::clone(&turn.shared);
     let mut exchange = Exchange {
         worker: &mut worker,
         order: &shared.order,
@@ -241,7 +296,7 @@ async fn run(mut lease: Lease, permit: OwnedSemaphorePermit, block: RecordBatch,
         true => shared.give_back(worker),
         false => drop(worker),
     }
-    drop((lease, permit));
+    drop((turn, permit));
     match outcome {
         Ok(held) => {
             for block in held {

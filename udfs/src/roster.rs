@@ -1,11 +1,18 @@
 //! Who may have a worker: places for processes, and idle ones to lend again.
 //!
-//! At most `max_workers` processes of a manager live at a time, each holding a
-//! [`Slot`]. Stateless workers come back after every call, so that two functions
-//! of one query cannot starve each other; an actor stays with its pool. When all
-//! places are taken, pools that have no worker at all are served before pools
-//! that want more, in order of arrival. Idle workers end after `idle_ttl`, or at
-//! once when an actor needs their place.
+//! Past `max_workers` processes nobody gets one more, with two exceptions that
+//! keep queries from waiting for each other for ever:
+//!
+//! - The first worker of an actor pool or of a table call is never refused. Such
+//!   a worker keeps its place until its reader is through, and the reader may
+//!   want a place itself. Who opens pools bounds how many there are.
+//! - A scalar call's worker comes back by itself. Scalar calls therefore stand
+//!   in line, before anyone who wants more than a first worker, but if no place
+//!   is in the hands of a scalar call, one is made.
+//!
+//! Stateless workers come back after every call; an actor stays with its pool.
+//! Idle workers end after `idle_ttl`, or at once when somebody else needs their
+//! place.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -17,13 +24,24 @@ use tokio::sync::oneshot;
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::worker::Worker;
 
-/// What a pool wants.
+/// What a worker is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Want {
-    /// Any worker will do.
-    Stateless,
-    /// A process of its own, started fresh.
+    /// One block through a scalar def; any worker will do.
+    ScalarCall,
+    /// One block through a table def, as fast as it is read; any worker will do.
+    TableCall,
+    /// A process of its own, started fresh and kept.
     Actor,
+}
+
+/// How much a pool depends on what it wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rank {
+    /// It has no worker at work.
+    First,
+    /// It goes on without.
+    More,
 }
 
 /// What a pool gets.
@@ -46,6 +64,8 @@ pub(crate) enum Refusal {
 #[derive(Debug)]
 pub(crate) struct Slot {
     roster: Weak<Roster>,
+    /// In the hands of a scalar call, and counted as such.
+    is_lent: bool,
 }
 
 /// The places and the idle workers of one manager.
@@ -60,11 +80,14 @@ pub(crate) struct Roster {
 struct State {
     /// Slots in existence; idle workers hold theirs.
     used: usize,
+    /// Slots in the hands of scalar calls.
+    lent: usize,
     /// The longest idle first.
     idle: VecDeque<Idle>,
     idle_count: u64,
-    /// Pools without a worker, then pools that want one more.
-    waiting: [VecDeque<Waiter>; 2],
+    /// First workers of scalar pools. While one waits here, `lent` is not zero.
+    waiting_first: VecDeque<Waiter>,
+    waiting_more: VecDeque<Waiter>,
     closed: bool,
 }
 
@@ -91,27 +114,37 @@ impl Roster {
         })
     }
 
-    /// Waits for a worker or the right to start one. `has_none`: whether the
-    /// pool has no worker yet.
+    /// Waits for a worker or the right to start one; `limit`: how long, `None`
+    /// for ever.
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         want: Want,
-        has_none: bool,
-        limit: Duration,
+        rank: Rank,
+        limit: Option<Duration>,
     ) -> Result<Grant, Refusal> {
         let waiting = {
             let mut state = self.state.lock();
             if state.closed {
                 return Err(Refusal::Closed);
             }
-            if let Some(grant) = self.take(&mut state, want) {
+            if let Some(grant) = self.take(&mut state, want, rank) {
                 return Ok(grant);
             }
             let (grant, granted) = oneshot::channel();
-            state.waiting[usize::from(!has_none)].push_back(Waiter { want, grant });
+            let line = match rank {
+                Rank::First => &mut state.waiting_first,
+                Rank::More => &mut state.waiting_more,
+            };
+            // Who gave up waiting does not make the line longer.
+            line.retain(|waiter| !waiter.grant.is_closed());
+            line.push_back(Waiter { want, grant });
             granted
         };
-        match tokio::time::timeout(limit, waiting).await {
+        let granted = match limit {
+            Some(limit) => tokio::time::timeout(limit, waiting).await,
+            None => Ok(waiting.await),
+        };
+        match granted {
             Ok(Ok(grant)) => Ok(grant),
             Ok(Err(_)) => Err(Refusal::Closed),
             Err(_) => Err(Refusal::TimedOut),
@@ -126,16 +159,22 @@ impl Roster {
             // Without a Tokio runtime nobody could end it later.
             let may_idle = !state.closed && tokio::runtime::Handle::try_current().is_ok();
             if !worker.process().is_running() || !may_idle {
+                // Its slot finds the next one by being dropped.
                 drop(state);
                 return;
             }
-            let Some(Waiter { want, grant }) = state.next_waiter() else {
-                self.keep_idle(&mut state, worker);
+            state.take_back(worker.slot());
+            let Some(Waiter { want, grant }) = state.next_waiter(self.max_workers) else {
+                match state.used > self.max_workers {
+                    true => drop(state),
+                    false => self.keep_idle(&mut state, worker),
+                }
                 return;
             };
+            state.lend(worker.slot(), want);
             drop(state);
             let offer = match want {
-                Want::Stateless => Grant::Worker(worker),
+                Want::ScalarCall | Want::TableCall => Grant::Worker(worker),
                 Want::Actor => match worker.into_slot() {
                     Some(slot) => Grant::Slot(slot),
                     None => return,
@@ -157,42 +196,57 @@ impl Roster {
 
     /// Refuses everyone from now on and ends the idle workers.
     pub(crate) fn close(&self) {
-        let (idle, waiting) = {
+        let gone = {
             let mut state = self.state.lock();
             state.closed = true;
             (
                 std::mem::take(&mut state.idle),
-                std::mem::take(&mut state.waiting),
+                std::mem::take(&mut state.waiting_first),
+                std::mem::take(&mut state.waiting_more),
             )
         };
-        drop((idle, waiting));
+        drop(gone);
     }
 
-    /// Most processes at a time.
+    /// Past how many processes only first workers are started.
     pub(crate) fn max_workers(&self) -> usize {
         self.max_workers
     }
 
-    fn take(self: &Arc<Self>, state: &mut State, want: Want) -> Option<Grant> {
+    /// What can be had without waiting.
+    fn take(self: &Arc<Self>, state: &mut State, want: Want, rank: Rank) -> Option<Grant> {
         // The last one used is the warmest. One that has just ended is skipped;
         // its slot is freed by `forget`.
-        if want == Want::Stateless {
+        if want != Want::Actor {
             let warm = state
                 .idle
                 .iter()
                 .rposition(|idle| idle.worker.process().is_running());
-            if let Some(idle) = warm.and_then(|at| state.idle.remove(at)) {
-                return Some(Grant::Worker(idle.worker));
+            if let Some(Idle { mut worker, .. }) = warm.and_then(|at| state.idle.remove(at)) {
+                state.lend(worker.slot(), want);
+                return Some(Grant::Worker(worker));
             }
         }
-        if state.used < self.max_workers {
-            state.used += 1;
-            return Some(Grant::Slot(Slot {
-                roster: Arc::downgrade(self),
-            }));
+        let has_room = state.used < self.max_workers;
+        let coldest = match has_room {
+            true => None,
+            false => state.idle.pop_front(),
+        };
+        if let Some(mut slot) = coldest.and_then(|idle| idle.worker.into_slot()) {
+            state.lend(Some(&mut slot), want);
+            return Some(Grant::Slot(slot));
         }
-        let coldest = state.idle.pop_front()?;
-        coldest.worker.into_slot().map(Grant::Slot)
+        let must = rank == Rank::First && (want != Want::ScalarCall || state.lent == 0);
+        if !has_room && !must {
+            return None;
+        }
+        state.used += 1;
+        let mut slot = Slot {
+            roster: Arc::downgrade(self),
+            is_lent: false,
+        };
+        state.lend(Some(&mut slot), want);
+        Some(Grant::Slot(slot))
     }
 
     fn keep_idle(self: &Arc<Self>, state: &mut State, worker: Box<Worker>) {
@@ -221,9 +275,31 @@ impl Roster {
 }
 
 impl State {
-    fn next_waiter(&mut self) -> Option<Waiter> {
-        let [first, more] = &mut self.waiting;
-        first.pop_front().or_else(|| more.pop_front())
+    /// Who gets a place that has come free and is still counted in `used`.
+    fn next_waiter(&mut self, max_workers: usize) -> Option<Waiter> {
+        let has_room = self.used <= max_workers;
+        let first = match has_room || self.lent == 0 {
+            true => self.waiting_first.pop_front(),
+            false => None,
+        };
+        match first {
+            None if has_room => self.waiting_more.pop_front(),
+            first => first,
+        }
+    }
+
+    fn lend(&mut self, slot: Option<&mut Slot>, want: Want) {
+        if let Some(slot) = slot.filter(|_| want == Want::ScalarCall) {
+            slot.is_lent = true;
+            self.lent += 1;
+        }
+    }
+
+    fn take_back(&mut self, slot: Option<&mut Slot>) {
+        if let Some(slot) = slot.filter(|slot| slot.is_lent) {
+            slot.is_lent = false;
+            self.lent -= 1;
+        }
     }
 }
 
@@ -232,24 +308,28 @@ impl Drop for Slot {
         let Some(roster) = self.roster.upgrade() else {
             return;
         };
+        let mut place = Slot {
+            roster: Arc::downgrade(&roster),
+            is_lent: self.is_lent,
+        };
         loop {
             let waiter = {
                 let mut state = roster.state.lock();
-                let waiter = state.next_waiter();
-                if waiter.is_none() {
-                    state.used -= 1;
+                state.take_back(Some(&mut place));
+                let waiter = state.next_waiter(roster.max_workers);
+                match &waiter {
+                    Some(waiter) => state.lend(Some(&mut place), waiter.want),
+                    None => state.used -= 1,
                 }
                 waiter
             };
             let Some(waiter) = waiter else {
+                place.roster = Weak::new();
                 return;
             };
-            let offer = Grant::Slot(Slot {
-                roster: Arc::downgrade(&roster),
-            });
-            match waiter.grant.send(offer) {
-                // Not given back: this loop still holds the place.
-                Err(Grant::Slot(mut refused)) => refused.roster = Weak::new(),
+            match waiter.grant.send(Grant::Slot(place)) {
+                // This loop goes on with the place.
+                Err(Grant::Slot(refused)) => place = refused,
                 Err(Grant::Worker(_)) | Ok(()) => return,
             }
         }
@@ -262,63 +342,109 @@ mod tests {
 
     const SOON: Duration = Duration::from_millis(20);
 
-    async fn slot(roster: &Arc<Roster>, has_none: bool) -> Slot {
-        match roster
-            .acquire(Want::Actor, has_none, Duration::from_secs(5))
-            .await
-        {
+    const LATER: Option<Duration> = Some(Duration::from_secs(5));
+
+    async fn slot(roster: &Arc<Roster>, want: Want, rank: Rank) -> Slot {
+        match roster.acquire(want, rank, LATER).await {
             Ok(Grant::Slot(slot)) => slot,
             other => panic!("{other:?}"),
         }
     }
 
+    fn used(roster: &Roster) -> usize {
+        roster.state.lock().used
+    }
+
     #[tokio::test]
-    async fn places_are_bounded_and_come_back() {
+    async fn more_than_a_first_worker_is_bounded() {
         let roster = Roster::new(2, SOON);
-        let first = slot(&roster, true).await;
-        let _second = slot(&roster, true).await;
-        let refused = roster.acquire(Want::Stateless, true, SOON).await;
-        assert_eq!(refused.unwrap_err(), Refusal::TimedOut);
+        let first = slot(&roster, Want::Actor, Rank::First).await;
+        let _second = slot(&roster, Want::Actor, Rank::More).await;
+        for want in [Want::ScalarCall, Want::TableCall, Want::Actor] {
+            let refused = roster.acquire(want, Rank::More, Some(SOON)).await;
+            assert_eq!(refused.unwrap_err(), Refusal::TimedOut);
+        }
         drop(first);
-        // The one that gave up waiting must not have taken the place with it.
-        let _third = slot(&roster, false).await;
-        assert_eq!(roster.state.lock().used, 2);
+        // Those that gave up waiting must not have taken the place with them.
+        let _third = slot(&roster, Want::Actor, Rank::More).await;
+        assert_eq!(used(&roster), 2);
+    }
+
+    #[tokio::test]
+    async fn a_first_worker_that_stays_is_never_refused_and_its_place_goes_again() {
+        let roster = Roster::new(1, SOON);
+        let full = slot(&roster, Want::Actor, Rank::First).await;
+        let beyond = slot(&roster, Want::Actor, Rank::First).await;
+        let other = slot(&roster, Want::TableCall, Rank::First).await;
+        let wanted = roster.acquire(Want::Actor, Rank::More, LATER);
+        let gone = async {
+            drop((beyond, other));
+            assert_eq!(used(&roster), 1);
+            drop(full);
+        };
+        let (granted, ()) = tokio::join!(wanted, gone);
+        assert_eq!(used(&roster), 1);
+        drop(granted);
+        assert_eq!(used(&roster), 0);
+    }
+
+    #[tokio::test]
+    async fn scalar_calls_share_one_place_beyond_the_bound() {
+        let roster = Roster::new(1, SOON);
+        let actor = slot(&roster, Want::Actor, Rank::First).await;
+        let made = slot(&roster, Want::ScalarCall, Rank::First).await;
+        assert_eq!(used(&roster), 2);
+        let refused = roster.acquire(Want::ScalarCall, Rank::First, Some(SOON));
+        assert_eq!(refused.await.unwrap_err(), Refusal::TimedOut);
+        // The place goes from hand to hand, not to who wants more.
+        let more = roster.acquire(Want::Actor, Rank::More, LATER);
+        let line = async {
+            let next = roster.acquire(Want::ScalarCall, Rank::First, LATER);
+            let done = async { drop(made) };
+            let (next, ()) = tokio::join!(next, done);
+            assert_eq!(used(&roster), 2);
+            drop(next);
+            assert_eq!(used(&roster), 1);
+            drop(actor);
+        };
+        let (more, ()) = tokio::join!(more, line);
+        assert!(more.is_ok());
     }
 
     #[tokio::test]
     async fn pools_without_a_worker_go_first() {
         let roster = Roster::new(1, SOON);
-        let held = slot(&roster, true).await;
+        let held = slot(&roster, Want::ScalarCall, Rank::First).await;
         let order = Mutex::new(Vec::new());
-        let wait = |has_none, name| {
+        let wait = |rank, name| {
             let (roster, order) = (&roster, &order);
             async move {
-                let slot = slot(roster, has_none).await;
+                let slot = slot(roster, Want::ScalarCall, rank).await;
                 order.lock().push(name);
                 drop(slot);
             }
         };
-        // Joined futures are polled, and so queue up, in this order.
         let release = async { drop(held) };
+        // Joined futures are polled, and so queue up, in this order.
         tokio::join!(
-            wait(false, "more"),
-            wait(true, "none"),
-            wait(true, "none too"),
+            wait(Rank::More, "more"),
+            wait(Rank::First, "none"),
+            wait(Rank::First, "none too"),
             release
         );
         assert_eq!(*order.lock(), ["none", "none too", "more"]);
-        assert_eq!(roster.state.lock().used, 0);
+        assert_eq!(used(&roster), 0);
     }
 
     #[tokio::test]
     async fn closing_refuses_those_who_wait() {
         let roster = Roster::new(1, SOON);
-        let _held = slot(&roster, true).await;
-        let waiting = roster.acquire(Want::Actor, true, Duration::from_secs(5));
+        let _held = slot(&roster, Want::Actor, Rank::First).await;
+        let waiting = roster.acquire(Want::Actor, Rank::More, None);
         let close = async { roster.close() };
         let (refused, ()) = tokio::join!(waiting, close);
         assert_eq!(refused.unwrap_err(), Refusal::Closed);
-        let refused = roster.acquire(Want::Actor, true, SOON).await;
+        let refused = roster.acquire(Want::Actor, Rank::First, None).await;
         assert_eq!(refused.unwrap_err(), Refusal::Closed);
     }
 }

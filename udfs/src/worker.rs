@@ -272,6 +272,11 @@ impl Worker {
         let _ = tokio::time::timeout(grace, polite).await;
     }
 
+    /// Its place; `None` only while it is taken apart.
+    pub(crate) fn slot(&mut self) -> Option<&mut Slot> {
+        self.slot.as_mut()
+    }
+
     /// Ends the process and frees its place for another.
     pub(crate) fn into_slot(mut self) -> Option<Slot> {
         self.slot.take()

@@ -20,6 +20,9 @@ mod functions;
 #[path = "workers/lifetimes.rs"]
 mod lifetimes;
 #[cfg(test)]
+#[path = "workers/places.rs"]
+mod places;
+#[cfg(test)]
 #[path = "workers/refusals.rs"]
 mod refusals;
 #[cfg(test)]

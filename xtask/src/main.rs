@@ -48,9 +48,12 @@ fn main() -> ExitCode {
     }
 }
 
+/// The workspace that cargo runs us in: several may share a target directory,
+/// and so this program.
 fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).to_path_buf()
+    let built_in = || env!("CARGO_MANIFEST_DIR").into();
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(built_in, PathBuf::from);
+    here.parent().unwrap_or(&here).to_path_buf()
 }
 
 fn tidy() -> Result<(), String> {

@@ -24,6 +24,7 @@ use mobula_plan::{
 use mobula_udfs::{FunctionSpec, ObjectKind, UdfError};
 use url::Url;
 
+use crate::admission::{Admission, Admitted};
 use crate::base::channel::PeerChannels;
 use crate::base::planner::distributed_state;
 use crate::base::worker::TaskSource;
@@ -75,6 +76,7 @@ pub struct Engine {
     options: MobulaOptions,
     process: Arc<Process>,
     functions: Arc<FunctionCatalog>,
+    admission: Admission,
     cluster: Option<Cluster>,
     started: Instant,
 }
@@ -137,9 +139,11 @@ impl Engine {
     }
 
     fn new(options: MobulaOptions, process: Arc<Process>, cluster: Option<Cluster>) -> Self {
+        let admission = Admission::new(options.udf_max_workers(), options.udf_init_timeout());
         Self {
             options,
             process,
+            admission,
             functions: Arc::new(FunctionCatalog::default()),
             cluster,
             started: Instant::now(),
@@ -231,7 +235,7 @@ impl Engine {
     pub async fn run(&self, state: &SessionState, plan: LogicalPlan) -> Result<QueryRun> {
         let query_id = uuid::Uuid::new_v4().simple().to_string();
         match self.participants(&plan)? {
-            Participants::Here => run_here(query_id, state, &plan).await,
+            Participants::Here => self.run_here(query_id, state, &plan).await,
             Participants::Executors(urls) => self.run_on(query_id, state, &plan, urls).await,
         }
     }
@@ -269,7 +273,7 @@ impl Engine {
         urls: Vec<Url>,
     ) -> Result<QueryRun> {
         let Some(cluster) = &self.cluster else {
-            return run_here(query_id, state, plan).await;
+            return self.run_here(query_id, state, plan).await;
         };
         let local = cluster
             .local
@@ -290,12 +294,29 @@ impl Engine {
         let state = distributed_state(state, urls, channels, &header)?;
         let started = match explain::explained(plan) {
             Some(explain) => explain::run(query_id, &state, explain).await,
-            None => run_here(query_id, &state, plan).await,
+            None => self.run_here(query_id, &state, plan).await,
         };
         let control = Arc::clone(&cluster.control);
         let mut run = started.inspect_err(|error| suspect_lost(&control, error))?;
         run.stream = Box::pin(LossGuard::new(run.stream, alive, used, control));
         Ok(run)
+    }
+
+    /// Plans by the planner of `state` and starts.
+    async fn run_here(
+        &self,
+        query_id: String,
+        state: &SessionState,
+        plan: &LogicalPlan,
+    ) -> Result<QueryRun> {
+        let plan = state.create_physical_plan(plan).await?;
+        let places = self.admission.admit(&plan).await?;
+        let stream = execute_stream(Arc::clone(&plan), state.task_ctx())?;
+        Ok(QueryRun {
+            query_id,
+            stream: Admitted::wrap(stream, places),
+            plan,
+        })
     }
 
     /// Compiles a function's body in a worker and checks its signature.
@@ -385,16 +406,6 @@ impl Cluster {
             _listener: listener,
         })
     }
-}
-
-async fn run_here(query_id: String, state: &SessionState, plan: &LogicalPlan) -> Result<QueryRun> {
-    let plan = state.create_physical_plan(plan).await?;
-    let stream = execute_stream(Arc::clone(&plan), state.task_ctx())?;
-    Ok(QueryRun {
-        query_id,
-        stream,
-        plan,
-    })
 }
 
 /// True when `plan` reads a table or calls user code: constants, DDL and the

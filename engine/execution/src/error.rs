@@ -7,6 +7,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use datafusion::common::DataFusionError;
 
@@ -80,6 +81,20 @@ pub enum ExecutionError {
         "executor {executor} was lost while it ran this query. Run the query again: the others go on"
     )]
     ExecutorLost { executor: String },
+
+    #[error(
+        "this query calls {wanted} classes and table functions at once, which needs as many workers, and `udf_max_workers` is {max_workers}. Start with a higher one, or split the query"
+    )]
+    TooManyCalls { wanted: usize, max_workers: u32 },
+
+    #[error(
+        "this query waited {waited:?} for {wanted} workers, which other queries have: `udf_max_workers` is {max_workers}. Try again, or start with a higher one"
+    )]
+    NoPlaces {
+        wanted: usize,
+        max_workers: u32,
+        waited: Duration,
+    },
 
     #[error("cannot read the cluster token \"{}\": {source}. Give the coordinator's file with --cluster-token-file", path.display())]
     TokenFile {
@@ -165,6 +180,7 @@ impl ExecutionError {
             | Self::ListenerBroken { .. }
             | Self::Thread { .. }
             | Self::ObjectStore { .. } => ErrorClass::Setup,
+            Self::TooManyCalls { .. } | Self::NoPlaces { .. } => ErrorClass::ResourceExhausted,
             Self::BadAddress { .. } | Self::BadAdvertise { .. } => ErrorClass::User,
             Self::Malformed { .. } => ErrorClass::Internal,
         }

@@ -97,7 +97,7 @@ pub enum PlanError {
         wanted: String,
         found: String,
     },
-    #[error("function \"{function}\" takes {wanted} arguments, not {found}")]
+    #[error("function \"{function}\" takes {}, not {found}", arguments(*wanted))]
     ArgumentCount {
         function: String,
         wanted: usize,
@@ -115,6 +115,13 @@ pub enum PlanError {
         "function \"{function}\" cannot be called in {place}. Call it in a subquery first and use its result here"
     )]
     MisplacedCall { function: String, place: String },
+}
+
+fn arguments(n: usize) -> String {
+    match n {
+        1 => "1 argument".to_owned(),
+        n => format!("{n} arguments"),
+    }
 }
 
 impl From<PlanError> for DataFusionError {

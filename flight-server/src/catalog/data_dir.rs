@@ -28,6 +28,9 @@ impl DataDir {
                 source,
             }
         };
+        if path.exists() && !path.is_dir() {
+            return Err(ServerError::DataDirIsFile { path: path.into() });
+        }
         fs::create_dir_all(path).map_err(file_error("make the data directory"))?;
         let path = path
             .canonicalize()
@@ -63,6 +66,13 @@ impl DataDir {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_is_no_data_directory() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = DataDir::take(file.path()).unwrap_err().to_string();
+        assert!(text.contains("is a file"), "{text}");
+    }
 
     #[test]
     fn a_second_taker_is_told_who_has_it() {

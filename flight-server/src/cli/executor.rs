@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 
 use clap::ArgMatches;
-use mobula_execution::{ClusterToken, Executor, ExecutorSettings};
+use mobula_execution::{ClusterToken, Executor, ExecutorSettings, parse_address};
 use mobula_plan::MobulaOptions;
 use tokio::io::AsyncReadExt;
 
@@ -15,6 +15,9 @@ use crate::{ServerError, python_env};
 /// # Errors
 /// A port in use, a bad token file, or a coordinator that refuses.
 pub async fn run(matches: &ArgMatches, options: MobulaOptions) -> Result<(), ServerError> {
+    let text = |name: &str| matches.get_one::<String>(name).cloned();
+    let coordinator = text("coordinator").unwrap_or_default();
+    parse_address(&coordinator)?;
     let token = match options.cluster_token_file() {
         None => {
             return Err(ServerError::Setting {
@@ -26,7 +29,6 @@ pub async fn run(matches: &ArgMatches, options: MobulaOptions) -> Result<(), Ser
         }
         Some(path) => ClusterToken::read(path)?,
     };
-    let text = |name: &str| matches.get_one::<String>(name).cloned();
     let listen = match options.get("listen") {
         // The client port's default means nothing here.
         Some(listen) if !is_default_listen(&options) => {
@@ -35,7 +37,7 @@ pub async fn run(matches: &ArgMatches, options: MobulaOptions) -> Result<(), Ser
         _ => SocketAddr::from(([127, 0, 0, 1], 0)),
     };
     let executor = Executor::start(ExecutorSettings {
-        coordinator: text("coordinator").unwrap_or_default(),
+        coordinator,
         token,
         listen,
         advertise: text("advertise"),

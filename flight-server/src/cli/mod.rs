@@ -151,7 +151,7 @@ fn sql_command() -> Command {
                 .long("file")
                 .value_name("FILE")
                 .value_parser(clap::value_parser!(PathBuf))
-                .help("File of statements to run, after those of -c"),
+                .help("File of statements to run, after those of -c; - is standard input"),
         )
         .arg(
             Arg::new("format")

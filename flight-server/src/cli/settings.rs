@@ -3,6 +3,7 @@
 //! Names, kinds, defaults and help all come from the one table in the plan
 //! crate; this module only finds values and says where a bad one stands.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches};
@@ -125,7 +126,12 @@ fn files(matches: &ArgMatches, data_dir: Option<String>) -> Vec<(PathBuf, bool)>
 fn apply_file(options: &mut MobulaOptions, path: &Path, required: bool) -> Result<(), ServerError> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !required => return Ok(()),
+        // A data directory that is none is told where it is used.
+        Err(e)
+            if !required && matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+        {
+            return Ok(());
+        }
         Err(source) => {
             return Err(ServerError::File {
                 deed: "read the settings file",

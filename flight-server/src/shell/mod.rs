@@ -9,7 +9,7 @@ mod prompt;
 mod split;
 
 use std::io::{BufWriter, IsTerminal, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -91,11 +91,10 @@ impl Shell {
             self.run_text(text).await?;
         }
         if let Some(path) = &script.file {
-            let text = std::fs::read_to_string(path).map_err(|source| ServerError::File {
-                deed: "read",
-                path: path.clone(),
-                source,
-            })?;
+            let text = match path.as_os_str() == "-" {
+                true => standard_input()?,
+                false => std::fs::read_to_string(path).map_err(unreadable(path))?,
+            };
             self.run_text(&text).await?;
         }
         if !script.commands.is_empty() || script.file.is_some() {
@@ -106,15 +105,7 @@ impl Shell {
             self.max_rows = Some(PROMPT_ROWS);
             return prompt::run(&mut self, history).await;
         }
-        let mut text = String::new();
-        std::io::stdin()
-            .read_to_string(&mut text)
-            .map_err(|source| ServerError::File {
-                deed: "read",
-                path: PathBuf::from("standard input"),
-                source,
-            })?;
-        self.run_text(&text).await
+        self.run_text(&standard_input()?).await
     }
 
     async fn run_text(&mut self, text: &str) -> Result<(), ServerError> {
@@ -157,6 +148,21 @@ impl Shell {
                 }),
             }),
         }
+    }
+}
+
+fn standard_input() -> Result<String, ServerError> {
+    let mut text = String::new();
+    let read = std::io::stdin().read_to_string(&mut text);
+    read.map_err(unreadable(Path::new("standard input")))?;
+    Ok(text)
+}
+
+fn unreadable(path: &Path) -> impl FnOnce(std::io::Error) -> ServerError {
+    move |source| ServerError::File {
+        deed: "read",
+        path: path.to_path_buf(),
+        source,
     }
 }
 

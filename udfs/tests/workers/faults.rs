@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use arrow::array::AsArray;
 use arrow::datatypes::DataType;
 use mobula_udfs::{UdfError, UdfErrorClass, WorkerManager};
 
@@ -80,6 +81,42 @@ def f(x):
         "{:?}",
         since.elapsed()
     );
+}
+
+#[tokio::test]
+async fn a_child_that_comes_back_does_not_answer() {
+    let manager = manager();
+    for back in ["return x + 100", "raise ValueError('child')"] {
+        let body = format!(
+            "
+import os
+def f(x):
+    child = os.fork()
+    if child == 0:
+        {back}
+    assert os.waitpid(child, 0)[1] == 0
+    return x"
+        );
+        let pool = Case::ints("f", &body).pool(&manager, 1);
+        for _ in 0..3 {
+            let out = run(&pool, counting(2)).await.unwrap();
+            assert_eq!(values(&out), [Some(0), Some(1)]);
+        }
+    }
+    let rows = "
+import os
+def f(rows):
+    child = os.fork()
+    yield {'y': [child == 0]}
+    if child: os.waitpid(child, 0)";
+    let pool = Case::table("f", &[("y", DataType::Boolean)], rows).pool(&manager, 1);
+    let out = run(&pool, counting(1)).await.unwrap();
+    assert_eq!(
+        out.column(0).as_boolean().iter().collect::<Vec<_>>(),
+        [Some(false)]
+    );
+    assert_eq!(manager.workers().len(), 1);
+    manager.shutdown().await;
 }
 
 #[tokio::test]

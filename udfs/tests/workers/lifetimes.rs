@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::DataType;
-use mobula_udfs::{UdfError, UdfErrorClass, WorkerManager, WorkerSettings};
+use mobula_udfs::{UdfErrorClass, WorkerManager, WorkerSettings};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::bench::*;
@@ -187,33 +187,6 @@ async fn two_functions_share_one_place() {
         assert_eq!(values(&out), [Some(2), Some(4), Some(6)]);
     }
     assert_eq!(manager.workers().len(), 1);
-    manager.shutdown().await;
-}
-
-#[tokio::test]
-async fn an_actor_takes_the_place_of_an_idle_worker_but_not_of_another_actor() {
-    let manager = WorkerManager::new(WorkerSettings {
-        max_workers: 1,
-        init_timeout: Duration::from_secs(5),
-        ..settings()
-    });
-    let f = Case::ints("f", "def f(x): return x").pool(&manager, 1);
-    run(&f, counting(1)).await.unwrap();
-    let idle = only_pid(&manager);
-    let actor = Case::ints("f", ACTOR).class().pool(&manager, 1);
-    run(&actor, counting(1)).await.unwrap();
-    gone(idle).await;
-    let other = Case::ints("g", ACTOR).class().pool(&manager, 1);
-    let error = run(&other, counting(1)).await.unwrap_err();
-    assert!(
-        matches!(error, UdfError::NoFreeWorker { max_workers: 1, .. }),
-        "{error:?}"
-    );
-    assert!(error.to_string().contains("`udf_max_workers`"), "{error}");
-    assert_eq!(error.class(), UdfErrorClass::Setup);
-    // Once the actor's pool is gone there is room again.
-    drop(actor);
-    run(&other, counting(1)).await.unwrap();
     manager.shutdown().await;
 }
 

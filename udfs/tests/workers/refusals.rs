@@ -170,6 +170,24 @@ async fn exits_and_odd_exceptions_are_the_users() {
 }
 
 #[tokio::test]
+async fn an_exception_without_a_text_is_still_the_users() {
+    for raise in ["raise ValueError('no')", "raise SystemExit"] {
+        let body = format!(
+            "
+class Mute(Exception):
+    def __str__(self):
+        {raise}
+def f(x):
+    raise Mute()"
+        );
+        let error = Case::ints("f", &body).fails(counting(1)).await;
+        let expected = "function \"f\" failed: Mute: its text cannot be read: ";
+        assert!(error.to_string().starts_with(expected), "{error}");
+        assert_eq!(error.class(), UdfErrorClass::User);
+    }
+}
+
+#[tokio::test]
 async fn a_failed_call_leaves_the_worker_and_the_actor_in_place() {
     let body = "
 class Odd:

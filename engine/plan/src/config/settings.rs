@@ -89,7 +89,7 @@ pub static SETTINGS: &[Setting] = &[
         "udf_max_workers",
         count(0, 4096),
         "0",
-        "Most worker processes of one process; 0 means four per core",
+        "Worker processes of one process past which a call starts no more than its first; queries that call classes or table functions start when their calls together are no more than this; 0 means four per core",
     ),
     process(
         "udf_start_method",
@@ -111,7 +111,7 @@ pub static SETTINGS: &[Setting] = &[
         "udf_init_timeout",
         time(MS_100, DAY),
         "600s",
-        "Longest time a worker may take to start and build its function",
+        "Longest time a worker may take to start and build its function, and a query to wait for its workers",
     ),
     process(
         "udf_kill_grace",

@@ -3,6 +3,13 @@
 //! Adding one is a module here, a line in [`OPERATORS`], a message in
 //! `mobula_proto::plan` and an arm in the codec and the physical planner.
 
+use datafusion::common::Result;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::physical_plan::ExecutionPlan;
+use mobula_udfs::ObjectKind;
+
+use self::map_batches::map_batches_exec;
+
 pub mod map_batches;
 
 /// An operator's names: in SQL, as node, as exec.
@@ -15,3 +22,21 @@ pub struct Operator {
 
 /// Every operator of ours.
 pub static OPERATORS: &[Operator] = &[map_batches::OPERATOR];
+
+/// How many workers `plan` keeps at least while it runs, in each process that
+/// takes part: one for every call of a class or of a table function. The workers
+/// of scalar functions come and go.
+///
+/// # Errors
+/// None of its own.
+pub fn workers_kept(plan: &std::sync::Arc<dyn ExecutionPlan>) -> Result<usize> {
+    let mut kept = 0;
+    plan.apply(|node| {
+        let call = map_batches_exec(node.as_ref()).map(|exec| exec.call());
+        let keeps =
+            |spec: &mobula_udfs::FunctionSpec| spec.object == ObjectKind::Class || spec.is_table();
+        kept += usize::from(call.is_some_and(|call| keeps(&call.spec)));
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(kept)
+}

@@ -14,7 +14,8 @@ class Raised(Exception):
     """User code raised `error`."""
 
     def __init__(self, error, function):
-        super().__init__(str(error))
+        # Not its text: user code makes that as well.
+        super().__init__()
         self.error = error
         self.function = function
 
@@ -73,11 +74,9 @@ def _raised(error, source):
 
 
 def _text_of(error):
-    if isinstance(error, SyntaxError):
-        return str(error.msg)
     try:
-        return str(error)
-    except Exception as broken:
+        return str(error.msg if isinstance(error, SyntaxError) else error)
+    except BaseException as broken:
         return f"its text cannot be read: {type(broken).__name__}"
 
 

@@ -5,7 +5,9 @@ batch that user code keeps stays valid: no buffer is ever used twice.
 """
 
 import json
+import os
 import struct
+import sys
 
 import pyarrow as pa
 
@@ -34,14 +36,16 @@ class Frame:
 
 
 class Channel:
-    """Our end of the socket."""
+    """Our end of the socket: of this process, not of one that it forks."""
 
     def __init__(self, sock):
         self.sock = sock
+        self.pid = os.getpid()
         self.max_frame_bytes = 1 << 20
 
     def receive(self):
         """The next frame, or None when the engine is gone."""
+        self._end_a_copy()
         header = bytearray(HEADER.size)
         if not self._fill(memoryview(header)):
             return None
@@ -59,6 +63,7 @@ class Channel:
 
     def send(self, kind, seq, body, payload=None):
         """Sends one frame; raises OSError when the engine is gone."""
+        self._end_a_copy()
         body = json.dumps(body).encode()
         if payload is None:
             self._send_all([HEADER.pack(len(body), kind, 0, 0, seq) + body])
@@ -70,6 +75,15 @@ class Channel:
 
     def payload_bytes_max(self):
         return self.max_frame_bytes - OVERHEAD_BYTES
+
+    def _end_a_copy(self):
+        # User code forked and came back in the child: two would answer.
+        if os.getpid() != self.pid:
+            try:
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:
+                os._exit(0)
 
     def _fill(self, view):
         while view:
