@@ -93,3 +93,19 @@ def test_a_query_that_never_fits_says_so_and_one_in_line_gives_up(start):
             assert value(waiting, "SELECT a(1.0)") == 2.0
             cursor.close()
             assert value(waiting, f"SELECT k FROM map_batches(TABLE({one}), k)") == 2.0
+
+
+@pytest.mark.parametrize("options", ["", ", concurrency => 1"], ids=["default", "one"])
+def test_a_constant_order_above_table_functions_does_not_stop_them(server, options):
+    part = (
+        f"SELECT x FROM map_batches(TABLE({SCAN}), t, batch_size => 1024{options})"
+    )
+    query = f"SELECT 1 AS g, x FROM ({part}) UNION ALL SELECT 2 AS g, x FROM ({part}) ORDER BY g"
+    seen, rows = [], 0
+    with server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(query)
+        for batch in cursor.fetch_record_batch():
+            seen += [g for g in batch.column("g").unique().to_pylist() if g not in seen]
+            rows += batch.num_rows
+    assert seen == [1, 2]
+    assert rows == 2 * 3 * server.sums[1]

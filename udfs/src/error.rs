@@ -28,6 +28,8 @@ pub enum UdfErrorClass {
     Setup,
     /// Nobody: a process is gone; trying again may help.
     Lost,
+    /// Whoever takes all there is; trying again may help.
+    Exhausted,
     /// A time limit ran out.
     Timeout,
     /// Us.
@@ -69,7 +71,7 @@ pub enum UdfError {
     #[error("the worker speaks protocol {found}, but this program speaks {wanted}")]
     ProtocolVersion { found: u32, wanted: u32 },
     #[error(
-        "function \"{function}\" got no worker within {waited:?}: all {max_workers} of this process are taken. Raise `udf_max_workers` or lower `concurrency`"
+        "function \"{function}\" waited {waited:?} for a worker: all {max_workers} of this process are at work for other calls. Try again, bound those with `udf_call_timeout`, or start with a higher `udf_max_workers` or `udf_init_timeout`"
     )]
     NoFreeWorker {
         function: String,
@@ -146,11 +148,11 @@ impl UdfError {
             | Self::PythonVersion { .. }
             | Self::Packages { .. }
             | Self::Handshake { .. }
-            | Self::NoFreeWorker { .. }
             | Self::RowTooLarge { .. } => UdfErrorClass::Setup,
             Self::WorkerLost { .. } | Self::ShuttingDown { .. } | Self::Socket { .. } => {
                 UdfErrorClass::Lost
             }
+            Self::NoFreeWorker { .. } => UdfErrorClass::Exhausted,
             Self::TimedOut { .. } => UdfErrorClass::Timeout,
             Self::ProtocolVersion { .. }
             | Self::Block { .. }

@@ -233,9 +233,9 @@ impl WorkerManager {
         self.roster.release(worker);
     }
 
-    /// Ends an actor without waiting for it.
+    /// Ends an actor without waiting for it; at once where others need its place.
     pub(crate) fn end(&self, worker: Worker) {
-        if tokio::runtime::Handle::try_current().is_err() {
+        if self.roster.is_overfull() || tokio::runtime::Handle::try_current().is_err() {
             // Dropped: ended at once.
             return;
         }

@@ -213,6 +213,11 @@ impl Roster {
         self.max_workers
     }
 
+    /// Whether there are more processes than anyone may add to.
+    pub(crate) fn is_overfull(&self) -> bool {
+        self.state.lock().used > self.max_workers
+    }
+
     /// What can be had without waiting.
     fn take(self: &Arc<Self>, state: &mut State, want: Want, rank: Rank) -> Option<Grant> {
         // The last one used is the warmest. One that has just ended is skipped;

@@ -29,8 +29,14 @@ pub(crate) struct Admission {
     patience: Duration,
 }
 
-/// A query's places; `None` for one that keeps no workers.
-pub(crate) type Places = Option<OwnedSemaphorePermit>;
+/// What a query has on its way to its start.
+#[derive(Debug, Default)]
+pub(crate) enum Places {
+    #[default]
+    NotAsked,
+    /// `None` for a query that keeps no workers.
+    Granted(Option<OwnedSemaphorePermit>),
+}
 
 impl Admission {
     /// Queries keep at most `max_workers` together; one waits at most `patience`.
@@ -43,37 +49,52 @@ impl Admission {
         }
     }
 
-    /// Waits, in order of arrival, for the workers that `plan` keeps.
+    /// Gets the places for the workers that `plan` keeps, unless `places` has
+    /// them already. True when there was a line to wait in, in order of arrival:
+    /// what the plan was made from may have changed.
     ///
     /// # Errors
     /// When they will never fit, or did not in time.
-    pub(crate) async fn admit(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Places> {
+    pub(crate) async fn admit(
+        &self,
+        plan: &Arc<dyn ExecutionPlan>,
+        places: &mut Places,
+    ) -> Result<bool> {
+        if matches!(places, Places::Granted(_)) {
+            return Ok(false);
+        }
         let wanted = workers_kept(plan)?;
         if wanted == 0 {
-            return Ok(None);
+            *places = Places::Granted(None);
+            return Ok(false);
         }
         let max_workers = self.max_workers;
-        let external = |error| DataFusionError::External(Box::new(error));
-        let many = match u32::try_from(wanted) {
-            Ok(many) if many <= max_workers => many,
-            _ => {
-                return Err(external(ExecutionError::TooManyCalls {
-                    wanted,
-                    max_workers,
-                }));
-            }
-        };
-        let places = Arc::clone(&self.places).acquire_many_owned(many);
-        match tokio::time::timeout(self.patience, places).await {
-            // The semaphore is never closed.
-            Ok(places) => Ok(places.ok()),
-            Err(_) => Err(external(ExecutionError::NoPlaces {
+        let many = u32::try_from(wanted).ok().filter(|n| *n <= max_workers);
+        let Some(many) = many else {
+            return Err(external(ExecutionError::TooManyCalls {
                 wanted,
                 max_workers,
-                waited: self.patience,
-            })),
+            }));
+        };
+        if let Ok(granted) = Arc::clone(&self.places).try_acquire_many_owned(many) {
+            *places = Places::Granted(Some(granted));
+            return Ok(false);
         }
+        let granted = Arc::clone(&self.places).acquire_many_owned(many);
+        let Ok(granted) = tokio::time::timeout(self.patience, granted).await else {
+            return Err(external(ExecutionError::NoPlaces {
+                max_workers,
+                waited: self.patience,
+            }));
+        };
+        // The semaphore is never closed.
+        *places = Places::Granted(granted.ok());
+        Ok(true)
     }
+}
+
+fn external(error: ExecutionError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
 }
 
 /// A query's stream that gives its places back when it ends.
@@ -89,8 +110,8 @@ impl Admitted {
         places: Places,
     ) -> SendableRecordBatchStream {
         match places {
-            None => stream,
-            Some(places) => Box::pin(Self {
+            Places::NotAsked | Places::Granted(None) => stream,
+            Places::Granted(Some(places)) => Box::pin(Self {
                 schema: stream.schema(),
                 inner: Some((stream, places)),
             }),

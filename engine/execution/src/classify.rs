@@ -122,6 +122,7 @@ fn classify_udf(error: &UdfError) -> Classified {
         UdfErrorClass::User => ErrorClass::User,
         UdfErrorClass::Setup => ErrorClass::Setup,
         UdfErrorClass::Lost => ErrorClass::Unavailable,
+        UdfErrorClass::Exhausted => ErrorClass::ResourceExhausted,
         UdfErrorClass::Timeout => ErrorClass::Timeout,
         UdfErrorClass::Bug => ErrorClass::Internal,
     };

@@ -24,7 +24,7 @@ use mobula_plan::{
 use mobula_udfs::{FunctionSpec, ObjectKind, UdfError};
 use url::Url;
 
-use crate::admission::{Admission, Admitted};
+use crate::admission::{Admission, Admitted, Places};
 use crate::base::channel::PeerChannels;
 use crate::base::planner::distributed_state;
 use crate::base::worker::TaskSource;
@@ -234,9 +234,19 @@ impl Engine {
     /// executor and there is none.
     pub async fn run(&self, state: &SessionState, plan: LogicalPlan) -> Result<QueryRun> {
         let query_id = uuid::Uuid::new_v4().simple().to_string();
-        match self.participants(&plan)? {
-            Participants::Here => self.run_here(query_id, state, &plan).await,
-            Participants::Executors(urls) => self.run_on(query_id, state, &plan, urls).await,
+        let mut places = Places::default();
+        loop {
+            let query_id = query_id.clone();
+            let places = &mut places;
+            let started = match self.participants(&plan)? {
+                Participants::Here => self.run_here(query_id, state, &plan, places).await,
+                Participants::Executors(urls) => {
+                    self.run_on(query_id, state, &plan, urls, places).await
+                }
+            };
+            if let Some(run) = started? {
+                return Ok(run);
+            }
         }
     }
 
@@ -271,9 +281,10 @@ impl Engine {
         state: &SessionState,
         plan: &LogicalPlan,
         urls: Vec<Url>,
-    ) -> Result<QueryRun> {
+        places: &mut Places,
+    ) -> Result<Option<QueryRun>> {
         let Some(cluster) = &self.cluster else {
-            return self.run_here(query_id, state, plan).await;
+            return self.run_here(query_id, state, plan, places).await;
         };
         let local = cluster
             .local
@@ -293,30 +304,36 @@ impl Engine {
         let alive = cluster.control.watch_alive();
         let state = distributed_state(state, urls, channels, &header)?;
         let started = match explain::explained(plan) {
-            Some(explain) => explain::run(query_id, &state, explain).await,
-            None => self.run_here(query_id, &state, plan).await,
+            Some(explain) => explain::run(query_id, &state, explain).await.map(Some),
+            None => self.run_here(query_id, &state, plan, places).await,
         };
         let control = Arc::clone(&cluster.control);
-        let mut run = started.inspect_err(|error| suspect_lost(&control, error))?;
-        run.stream = Box::pin(LossGuard::new(run.stream, alive, used, control));
-        Ok(run)
+        let started = started.inspect_err(|error| suspect_lost(&control, error))?;
+        Ok(started.map(|mut run| {
+            run.stream = Box::pin(LossGuard::new(run.stream, alive, used, control));
+            run
+        }))
     }
 
-    /// Plans by the planner of `state` and starts.
+    /// Plans by the planner of `state` and starts. `None` when the query had to
+    /// wait for its places, which it has now: who takes part may have changed.
     async fn run_here(
         &self,
         query_id: String,
         state: &SessionState,
         plan: &LogicalPlan,
-    ) -> Result<QueryRun> {
+        places: &mut Places,
+    ) -> Result<Option<QueryRun>> {
         let plan = state.create_physical_plan(plan).await?;
-        let places = self.admission.admit(&plan).await?;
+        if self.admission.admit(&plan, places).await? {
+            return Ok(None);
+        }
         let stream = execute_stream(Arc::clone(&plan), state.task_ctx())?;
-        Ok(QueryRun {
+        Ok(Some(QueryRun {
             query_id,
-            stream: Admitted::wrap(stream, places),
+            stream: Admitted::wrap(stream, std::mem::take(places)),
             plan,
-        })
+        }))
     }
 
     /// Compiles a function's body in a worker and checks its signature.

@@ -88,13 +88,9 @@ pub enum ExecutionError {
     TooManyCalls { wanted: usize, max_workers: u32 },
 
     #[error(
-        "this query waited {waited:?} for {wanted} workers, which other queries have: `udf_max_workers` is {max_workers}. Try again, or start with a higher one"
+        "this query waited {waited:?} for others to end: their calls of classes and table functions keep all the workers that `udf_max_workers` ({max_workers}) allows, also while nobody reads their results. Close cursors that are no longer read, or start with a higher `udf_max_workers` or `udf_init_timeout`"
     )]
-    NoPlaces {
-        wanted: usize,
-        max_workers: u32,
-        waited: Duration,
-    },
+    NoPlaces { max_workers: u32, waited: Duration },
 
     #[error("cannot read the cluster token \"{}\": {source}. Give the coordinator's file with --cluster-token-file", path.display())]
     TokenFile {

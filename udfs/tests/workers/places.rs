@@ -135,7 +135,7 @@ def slow(x):
         "{error:?}"
     );
     assert!(error.to_string().contains("`udf_max_workers`"), "{error}");
-    assert_eq!(error.class(), UdfErrorClass::Setup);
+    assert_eq!(error.class(), UdfErrorClass::Exhausted);
     assert!(futures::poll!(busy.next()).is_pending());
     drop(busy);
     gone(pid).await;

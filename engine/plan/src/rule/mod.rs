@@ -7,6 +7,7 @@
 
 pub mod hoist_udf;
 pub mod prune_call;
+pub mod sort_not_merge;
 pub mod yield_in_join;
 
 use std::sync::Arc;
@@ -26,5 +27,8 @@ pub fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 
 /// Rules appended to DataFusion's physical optimizer.
 pub fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    vec![Arc::new(yield_in_join::YieldInJoin)]
+    vec![
+        Arc::new(sort_not_merge::SortNotMerge),
+        Arc::new(yield_in_join::YieldInJoin),
+    ]
 }

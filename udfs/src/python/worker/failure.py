@@ -64,7 +64,7 @@ def _raised(error, source):
     shown = traceback.TracebackException(type(error), error, error.__traceback__)
     _leave_out_worker(shown)
     message = type(error).__name__
-    text = " ".join(_text_of(error).split())
+    text = " ".join(_text_of(error)[: 4 * MESSAGE_CHARS_MAX].split())
     if text:
         message += f": {text}"
     line = _user_line(error, shown, source)

@@ -12,10 +12,10 @@
 //! merge that waits for the other partition would wait for ever. So the answers
 //! of a scalar call are buffered whole (they are as many rows as its block, and
 //! the block is bounded). A table call may answer without bound; there the task
-//! waits when two answers are unread. That cannot deadlock: a table call keeps
-//! no order, so nothing merges by order right above it, and we read every call
-//! in flight, not just the oldest, which may be waiting for a worker that a
-//! later one holds.
+//! waits when two answers are unread. That cannot deadlock: rule `sort_not_merge`
+//! sees to it that nothing merges by order right above it, and we read every call
+//! in flight, not just the oldest, which may be waiting for a worker that a later
+//! one holds.
 //!
 //! Dropping the stream aborts the tasks, which drops the calls.
 
