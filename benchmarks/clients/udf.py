@@ -54,12 +54,9 @@ class model:
         return (counts @ self.weights).sum(axis=1)
 $$""",
     "m3": """
-CREATE FUNCTION doubled(amounts DOUBLE) RETURNS DOUBLE LANGUAGE python IMMUTABLE AS $$
-def one(value):
-    return value * 2
-
-def doubled(amounts):
-    return [one(value) for value in amounts.tolist()]
+CREATE FUNCTION doubled(amount DOUBLE) RETURNS DOUBLE LANGUAGE python IMMUTABLE AS $$
+def doubled(amount):
+    return amount * 2
 $$""",
 }
 QUERIES = {
@@ -70,7 +67,8 @@ FROM lineitem""",
 SELECT sum(model) FROM map_batches(
     TABLE(SELECT o_comment AS texts FROM orders LIMIT 400000), model, batch_size => 1024, concurrency => 2)""",
     "m3": """
-SELECT sum(doubled(CAST(o_totalprice AS DOUBLE))) FROM (SELECT o_totalprice FROM orders LIMIT 1000000)""",
+SELECT sum(doubled) FROM map(
+    TABLE(SELECT CAST(o_totalprice AS DOUBLE) AS amount FROM orders LIMIT 1000000), doubled)""",
 }
 
 

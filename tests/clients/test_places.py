@@ -26,6 +26,7 @@ QUERIES = {
         " batch_size => 100)), k, concurrency => 3)"
     ),
 }
+FOREVER = "SELECT k FROM map_batches(TABLE(SELECT value::DOUBLE AS x FROM range(1000000000)), k)"
 FACTORS = {"more actors than places": (2, 0), "a def below actors": (2, 2), "actors over a table function": (6, 6)}
 
 
@@ -82,8 +83,7 @@ def test_a_query_that_never_fits_says_so_and_one_in_line_gives_up(start):
         assert "calls 2 classes and table functions" in str(caught.value)
         assert "udf_max_workers" in str(caught.value)
         # An open cursor keeps its worker.
-        forever = "SELECT k FROM map_batches(TABLE(SELECT value::DOUBLE AS x FROM range(1000000000)), k)"
-        cursor.execute(forever)
+        cursor.execute(FOREVER)
         assert cursor.fetchone()
         with server.connect() as other, other.cursor() as waiting:
             with pytest.raises(adbc_driver_manager.Error) as caught:
@@ -109,3 +109,33 @@ def test_a_constant_order_above_table_functions_does_not_stop_them(server, optio
             rows += batch.num_rows
     assert seen == [1, 2]
     assert rows == 2 * 3 * server.sums[1]
+
+
+def test_a_query_in_line_runs_on_the_executors_of_its_start(start, tpch):
+    server = start(executors=2, args=["--udf-max-workers", "1", *SMALL_SCANS])
+    with server.connect() as connection, connection.cursor() as cursor:
+        register(cursor, tpch)
+        for function in FUNCTIONS:
+            cursor.execute(function)
+        total = value(cursor, f"SELECT sum(x) FROM ({SCAN})")
+        # On the coordinator, and open: it has the only place.
+        cursor.execute(FOREVER)
+        assert cursor.fetchone()
+        found = []
+
+        def ask():
+            with server.connect() as other, other.cursor() as waiting:
+                found.append(value(waiting, f"SELECT sum(k) FROM map_batches(TABLE({SCAN}), k)"))
+
+        in_line = threading.Thread(target=ask)
+        in_line.start()
+        in_line.join(1)
+        old = list(server.executors)
+        for executor in old:
+            executor.kill()
+        for _ in old:
+            server.add_executor()
+        assert in_line.is_alive()
+        cursor.close()
+        in_line.join(60)
+        assert found == [2 * total]

@@ -9,6 +9,8 @@
 //! 0.01, four Parquet files each, `$FILES` for `slt/data`, and `$SCRATCH` for an
 //! empty directory of their own. With `MOBULA_APPROVE=1` the embedded run writes
 //! what it gets into the files: read the diff before you commit it.
+//!
+//! `pages` runs the SQL that stands in the documentation.
 
 #[cfg(test)]
 mod answer;
@@ -16,3 +18,5 @@ mod answer;
 mod database;
 #[cfg(test)]
 mod modes;
+#[cfg(test)]
+mod pages;

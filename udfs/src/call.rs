@@ -14,19 +14,36 @@ use crate::error::UdfError;
 use crate::schema_bytes;
 use crate::spec::{BatchFormat, FunctionSpec};
 
+/// What user code is given at a time, and what it gives for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CallMode {
+    /// A batch: a value a row for values, any rows for a table.
+    #[default]
+    Batches,
+    /// A row, as plain values or as a dict: one value, or one dict.
+    Map,
+    /// A row as a dict: any number of dicts.
+    FlatMap,
+    /// A row, as plain values or as a dict: whether it stays.
+    Filter,
+}
+
 /// One use of a function.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UdfCall {
     pub spec: Arc<FunctionSpec>,
+    pub mode: CallMode,
     /// Keyword arguments of a class's constructor; empty for a `def`.
     pub args: Vec<(String, Literal)>,
     /// Rows of a batch, at least 1; `None`: the block as it comes.
     pub batch_size: Option<usize>,
     pub batch_format: BatchFormat,
-    /// What the worker receives: for a scalar function exactly its parameters in
-    /// order, for a table function all columns. Plain types.
+    /// What the worker receives: exactly the parameters in order, or all columns
+    /// where the parameter is a table. Plain types.
     pub input: SchemaRef,
-    /// What comes back: one column for a scalar function, else RETURNS TABLE.
+    /// What comes back: one column for a function that returns a value, else
+    /// RETURNS TABLE.
     pub output: SchemaRef,
     /// Longest time one block may take; `None`: as the manager is set. It is the
     /// running session's, so it does not travel with the encoded call.
@@ -47,6 +64,7 @@ pub enum Literal {
 #[derive(Serialize, Deserialize)]
 struct Encoded {
     spec: FunctionSpec,
+    mode: CallMode,
     args: Vec<(String, Literal)>,
     batch_size: Option<usize>,
     batch_format: BatchFormat,
@@ -64,6 +82,7 @@ impl UdfCall {
     pub fn encode(&self) -> Result<Vec<u8>, UdfError> {
         let encoded = Encoded {
             spec: self.spec.as_ref().clone(),
+            mode: self.mode,
             args: self.args.clone(),
             batch_size: self.batch_size,
             batch_format: self.batch_format,
@@ -81,6 +100,7 @@ impl UdfCall {
         let encoded: Encoded = rmp_serde::from_slice(bytes).map_err(UdfError::DecodeSpec)?;
         Ok(Self {
             spec: Arc::new(encoded.spec),
+            mode: encoded.mode,
             args: encoded.args,
             batch_size: encoded.batch_size,
             batch_format: encoded.batch_format,
@@ -117,6 +137,7 @@ mod tests {
         let schema = |t| Arc::new(Schema::new(vec![Field::new("text", t, true)]));
         let call = UdfCall {
             spec: Arc::new(spec),
+            mode: CallMode::Filter,
             args: vec![
                 ("a".into(), Literal::Null),
                 ("b".into(), Literal::Int(i64::MIN)),

@@ -32,7 +32,7 @@ mod worker;
 mod zygote;
 
 pub use activity::{WorkerInfo, WorkerState};
-pub use call::{Literal, UdfCall};
+pub use call::{CallMode, Literal, UdfCall};
 pub use error::{UdfError, UdfErrorClass, UserFailure};
 pub use manager::{StartMethod, WorkerManager, WorkerSettings};
 pub use pool::{BlockStream, PoolStats, UdfPool};

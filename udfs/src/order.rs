@@ -67,6 +67,8 @@ impl CallOrder {
                 .iter()
                 .map(|(name, value)| argument(name, value))
                 .collect(),
+            mode: call.mode,
+            takes_table: call.spec.takes_table(),
             batch_size: call.batch_size.filter(|rows| *rows > 0),
             batch_format: call.batch_format,
             strict: call.spec.strict,

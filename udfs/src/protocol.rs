@@ -231,6 +231,9 @@ pub(crate) struct Load<'a> {
     pub(crate) source: Source<'a>,
     /// Constructor arguments as (name, kind, text).
     pub(crate) args: Vec<(&'a str, &'static str, String)>,
+    pub(crate) mode: crate::call::CallMode,
+    /// Whether a row, or a batch, goes in whole.
+    pub(crate) takes_table: bool,
     pub(crate) batch_size: Option<usize>,
     pub(crate) batch_format: crate::spec::BatchFormat,
     pub(crate) strict: bool,

@@ -135,9 +135,15 @@ impl BatchFormat {
 pub struct UnknownBatchFormat(pub String);
 
 impl FunctionSpec {
-    /// Whether it takes a relation and gives one.
+    /// Whether it gives a relation; then it takes one as well.
     pub fn is_table(&self) -> bool {
         matches!(self.returns, Returns::Table(_))
+    }
+
+    /// Whether it takes all columns of a relation.
+    pub fn takes_table(&self) -> bool {
+        let tables = self.params.iter();
+        tables.into_iter().any(|p| p.kind == ParamKind::Table)
     }
 
     /// BLAKE3 of the encoded declaration, in hex.

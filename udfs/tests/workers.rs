@@ -26,6 +26,9 @@ mod places;
 #[path = "workers/refusals.rs"]
 mod refusals;
 #[cfg(test)]
+#[path = "workers/rows.rs"]
+mod rows;
+#[cfg(test)]
 #[path = "workers/types.rs"]
 mod types;
 #[cfg(test)]

@@ -57,12 +57,8 @@ impl PhysicalExtensionCodec for MobulaCodec {
 fn encode_map_batches(exec: &MapBatchesExec) -> Result<MapBatchesExecNode> {
     let shape = match exec.shape() {
         ExecShape::Table => Shape::Table(TableShape {}),
-        ExecShape::Column { args } => {
-            let args = args.iter().map(|i| u32::try_from(*i));
-            let args = args.collect::<Result<_, _>>();
-            let args = args.map_err(|_| internal_datafusion_err!("a plan with 2^32 columns"))?;
-            Shape::Column(ColumnShape { args })
-        }
+        ExecShape::Column { args } => Shape::Column(ColumnShape { args: wire(args)? }),
+        ExecShape::Filter { args } => Shape::Filter(ColumnShape { args: wire(args)? }),
     };
     Ok(MapBatchesExecNode {
         udf_call: exec.call().encode().map_err(external)?,
@@ -76,18 +72,27 @@ fn decode_map_batches(
     inputs: &[Arc<dyn ExecutionPlan>],
 ) -> Result<MapBatchesExec> {
     let [input] = inputs else {
-        return internal_err!("MapBatchesExec has one input, not {}", inputs.len());
+        return internal_err!("an operator has one input, not {}", inputs.len());
     };
     let shape = match message.shape {
         Some(Shape::Table(TableShape {})) => ExecShape::Table,
-        Some(Shape::Column(ColumnShape { args })) => ExecShape::Column {
-            args: args.into_iter().map(|i| i as usize).collect(),
-        },
-        None => return internal_err!("a MapBatchesExec without shape"),
+        Some(Shape::Column(ColumnShape { args })) => ExecShape::Column { args: places(args) },
+        Some(Shape::Filter(ColumnShape { args })) => ExecShape::Filter { args: places(args) },
+        None => return internal_err!("an operator without shape"),
     };
     let call = UdfCall::decode(&message.udf_call).map_err(external)?;
     let concurrency = message.concurrency.map(|n| n as usize);
     MapBatchesExec::try_new(Arc::clone(input), Arc::new(call), shape, concurrency)
+}
+
+fn wire(args: &[usize]) -> Result<Vec<u32>> {
+    let args = args.iter().map(|i| u32::try_from(*i));
+    let args = args.collect::<Result<_, _>>();
+    args.map_err(|_| internal_datafusion_err!("a plan with 2^32 columns"))
+}
+
+fn places(args: Vec<u32>) -> Vec<usize> {
+    args.into_iter().map(|i| i as usize).collect()
 }
 
 fn external(error: UdfError) -> DataFusionError {
@@ -115,6 +120,10 @@ mod tests {
             "MapBatchesExec",
             "SELECT * FROM map_batches(TABLE(v), \"Embed\"(k => 'a''b'), concurrency => 3)",
         ),
+        ("MapExec", "SELECT * FROM map(TABLE(v), inc)"),
+        ("FlatMapExec", "SELECT * FROM flat_map(TABLE(v), twice)"),
+        ("UdfFilterExec", "SELECT * FROM filter(TABLE(v), big)"),
+        ("UdfFilterExec", "SELECT s FROM filter(TABLE(v), good)"),
     ];
 
     #[tokio::test]

@@ -68,8 +68,11 @@ pub enum PlanError {
         value: String,
         expected: String,
     },
-    #[error("cannot plan map_batches: {problem}")]
-    Relation { problem: String },
+    #[error("cannot plan {operator}: {problem}")]
+    Relation {
+        operator: &'static str,
+        problem: String,
+    },
     #[error(
         "parameter \"{parameter}\" of function \"{function}\" finds no column of its name in the input ({columns}). Rename a column with AS inside the query{hint}"
     )]
@@ -107,6 +110,14 @@ pub enum PlanError {
         "function \"{function}\" returns a table. Call it as FROM map_batches(TABLE(query), {function})"
     )]
     TableFunction { function: String },
+    #[error(
+        "function \"{function}\" gets whole rows. Call it as FROM filter(TABLE(query), {function})"
+    )]
+    RowFunction { function: String },
+    #[error(
+        "filter needs a function that returns BOOLEAN, and \"{function}\" returns something else. Call it by map, and compare its result in WHERE"
+    )]
+    NotBoolean { function: String },
     #[error(
         "function \"{function}\" cannot be called inside {place}, where it would run for rows that must not reach it. Call it in a subquery first and use its result here"
     )]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::catalog::Session;
-use datafusion::common::{Result, internal_err};
+use datafusion::common::{Column, Result, internal_err};
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{LogicalPlan, UserDefinedLogicalNode};
@@ -36,23 +36,35 @@ impl ExtensionPlanner for ExtensionNodes {
             return Ok(None);
         };
         let [input] = physical_inputs else {
-            return internal_err!("MapBatches has one input");
+            return internal_err!("{} has one input", node.call().operator().node);
         };
         Ok(Some(Arc::new(map_batches(node, input)?)))
     }
 }
 
 fn map_batches(node: &MapBatchesNode, input: &Arc<dyn ExecutionPlan>) -> Result<MapBatchesExec> {
-    let (shape, result) = match node.shape() {
-        NodeShape::Table => (ExecShape::Table, ""),
+    let places = |args: &[Column]| {
+        let schema = node.input().schema();
+        let places = args.iter().map(|column| schema.index_of_column(column));
+        places.collect::<Result<Vec<_>>>()
+    };
+    let schema = input.schema();
+    let (shape, call) = match node.shape() {
+        NodeShape::Table => (ExecShape::Table, node.call().over(&schema, "")),
         NodeShape::Column { args, result } => {
-            let schema = node.input().schema();
-            let args = args.iter().map(|column| schema.index_of_column(column));
-            let args = args.collect::<Result<_>>()?;
-            (ExecShape::Column { args }, result.as_str())
+            let args = places(args)?;
+            (
+                ExecShape::Column { args },
+                node.call().over(&schema, result),
+            )
+        }
+        NodeShape::Filter { args } => {
+            let args = places(args)?;
+            let call = node.call().over(&schema.project(&args)?, "stays");
+            (ExecShape::Filter { args }, call)
         }
     };
-    let call = Arc::new(node.call().over(&input.schema(), result));
+    let call = Arc::new(call);
     MapBatchesExec::try_new(Arc::clone(input), call, shape, node.call().concurrency())
 }
 

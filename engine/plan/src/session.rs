@@ -13,7 +13,7 @@ use crate::config::MobulaOptions;
 use crate::function_catalog::FunctionCatalog;
 use crate::physical_planner::MobulaQueryPlanner;
 use crate::rule;
-use crate::sql::relation::MapBatchesPlanner;
+use crate::sql::relation::OperatorPlanner;
 use crate::udf::scalar_udf;
 
 /// What planning is done with.
@@ -44,7 +44,7 @@ impl SessionStateBuilderExt for SessionStateBuilder {
         self.scalar_functions()
             .get_or_insert_default()
             .extend(scalar.map(scalar_udf));
-        let relations = Arc::new(MapBatchesPlanner::new(functions));
+        let relations = Arc::new(OperatorPlanner::new(functions));
         self.relation_planners()
             .get_or_insert_default()
             .push(relations);

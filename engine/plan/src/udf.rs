@@ -20,6 +20,7 @@ use mobula_udfs::{FunctionSpec, ParamKind, Returns};
 
 use crate::error::PlanError;
 use crate::function_catalog::FunctionCatalog;
+use crate::operator::Operator;
 
 /// A declared scalar function, for DataFusion's eyes.
 #[derive(Debug)]
@@ -174,7 +175,7 @@ pub fn check_name_is_free(state: &SessionState, name: &str) -> Result<(), PlanEr
         || state.window_functions().contains_key(name)
         || state.higher_order_functions().contains_key(name)
         || state.table_functions().contains_key(name)
-        || name == crate::sql::relation::MAP_BATCHES;
+        || Operator::named(name).is_some();
     match taken {
         true => Err(PlanError::BuiltIn {
             function: name.to_owned(),
@@ -212,8 +213,10 @@ pub fn check_arguments<'a>(
                 });
             }
             ParamKind::Table => {
-                return Err(PlanError::TableFunction {
-                    function: spec.name.clone(),
+                let function = spec.name.clone();
+                return Err(match spec.is_table() {
+                    true => PlanError::TableFunction { function },
+                    false => PlanError::RowFunction { function },
                 });
             }
         }

@@ -20,7 +20,7 @@ pub mod exec_node {
     }
 }
 
-/// `MapBatchesExec`: one call of a function, and how it meets its input.
+/// `MapBatchesExec` and those that are run like it: one call of a function, and how it meets its input.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct MapBatchesExecNode {
     /// An encoded `mobula_udfs::UdfCall`.
@@ -29,7 +29,7 @@ pub struct MapBatchesExecNode {
     /// Workers over the whole cluster; absent: the cores of each task.
     #[prost(uint64, optional, tag = "2")]
     pub concurrency: Option<u64>,
-    #[prost(oneof = "map_batches_exec_node::Shape", tags = "3, 4")]
+    #[prost(oneof = "map_batches_exec_node::Shape", tags = "3, 4, 5")]
     pub shape: Option<map_batches_exec_node::Shape>,
 }
 
@@ -43,10 +43,13 @@ pub mod map_batches_exec_node {
         /// All columns go in, other rows come out.
         #[prost(message, tag = "4")]
         Table(super::TableShape),
+        /// The input's rows stay or go.
+        #[prost(message, tag = "5")]
+        Filter(super::ColumnShape),
     }
 }
 
-/// One column is appended.
+/// One column is appended, or decides about a row.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ColumnShape {
     /// Input column of each parameter, in order.

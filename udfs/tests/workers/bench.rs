@@ -9,8 +9,8 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use futures::{StreamExt, TryStreamExt};
 use mobula_udfs::{
-    BatchFormat, CallDefaults, FunctionSpec, Language, Literal, ObjectKind, Param, ParamKind,
-    Returns, UdfCall, UdfError, UdfPool, Volatility, WorkerManager, WorkerSettings,
+    BatchFormat, CallDefaults, CallMode, FunctionSpec, Language, Literal, ObjectKind, Param,
+    ParamKind, Returns, UdfCall, UdfError, UdfPool, Volatility, WorkerManager, WorkerSettings,
 };
 
 /// No answer takes longer, unless something hangs.
@@ -41,6 +41,7 @@ pub struct Case {
     pub args: Vec<(String, Literal)>,
     pub batch_size: Option<usize>,
     pub batch_format: BatchFormat,
+    pub mode: CallMode,
     pub input: SchemaRef,
 }
 
@@ -57,6 +58,7 @@ impl Case {
             args: vec![],
             batch_size: None,
             batch_format: BatchFormat::Numpy,
+            mode: CallMode::Batches,
             input: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
         }
     }
@@ -102,6 +104,12 @@ impl Case {
         self
     }
 
+    /// Called row by row.
+    pub fn by_row(mut self, mode: CallMode) -> Self {
+        self.mode = mode;
+        self
+    }
+
     pub fn pyarrow(self) -> Self {
         self.in_format(BatchFormat::Pyarrow)
     }
@@ -118,6 +126,7 @@ impl Case {
         };
         Arc::new(UdfCall {
             spec: Arc::new(self.spec.clone()),
+            mode: self.mode,
             args: self.args.clone(),
             batch_size: self.batch_size,
             batch_format: self.batch_format,

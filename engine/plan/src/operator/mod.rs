@@ -6,22 +6,44 @@
 use datafusion::common::Result;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::physical_plan::ExecutionPlan;
-use mobula_udfs::ObjectKind;
+use mobula_udfs::{CallMode, ObjectKind};
 
 use self::map_batches::map_batches_exec;
 
+mod filter;
+mod flat_map;
+mod map;
 pub mod map_batches;
 
-/// An operator's names: in SQL, as node, as exec.
+/// An operator's names: in SQL, as node, as exec; and how it calls functions.
 #[derive(Debug, Clone, Copy)]
 pub struct Operator {
     pub sql: &'static str,
     pub node: &'static str,
     pub exec: &'static str,
+    pub mode: CallMode,
 }
 
 /// Every operator of ours.
-pub static OPERATORS: &[Operator] = &[map_batches::OPERATOR];
+pub static OPERATORS: &[Operator] = &[
+    map_batches::OPERATOR,
+    map::OPERATOR,
+    flat_map::OPERATOR,
+    filter::OPERATOR,
+];
+
+impl Operator {
+    /// The operator that calls functions by `mode`.
+    pub fn of(mode: CallMode) -> &'static Self {
+        let mut found = OPERATORS.iter().filter(|o| o.mode == mode);
+        found.next().unwrap_or(&map_batches::OPERATOR)
+    }
+
+    /// The operator called `name` in SQL, if it is one of ours.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        OPERATORS.iter().find(|o| o.sql == name)
+    }
+}
 
 /// How many workers `plan` keeps at least while it runs, in each process that
 /// takes part: one for every call of a class or of a table function. The workers

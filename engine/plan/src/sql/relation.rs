@@ -1,15 +1,18 @@
-//! Plans `FROM map_batches(input, function, option => value, …) [AS alias]`.
+//! Plans `FROM map_batches(input, function, option => value, …) [AS alias]`, and
+//! `map`, `flat_map` and `filter` in the same form.
 //!
 //! ```text
 //! input     (query), which table_argument also makes of TABLE(query) and TABLE(name)
 //! function  name | 'name' | name(argument => literal, …)   constructor of a class
-//! options   batch_size => n | NULL, concurrency => n, batch_format => 'numpy' | 'pyarrow' | …
+//! options   concurrency => n, and of map_batches alone:
+//!           batch_size => n | NULL, batch_format => 'numpy' | 'pyarrow' | …
 //! ```
 //!
 //! DataFusion asks this planner for every relation before its own planning. A
 //! scalar function gets columns by its parameters' names and appends one column
-//! of its own name; a table function gets all columns. Inside, the input loses
-//! its table names: what comes out is one relation.
+//! of its own name, or decides whether a row stays; a function of a TABLE gets all
+//! columns. Inside, the input loses its table names: what comes out is one
+//! relation.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -23,71 +26,106 @@ use datafusion::sql::sqlparser::ast::{
     Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, ObjectName, ObjectNamePart,
     TableFactor,
 };
-use mobula_udfs::{FunctionSpec, Literal, ObjectKind};
+use mobula_udfs::{CallMode, FunctionSpec, Literal, ObjectKind};
 
 use super::call_options::{CallOptions, literal};
 use super::normalized;
 use crate::error::PlanError;
 use crate::function_catalog::FunctionCatalog;
 use crate::nearest;
+use crate::operator::Operator;
 use crate::operator::map_batches::{FunctionCall, MapBatchesNode};
-
-/// Name of the relation.
-pub const MAP_BATCHES: &str = "map_batches";
 
 /// Plans our relations; one per session.
 #[derive(Debug)]
-pub struct MapBatchesPlanner {
+pub struct OperatorPlanner {
     functions: Arc<FunctionCatalog>,
 }
 
-impl MapBatchesPlanner {
+impl OperatorPlanner {
     pub fn new(functions: Arc<FunctionCatalog>) -> Self {
         Self { functions }
     }
 }
 
-impl RelationPlanner for MapBatchesPlanner {
+impl RelationPlanner for OperatorPlanner {
     fn plan_relation(
         &self,
         relation: TableFactor,
         context: &mut dyn RelationPlannerContext,
     ) -> Result<RelationPlanning> {
-        let (name, alias, args) = match relation {
+        let named = match &relation {
             TableFactor::Table {
                 name,
+                args: Some(_),
+                ..
+            }
+            | TableFactor::Function { name, .. } => operator(name),
+            _ => None,
+        };
+        let Some(op) = named else {
+            return Ok(RelationPlanning::Original(Box::new(relation)));
+        };
+        let (alias, args) = match relation {
+            TableFactor::Table {
                 alias,
                 args: Some(args),
                 ..
-            } if is_map_batches(&name) => (name, alias, args.args),
-            TableFactor::Function {
-                name, alias, args, ..
-            } if is_map_batches(&name) => (name, alias, args),
+            } => (alias, args.args),
+            TableFactor::Function { alias, args, .. } => (alias, args),
             other => return Ok(RelationPlanning::Original(Box::new(other))),
         };
-        drop(name);
-        let written = Written::read(args)?;
+        let written = Written::read(op, args)?;
         let spec = self.functions.find(&written.function)?;
-        check_constructor(&spec, &written.args)?;
-        let call = FunctionCall::new(Arc::clone(&spec), written.args, &written.options);
+        check_constructor(op, &spec, &written.args)?;
+        check_function(op, &spec)?;
         let input = without_qualifiers(context.plan(written.input)?, &spec.name)?;
-        let node = match spec.is_table() {
-            true => MapBatchesNode::try_new_table(input, call)?,
-            false => {
-                let columns = bind(&spec, input.schema())?;
-                MapBatchesNode::try_new_column(input, call, columns, spec.name.clone())?
-            }
-        };
+        let call = FunctionCall::new(Arc::clone(&spec), op.mode, written.args, &written.options);
+        let node = node(input, call)?;
         let planned = PlannedRelation::new(node.into_plan(), alias);
         Ok(RelationPlanning::Planned(Box::new(planned)))
     }
 }
 
-fn is_map_batches(name: &ObjectName) -> bool {
-    matches!(name.0.as_slice(), [ObjectNamePart::Identifier(ident)] if normalized(ident) == MAP_BATCHES)
+fn operator(name: &ObjectName) -> Option<&'static Operator> {
+    match name.0.as_slice() {
+        [ObjectNamePart::Identifier(ident)] => Operator::named(&normalized(ident)),
+        _ => None,
+    }
 }
 
-/// The arguments of `map_batches`, read.
+fn node(input: LogicalPlan, call: FunctionCall) -> Result<MapBatchesNode> {
+    let spec = Arc::clone(call.spec());
+    let columns = match spec.takes_table() {
+        true => input.schema().columns(),
+        false => bind(&spec, input.schema())?,
+    };
+    match call.mode() {
+        CallMode::Filter => MapBatchesNode::try_new_filter(input, call, columns),
+        _ if spec.is_table() => MapBatchesNode::try_new_table(input, call),
+        _ => MapBatchesNode::try_new_column(input, call, columns, spec.name.clone()),
+    }
+}
+
+/// Refuses a function of another form than the operator calls.
+fn check_function(op: &Operator, spec: &FunctionSpec) -> Result<(), PlanError> {
+    let name = &spec.name;
+    let problem = match (op.mode, spec.is_table(), spec.takes_table()) {
+        (CallMode::Filter, true, _) => format!(
+            "\"{name}\" returns a table. Declare it with RETURNS BOOLEAN, or call it by map or flat_map"
+        ),
+        (CallMode::FlatMap, false, _) => format!(
+            "\"{name}\" returns a value. Declare it as {name}(row TABLE) RETURNS TABLE(…), or call it by map"
+        ),
+        (CallMode::Map | CallMode::Batches, false, true) => {
+            format!("\"{name}\" says which rows stay. Call it by filter")
+        }
+        _ => return Ok(()),
+    };
+    Err(relation(op, &problem))
+}
+
+/// The arguments of an operator, read.
 struct Written {
     input: TableFactor,
     function: String,
@@ -96,35 +134,51 @@ struct Written {
 }
 
 impl Written {
-    fn read(args: Vec<FunctionArg>) -> Result<Self, PlanError> {
+    fn read(op: &Operator, args: Vec<FunctionArg>) -> Result<Self, PlanError> {
         let mut places = [None, None];
         let mut options = CallOptions::default();
         let mut next = 0;
         for arg in args {
-            let (name, value) = split(arg)?;
+            let (name, value) = split(op, arg)?;
             match name.as_deref() {
                 None => {
                     let Some(place) = places.get_mut(next) else {
-                        return Err(relation(&format!(
-                            "unexpected argument {value}. Write options as name => value"
-                        )));
+                        return Err(relation(
+                            op,
+                            &format!("unexpected argument {value}. Write options as name => value"),
+                        ));
                     };
                     *place = Some(value);
                     next += 1;
                 }
                 Some("input") => places[0] = Some(value),
                 Some("function" | "fn") => places[1] = Some(value),
-                Some(option) => options.set(MAP_BATCHES, option, &value)?,
+                Some(option) => options.set(op.sql, option, &value)?,
             }
         }
         let [Some(input), Some(function)] = places else {
             return Err(relation(
-                "it takes an input and a function. Write map_batches(TABLE(query), function, option => value, …)",
+                op,
+                &format!(
+                    "it takes an input and a function. Write {}(TABLE(query), function, option => value, …)",
+                    op.sql
+                ),
             ));
         };
-        let (function, args) = read_function(function)?;
+        let by_row = op.mode != CallMode::Batches;
+        let batched = [
+            ("batch_size", options.batch_size.is_some()),
+            ("batch_format", options.batch_format.is_some()),
+        ];
+        if let Some((option, _)) = batched.iter().find(|(_, given)| by_row && *given) {
+            return Err(relation(
+                op,
+                &format!("it calls functions row by row. {option} is an option of map_batches"),
+            ));
+        }
+        let (function, args) = read_function(op, function)?;
         Ok(Self {
-            input: read_input(input)?,
+            input: read_input(op, input)?,
             function,
             args,
             options,
@@ -132,14 +186,15 @@ impl Written {
     }
 }
 
-fn relation(problem: &str) -> PlanError {
+fn relation(op: &Operator, problem: &str) -> PlanError {
     PlanError::Relation {
+        operator: op.sql,
         problem: problem.to_owned(),
     }
 }
 
 /// The name and the value of an argument.
-fn split(arg: FunctionArg) -> Result<(Option<String>, SqlExpr), PlanError> {
+fn split(op: &Operator, arg: FunctionArg) -> Result<(Option<String>, SqlExpr), PlanError> {
     let (name, value) = match arg {
         FunctionArg::Named { name, arg, .. } => (Some(normalized(&name)), arg),
         FunctionArg::ExprNamed {
@@ -148,18 +203,21 @@ fn split(arg: FunctionArg) -> Result<(Option<String>, SqlExpr), PlanError> {
             ..
         } => (Some(normalized(&name)), arg),
         FunctionArg::ExprNamed { name, .. } => {
-            return Err(relation(&format!("{name} is not the name of an option")));
+            return Err(relation(
+                op,
+                &format!("{name} is not the name of an option"),
+            ));
         }
         FunctionArg::Unnamed(arg) => (None, arg),
     };
     match value {
         FunctionArgExpr::Expr(expr) => Ok((name, expr)),
-        other => Err(relation(&format!("unexpected argument {other}"))),
+        other => Err(relation(op, &format!("unexpected argument {other}"))),
     }
 }
 
 /// `(query)` as a relation.
-fn read_input(expr: SqlExpr) -> Result<TableFactor, PlanError> {
+fn read_input(op: &Operator, expr: SqlExpr) -> Result<TableFactor, PlanError> {
     match expr {
         SqlExpr::Subquery(subquery) => Ok(TableFactor::Derived {
             lateral: false,
@@ -167,68 +225,90 @@ fn read_input(expr: SqlExpr) -> Result<TableFactor, PlanError> {
             alias: None,
             sample: None,
         }),
-        SqlExpr::Nested(inner) => read_input(*inner),
-        other => Err(relation(&format!(
-            "its input must be TABLE(name), TABLE(query) or (query), not {other}"
-        ))),
+        SqlExpr::Nested(inner) => read_input(op, *inner),
+        other => Err(relation(
+            op,
+            &format!("its input must be TABLE(name), TABLE(query) or (query), not {other}"),
+        )),
     }
 }
 
 /// `f`, `'f'` or `f(k => v, …)`.
-fn read_function(expr: SqlExpr) -> Result<(String, Vec<(String, Literal)>), PlanError> {
+fn read_function(
+    op: &Operator,
+    expr: SqlExpr,
+) -> Result<(String, Vec<(String, Literal)>), PlanError> {
     match expr {
         SqlExpr::Identifier(name) => Ok((normalized(&name), vec![])),
         SqlExpr::Function(function) => {
             let name = match function.name.0.as_slice() {
                 [ObjectNamePart::Identifier(name)] => normalized(name),
                 _ => {
-                    return Err(relation(&format!(
-                        "{} is not the name of a function",
-                        function.name
-                    )));
+                    return Err(relation(
+                        op,
+                        &format!("{} is not the name of a function", function.name),
+                    ));
                 }
             };
             let args = match function.args {
                 FunctionArguments::List(list) => list.args,
                 _ => vec![],
             };
-            let args = args.into_iter().map(|arg| constructor_argument(&name, arg));
+            let args = args
+                .into_iter()
+                .map(|arg| constructor_argument(op, &name, arg));
             Ok((name.clone(), args.collect::<Result<_, _>>()?))
         }
         other => match literal(&other) {
             Some(Literal::Text(name)) => Ok((name, vec![])),
-            _ => Err(relation(&format!("{other} is not the name of a function"))),
+            _ => Err(relation(
+                op,
+                &format!("{other} is not the name of a function"),
+            )),
         },
     }
 }
 
-fn constructor_argument(function: &str, arg: FunctionArg) -> Result<(String, Literal), PlanError> {
-    match split(arg)? {
+fn constructor_argument(
+    op: &Operator,
+    function: &str,
+    arg: FunctionArg,
+) -> Result<(String, Literal), PlanError> {
+    match split(op, arg)? {
         (Some(name), value) => match literal(&value) {
             Some(literal) => Ok((name, literal)),
-            None => Err(relation(&format!(
-                "argument \"{name}\" of {function} must be a literal, not {value}"
-            ))),
+            None => Err(relation(
+                op,
+                &format!("argument \"{name}\" of {function} must be a literal, not {value}"),
+            )),
         },
-        (None, value) => Err(relation(&format!(
-            "write the argument {value} of {function} as name => {value}"
-        ))),
+        (None, value) => Err(relation(
+            op,
+            &format!("write the argument {value} of {function} as name => {value}"),
+        )),
     }
 }
 
-fn check_constructor(spec: &FunctionSpec, args: &[(String, Literal)]) -> Result<(), PlanError> {
+fn check_constructor(
+    op: &Operator,
+    spec: &FunctionSpec,
+    args: &[(String, Literal)],
+) -> Result<(), PlanError> {
     let mut seen = HashSet::new();
     if let Some((name, _)) = args.iter().find(|(name, _)| !seen.insert(name)) {
-        return Err(relation(&format!(
-            "argument \"{name}\" of {} is given twice",
-            spec.name
-        )));
+        return Err(relation(
+            op,
+            &format!("argument \"{name}\" of {} is given twice", spec.name),
+        ));
     }
     match (&spec.object, args.first()) {
-        (ObjectKind::Function, Some((name, _))) => Err(relation(&format!(
-            "\"{}\" is a def and has no constructor for \"{name}\". Only a class takes arguments here",
-            spec.name
-        ))),
+        (ObjectKind::Function, Some((name, _))) => Err(relation(
+            op,
+            &format!(
+                "\"{}\" is a def and has no constructor for \"{name}\". Only a class takes arguments here",
+                spec.name
+            ),
+        )),
         _ => Ok(()),
     }
 }
@@ -393,5 +473,77 @@ mod tests {
         check("SELECT * FROM map_batches(TABLE(SELECT s AS a FROM t), inc)", expect![[r#"External error: argument 1 ("a") of function "inc" must be Int64, not Utf8. Write a CAST"#]]).await;
         check("SELECT * FROM map_batches(TABLE(SELECT a, 1 AS inc FROM t), inc)", expect![[r#"External error: the input already has a column "inc", the name of the function's result. Rename it with AS inside the query"#]]).await;
         check("SELECT * FROM map_batches(TABLE(SELECT * FROM t JOIN u ON t.a = u.a), inc)", expect![[r#"External error: the input of function "inc" has two columns named "a". Rename one with AS inside the query"#]]).await;
+    }
+
+    #[tokio::test]
+    async fn row_operators_refuse_what_they_cannot_call() {
+        for (from, expected) in [
+            (
+                "flat_map(TABLE(t), inc)",
+                "cannot plan flat_map: \"inc\" returns a value. Declare it as inc(row TABLE) RETURNS TABLE(…), or call it by map",
+            ),
+            (
+                "filter(TABLE(t), twice)",
+                "cannot plan filter: \"twice\" returns a table. Declare it with RETURNS BOOLEAN, or call it by map or flat_map",
+            ),
+            (
+                "filter(TABLE(t), inc)",
+                "filter needs a function that returns BOOLEAN, and \"inc\" returns something else. Call it by map, and compare its result in WHERE",
+            ),
+            (
+                "map_batches(TABLE(t), good)",
+                "cannot plan map_batches: \"good\" says which rows stay. Call it by filter",
+            ),
+            (
+                "map(TABLE(t), inc, batch_format => 'rows')",
+                "cannot plan map: it calls functions row by row. batch_format is an option of map_batches",
+            ),
+            (
+                "filter(TABLE(SELECT s FROM t), big)",
+                "parameter \"a\" of function \"big\" finds no column of its name in the input (s)",
+            ),
+            (
+                "filter(TABLE(SELECT s AS a FROM t), big)",
+                "argument 1 (\"a\") of function \"big\" must be Int64, not Utf8",
+            ),
+        ] {
+            let state = session(Arc::new(FakeHost::default()));
+            let sql = format!("SELECT * FROM {from}");
+            let error = plan(&state, &sql).await.unwrap_err();
+            let text = error.find_root().strip_backtrace();
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn row_operators_say_what_they_do() {
+        for (from, expected) in [
+            (
+                "map(TABLE(SELECT a, s FROM t), inc, concurrency => 2)",
+                "  Map: inc over [a] AS inc [a:Int64, s:Utf8, inc:Int64;N]",
+            ),
+            (
+                "map(TABLE(SELECT a, s FROM t), twice)",
+                "  Map: twice over TABLE [x:Int64;N, s:Utf8;N]",
+            ),
+            (
+                "flat_map(TABLE(SELECT a, s FROM t), twice) AS f",
+                "    FlatMap: twice over TABLE [x:Int64;N, s:Utf8;N]",
+            ),
+            (
+                "filter(TABLE(SELECT a, s FROM t), big)",
+                "  UdfFilter: big over [a] [a:Int64, s:Utf8]",
+            ),
+            (
+                "filter(TABLE(SELECT a, s FROM t), good)",
+                "  UdfFilter: good over [a, s] [a:Int64, s:Utf8]",
+            ),
+        ] {
+            let sql = format!("SELECT * FROM {from}");
+            let state = session(Arc::new(FakeHost::default()));
+            let plan = plan(&state, &sql).await.unwrap();
+            let text = plan.display_indent_schema().to_string();
+            assert!(text.contains(expected), "{sql}\n{text}");
+        }
     }
 }

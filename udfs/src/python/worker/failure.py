@@ -39,6 +39,8 @@ def run(function, code, *args, **kwargs):
     """Calls user code on behalf of the SQL function named `function`."""
     try:
         return code(*args, **kwargs)
+    except Refused:
+        raise
     except BaseException as error:
         raise Raised(error, function) from None
 

@@ -25,7 +25,7 @@ def to_column(value, rows, data_type, has_params):
     """One value a row; without parameters one value stands for every row."""
     if _is_single(value):
         if has_params or value is None:
-            raise Refused(f"returned {_named(value)} for {_rows(rows)}. Return one value per row")
+            raise Refused(f"returned {named(value)} for {_rows(rows)}. Return one value per row")
         value = [value.as_py() if isinstance(value, pa.Scalar) else value] * rows
     array = _to_arrow(value, data_type, "returned")
     if len(array) != rows:
@@ -45,11 +45,11 @@ def to_batches(function, value, schema, in_rows):
         yield _to_batch(value, schema)
         return
     if not isinstance(value, (collections.abc.Iterator, list, tuple)):
-        raise Refused(f"returned {_named(value)}, but a relation is declared. Return a dict of arrays, a RecordBatch, a Table, a DataFrame, or yield those")
+        raise Refused(f"returned {named(value)}, but a relation is declared. Return a dict of arrays, a RecordBatch, a Table, a DataFrame, or yield those")
     parts = iter(value)
     while (part := run(function, next, parts, _END)) is not _END:
         if not _is_table(part):
-            raise Refused(f"yielded {_named(part)}, but a relation is declared. Yield a dict of arrays, a RecordBatch, a Table or a DataFrame")
+            raise Refused(f"yielded {named(part)}, but a relation is declared. Yield a dict of arrays, a RecordBatch, a Table or a DataFrame")
         yield _to_batch(part, schema)
 
 
@@ -60,12 +60,12 @@ def _rows_to_batches(function, value, schema):
         yield _to_batch(value, schema)
         return
     if not isinstance(value, collections.abc.Iterable) or isinstance(value, (str, bytes)):
-        raise Refused(f"returned {_named(value)}, but rows are declared. Return a list of dicts, or yield dicts")
+        raise Refused(f"returned {named(value)}, but rows are declared. Return a list of dicts, or yield dicts")
     rows, names = iter(value), set(schema.names)
     held = []
     while (row := run(function, next, rows, _END)) is not _END:
         if not isinstance(row, collections.abc.Mapping):
-            raise Refused(f"gave {_named(row)} where a row is declared. Give dicts with the keys {', '.join(schema.names)}")
+            raise Refused(f"gave {named(row)} where a row is declared. Give dicts with the keys {', '.join(schema.names)}")
         if row.keys() != names:
             raise Refused(f"gave a row with the keys {', '.join(map(str, row)) or 'none'}. Declared: {', '.join(schema.names)}")
         held.append(row)
@@ -92,7 +92,7 @@ def _to_batch(value, schema):
     for field in schema:
         value = columns[field.name]
         if _is_single(value):
-            raise Refused(f'returned {_named(value)} as column "{field.name}". Return an array of one value per row')
+            raise Refused(f'returned {named(value)} as column "{field.name}". Return an array of one value per row')
         arrays.append(_to_arrow(value, field.type, f'returned column "{field.name}" as'))
         if len(arrays[-1]) != len(arrays[0]):
             raise Refused(f'returned {_values(len(arrays[0]))} in column "{schema.names[0]}" but {len(arrays[-1])} in column "{field.name}"')
@@ -127,7 +127,7 @@ def _to_arrow(value, data_type, verb):
     try:
         array = _array(value, data_type)
         if array is None:
-            raise Refused(f"{verb} {_named(value)}. Return a numpy or Arrow array or a list")
+            raise Refused(f"{verb} {named(value)}. Return a numpy or Arrow array or a list")
         if isinstance(array, pa.ChunkedArray):
             array = array.combine_chunks()
         if isinstance(array.type, pa.BaseExtensionType):
@@ -230,7 +230,8 @@ def _is_text(data_type):
     )
 
 
-def _named(value):
+def named(value):
+    """A value in a sentence."""
     if value is None:
         return "None"
     return f"1 value ({type(value).__name__})" if _is_single(value) else f"a {type(value).__name__}"

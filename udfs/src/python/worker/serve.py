@@ -12,6 +12,7 @@ from .arguments import prepare, scalar_arguments, table_argument
 from .failure import RowTooLarge, Refused, report, run
 from .protocol import Channel
 from .results import to_batches, to_column
+from .rows import rows_of_rows, values_of_rows
 from .source import Source
 
 
@@ -25,10 +26,13 @@ class Call:
         self.batch_size = body["batch_size"]
         self.batch_format = body["batch_format"]
         self.strict = body["strict"]
+        self.mode = body["mode"]
+        self.takes_table = body["takes_table"]
         self.input = _schema(payload.slice(0, body["input_schema_bytes"]))
         self.output = _schema(payload.slice(body["input_schema_bytes"]))
-        _refuse_twice(self.input.names if self.table else [])
-        prepare(self.batch_format)
+        _refuse_twice(self.input.names if self.takes_table else [])
+        if self.mode == "batches":
+            prepare(self.batch_format)
         self.code = self.source.object
         if self.source.is_class:
             args = {name: _literal(kind, text) for name, kind, text in body["args"]}
@@ -41,11 +45,17 @@ class Call:
             yield self._column(block)
             return
         for batch in self._batches(block):
-            argument = table_argument(batch, self.batch_format)
-            value = run(self.function, self.code, argument)
-            for part in to_batches(self.function, value, self.output, self.batch_format == "rows"):
+            for part in self._parts(batch):
                 if part.num_rows:
                     yield part
+
+    def _parts(self, batch):
+        if self.mode != "batches":
+            rows = rows_of_rows(self.function, self.code, batch, self.mode)
+            return to_batches(self.function, rows, self.output, True)
+        argument = table_argument(batch, self.batch_format)
+        value = run(self.function, self.code, argument)
+        return to_batches(self.function, value, self.output, self.batch_format == "rows")
 
     def _column(self, block):
         nulls = _rows_with_null(block) if self.strict else None
@@ -62,6 +72,9 @@ class Call:
         return pa.RecordBatch.from_arrays([column], schema=self.output)
 
     def _piece(self, batch, kind):
+        if self.mode != "batches":
+            values = values_of_rows(self.function, self.code, batch, self.takes_table)
+            return to_column(values, batch.num_rows, kind, True)
         arguments = scalar_arguments(batch, self.batch_format)
         value = run(self.function, self.code, *arguments)
         return to_column(value, batch.num_rows, kind, bool(arguments))

@@ -10,14 +10,18 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use mobula_block::plain::plain_schema;
-use mobula_udfs::{BatchFormat, FunctionSpec, Literal, ParamKind, Returns, UdfCall, Volatility};
+use mobula_udfs::{
+    BatchFormat, CallMode, FunctionSpec, Literal, ParamKind, Returns, UdfCall, Volatility,
+};
 
+use crate::operator::Operator;
 use crate::sql::call_options::CallOptions;
 
 /// A function with the options of one call.
 #[derive(Debug, Clone)]
 pub struct FunctionCall {
     spec: Arc<FunctionSpec>,
+    mode: CallMode,
     /// Keyword arguments of a class's constructor.
     args: Vec<(String, Literal)>,
     batch_size: Option<usize>,
@@ -31,6 +35,7 @@ impl FunctionCall {
     /// A call of `spec` with `options`, else the function's defaults.
     pub fn new(
         spec: Arc<FunctionSpec>,
+        mode: CallMode,
         args: Vec<(String, Literal)>,
         options: &CallOptions,
     ) -> Self {
@@ -38,12 +43,13 @@ impl FunctionCall {
         let batch_format = options.batch_format_of(&spec);
         let concurrency = options.concurrency_of(&spec);
         let identity = format!(
-            "{} {} {args:?} {batch_size:?} {batch_format} {concurrency:?}",
+            "{} {} {mode:?} {args:?} {batch_size:?} {batch_format} {concurrency:?}",
             spec.name,
             spec.hash()
         );
         Self {
             spec,
+            mode,
             args,
             batch_size,
             batch_format,
@@ -54,6 +60,15 @@ impl FunctionCall {
 
     pub fn spec(&self) -> &Arc<FunctionSpec> {
         &self.spec
+    }
+
+    pub fn mode(&self) -> CallMode {
+        self.mode
+    }
+
+    /// The operator it is called by.
+    pub fn operator(&self) -> &'static Operator {
+        Operator::of(self.mode)
     }
 
     /// Workers over the whole cluster; `None`: the cores of each task.
@@ -67,12 +82,12 @@ impl FunctionCall {
     }
 
     /// This call over an input of `input`, giving a column `result` if the
-    /// function is scalar. What the worker sees has plain types and may be NULL
+    /// function gives a value. What the worker sees has plain types and may be NULL
     /// everywhere.
     pub fn over(&self, input: &Schema, result: &str) -> UdfCall {
-        let input = match &self.spec.returns {
-            Returns::Scalar(_) => self.parameter_schema(),
-            Returns::Table(_) => nullable(&plain_schema(input)),
+        let input = match self.spec.takes_table() {
+            false => self.parameter_schema(),
+            true => nullable(&plain_schema(input)),
         };
         let output = match &self.spec.returns {
             Returns::Scalar(data_type) => Arc::new(Schema::new(vec![Field::new(
@@ -84,6 +99,7 @@ impl FunctionCall {
         };
         UdfCall {
             spec: Arc::clone(&self.spec),
+            mode: self.mode,
             args: self.args.clone(),
             batch_size: self.batch_size,
             batch_format: self.batch_format,

@@ -23,13 +23,14 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
     PlanProperties,
 };
-use mobula_udfs::UdfCall;
+use mobula_udfs::{CallMode, UdfCall};
 
 use super::block_queue::{BlockLimits, BlockQueue};
 use super::call::write_call;
 use super::shared_pool::SharedPool;
 use super::stream::{MapBatchesStream, Setup, StreamMetrics};
 use crate::config::MobulaOptions;
+use crate::operator::Operator;
 use crate::task_host::TaskHostHandle;
 
 /// How a call meets its input.
@@ -40,11 +41,16 @@ pub enum ExecShape {
         /// Input column of each parameter, in order.
         args: Vec<usize>,
     },
+    /// The input's rows stay or go.
+    Filter {
+        /// Input column of each parameter, or of each key of a row, in order.
+        args: Vec<usize>,
+    },
     /// All columns go in, the function's table comes out.
     Table,
 }
 
-/// `map_batches` in a physical plan.
+/// `map_batches`, and the operators that are run like it, in a physical plan.
 #[derive(Debug)]
 pub struct MapBatchesExec {
     input: Arc<dyn ExecutionPlan>,
@@ -99,8 +105,13 @@ impl MapBatchesExec {
         self.concurrency
     }
 
-    fn is_scalar(&self) -> bool {
+    /// Whether every row of the input comes out, with a column more.
+    fn keeps_rows(&self) -> bool {
         matches!(self.shape, ExecShape::Column { .. })
+    }
+
+    fn is_table(&self) -> bool {
+        matches!(self.shape, ExecShape::Table)
     }
 
     /// The pool of the streams that run now, or a new one.
@@ -152,7 +163,7 @@ pub fn map_batches_exec(plan: &dyn ExecutionPlan) -> Option<&MapBatchesExec> {
 fn check(input: &Schema, call: &UdfCall, shape: &ExecShape) -> Result<()> {
     let name = &call.spec.name;
     match shape {
-        ExecShape::Column { args } => {
+        ExecShape::Column { args } | ExecShape::Filter { args } => {
             if args.len() != call.input.fields().len() || call.output.fields().len() != 1 {
                 return internal_err!("the call of \"{name}\" does not fit its declaration");
             }
@@ -184,6 +195,10 @@ fn properties(
             let equivalence = EquivalenceProperties::new(schema).extend(known)?;
             (equivalence, input.output_partitioning().clone())
         }
+        ExecShape::Filter { .. } => (
+            input.equivalence_properties().clone(),
+            input.output_partitioning().clone(),
+        ),
         ExecShape::Table => {
             let equivalence = EquivalenceProperties::new(Arc::clone(&call.output));
             let count = input.output_partitioning().partition_count();
@@ -210,33 +225,30 @@ impl DisplayAs for MapBatchesExec {
     fn fmt_as(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let separator = match t {
             DisplayFormatType::Default | DisplayFormatType::Verbose => {
-                write!(f, "MapBatchesExec: ")?;
+                write!(f, "{}: ", self.name())?;
                 ", "
             }
             DisplayFormatType::TreeRender => "\n",
         };
         write!(f, "udf=")?;
         write_call(f, &self.call.spec.name, &self.call.args)?;
-        let kind = if self.is_scalar() { "scalar" } else { "table" };
+        let kind = if self.is_table() { "table" } else { "scalar" };
         let count = |n: Option<usize>, none: &str| n.map_or(none.to_owned(), |n| n.to_string());
         let batch_size = count(self.call.batch_size, "block");
         let concurrency = count(self.concurrency, "cores");
         let format = &self.call.batch_format;
-        for part in [
-            format!("kind={kind}"),
-            format!("batch_size={batch_size}"),
-            format!("batch_format={format}"),
-            format!("concurrency={concurrency}"),
-        ] {
-            write!(f, "{separator}{part}")?;
+        write!(f, "{separator}kind={kind}")?;
+        if self.call.mode == CallMode::Batches {
+            write!(f, "{separator}batch_size={batch_size}")?;
+            write!(f, "{separator}batch_format={format}")?;
         }
-        Ok(())
+        write!(f, "{separator}concurrency={concurrency}")
     }
 }
 
 impl ExecutionPlan for MapBatchesExec {
     fn name(&self) -> &str {
-        super::OPERATOR.exec
+        Operator::of(self.call.mode).exec
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {
@@ -261,7 +273,7 @@ impl ExecutionPlan for MapBatchesExec {
         _options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let Ok([input]) = <[Arc<dyn ExecutionPlan>; 1]>::try_from(children) else {
-            return internal_err!("MapBatchesExec has one input");
+            return internal_err!("{} has one input", self.name());
         };
         let (call, shape) = (Arc::clone(&self.call), self.shape.clone());
         Ok(Arc::new(Self::try_new(
@@ -285,44 +297,48 @@ impl ExecutionPlan for MapBatchesExec {
     }
 
     fn maintains_input_order(&self) -> Vec<bool> {
-        vec![self.is_scalar()]
+        vec![!self.is_table()]
     }
 
     fn supports_limit_pushdown(&self) -> bool {
-        self.is_scalar()
+        self.keeps_rows()
     }
 
     fn cardinality_effect(&self) -> CardinalityEffect {
-        match self.is_scalar() {
-            true => CardinalityEffect::Equal,
-            false => CardinalityEffect::Unknown,
+        match self.shape {
+            ExecShape::Column { .. } => CardinalityEffect::Equal,
+            ExecShape::Filter { .. } => CardinalityEffect::LowerEqual,
+            ExecShape::Table => CardinalityEffect::Unknown,
         }
     }
 
     fn child_stats_requests(&self, partition: Option<usize>) -> Vec<ChildStats> {
-        match self.is_scalar() {
-            true => vec![ChildStats::At(partition)],
-            false => vec![ChildStats::Skip],
+        match self.is_table() {
+            false => vec![ChildStats::At(partition)],
+            true => vec![ChildStats::Skip],
         }
     }
 
-    /// Scalar: the input's, with nothing known of the new column. Table: none.
+    /// Scalar: the input's, with nothing known of the new column. Filter: the
+    /// input's as bounds. Table: none.
     fn statistics_from_inputs(
         &self,
         input_stats: &[Arc<Statistics>],
         _args: &StatisticsArgs,
     ) -> Result<Arc<Statistics>> {
         let [input] = input_stats else {
-            return internal_err!("MapBatchesExec has one input");
+            return internal_err!("{} has one input", self.name());
         };
-        if !self.is_scalar() {
-            return Ok(Arc::new(Statistics::new_unknown(&self.schema())));
-        }
         let mut statistics = input.as_ref().clone();
-        statistics.total_byte_size = Precision::Absent;
-        statistics
-            .column_statistics
-            .push(ColumnStatistics::new_unknown());
+        match self.shape {
+            ExecShape::Table => statistics = Statistics::new_unknown(&self.schema()),
+            ExecShape::Filter { .. } => statistics = statistics.to_inexact(),
+            ExecShape::Column { .. } => {
+                statistics.total_byte_size = Precision::Absent;
+                let unknown = ColumnStatistics::new_unknown();
+                statistics.column_statistics.push(unknown);
+            }
+        }
         Ok(Arc::new(statistics))
     }
 

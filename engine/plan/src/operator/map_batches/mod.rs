@@ -16,7 +16,8 @@
 //! After    Ray Data's map_batches over tasks and actor pools
 //! ```
 //!
-//! `node` is planned, `exec` is placed, `stream` runs one partition with
+//! `map`, `flat_map` and `filter` run here as well: they differ in what a worker
+//! does with a block. `node` is planned, `exec` is placed, `stream` runs one partition with
 //! `block_queue` before it and `shared_pool` beside it.
 
 mod block_queue;
@@ -28,6 +29,8 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+use mobula_udfs::CallMode;
+
 use super::Operator;
 pub use call::FunctionCall;
 pub use exec::{ExecShape, MapBatchesExec, map_batches_exec};
@@ -37,4 +40,5 @@ pub(super) const OPERATOR: Operator = Operator {
     sql: "map_batches",
     node: "MapBatches",
     exec: "MapBatchesExec",
+    mode: CallMode::Batches,
 };

@@ -1,9 +1,10 @@
 //! The logical half: what goes in, what comes out, what may move past it.
 //!
-//! Two shapes. `Column`: all input columns pass through and one is appended, so
+//! Three shapes. `Column`: all input columns pass through and one is appended, so
 //! unread columns are pruned below it, filters on other columns and limits move
-//! below it. `Table`: all columns go in and RETURNS TABLE comes out; nothing
-//! moves past it. Arguments are columns; whoever makes the node computes
+//! below it. `Filter`: all input columns pass through for some rows; as `Column`,
+//! but limits stay above. `Table`: all columns go in and RETURNS TABLE comes out;
+//! nothing moves past it. Arguments are columns; whoever makes the node computes
 //! expressions in a projection below.
 
 use std::cmp::Ordering;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, Result, internal_err};
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore};
-use mobula_udfs::Returns;
+use mobula_udfs::{FunctionSpec, Returns};
 
 use super::FunctionCall;
 use crate::error::PlanError;
@@ -28,6 +29,11 @@ pub enum NodeShape {
         /// Input column of each parameter, in order.
         args: Vec<Column>,
         result: String,
+    },
+    /// Rows stay or go.
+    Filter {
+        /// Input column of each parameter, in order, or of each key of a row.
+        args: Vec<Column>,
     },
     /// The output is the function's table alone.
     Table,
@@ -59,18 +65,37 @@ impl MapBatchesNode {
             }
             .into());
         };
-        let types = args.iter().map(|column| {
-            let index = input.schema().index_of_column(column)?;
-            Ok(input.schema().field(index).data_type())
-        });
-        let types = types.collect::<Result<Vec<_>>>()?;
-        check_arguments(call.spec(), types.into_iter())?;
+        check_types(call.spec(), &input, &args)?;
         let schema = appended(input.schema(), &result, data_type)?;
         Ok(Self {
             input,
             call,
             shape: NodeShape::Column { args, result },
             schema,
+        })
+    }
+
+    /// Drops rows of `input`: a function that returns BOOLEAN over its columns.
+    ///
+    /// # Errors
+    /// A function that returns something else, and wrong types of arguments.
+    pub fn try_new_filter(
+        input: LogicalPlan,
+        call: FunctionCall,
+        args: Vec<Column>,
+    ) -> Result<Self> {
+        if call.spec().returns != Returns::Scalar(DataType::Boolean) {
+            let function = call.spec().name.clone();
+            return Err(PlanError::NotBoolean { function }.into());
+        }
+        if !call.spec().takes_table() {
+            check_types(call.spec(), &input, &args)?;
+        }
+        Ok(Self {
+            schema: Arc::clone(input.schema()),
+            input,
+            call,
+            shape: NodeShape::Filter { args },
         })
     }
 
@@ -124,6 +149,16 @@ impl MapBatchesNode {
     }
 }
 
+fn check_types(spec: &FunctionSpec, input: &LogicalPlan, args: &[Column]) -> Result<()> {
+    let types = args.iter().map(|column| {
+        let index = input.schema().index_of_column(column)?;
+        Ok(input.schema().field(index).data_type())
+    });
+    let types = types.collect::<Result<Vec<_>>>()?;
+    check_arguments(spec, types.into_iter())?;
+    Ok(())
+}
+
 /// `input` with a nullable column `result` at its end.
 fn appended(input: &DFSchema, result: &str, data_type: &DataType) -> Result<DFSchemaRef> {
     if input.fields().iter().any(|field| field.name() == result) {
@@ -155,7 +190,7 @@ impl PartialOrd for MapBatchesNode {
 
 impl UserDefinedLogicalNodeCore for MapBatchesNode {
     fn name(&self) -> &str {
-        super::OPERATOR.node
+        self.call.operator().node
     }
 
     fn inputs(&self) -> Vec<&LogicalPlan> {
@@ -168,7 +203,9 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
 
     fn expressions(&self) -> Vec<Expr> {
         match &self.shape {
-            NodeShape::Column { args, .. } => args.iter().cloned().map(Expr::Column).collect(),
+            NodeShape::Column { args, .. } | NodeShape::Filter { args } => {
+                args.iter().cloned().map(Expr::Column).collect()
+            }
             NodeShape::Table => vec![],
         }
     }
@@ -180,6 +217,7 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
             NodeShape::Column { result, .. } if !self.call.is_volatile() => {
                 HashSet::from([result.clone()])
             }
+            NodeShape::Filter { .. } if !self.call.is_volatile() => HashSet::new(),
             _ => self
                 .schema
                 .fields()
@@ -190,37 +228,38 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listed = |args: &[Column]| {
+            let names: Vec<_> = args.iter().map(Column::flat_name).collect();
+            names.join(", ")
+        };
+        write!(f, "{}: {} over ", self.call.operator().node, self.call)?;
         match &self.shape {
-            NodeShape::Column { args, result } => {
-                let args: Vec<_> = args.iter().map(Column::flat_name).collect();
-                write!(
-                    f,
-                    "MapBatches: {} over [{}] AS {result}",
-                    self.call,
-                    args.join(", ")
-                )
-            }
-            NodeShape::Table => write!(f, "MapBatches: {} over TABLE", self.call),
+            NodeShape::Column { args, result } => write!(f, "[{}] AS {result}", listed(args)),
+            NodeShape::Filter { args } => write!(f, "[{}]", listed(args)),
+            NodeShape::Table => write!(f, "TABLE"),
         }
     }
 
     fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, inputs: Vec<LogicalPlan>) -> Result<Self> {
         let Ok([input]) = <[LogicalPlan; 1]>::try_from(inputs) else {
-            return internal_err!("MapBatches has one input");
+            return internal_err!("{} has one input", self.call.operator().node);
         };
+        let args = exprs.into_iter().map(column_of).collect::<Result<_>>()?;
+        let call = self.call.clone();
         match &self.shape {
-            NodeShape::Table => Self::try_new_table(input, self.call.clone()),
+            NodeShape::Table => Self::try_new_table(input, call),
+            NodeShape::Filter { .. } => Self::try_new_filter(input, call, args),
             NodeShape::Column { result, .. } => {
-                let args = exprs.into_iter().map(column_of).collect::<Result<_>>()?;
-                Self::try_new_column(input, self.call.clone(), args, result.clone())
+                Self::try_new_column(input, call, args, result.clone())
             }
         }
     }
 
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
         let input = self.input.schema();
-        let NodeShape::Column { args, .. } = &self.shape else {
-            return Some(vec![(0..input.fields().len()).collect()]);
+        let args = match &self.shape {
+            NodeShape::Column { args, .. } | NodeShape::Filter { args } => args,
+            NodeShape::Table => return Some(vec![(0..input.fields().len()).collect()]),
         };
         let passed = output_columns
             .iter()
@@ -242,6 +281,6 @@ fn column_of(expr: Expr) -> Result<Column> {
     match expr {
         Expr::Column(column) => Ok(column),
         Expr::Alias(alias) => column_of(*alias.expr),
-        other => internal_err!("an argument of MapBatches must be a column, not {other}"),
+        other => internal_err!("an argument of our nodes must be a column, not {other}"),
     }
 }

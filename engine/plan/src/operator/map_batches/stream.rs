@@ -25,8 +25,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::compute::{CastOptions, cast_with_options, concat_batches};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::{CastOptions, cast_with_options, concat_batches, filter_record_batch};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::{DataFusionError, Result, internal_datafusion_err};
@@ -203,7 +203,7 @@ impl Running {
         metrics: &StreamMetrics,
     ) -> Option<(usize, Result<Option<RecordBatch>>)> {
         let readable = match &self.setup.shape {
-            ExecShape::Column { .. } => 1,
+            ExecShape::Column { .. } | ExecShape::Filter { .. } => 1,
             ExecShape::Table => self.in_flight.len(),
         };
         let calls = self.in_flight.iter_mut().take(readable).enumerate();
@@ -273,7 +273,7 @@ impl Running {
         let sent = for_worker(&block, &self.setup.call)?;
         // A scalar call has at most as many answers as rows, and the end.
         let (capacity, waiting) = match &self.setup.shape {
-            ExecShape::Column { .. } => {
+            ExecShape::Column { .. } | ExecShape::Filter { .. } => {
                 let passed = block.pieces.into_iter().map(|piece| piece.passed);
                 (block.rows + 1, passed.collect())
             }
@@ -371,14 +371,25 @@ impl InFlight {
         };
         let _timer = metrics.baseline.elapsed_compute().timer();
         Poll::Ready(match &setup.shape {
-            ExecShape::Column { .. } => self.zip(answer, setup).map(Some),
+            ExecShape::Column { .. } => {
+                let (rows, answer) = self.zip(answer, setup)?;
+                let columns = rows.columns().iter().chain(answer.columns()).cloned();
+                let schema = Arc::clone(&setup.schema);
+                Ok(Some(RecordBatch::try_new(schema, columns.collect())?))
+            }
+            ExecShape::Filter { .. } => {
+                let (rows, answer) = self.zip(answer, setup)?;
+                // NULL drops the row, as in WHERE.
+                let kept = filter_record_batch(&rows, answer.column(0).as_boolean())?;
+                Ok(Some(kept.with_schema(Arc::clone(&setup.schema))?))
+            }
             ExecShape::Table => Ok(Some(answer.with_schema(Arc::clone(&setup.schema))?)),
         })
     }
 
-    /// Appends the answer to the rows it belongs to, as far as the first
-    /// waiting piece goes; keeps the rest.
-    fn zip(&mut self, answer: RecordBatch, setup: &Setup) -> Result<RecordBatch> {
+    /// The rows of the first waiting piece and what the answer says of them, as
+    /// far as both go; keeps the rest.
+    fn zip(&mut self, answer: RecordBatch, setup: &Setup) -> Result<(RecordBatch, RecordBatch)> {
         let Some(waiting) = self.waiting.pop_front() else {
             return Err(wrong_rows(&setup.call, "more"));
         };
@@ -390,9 +401,7 @@ impl InFlight {
         if answer.num_rows() > rows {
             self.rest = Some(answer.slice(rows, answer.num_rows() - rows));
         }
-        let mut columns = waiting.slice(0, rows).columns().to_vec();
-        columns.extend(answer.slice(0, rows).columns().iter().cloned());
-        Ok(RecordBatch::try_new(Arc::clone(&setup.schema), columns)?)
+        Ok((waiting.slice(0, rows), answer.slice(0, rows)))
     }
 
     fn end(&self, setup: &Setup) -> Result<Option<RecordBatch>> {
@@ -417,7 +426,7 @@ impl ExecShape {
     /// Parts rows into what passes by and what goes to the worker.
     fn split(&self, rows: RecordBatch) -> Result<Piece> {
         let sent = match self {
-            Self::Column { args } => rows.project(args)?,
+            Self::Column { args } | Self::Filter { args } => rows.project(args)?,
             Self::Table => rows.clone(),
         };
         Ok(Piece { passed: rows, sent })

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrow::array::{
-    Array, ArrayRef, Float64Array, Int64Array, ListArray, RecordBatch, StringArray,
+    Array, ArrayRef, BooleanArray, Float64Array, Int64Array, ListArray, RecordBatch, StringArray,
 };
 use arrow::datatypes::{DataType, Float32Type};
 use arrow::util::pretty::pretty_format_batches;
@@ -62,6 +62,21 @@ fn host() -> FakeHost {
                 block.num_rows()
             ]))])
         })
+        .with("big", |block| {
+            // NULL for 4, and an answer in pieces.
+            let stays = int(&block, 0).iter().map(|a| match a {
+                Some(4) => None,
+                a => Some(a? % 2 == 0),
+            });
+            Ok(pieces(&one_column(stays.collect::<BooleanArray>()), 2))
+        })
+        .with("good", |block| {
+            assert_eq!(block.num_columns(), 4);
+            Ok(vec![one_column(BooleanArray::from(vec![
+                false;
+                block.num_rows()
+            ]))])
+        })
         .with("twice", |block| {
             assert_eq!(block.schema().field(3).name(), "s");
             let rows = |column: usize| Arc::clone(block.column(column));
@@ -91,6 +106,70 @@ async fn check_plan(sql: &str, expected: Expect) {
     let state = session(Arc::new(host()));
     let plan = physical(&state, sql).await.unwrap();
     expected.assert_eq(&displayable(plan.as_ref()).indent(false).to_string());
+}
+
+#[tokio::test]
+async fn a_filter_drops_rows_and_keeps_columns() {
+    check_rows(
+        "SELECT * FROM filter(TABLE(t), big) ORDER BY a",
+        expect![[r#"
+            +---+-----+---+----+
+            | a | b   | c | s  |
+            +---+-----+---+----+
+            | 0 | 0.0 | 0 | s0 |
+            | 2 | 1.0 | 2 | s2 |
+            | 6 | 3.0 | 0 | s6 |
+            | 8 | 4.0 | 2 | s8 |
+            +---+-----+---+----+"#]],
+    )
+    .await;
+    check_rows(
+        "SELECT s, inc(a) AS i FROM filter(TABLE(t), big) WHERE c < 2 ORDER BY 1",
+        expect![[r#"
+            +----+---+
+            | s  | i |
+            +----+---+
+            | s0 | 1 |
+            | s6 | 7 |
+            +----+---+"#]],
+    )
+    .await;
+    check_rows(
+        "SELECT count(*) AS n FROM (SELECT a FROM filter(TABLE(t), big) LIMIT 2)",
+        expect![[r#"
+            +---+
+            | n |
+            +---+
+            | 2 |
+            +---+"#]],
+    )
+    .await;
+    check_rows(
+        "SELECT count(*) AS n FROM filter(TABLE(t), good)",
+        expect![[r#"
+            +---+
+            | n |
+            +---+
+            | 0 |
+            +---+"#]],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn conditions_move_below_a_filter_and_limits_do_not() {
+    check_plan(
+        "SELECT s FROM filter(TABLE(t), big) WHERE c = 1 LIMIT 3",
+        expect![[r#"
+            CoalescePartitionsExec: fetch=3
+              ProjectionExec: expr=[s@1 as s]
+                LocalLimitExec: fetch=3
+                  UdfFilterExec: udf=big, kind=scalar, concurrency=cores
+                    FilterExec: c@1 = 1, projection=[a@0, s@2]
+                      DataSourceExec: partitions=2, partition_sizes=[1, 1]
+        "#]],
+    )
+    .await;
 }
 
 #[tokio::test]

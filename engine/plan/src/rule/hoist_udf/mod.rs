@@ -33,7 +33,7 @@ use datafusion::logical_expr::{
     Aggregate, Expr, ExprSchemable, Filter, LogicalPlan, Operator, Projection, Sort, Window,
 };
 use datafusion::optimizer::AnalyzerRule;
-use mobula_udfs::{FunctionSpec, ParamKind};
+use mobula_udfs::{CallMode, FunctionSpec, ParamKind};
 
 use crate::error::PlanError;
 use crate::operator::map_batches::{FunctionCall, MapBatchesNode};
@@ -290,7 +290,7 @@ impl Hoister {
         // Named as the expression was, so that names of columns made from it
         // stay as they were.
         let result = self.free_name(expr.schema_name().to_string());
-        let call = FunctionCall::new(spec, vec![], &CallOptions::default());
+        let call = FunctionCall::new(spec, CallMode::Batches, vec![], &CallOptions::default());
         let input = std::mem::take(&mut self.input);
         let node = MapBatchesNode::try_new_column(input, call, columns, result.clone())?;
         self.input = node.into_plan();

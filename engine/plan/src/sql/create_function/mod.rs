@@ -16,7 +16,7 @@
 
 use std::collections::HashSet;
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, Schema};
 use datafusion::sql::sqlparser::ast::{ColumnDef, DataType as SqlType, Ident, ObjectName};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
@@ -387,7 +387,8 @@ fn schema_of(
     })
 }
 
-/// Either values in and one value out, or one table in and one out.
+/// Either values in and one value out, or one table in and one out, or a row in
+/// and whether it stays out.
 fn check_shape(function: &str, params: &[Param], returns: &Returns) -> Result<(), PlanError> {
     let tables = params
         .iter()
@@ -395,10 +396,12 @@ fn check_shape(function: &str, params: &[Param], returns: &Returns) -> Result<()
         .count();
     match (returns, tables) {
         (Returns::Scalar(_), 0) => Ok(()),
+        // For `filter`.
+        (Returns::Scalar(DataType::Boolean), 1) if params.len() == 1 => Ok(()),
         (Returns::Table(_), 1) if params.len() == 1 => Ok(()),
         (Returns::Scalar(_), _) => Err(declaration(
             function,
-            "a function with a TABLE parameter must return a table. Write RETURNS TABLE(column type, …)",
+            "a function with a TABLE parameter must return a table, or BOOLEAN for filter. Write RETURNS TABLE(column type, …)",
         )),
         (Returns::Table(_), _) => Err(declaration(
             function,

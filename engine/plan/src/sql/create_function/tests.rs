@@ -182,7 +182,7 @@ fn refused_declarations() {
     check(
         "CREATE FUNCTION f(a TABLE) RETURNS INT LANGUAGE python AS $$x$$",
         expect![[
-            r#"cannot create function "f": a function with a TABLE parameter must return a table. Write RETURNS TABLE(column type, …)"#
+            r#"cannot create function "f": a function with a TABLE parameter must return a table, or BOOLEAN for filter. Write RETURNS TABLE(column type, …)"#
         ]],
     );
     check(

@@ -1,0 +1,85 @@
+//! The SQL of the documentation runs as it stands.
+
+use std::path::{Path, PathBuf};
+
+use futures::TryStreamExt;
+use mobula_execution::{Engine, EngineSettings};
+use mobula_flight_server::tpch_data::TpchData;
+use mobula_flight_server::{Database, Outcome, ServerError, Session};
+use mobula_plan::MobulaOptions;
+use mobula_tests::python;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_example_runs() {
+    let data = tempfile::tempdir().unwrap();
+    let tpch = TpchData {
+        scale_factor: 0.01,
+        parts: 1,
+        out: data.path().to_path_buf(),
+    };
+    tpch.make(false).unwrap();
+    let mut failures = vec![];
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let statements: Vec<_> = blocks(&text).flat_map(statements).collect();
+        assert!(!statements.is_empty(), "{}: no SQL", page.display());
+        let engine = Engine::embedded(EngineSettings {
+            options: MobulaOptions::default(),
+            python: python(),
+        });
+        let database = Database::open(engine.unwrap(), None).await.unwrap();
+        let session = database.new_session().unwrap();
+        let location = data.path().join("lineitem.parquet");
+        let location = location.display();
+        let table =
+            format!("CREATE EXTERNAL TABLE lineitem STORED AS PARQUET LOCATION '{location}'");
+        run(&session, &table).await.unwrap();
+        for statement in statements {
+            if let Err(error) = run(&session, &statement).await {
+                failures.push(format!("{}: {error}\n{statement}", page.display()));
+            }
+        }
+        database.engine().shutdown().await;
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
+
+/// The pages of the operators, and the one about functions.
+fn pages() -> Vec<PathBuf> {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let operators = std::fs::read_dir(docs.join("operators")).unwrap();
+    let mut pages: Vec<_> = operators.map(|entry| entry.unwrap().path()).collect();
+    pages.push(docs.join("guide/functions.md"));
+    pages.sort();
+    pages
+}
+
+/// What stands between "```sql" and "```".
+fn blocks(text: &str) -> impl Iterator<Item = &str> {
+    let starts = text.split("```sql\n").skip(1);
+    starts.filter_map(|rest| rest.split("```").next())
+}
+
+/// Statements end with a semicolon at a line's end, outside of a body.
+fn statements(block: &str) -> Vec<String> {
+    let mut statements = vec![String::new()];
+    let mut in_body = false;
+    for line in block.lines() {
+        in_body ^= line.matches("$$").count() % 2 == 1;
+        let last = statements.last_mut().unwrap();
+        last.push_str(line);
+        last.push('\n');
+        if !in_body && line.ends_with(';') {
+            statements.push(String::new());
+        }
+    }
+    statements.retain(|statement| !statement.trim().is_empty());
+    statements
+}
+
+async fn run(session: &Session, sql: &str) -> Result<(), ServerError> {
+    if let Outcome::Rows(rows) = session.sql(sql).await? {
+        rows.stream.try_collect::<Vec<_>>().await?;
+    }
+    Ok(())
+}
