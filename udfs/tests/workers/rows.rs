@@ -188,6 +188,27 @@ async fn what_does_not_fit_is_told() {
     }
 }
 
+/// It ends a loop that Python itself makes over calls.
+#[tokio::test]
+async fn a_stop_iteration_is_an_error_and_no_end() {
+    let stop = "\ndef f(row):\n    next(iter(()))";
+    let value = stop.replace("row", "x");
+    for case in [
+        table(stop, CallMode::Map),
+        table(stop, CallMode::FlatMap),
+        filter(stop),
+    ] {
+        let text = case.fails(mixed()).await.to_string();
+        let expected = "function \"f\" failed: StopIteration (line 3: next(iter(())))";
+        assert_eq!(text, expected);
+    }
+    for mode in [CallMode::Map, CallMode::Filter] {
+        let case = Case::ints("f", &value).by_row(mode);
+        let text = case.fails(counting(3)).await.to_string();
+        assert!(text.contains("failed: StopIteration (line 3"), "{text}");
+    }
+}
+
 #[tokio::test]
 async fn empty_blocks_have_no_rows() {
     let none = RecordBatch::new_empty(mixed().schema());

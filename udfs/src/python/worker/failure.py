@@ -39,7 +39,8 @@ def run(function, code, *args, **kwargs):
     """Calls user code on behalf of the SQL function named `function`."""
     try:
         return code(*args, **kwargs)
-    except Refused:
+    except (Raised, Refused):
+        # Said by a call inside this one.
         raise
     except BaseException as error:
         raise Raised(error, function) from None
