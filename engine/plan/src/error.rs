@@ -111,6 +111,10 @@ pub enum PlanError {
     )]
     TableFunction { function: String },
     #[error(
+        "the input of function \"{function}\" has an ORDER BY over a column that it does not select. Select that column as well"
+    )]
+    OrderNotSelected { function: String },
+    #[error(
         "function \"{function}\" gets whole rows. Call it as FROM filter(TABLE(query), {function})"
     )]
     RowFunction { function: String },

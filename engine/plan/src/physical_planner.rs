@@ -12,9 +12,13 @@ use datafusion::common::{Column, Result, internal_err};
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{LogicalPlan, UserDefinedLogicalNode};
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_expr::LexOrdering;
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
+use crate::error::PlanError;
 use crate::operator::map_batches::{ExecShape, MapBatchesExec, MapBatchesNode, NodeShape};
 
 /// Plans the nodes of [`crate::operator::OPERATORS`].
@@ -65,7 +69,46 @@ fn map_batches(node: &MapBatchesNode, input: &Arc<dyn ExecutionPlan>) -> Result<
         }
     };
     let call = Arc::new(call);
-    MapBatchesExec::try_new(Arc::clone(input), call, shape, node.call().concurrency())
+    let exec = MapBatchesExec::try_new(Arc::clone(input), call, shape, node.call().concurrency())?;
+    let order = match node.call().is_in_order() && is_ordered(node.input()) {
+        true => order_of(input, &node.call().spec().name)?,
+        false => None,
+    };
+    Ok(exec.with_input_order(order))
+}
+
+/// Whether the rows of `plan` have the order of an ORDER BY.
+fn is_ordered(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Sort(_) => true,
+        LogicalPlan::Projection(node) => is_ordered(&node.input),
+        LogicalPlan::SubqueryAlias(node) => is_ordered(&node.input),
+        LogicalPlan::Filter(node) => is_ordered(&node.input),
+        LogicalPlan::Limit(node) => is_ordered(&node.input),
+        LogicalPlan::Extension(extension) => {
+            let node = extension.node.as_any().downcast_ref::<MapBatchesNode>();
+            node.is_some_and(|n| *n.shape() != NodeShape::Table && is_ordered(n.input()))
+        }
+        _ => false,
+    }
+}
+
+/// The order of an ordered input; `None` when its rows are alike in it.
+fn order_of(input: &Arc<dyn ExecutionPlan>, function: &str) -> Result<Option<LexOrdering>> {
+    let mut node = input;
+    loop {
+        match (node.output_ordering(), node.children().as_slice()) {
+            (Some(order), _) if Arc::ptr_eq(node, input) => return Ok(Some(order.clone())),
+            (Some(_), _) => {
+                let function = function.to_owned();
+                return Err(PlanError::OrderNotSelected { function }.into());
+            }
+            (None, [below]) if node.is::<ProjectionExec>() || node.is::<FilterExec>() => {
+                node = below;
+            }
+            _ => return Ok(None),
+        }
+    }
 }
 
 /// DataFusion's planner with our nodes.

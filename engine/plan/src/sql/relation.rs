@@ -81,7 +81,7 @@ impl RelationPlanner for OperatorPlanner {
         check_function(op, &spec)?;
         let input = without_qualifiers(context.plan(written.input)?, &spec.name)?;
         let call = FunctionCall::new(Arc::clone(&spec), op.mode, written.args, &written.options);
-        let node = node(input, call)?;
+        let node = node(input, call.in_order())?;
         let planned = PlannedRelation::new(node.into_plan(), alias);
         Ok(RelationPlanning::Planned(Box::new(planned)))
     }

@@ -27,6 +27,8 @@ pub struct FunctionCall {
     batch_size: Option<usize>,
     batch_format: BatchFormat,
     concurrency: Option<usize>,
+    /// Whether an ORDER BY inside the input decides the order of the calls.
+    in_order: bool,
     /// Text that is equal exactly when two calls are.
     identity: String,
 }
@@ -54,8 +56,20 @@ impl FunctionCall {
             batch_size,
             batch_format,
             concurrency,
+            in_order: false,
             identity,
         }
+    }
+
+    /// A call that an ORDER BY inside the input has a meaning for.
+    pub fn in_order(mut self) -> Self {
+        self.in_order = true;
+        self.identity.push_str(" in order");
+        self
+    }
+
+    pub fn is_in_order(&self) -> bool {
+        self.in_order
     }
 
     pub fn spec(&self) -> &Arc<FunctionSpec> {

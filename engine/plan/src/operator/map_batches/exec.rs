@@ -13,15 +13,17 @@ use datafusion::common::stats::{ColumnStatistics, Precision};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, Statistics, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::{
+    Distribution, EquivalenceProperties, LexOrdering, OrderingRequirements, PhysicalExpr,
+};
 use datafusion::physical_plan::execution_plan::{
     CardinalityEffect, ChildrenPropertiesMode, ReplaceChildrenOptions,
 };
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
-    PlanProperties,
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
+    InputDistributionRequirements, Partitioning, PlanProperties,
 };
 use mobula_udfs::{CallMode, UdfCall};
 
@@ -57,6 +59,8 @@ pub struct MapBatchesExec {
     call: Arc<UdfCall>,
     shape: ExecShape,
     concurrency: Option<usize>,
+    /// The order that an ORDER BY inside the input gives all its rows.
+    input_order: Option<LexOrdering>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
     /// Held by the streams of this exec; see [`SharedPool`].
@@ -82,10 +86,18 @@ impl MapBatchesExec {
             call,
             shape,
             concurrency,
+            input_order: None,
             properties,
             metrics: ExecutionPlanMetricsSet::new(),
             pool: Mutex::new(Weak::new()),
         })
+    }
+
+    /// Asks for the input as a whole and in this order, so that the sort below is
+    /// kept whatever stands above.
+    pub fn with_input_order(mut self, order: Option<LexOrdering>) -> Self {
+        self.input_order = order;
+        self
     }
 
     pub fn call(&self) -> &Arc<UdfCall> {
@@ -276,12 +288,8 @@ impl ExecutionPlan for MapBatchesExec {
             return internal_err!("{} has one input", self.name());
         };
         let (call, shape) = (Arc::clone(&self.call), self.shape.clone());
-        Ok(Arc::new(Self::try_new(
-            input,
-            call,
-            shape,
-            self.concurrency,
-        )?))
+        let exec = Self::try_new(input, call, shape, self.concurrency)?;
+        Ok(Arc::new(exec.with_input_order(self.input_order.clone())))
     }
 
     fn with_new_children(
@@ -290,6 +298,17 @@ impl ExecutionPlan for MapBatchesExec {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
         self.replace_children(children, options)
+    }
+
+    fn input_distribution_requirements(&self) -> InputDistributionRequirements {
+        InputDistributionRequirements::new(vec![match self.input_order {
+            Some(_) => Distribution::SinglePartition,
+            None => Distribution::UnspecifiedDistribution,
+        }])
+    }
+
+    fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
+        vec![self.input_order.clone().map(OrderingRequirements::from)]
     }
 
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {

@@ -156,6 +156,55 @@ async fn a_filter_drops_rows_and_keeps_columns() {
     .await;
 }
 
+/// Nobody above needs the order: the calls do.
+#[tokio::test]
+async fn an_order_inside_the_input_is_kept_below_an_aggregate() {
+    for input in [
+        "map_batches(TABLE(SELECT a FROM t ORDER BY a DESC), inc)",
+        "map(TABLE(SELECT * FROM filter(TABLE(SELECT a FROM t ORDER BY a DESC), big)), inc)",
+        "map(TABLE(SELECT a FROM (SELECT a, s FROM t ORDER BY s, a) WHERE a > 1), inc)",
+    ] {
+        let state = session(Arc::new(host()));
+        let sql = format!("SELECT max(inc) FROM {input}");
+        let plan = physical(&state, &sql).await;
+        if input.contains("BY s") {
+            let text = plan.unwrap_err().find_root().strip_backtrace();
+            assert!(
+                text.contains("ORDER BY over a column that it does not select"),
+                "{text}"
+            );
+            continue;
+        }
+        let text = displayable(plan.unwrap().as_ref())
+            .indent(false)
+            .to_string();
+        let below = text.split("udf=").last().unwrap();
+        assert!(
+            below.contains("SortPreservingMergeExec: [a@0 DESC]"),
+            "{text}"
+        );
+    }
+    check_plan(
+        "SELECT max(x) FROM map_batches(TABLE(SELECT a, s FROM t ORDER BY a LIMIT 5), twice)",
+        expect![[r#"
+            AggregateExec: mode=Final, gby=[], aggr=[max(x)]
+              CoalescePartitionsExec
+                AggregateExec: mode=Partial, gby=[], aggr=[max(x)]
+                  RepartitionExec: partitioning=RoundRobinBatch(2), input_partitions=1
+                    ProjectionExec: expr=[x@0 as x]
+                      MapBatchesExec: udf=twice, kind=table, batch_size=block, batch_format=numpy, concurrency=cores
+                        SortPreservingMergeExec: [a@0 ASC NULLS LAST], fetch=5
+                          SortExec: TopK(fetch=5), expr=[a@0 ASC NULLS LAST], preserve_partitioning=[true]
+                            DataSourceExec: partitions=2, partition_sizes=[1, 1]
+        "#]],
+    )
+    .await;
+    // All rows are alike in it.
+    let state = session(Arc::new(host()));
+    let sql = "SELECT max(inc) FROM map(TABLE(SELECT a FROM t WHERE a = 1 ORDER BY a), inc)";
+    physical(&state, sql).await.unwrap();
+}
+
 #[tokio::test]
 async fn conditions_move_below_a_filter_and_limits_do_not() {
     check_plan(
