@@ -24,6 +24,8 @@ mod block_queue;
 mod call;
 mod exec;
 mod node;
+#[cfg(test)]
+mod row_tests;
 mod shared_pool;
 mod stream;
 #[cfg(test)]

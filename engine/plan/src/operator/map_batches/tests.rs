@@ -42,7 +42,7 @@ fn pieces(batch: &RecordBatch, rows: usize) -> Vec<RecordBatch> {
 
 /// `net(a, b) = a * b`, `inc(a) = a + 1`, `dice(a) = a`, `one() = 1`;
 /// `twice` gives every row of `t` twice.
-fn host() -> FakeHost {
+pub(super) fn host() -> FakeHost {
     FakeHost::default()
         .with("net", |block| {
             let product = float(&block, 0)
@@ -85,7 +85,7 @@ fn host() -> FakeHost {
         })
 }
 
-async fn physical(state: &SessionState, sql: &str) -> Result<Arc<dyn ExecutionPlan>> {
+pub(super) async fn physical(state: &SessionState, sql: &str) -> Result<Arc<dyn ExecutionPlan>> {
     let plan = plan(state, sql).await?;
     state.create_physical_plan(&plan).await
 }
@@ -94,7 +94,7 @@ async fn run(state: &SessionState, sql: &str) -> Result<Vec<RecordBatch>> {
     collect(physical(state, sql).await?, state.task_ctx()).await
 }
 
-async fn check_rows(sql: &str, expected: Expect) {
+pub(super) async fn check_rows(sql: &str, expected: Expect) {
     let host = Arc::new(host());
     let state = session(Arc::clone(&host));
     let batches = run(&state, sql).await.unwrap();
@@ -102,123 +102,10 @@ async fn check_rows(sql: &str, expected: Expect) {
     assert_eq!(host.alive(), 0, "a pool outlived its query");
 }
 
-async fn check_plan(sql: &str, expected: Expect) {
+pub(super) async fn check_plan(sql: &str, expected: Expect) {
     let state = session(Arc::new(host()));
     let plan = physical(&state, sql).await.unwrap();
     expected.assert_eq(&displayable(plan.as_ref()).indent(false).to_string());
-}
-
-#[tokio::test]
-async fn a_filter_drops_rows_and_keeps_columns() {
-    check_rows(
-        "SELECT * FROM filter(TABLE(t), big) ORDER BY a",
-        expect![[r#"
-            +---+-----+---+----+
-            | a | b   | c | s  |
-            +---+-----+---+----+
-            | 0 | 0.0 | 0 | s0 |
-            | 2 | 1.0 | 2 | s2 |
-            | 6 | 3.0 | 0 | s6 |
-            | 8 | 4.0 | 2 | s8 |
-            +---+-----+---+----+"#]],
-    )
-    .await;
-    check_rows(
-        "SELECT s, inc(a) AS i FROM filter(TABLE(t), big) WHERE c < 2 ORDER BY 1",
-        expect![[r#"
-            +----+---+
-            | s  | i |
-            +----+---+
-            | s0 | 1 |
-            | s6 | 7 |
-            +----+---+"#]],
-    )
-    .await;
-    check_rows(
-        "SELECT count(*) AS n FROM (SELECT a FROM filter(TABLE(t), big) LIMIT 2)",
-        expect![[r#"
-            +---+
-            | n |
-            +---+
-            | 2 |
-            +---+"#]],
-    )
-    .await;
-    check_rows(
-        "SELECT count(*) AS n FROM filter(TABLE(t), good)",
-        expect![[r#"
-            +---+
-            | n |
-            +---+
-            | 0 |
-            +---+"#]],
-    )
-    .await;
-}
-
-/// Nobody above needs the order: the calls do.
-#[tokio::test]
-async fn an_order_inside_the_input_is_kept_below_an_aggregate() {
-    for input in [
-        "map_batches(TABLE(SELECT a FROM t ORDER BY a DESC), inc)",
-        "map(TABLE(SELECT * FROM filter(TABLE(SELECT a FROM t ORDER BY a DESC), big)), inc)",
-        "map(TABLE(SELECT a FROM (SELECT a, s FROM t ORDER BY s, a) WHERE a > 1), inc)",
-    ] {
-        let state = session(Arc::new(host()));
-        let sql = format!("SELECT max(inc) FROM {input}");
-        let plan = physical(&state, &sql).await;
-        if input.contains("BY s") {
-            let text = plan.unwrap_err().find_root().strip_backtrace();
-            assert!(
-                text.contains("ORDER BY over a column that it does not select"),
-                "{text}"
-            );
-            continue;
-        }
-        let text = displayable(plan.unwrap().as_ref())
-            .indent(false)
-            .to_string();
-        let below = text.split("udf=").last().unwrap();
-        assert!(
-            below.contains("SortPreservingMergeExec: [a@0 DESC]"),
-            "{text}"
-        );
-    }
-    check_plan(
-        "SELECT max(x) FROM map_batches(TABLE(SELECT a, s FROM t ORDER BY a LIMIT 5), twice)",
-        expect![[r#"
-            AggregateExec: mode=Final, gby=[], aggr=[max(x)]
-              CoalescePartitionsExec
-                AggregateExec: mode=Partial, gby=[], aggr=[max(x)]
-                  RepartitionExec: partitioning=RoundRobinBatch(2), input_partitions=1
-                    ProjectionExec: expr=[x@0 as x]
-                      MapBatchesExec: udf=twice, kind=table, batch_size=block, batch_format=numpy, concurrency=cores
-                        SortPreservingMergeExec: [a@0 ASC NULLS LAST], fetch=5
-                          SortExec: TopK(fetch=5), expr=[a@0 ASC NULLS LAST], preserve_partitioning=[true]
-                            DataSourceExec: partitions=2, partition_sizes=[1, 1]
-        "#]],
-    )
-    .await;
-    // All rows are alike in it.
-    let state = session(Arc::new(host()));
-    let sql = "SELECT max(inc) FROM map(TABLE(SELECT a FROM t WHERE a = 1 ORDER BY a), inc)";
-    physical(&state, sql).await.unwrap();
-}
-
-#[tokio::test]
-async fn conditions_move_below_a_filter_and_limits_do_not() {
-    check_plan(
-        "SELECT s FROM filter(TABLE(t), big) WHERE c = 1 LIMIT 3",
-        expect![[r#"
-            CoalescePartitionsExec: fetch=3
-              ProjectionExec: expr=[s@1 as s]
-                LocalLimitExec: fetch=3
-                  UdfFilterExec: udf=big, kind=scalar, concurrency=cores
-                    FilterExec: c@1 = 1, projection=[a@0, s@2]
-                      DataSourceExec: partitions=2, partition_sizes=[1, 1]
-        "#]],
-    )
-    .await;
 }
 
 #[tokio::test]
