@@ -14,7 +14,7 @@ use mobula_udfs::{
 };
 
 /// No answer takes longer, unless something hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn python() -> PathBuf {
     std::env::var_os("MOBULA_PYTHON").map_or_else(|| "python3".into(), PathBuf::from)
