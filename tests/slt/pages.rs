@@ -44,12 +44,14 @@ async fn every_example_runs() {
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
 
-/// The pages of the operators, and the one about functions.
+/// The pages of the operators, and those about functions.
 fn pages() -> Vec<PathBuf> {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
     let operators = std::fs::read_dir(docs.join("operators")).unwrap();
     let mut pages: Vec<_> = operators.map(|entry| entry.unwrap().path()).collect();
-    pages.push(docs.join("guide/functions.md"));
+    for page in ["functions", "failed-rows"] {
+        pages.push(docs.join(format!("guide/{page}.md")));
+    }
     pages.sort();
     pages
 }

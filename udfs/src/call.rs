@@ -11,8 +11,9 @@ use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 
 use crate::error::UdfError;
+use crate::failed_rows::ErrorPolicy;
 use crate::schema_bytes;
-use crate::spec::{BatchFormat, FunctionSpec};
+use crate::spec::{BatchFormat, FunctionSpec, ObjectKind, Volatility};
 
 /// What user code is given at a time, and what it gives for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -39,6 +40,8 @@ pub struct UdfCall {
     /// Rows of a batch, at least 1; `None`: the block as it comes.
     pub batch_size: Option<usize>,
     pub batch_format: BatchFormat,
+    /// What becomes of rows that fail.
+    pub errors: ErrorPolicy,
     /// What the worker receives: exactly the parameters in order, or all columns
     /// where the parameter is a table. Plain types.
     pub input: SchemaRef,
@@ -48,6 +51,9 @@ pub struct UdfCall {
     /// Longest time one block may take; `None`: as the manager is set. It is the
     /// running session's, so it does not travel with the encoded call.
     pub timeout: Option<Duration>,
+    /// Rows of one block that may fail before the call does; `None`: all. As
+    /// `timeout`, it does not travel.
+    pub max_errors: Option<u64>,
 }
 
 /// A constant in SQL, as a constructor's argument.
@@ -68,6 +74,7 @@ struct Encoded {
     args: Vec<(String, Literal)>,
     batch_size: Option<usize>,
     batch_format: BatchFormat,
+    errors: ErrorPolicy,
     #[serde(with = "schema_bytes::schema")]
     input: SchemaRef,
     #[serde(with = "schema_bytes::schema")]
@@ -75,6 +82,12 @@ struct Encoded {
 }
 
 impl UdfCall {
+    /// Whether part of a block may be sent a second time: the function has no
+    /// memory and says the same again.
+    pub(crate) fn may_ask_again(&self) -> bool {
+        self.spec.object == ObjectKind::Function && self.spec.volatility == Volatility::Immutable
+    }
+
     /// The call as bytes.
     ///
     /// # Errors
@@ -86,6 +99,7 @@ impl UdfCall {
             args: self.args.clone(),
             batch_size: self.batch_size,
             batch_format: self.batch_format,
+            errors: self.errors,
             input: Arc::clone(&self.input),
             output: Arc::clone(&self.output),
         };
@@ -104,9 +118,11 @@ impl UdfCall {
             args: encoded.args,
             batch_size: encoded.batch_size,
             batch_format: encoded.batch_format,
+            errors: encoded.errors,
             input: encoded.input,
             output: encoded.output,
             timeout: None,
+            max_errors: None,
         })
     }
 }
@@ -116,7 +132,8 @@ mod tests {
     use arrow::datatypes::{DataType, Field, Schema};
 
     use super::*;
-    use crate::spec::{CallDefaults, Language, ObjectKind, Param, ParamKind, Returns, Volatility};
+    use crate::failed_rows::OnError;
+    use crate::spec::{CallDefaults, Language, Param, ParamKind, Returns};
 
     #[test]
     fn bytes_round_trip() {
@@ -147,9 +164,15 @@ mod tests {
             ],
             batch_size: Some(256),
             batch_format: BatchFormat::Pyarrow,
+            errors: ErrorPolicy {
+                on_error: OnError::DeadLetter,
+                max_errors: Some(7),
+                max_error_ratio: Some(0.1),
+            },
             input: schema(DataType::Utf8),
             output: schema(DataType::Float64),
             timeout: None,
+            max_errors: None,
         };
         assert_eq!(UdfCall::decode(&call.encode().unwrap()).unwrap(), call);
         assert!(UdfCall::decode(b"\x80").is_err());

@@ -44,6 +44,22 @@ pub enum UdfError {
     #[error("function \"{}\" {}", .0.function, .0.message)]
     Refused(Box<UserFailure>),
     #[error(
+        "function \"{}\" failed for more rows than `max_errors`, or `udf_errors_max_rows`, lets it. Raise them, or mend the last error: {}",
+        .0.function, .0.message
+    )]
+    TooManyErrors(Box<UserFailure>),
+    #[error(
+        "function \"{function}\" failed for {failed} of {rows} rows, more than `max_error_ratio` => {ratio} lets it"
+    )]
+    ErrorRatio {
+        function: String,
+        failed: u64,
+        rows: u64,
+        ratio: f64,
+    },
+    #[error("the failed rows of function \"{function}\" cannot be listed: {problem}")]
+    DeadLetter { function: String, problem: String },
+    #[error(
         "function \"{function}\" is a def and takes no constructor arguments. Define a class to keep state"
     )]
     ConstructorArguments { function: String },
@@ -142,6 +158,8 @@ impl UdfError {
         match self {
             Self::Raised(_)
             | Self::Refused(_)
+            | Self::TooManyErrors(_)
+            | Self::ErrorRatio { .. }
             | Self::ConstructorArguments { .. }
             | Self::StrictTable { .. } => UdfErrorClass::User,
             Self::Start { .. }
@@ -152,7 +170,7 @@ impl UdfError {
             Self::WorkerLost { .. } | Self::ShuttingDown { .. } | Self::Socket { .. } => {
                 UdfErrorClass::Lost
             }
-            Self::NoFreeWorker { .. } => UdfErrorClass::Exhausted,
+            Self::NoFreeWorker { .. } | Self::DeadLetter { .. } => UdfErrorClass::Exhausted,
             Self::TimedOut { .. } => UdfErrorClass::Timeout,
             Self::ProtocolVersion { .. }
             | Self::Block { .. }
@@ -166,7 +184,9 @@ impl UdfError {
     /// worker said last.
     pub fn traceback(&self) -> Option<&str> {
         let text = match self {
-            Self::Raised(failure) | Self::Refused(failure) => failure.traceback.as_deref()?,
+            Self::Raised(failure) | Self::Refused(failure) | Self::TooManyErrors(failure) => {
+                failure.traceback.as_deref()?
+            }
             Self::WorkerLost { log, .. } | Self::Handshake { log, .. } => log,
             Self::TimedOut { stack, .. } => stack,
             _ => return None,

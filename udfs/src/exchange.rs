@@ -20,8 +20,8 @@ use tokio::time::Instant;
 use crate::activity::WorkerState;
 use crate::error::UdfError;
 use crate::order::CallOrder;
-use crate::pool::PoolStats;
-use crate::protocol::{Done, Frame, Kind, Process};
+use crate::pool::{Answer, PoolStats};
+use crate::protocol::{Done, Failed, Frame, Kind, Process};
 use crate::worker::{Deadline, Worker};
 
 /// Bytes of a frame that are not the block: the header and the body.
@@ -30,7 +30,7 @@ const OVERHEAD_BYTES: usize = 4096;
 /// What goes to the reader of a call.
 #[derive(Debug)]
 pub(crate) enum Part {
-    Block(RecordBatch),
+    Answer(Answer),
     /// The call is over; without it, it was cut off.
     End,
 }
@@ -89,14 +89,18 @@ pub(crate) struct Exchange<'a> {
     pub(crate) counters: &'a Counters,
     /// For each block; its `at` is set when the block is sent.
     pub(crate) deadline: Deadline,
+    /// Whether the reader has had anything: then a block cannot be sent again.
+    pub(crate) passed_on: bool,
 }
 
 impl Exchange<'_> {
-    /// Runs `block` through the worker; the outputs not yet passed on.
+    /// Runs `block`, which `offset` rows of the call's went before, through the
+    /// worker; the outputs not yet passed on.
     pub(crate) async fn run(
         &mut self,
         block: RecordBatch,
-    ) -> Result<Vec<RecordBatch>, Interruption> {
+        mut offset: usize,
+    ) -> Result<Vec<Answer>, Interruption> {
         self.worker
             .process()
             .enter(WorkerState::Busy, Some(self.order.function()));
@@ -108,8 +112,9 @@ impl Exchange<'_> {
             let bytes: usize = pieces.iter().map(Buffer::len).sum();
             let limit = self.worker.channel.max_frame_bytes();
             if bytes + OVERHEAD_BYTES <= limit {
-                self.send_and_collect(call, &block, &pieces, &mut held)
+                self.send_and_collect(call, &block, offset, &pieces, &mut held)
                     .await?;
+                offset += block.num_rows();
             } else if block.num_rows() > 1 {
                 let half = block.num_rows() / 2;
                 todo.push(block.slice(half, block.num_rows() - half));
@@ -147,14 +152,16 @@ impl Exchange<'_> {
         &mut self,
         call: u64,
         block: &RecordBatch,
+        offset: usize,
         pieces: &[Buffer],
-        held: &mut Vec<RecordBatch>,
+        held: &mut Vec<Answer>,
     ) -> Result<(), Interruption> {
         let function = self.order.function();
         let sent = Instant::now();
         let mut deadline = self.deadline;
         deadline.at = (deadline.at.is_some()).then(|| sent + deadline.limit);
-        let request = Process { call };
+        let max_errors = self.order.call.max_errors;
+        let request = Process { call, max_errors };
         let seq = self
             .worker
             .request(function, Kind::Process, &request, pieces, deadline)
@@ -166,8 +173,11 @@ impl Exchange<'_> {
         loop {
             let frame = self.worker.answer(function, seq, deadline).await?;
             match frame.kind {
-                Kind::Output => {
-                    let output = self.decode(&frame)?;
+                Kind::Output | Kind::Failed => {
+                    let output = match frame.kind {
+                        Kind::Failed => self.failed(&frame, block.num_rows(), offset)?,
+                        _ => Answer::Rows(self.decode(&frame)?),
+                    };
                     let since = Instant::now();
                     self.pass_on(output, held).await?;
                     let waited = since.elapsed();
@@ -205,22 +215,35 @@ impl Exchange<'_> {
         Ok(output)
     }
 
+    fn failed(&self, frame: &Frame, rows: usize, offset: usize) -> Result<Answer, UdfError> {
+        let failed: Failed = self.worker.read(frame, self.order.function())?;
+        let failed = failed.rows(rows, offset);
+        failed
+            .map(Answer::Failed)
+            .map_err(|problem| self.worker.broken(self.order.function(), problem))
+    }
+
     async fn pass_on(
-        &self,
-        output: RecordBatch,
-        held: &mut Vec<RecordBatch>,
+        &mut self,
+        output: Answer,
+        held: &mut Vec<Answer>,
     ) -> Result<(), Interruption> {
         if !self.order.call.spec.is_table() {
             held.push(output);
             return Ok(());
         }
-        let sent = self.parts.send(Ok(Part::Block(output))).await;
+        self.passed_on = true;
+        let sent = self.parts.send(Ok(Part::Answer(output))).await;
         sent.map_err(|_| Interruption::Abandoned)
     }
 
     /// A scalar function gives a value for every row.
-    fn check_rows(&self, wanted: usize, held: &[RecordBatch]) -> Result<(), UdfError> {
-        let found: usize = held.iter().map(RecordBatch::num_rows).sum();
+    fn check_rows(&self, wanted: usize, held: &[Answer]) -> Result<(), UdfError> {
+        let rows = held.iter().map(|answer| match answer {
+            Answer::Rows(block) => block.num_rows(),
+            Answer::Failed(_) => 0,
+        });
+        let found: usize = rows.sum();
         if self.order.call.spec.is_table() || found == wanted {
             return Ok(());
         }

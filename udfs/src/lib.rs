@@ -6,14 +6,16 @@
 //! code never runs in this process. No DataFusion here, and no network.
 //!
 //! A block's way: [`UdfPool::call`] → `process_pool` takes a worker from `roster`
-//! or has one started through `launch` by the `zygote` → `exchange` writes it by
-//! `protocol` → `python/worker/*.py` → back the same way.
+//! or has one started through `launch` by the `zygote` → `block_run` has
+//! `exchange` write it by `protocol` → `python/worker/*.py` → back the same way.
 
 mod activity;
+mod block_run;
 mod call;
 mod channel;
 mod error;
 mod exchange;
+mod failed_rows;
 mod launch;
 mod log;
 mod manager;
@@ -34,8 +36,9 @@ mod zygote;
 pub use activity::{WorkerInfo, WorkerState};
 pub use call::{CallMode, Literal, UdfCall};
 pub use error::{UdfError, UdfErrorClass, UserFailure};
+pub use failed_rows::{ErrorPolicy, FailedRow, OnError, RowFailure};
 pub use manager::{StartMethod, WorkerManager, WorkerSettings};
-pub use pool::{BlockStream, PoolStats, UdfPool};
+pub use pool::{Answer, AnswerStream, PoolStats, UdfPool};
 pub use spec::{
     BatchFormat, CallDefaults, FunctionSpec, Language, ObjectKind, Param, ParamKind, Returns,
     UnknownBatchFormat, Volatility,

@@ -320,7 +320,10 @@ impl Drop for WorkerManager {
 pub(crate) fn leaves_worker_usable(error: &UdfError) -> bool {
     matches!(
         error,
-        UdfError::Raised(_) | UdfError::Refused(_) | UdfError::RowTooLarge { .. }
+        UdfError::Raised(_)
+            | UdfError::Refused(_)
+            | UdfError::TooManyErrors(_)
+            | UdfError::RowTooLarge { .. }
     )
 }
 

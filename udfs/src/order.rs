@@ -72,6 +72,8 @@ impl CallOrder {
             batch_size: call.batch_size.filter(|rows| *rows > 0),
             batch_format: call.batch_format,
             strict: call.spec.strict,
+            on_error: call.errors.on_error,
+            bisect: call.may_ask_again(),
             input_schema_bytes: self.schemas[0].len(),
         }
     }

@@ -11,9 +11,19 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 
 use crate::error::UdfError;
+use crate::failed_rows::FailedRow;
 
-/// Blocks a call gives for one block it got. Dropping it cancels the call.
-pub type BlockStream = BoxStream<'static, Result<RecordBatch, UdfError>>;
+/// What a call gives for one block it got. Dropping it cancels the call.
+pub type AnswerStream = BoxStream<'static, Result<Answer, UdfError>>;
+
+/// A part of what a call gives.
+#[derive(Debug)]
+pub enum Answer {
+    Rows(RecordBatch),
+    /// Rows of the block that failed, in no order; none twice. A scalar function
+    /// tells them before their NULLs.
+    Failed(Vec<FailedRow>),
+}
 
 /// The workers of one call in one task. Dropping it ends those it owns.
 #[async_trait]
@@ -28,7 +38,7 @@ pub trait UdfPool: Send + Sync + Debug {
     /// # Errors
     /// When no worker can be had in time or it cannot be set up. What fails
     /// later, the stream says.
-    async fn call(&self, block: RecordBatch) -> Result<BlockStream, UdfError>;
+    async fn call(&self, block: RecordBatch) -> Result<AnswerStream, UdfError>;
 
     /// Most workers at work at a time; at least 1.
     fn concurrency(&self) -> usize;

@@ -9,20 +9,20 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
 use mobula_block::plain::{block_as, plain_block};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
+use crate::block_run::run;
 use crate::error::UdfError;
-use crate::exchange::{Counters, Exchange, Interruption, Part, Parts};
+use crate::exchange::{Counters, Part};
 use crate::manager::{WorkerManager, leaves_worker_usable};
 use crate::order::CallOrder;
-use crate::pool::{BlockStream, PoolStats, UdfPool};
+use crate::pool::{Answer, AnswerStream, PoolStats, UdfPool};
 use crate::roster::{Grant, Rank, Want};
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::spec::ObjectKind;
@@ -41,10 +41,10 @@ pub(crate) struct ProcessPool {
 
 /// What calls at work need after the pool itself is gone.
 #[derive(Debug)]
-struct Shared {
-    manager: Arc<WorkerManager>,
-    order: CallOrder,
-    counters: Counters,
+pub(crate) struct Shared {
+    pub(crate) manager: Arc<WorkerManager>,
+    pub(crate) order: CallOrder,
+    pub(crate) counters: Counters,
     shelf: Mutex<Shelf>,
     /// An actor came free, or the last worker went.
     shelf_changed: Notify,
@@ -80,7 +80,7 @@ impl ProcessPool {
 
 #[async_trait]
 impl UdfPool for ProcessPool {
-    async fn call(&self, block: RecordBatch) -> Result<BlockStream, UdfError> {
+    async fn call(&self, block: RecordBatch) -> Result<AnswerStream, UdfError> {
         if block.num_rows() == 0 {
             return Ok(self.shared.answer_to_nothing());
         }
@@ -128,18 +128,18 @@ impl Shared {
         self.order.function().to_owned()
     }
 
-    fn is_actor(&self) -> bool {
+    pub(crate) fn is_actor(&self) -> bool {
         self.order.call.spec.object == ObjectKind::Class
     }
 
     /// A scalar function of no rows has no values, a table function no rows.
-    fn answer_to_nothing(&self) -> BlockStream {
+    fn answer_to_nothing(&self) -> AnswerStream {
         let output = &self.order.call.output;
         match self.order.call.spec.is_table() {
             true => stream::empty().boxed(),
             false => {
                 let empty = RecordBatch::new_empty(Arc::clone(output));
-                stream::once(async { Ok(empty) }).boxed()
+                stream::once(async { Ok(Answer::Rows(empty)) }).boxed()
             }
         }
     }
@@ -153,7 +153,7 @@ impl Shared {
     }
 
     /// A worker with the call loaded.
-    async fn lease(shared: &Arc<Self>) -> Result<Lease, UdfError> {
+    pub(crate) async fn lease(shared: &Arc<Self>) -> Result<Lease, UdfError> {
         let (turn, offer) = Self::take_turn(shared).await?;
         let manager = &shared.manager;
         let mut worker = match offer {
@@ -267,48 +267,19 @@ impl Drop for Turn {
 }
 
 /// A worker at work for this pool. Dropped while it still has it, it ends it.
-struct Lease {
-    worker: Worker,
+pub(crate) struct Lease {
+    pub(crate) worker: Worker,
     turn: Turn,
 }
 
-/// One call, from the block to the last output.
-async fn run(lease: Lease, permit: OwnedSemaphorePermit, block: RecordBatch, parts: Parts) {
-    let Lease { mut worker, turn } = lease;
-    let shared = Arc::clone(&turn.shared);
-    let mut exchange = Exchange {
-        worker: &mut worker,
-        order: &shared.order,
-        parts: &parts,
-        counters: &shared.counters,
-        deadline: shared.manager.call_deadline(shared.order.call.timeout),
-    };
-    let outcome = exchange.run(block).await;
-    shared.counters.calls.fetch_add(1, Ordering::Relaxed);
-    let reusable = match &outcome {
-        Ok(_) => true,
-        Err(Interruption::Failed(error)) => leaves_worker_usable(error),
-        Err(Interruption::Abandoned) => false,
-    };
-    // The worker is free before the reader sees the end, so that a reader's next
-    // call finds it.
-    match reusable {
-        true => shared.give_back(worker),
-        false => drop(worker),
+impl Lease {
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.turn.shared)
     }
-    drop((turn, permit));
-    match outcome {
-        Ok(held) => {
-            for block in held {
-                // Nobody reads any more: nothing is lost.
-                let _ = parts.send(Ok(Part::Block(block))).await;
-            }
-            let _ = parts.send(Ok(Part::End)).await;
-        }
-        Err(Interruption::Failed(error)) => {
-            let _ = parts.send(Err(error)).await;
-        }
-        Err(Interruption::Abandoned) => {}
+
+    /// Gives the worker back.
+    pub(crate) fn end(self) {
+        self.turn.shared.give_back(self.worker);
     }
 }
 
@@ -317,12 +288,12 @@ fn stream_of(
     reader: mpsc::Receiver<Result<Part, UdfError>>,
     task: OwnedTask,
     function: String,
-) -> BlockStream {
+) -> AnswerStream {
     let state = Some((reader, task, function));
     stream::unfold(state, |state| async {
         let (mut reader, task, function) = state?;
         match reader.recv().await {
-            Some(Ok(Part::Block(block))) => Some((Ok(block), Some((reader, task, function)))),
+            Some(Ok(Part::Answer(answer))) => Some((Ok(answer), Some((reader, task, function)))),
             Some(Ok(Part::End)) => None,
             Some(Err(error)) => Some((Err(error), None)),
             // Its Tokio runtime is going down, or it panicked.

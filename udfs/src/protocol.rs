@@ -16,7 +16,7 @@
 //! → INIT limits            ← HELLO versions
 //! → DESCRIBE source        ← READY object        | ERROR
 //! → LOAD call, schemas     ← READY               | ERROR
-//! → PROCESS block          ← OUTPUT* DONE        | OUTPUT* ERROR
+//! → PROCESS block          ← (FAILED | OUTPUT)* DONE, or ERROR at any place
 //! → SHUTDOWN               (the process ends)
 //! ```
 //!
@@ -33,6 +33,7 @@
 use arrow::buffer::{Buffer, MutableBuffer};
 use serde::{Deserialize, Serialize};
 
+use crate::failed_rows::{FailedRow, RowFailure};
 use crate::spec::ObjectKind;
 
 /// Bumped when either side could misread the other.
@@ -59,6 +60,7 @@ pub(crate) enum Kind {
     Error = 21,
     Forked = 22,
     Exited = 23,
+    Failed = 24,
 }
 
 impl Kind {
@@ -72,6 +74,7 @@ impl Kind {
             Self::Error,
             Self::Forked,
             Self::Exited,
+            Self::Failed,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == byte)
@@ -237,6 +240,9 @@ pub(crate) struct Load<'a> {
     pub(crate) batch_size: Option<usize>,
     pub(crate) batch_format: crate::spec::BatchFormat,
     pub(crate) strict: bool,
+    pub(crate) on_error: crate::failed_rows::OnError,
+    /// Whether a batch that fails may be tried again in halves.
+    pub(crate) bisect: bool,
     pub(crate) input_schema_bytes: usize,
 }
 
@@ -288,6 +294,8 @@ pub(crate) struct Exited {
 #[derive(Debug, Serialize)]
 pub(crate) struct Process {
     pub(crate) call: u64,
+    /// Rows that may fail before the call does.
+    pub(crate) max_errors: Option<u64>,
 }
 
 /// DONE.
@@ -295,6 +303,37 @@ pub(crate) struct Process {
 pub(crate) struct Done {
     /// Time in user code and in converting batches for it.
     pub(crate) user_us: u64,
+}
+
+/// FAILED: rows of the block that failed, told before the rows that come instead.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Failed {
+    pub(crate) rows: Vec<usize>,
+    /// For each of the first rows, which of `reports`; all, or the first of a block.
+    pub(crate) which: Vec<usize>,
+    pub(crate) reports: Vec<RowFailure>,
+}
+
+impl Failed {
+    /// The rows of a block of `rows` that `offset` rows went before; the error
+    /// says what is wrong.
+    pub(crate) fn rows(self, rows: usize, offset: usize) -> Result<Vec<FailedRow>, String> {
+        let reason = |at: usize| match self.which.get(at) {
+            None => Ok(None),
+            Some(which) => match self.reports.get(*which) {
+                Some(report) => Ok(Some(report.clone())),
+                None => Err(format!("it tells of a failed row by report {which}")),
+            },
+        };
+        let failed = self.rows.iter().enumerate().map(|(at, row)| {
+            if *row >= rows {
+                return Err(format!("it tells of row {row} of {rows}"));
+            }
+            let (row, reason) = (row + offset, reason(at)?);
+            Ok(FailedRow { row, reason })
+        });
+        failed.collect()
+    }
 }
 
 /// ERROR.
@@ -316,6 +355,8 @@ pub(crate) enum FailureReason {
     Raised,
     /// What user code is or returned does not fit its declaration.
     Refused,
+    /// More rows failed than may; the message is the last one's.
+    TooMany,
     /// One row of the result does not fit a frame.
     RowTooLarge,
     /// The worker itself failed.

@@ -165,7 +165,10 @@ impl Roster {
             }
             state.take_back(worker.slot());
             let Some(Waiter { want, grant }) = state.next_waiter(self.max_workers) else {
-                match state.used > self.max_workers {
+                // One stays beyond the bound as long as nobody needs its place: the
+                // next block of a scalar call would start another.
+                let is_surplus = state.lent > 0 || !state.idle.is_empty();
+                match state.used > self.max_workers && is_surplus {
                     true => drop(state),
                     false => self.keep_idle(&mut state, worker),
                 }
@@ -213,9 +216,10 @@ impl Roster {
         self.max_workers
     }
 
-    /// Whether there are more processes than anyone may add to.
+    /// Whether more processes are in use than anyone may add to.
     pub(crate) fn is_overfull(&self) -> bool {
-        self.state.lock().used > self.max_workers
+        let state = self.state.lock();
+        state.used - state.idle.len() > self.max_workers
     }
 
     /// What can be had without waiting.
@@ -318,9 +322,15 @@ impl Drop for Slot {
             is_lent: self.is_lent,
         };
         loop {
+            // Dropped without the lock: an idle worker beyond the bound, whose
+            // place is the next one in line's.
+            let mut _surplus = None;
             let waiter = {
                 let mut state = roster.state.lock();
                 state.take_back(Some(&mut place));
+                if state.used > roster.max_workers && !state.waiting_more.is_empty() {
+                    _surplus = state.idle.pop_front();
+                }
                 let waiter = state.next_waiter(roster.max_workers);
                 match &waiter {
                     Some(waiter) => state.lend(Some(&mut place), waiter.want),

@@ -11,6 +11,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use serde::{Deserialize, Serialize};
 
 use crate::error::UdfError;
+use crate::failed_rows::OnError;
 use crate::schema_bytes;
 
 /// A declared function.
@@ -81,13 +82,19 @@ pub enum Volatility {
 }
 
 /// What holds unless a call says otherwise; `None`: the engine decides.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CallDefaults {
     /// Rows of a batch; `None`: a block as it comes.
     pub batch_size: Option<usize>,
     /// Workers over the whole cluster.
     pub concurrency: Option<usize>,
     pub batch_format: Option<BatchFormat>,
+    #[serde(default)]
+    pub on_error: Option<OnError>,
+    #[serde(default)]
+    pub max_errors: Option<u64>,
+    #[serde(default)]
+    pub max_error_ratio: Option<f64>,
 }
 
 /// What a batch is in the user's code.

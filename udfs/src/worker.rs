@@ -308,6 +308,11 @@ impl Worker {
                 message,
                 traceback,
             })),
+            FailureReason::TooMany => UdfError::TooManyErrors(Box::new(UserFailure {
+                function,
+                message,
+                traceback,
+            })),
             FailureReason::RowTooLarge => UdfError::RowTooLarge {
                 function,
                 bytes,

@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 use datafusion::catalog::{CatalogProviderList, SchemaProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result};
-use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionConfig;
 use mobula_plan::{
-    FunctionCatalog, MobulaOptions, MobulaPlanning, SessionStateBuilderExt, TaskHostHandle,
+    FunctionCatalog, MobulaOptions, MobulaPlanning, QueryId, SessionStateBuilderExt, TaskHostHandle,
 };
 use mobula_udfs::{FunctionSpec, ObjectKind, UdfError};
 use url::Url;
@@ -328,7 +328,7 @@ impl Engine {
         if self.admission.admit(&plan, places).await? {
             return Ok(None);
         }
-        let stream = execute_stream(Arc::clone(&plan), state.task_ctx())?;
+        let stream = execute_stream(Arc::clone(&plan), task_context(state, &query_id))?;
         Ok(Some(QueryRun {
             query_id,
             stream: Admitted::wrap(stream, std::mem::take(places)),
@@ -404,6 +404,7 @@ impl Cluster {
             membership,
             options.heartbeat_interval(),
             process.channels().clone(),
+            Arc::clone(process.row_errors()),
         ));
         let tasks = process.task_source();
         let listener = Listener::serve(
@@ -423,6 +424,14 @@ impl Cluster {
             _listener: listener,
         })
     }
+}
+
+/// The context of tasks of query `query_id` in this process.
+fn task_context(state: &SessionState, query_id: &str) -> Arc<TaskContext> {
+    let context = TaskContext::from(state);
+    let config = context.session_config().clone();
+    let config = config.with_extension(Arc::new(QueryId(query_id.to_owned())));
+    Arc::new(context.with_session_config(config))
 }
 
 /// True when `plan` reads a table or calls user code: constants, DDL and the

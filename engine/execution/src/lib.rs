@@ -18,6 +18,7 @@ mod explain;
 mod local_executors;
 mod process;
 mod query_header;
+mod row_errors;
 mod spawn;
 mod stores;
 mod system_tables;

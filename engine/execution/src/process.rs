@@ -17,7 +17,9 @@ use crate::base::worker::{TaskSessions, TaskSource};
 use crate::error::ExecutionError;
 use crate::exchange::channels::{ChannelPool, TransportLimits};
 use crate::exchange::traffic::Traffic;
+use crate::executor::failed_rows::FailedRowsLine;
 use crate::executor::task_host::ProcessTaskHost;
+use crate::row_errors::RowErrors;
 use crate::stores::ObjectStores;
 use crate::token::ClusterToken;
 
@@ -27,6 +29,8 @@ pub struct Process {
     runtime: Arc<RuntimeEnv>,
     workers: Arc<WorkerManager>,
     host: Arc<dyn TaskHost>,
+    row_errors: Arc<RowErrors>,
+    failed_rows: Arc<FailedRowsLine>,
     stores: Arc<ObjectStores>,
     channels: ChannelPool,
     traffic: Arc<Traffic>,
@@ -50,10 +54,20 @@ impl Process {
         };
         let runtime = runtime(&options)?;
         let workers = WorkerManager::new(worker_settings(&options, python, executor_id));
+        let channels = ChannelPool::try_new(token, limits)?;
+        let row_errors = Arc::new(RowErrors::new(options.udf_errors_max_bytes()));
+        let failed_rows = Arc::new(FailedRowsLine::new(
+            executor_id,
+            Arc::clone(&row_errors),
+            channels.clone(),
+        ));
+        let host = ProcessTaskHost::new(Arc::clone(&workers), Arc::clone(&failed_rows));
         Ok(Arc::new(Self {
-            host: Arc::new(ProcessTaskHost::new(Arc::clone(&workers))),
+            host: Arc::new(host),
+            row_errors,
+            failed_rows,
             stores: Arc::new(ObjectStores::new(Arc::clone(&runtime))),
-            channels: ChannelPool::try_new(token, limits)?,
+            channels,
             traffic: Arc::new(Traffic::default()),
             options,
             runtime,
@@ -83,6 +97,16 @@ impl Process {
 
     pub fn host(&self) -> &Arc<dyn TaskHost> {
         &self.host
+    }
+
+    /// The failed rows of the queries that this process runs.
+    pub fn row_errors(&self) -> &Arc<RowErrors> {
+        &self.row_errors
+    }
+
+    /// Where its tasks tell of failed rows.
+    pub fn failed_rows(&self) -> &FailedRowsLine {
+        &self.failed_rows
     }
 
     pub fn stores(&self) -> &Arc<ObjectStores> {

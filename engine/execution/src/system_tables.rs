@@ -4,10 +4,13 @@
 //! kept. The tables live on the coordinator: reading them needs no executor.
 
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{
+    ArrayRef, BooleanArray, RecordBatch, StringArray, TimestampMillisecondArray, UInt32Array,
+    UInt64Array,
+};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 use datafusion::catalog::memory::MemorySourceConfig;
 use datafusion::catalog::{SchemaProvider, Session, TableProvider};
@@ -18,6 +21,7 @@ use mobula_plan::config::{SETTINGS, Scope};
 use mobula_proto::cluster::ExecutorLoad;
 
 use crate::engine::{COORDINATOR_ID, EMBEDDED_ID, Engine};
+use crate::row_errors::RowError;
 
 /// Name of the schema.
 pub const SYSTEM_SCHEMA: &str = "system";
@@ -26,7 +30,22 @@ type Rows = fn(&Arc<Engine>) -> Vec<ArrayRef>;
 type Columns = &'static [(&'static str, DataType)];
 
 /// The tables, in the order SHOW TABLES gives.
-const TABLES: [(&str, Columns, Rows); 4] = [
+const TABLES: [(&str, Columns, Rows); 5] = [
+    (
+        "errors",
+        &[
+            ("query_id", DataType::Utf8),
+            ("at", DataType::Timestamp(TimeUnit::Millisecond, None)),
+            ("executor_id", DataType::Utf8),
+            ("function", DataType::Utf8),
+            ("operator", DataType::Utf8),
+            ("error_type", DataType::Utf8),
+            ("message", DataType::Utf8),
+            ("traceback", DataType::Utf8),
+            ("row", DataType::Utf8),
+        ],
+        errors,
+    ),
     (
         "executors",
         &[
@@ -248,6 +267,28 @@ fn executors(engine: &Arc<Engine>) -> Vec<ArrayRef> {
         count(|r| r.load.workers),
         count(|r| r.load.bytes_sent),
         count(|r| r.load.bytes_received),
+    ]
+}
+
+fn errors(engine: &Arc<Engine>) -> Vec<ArrayRef> {
+    let rows = engine.process().row_errors().list();
+    let text = |f: fn(&RowError) -> &str| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(rows.iter().map(f)))
+    };
+    let at = rows.iter().map(|row| {
+        let since = row.at.duration_since(SystemTime::UNIX_EPOCH);
+        since.map_or(0, |since| since.as_millis() as i64)
+    });
+    vec![
+        text(|r| &r.query_id),
+        Arc::new(TimestampMillisecondArray::from_iter_values(at)),
+        text(|r| &r.executor),
+        text(|r| &r.function),
+        text(|r| &r.operator),
+        text(|r| &r.error_type),
+        text(|r| &r.message),
+        text(|r| &r.traceback),
+        text(|r| &r.row),
     ]
 }
 

@@ -6,6 +6,8 @@
 
 use datafusion::common::DataFusionError;
 
+use crate::sql::call_options;
+
 /// A statement, setting or plan that cannot be planned.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
@@ -48,7 +50,8 @@ pub enum PlanError {
     )]
     UnknownFunction { function: String, hint: String },
     #[error(
-        "unknown option \"{option}\" of {owner}. Options are batch_size, concurrency and batch_format{hint}"
+        "unknown option \"{option}\" of {owner}. Options are {}{hint}",
+        call_options::listed()
     )]
     UnknownOption {
         owner: String,
@@ -56,7 +59,8 @@ pub enum PlanError {
         hint: String,
     },
     #[error(
-        "option \"{option}\" of {owner} is not available yet. Options are batch_size, concurrency and batch_format"
+        "option \"{option}\" of {owner} is not available yet. Options are {}",
+        call_options::listed()
     )]
     LaterOption { owner: String, option: String },
     #[error("option \"{option}\" of {owner} is given twice")]
@@ -114,6 +118,10 @@ pub enum PlanError {
         "the input of function \"{function}\" has an ORDER BY over a column that it does not select. Select that column as well"
     )]
     OrderNotSelected { function: String },
+    #[error(
+        "function \"{function}\" leaves out rows that fail (on_error => '{on_error}'), which an expression cannot. Call it as FROM map(TABLE(query), {function}), or declare it WITH (on_error = 'null')"
+    )]
+    DropsRows { function: String, on_error: String },
     #[error(
         "function \"{function}\" gets whole rows. Call it as FROM filter(TABLE(query), {function})"
     )]

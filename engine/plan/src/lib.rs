@@ -2,7 +2,7 @@
 //!
 //! Opens no socket, starts no process, reads no clock while planning: the same
 //! SQL, settings and statistics give the same plan. Execs see their process only
-//! through [`TaskHost`].
+//! through [`FailedRows, ListedRow, QueryId, TaskHost`].
 //!
 //! A query goes `sql::statement` → DataFusion's planner, which calls
 //! `sql::relation` → node (`operator`) → `rule` → `physical_planner` → exec, and
@@ -32,5 +32,5 @@ pub use operator::map_batches::{MapBatchesExec, map_batches_exec};
 pub use session::{MobulaPlanning, SessionStateBuilderExt};
 pub use sql::create_function::CreateFunction;
 pub use sql::statement::{MobulaStatement, parse_statements};
-pub use task_host::{TaskHost, TaskHostHandle};
+pub use task_host::{FailedRows, ListedRow, QueryId, TaskHost, TaskHostHandle};
 pub use udf::scalar_udf;

@@ -7,11 +7,47 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use datafusion::common::{Result, internal_datafusion_err};
 use datafusion::execution::TaskContext;
 use mobula_udfs::{UdfCall, UdfError, UdfPool};
 
+/// Rows of one block that user code failed on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FailedRows {
+    pub function: String,
+    /// The operator that called it, as in SQL.
+    pub operator: &'static str,
+    pub count: u64,
+    /// Each of them, if they are to be listed; else empty.
+    pub rows: Vec<ListedRow>,
+}
+
+/// A failed row as `system.errors` shows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListedRow {
+    /// A JSON object of all columns that the query read.
+    pub row: String,
+    pub error_type: String,
+    pub message: String,
+    pub traceback: String,
+}
+
+/// The id of the query that a task belongs to, as an extension of DataFusion's
+/// session configuration.
+#[derive(Debug, Clone)]
+pub struct QueryId(pub String);
+
+impl QueryId {
+    /// The query of `context`; empty where nobody has named it.
+    pub fn of(context: &TaskContext) -> String {
+        let id = context.session_config().get_extension::<Self>();
+        id.map(|id| id.0.clone()).unwrap_or_default()
+    }
+}
+
 /// The process around a task.
+#[async_trait]
 pub trait TaskHost: Send + Sync + Debug {
     /// Opens the workers of one call in this task, at most `concurrency`.
     /// Starts none yet.
@@ -27,6 +63,27 @@ pub trait TaskHost: Send + Sync + Debug {
     /// How many of `total` workers, wanted over the whole cluster, this task
     /// gets; at least 1. In one process: all of them.
     fn task_share(&self, context: &TaskContext, total: usize) -> usize;
+
+    /// Takes note of failed rows, for good: once it returns they are listed. How
+    /// many rows this function has failed on in the query of `context` so far,
+    /// over all its tasks; 0 where each task counts for itself.
+    ///
+    /// # Errors
+    /// When there is no room for them, or who keeps them cannot be reached. A host
+    /// without a list refuses what is to be listed.
+    async fn report_failed_rows(
+        &self,
+        _context: &TaskContext,
+        failed: FailedRows,
+    ) -> Result<u64, UdfError> {
+        match failed.rows.is_empty() {
+            true => Ok(0),
+            false => Err(UdfError::DeadLetter {
+                function: failed.function,
+                problem: "this program keeps no list. Use on_error => 'drop'".into(),
+            }),
+        }
+    }
 }
 
 /// A [`TaskHost`] as an extension of DataFusion's session configuration.

@@ -14,7 +14,7 @@ use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionConfig;
 use futures::{StreamExt, stream};
-use mobula_udfs::{BlockStream, ObjectKind, PoolStats, UdfCall, UdfError, UdfPool};
+use mobula_udfs::{Answer, AnswerStream, ObjectKind, PoolStats, UdfCall, UdfError, UdfPool};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -103,7 +103,7 @@ impl Drop for FakePool {
 #[async_trait]
 impl UdfPool for FakePool {
     /// A worker is busy until its answers are read, as real ones are.
-    async fn call(&self, block: RecordBatch) -> Result<BlockStream, UdfError> {
+    async fn call(&self, block: RecordBatch) -> Result<AnswerStream, UdfError> {
         let worker = Arc::clone(&self.workers).acquire_owned().await.unwrap();
         self.calls.fetch_add(1, Ordering::SeqCst);
         // Give other tasks a turn, so that calls finish out of order.
@@ -111,10 +111,12 @@ impl UdfPool for FakePool {
             tokio::task::yield_now().await;
         }
         let answers = (self.work)(block)?;
-        let answers = stream::iter(answers.into_iter().map(Ok)).map(move |answer| {
-            let _busy = &worker;
-            answer
-        });
+        let answers = stream::iter(answers.into_iter().map(|rows| Ok(Answer::Rows(rows)))).map(
+            move |answer| {
+                let _busy = &worker;
+                answer
+            },
+        );
         Ok(answers.boxed())
     }
 

@@ -1,6 +1,6 @@
 //! What coordinator and executors say to each other.
 //!
-//! `Register`, `Heartbeat` and `Leave` are bodies of Flight `DoAction` calls on
+//! `Register`, `Heartbeat`, `Leave` and `FailedRowsReport` are bodies of Flight `DoAction` calls on
 //! the coordinator's cluster listener; `TaskTicket` is the ticket of a `DoGet`;
 //! `QueryHeader` travels base64-encoded in a header beside a plan; `WireError`
 //! lies in the details of every gRPC status between executors.
@@ -11,6 +11,8 @@ pub const ACTION_REGISTER: &str = "mobula.register";
 pub const ACTION_HEARTBEAT: &str = "mobula.heartbeat";
 /// Action name of [`Leave`].
 pub const ACTION_LEAVE: &str = "mobula.leave";
+/// Action name of [`FailedRowsReport`].
+pub const ACTION_FAILED_ROWS: &str = "mobula.failed_rows";
 /// Header that carries a base64 [`QueryHeader`] with every plan.
 pub const HEADER_QUERY: &str = "x-mobula-query";
 
@@ -87,6 +89,47 @@ pub struct Leave {
     pub executor_id: String,
     #[prost(uint64, tag = "2")]
     pub epoch: u64,
+}
+
+/// An executor tells of rows that user code failed on.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FailedRowsReport {
+    #[prost(string, tag = "1")]
+    pub query_id: String,
+    #[prost(string, tag = "2")]
+    pub executor: String,
+    #[prost(string, tag = "3")]
+    pub function: String,
+    /// As in SQL.
+    #[prost(string, tag = "4")]
+    pub operator: String,
+    /// Rows that failed; each has its place in `rows`, or none has.
+    #[prost(uint64, tag = "5")]
+    pub count: u64,
+    #[prost(message, repeated, tag = "6")]
+    pub rows: Vec<ListedRow>,
+}
+
+/// A failed row.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ListedRow {
+    /// A JSON object.
+    #[prost(string, tag = "1")]
+    pub row: String,
+    #[prost(string, tag = "2")]
+    pub error_type: String,
+    #[prost(string, tag = "3")]
+    pub message: String,
+    #[prost(string, tag = "4")]
+    pub traceback: String,
+}
+
+/// Answer to [`FailedRowsReport`].
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FailedRowsReply {
+    /// Rows that the function has failed on in the query so far.
+    #[prost(uint64, tag = "1")]
+    pub total: u64,
 }
 
 /// Names one partition of one task's output.

@@ -10,13 +10,14 @@ use serde_json::json;
 pub(crate) const BOOTSTRAP: &str = include_str!("worker/bootstrap.py");
 
 /// The modules in the order they are loaded; each may import those before it.
-const MODULES: [(&str, &str); 8] = [
+const MODULES: [(&str, &str); 9] = [
     ("protocol", include_str!("worker/protocol.py")),
     ("failure", include_str!("worker/failure.py")),
     ("source", include_str!("worker/source.py")),
     ("arguments", include_str!("worker/arguments.py")),
     ("results", include_str!("worker/results.py")),
     ("rows", include_str!("worker/rows.py")),
+    ("isolation", include_str!("worker/isolation.py")),
     ("serve", include_str!("worker/serve.py")),
     ("zygote", include_str!("worker/zygote.py")),
 ];

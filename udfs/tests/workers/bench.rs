@@ -9,8 +9,9 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use futures::{StreamExt, TryStreamExt};
 use mobula_udfs::{
-    BatchFormat, CallDefaults, CallMode, FunctionSpec, Language, Literal, ObjectKind, Param,
-    ParamKind, Returns, UdfCall, UdfError, UdfPool, Volatility, WorkerManager, WorkerSettings,
+    Answer, AnswerStream, BatchFormat, CallDefaults, CallMode, ErrorPolicy, FailedRow,
+    FunctionSpec, Language, Literal, ObjectKind, OnError, Param, ParamKind, Returns, UdfCall,
+    UdfError, UdfPool, Volatility, WorkerManager, WorkerSettings,
 };
 
 /// No answer takes longer, unless something hangs.
@@ -42,6 +43,8 @@ pub struct Case {
     pub batch_size: Option<usize>,
     pub batch_format: BatchFormat,
     pub mode: CallMode,
+    pub errors: ErrorPolicy,
+    pub max_errors: Option<u64>,
     pub input: SchemaRef,
 }
 
@@ -59,6 +62,8 @@ impl Case {
             batch_size: None,
             batch_format: BatchFormat::Numpy,
             mode: CallMode::Batches,
+            errors: ErrorPolicy::default(),
+            max_errors: None,
             input: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
         }
     }
@@ -110,6 +115,17 @@ impl Case {
         self
     }
 
+    /// Rows that fail are let through.
+    pub fn on_error(mut self, on_error: OnError) -> Self {
+        self.errors.on_error = on_error;
+        self
+    }
+
+    pub fn immutable(mut self) -> Self {
+        self.spec.volatility = Volatility::Immutable;
+        self
+    }
+
     pub fn pyarrow(self) -> Self {
         self.in_format(BatchFormat::Pyarrow)
     }
@@ -133,6 +149,8 @@ impl Case {
             input: Arc::clone(&self.input),
             output,
             timeout: None,
+            errors: self.errors,
+            max_errors: self.max_errors,
         })
     }
 
@@ -170,22 +188,43 @@ fn spec(name: &str, params: Vec<Param>, returns: Returns, body: &str) -> Functio
 
 /// All outputs of one call, as one block.
 pub async fn run(pool: &Arc<dyn UdfPool>, block: RecordBatch) -> Result<RecordBatch, UdfError> {
+    let (rows, failed) = run_whole(pool, block).await?;
+    assert_eq!(failed, []);
+    Ok(rows)
+}
+
+/// All outputs of one call, as one block, and the rows that failed, sorted.
+pub async fn run_whole(
+    pool: &Arc<dyn UdfPool>,
+    block: RecordBatch,
+) -> Result<(RecordBatch, Vec<FailedRow>), UdfError> {
     let work = async {
-        let parts: Vec<RecordBatch> = pool.call(block).await?.try_collect().await?;
+        let answers: Vec<Answer> = pool.call(block).await?.try_collect().await?;
+        let (mut parts, mut failed) = (vec![], vec![]);
+        for answer in answers {
+            match answer {
+                Answer::Rows(rows) => parts.push(rows),
+                Answer::Failed(rows) => failed.extend(rows),
+            }
+        }
+        failed.sort_by_key(|failed| failed.row);
         let schema = parts
             .first()
             .map_or_else(|| Arc::new(Schema::empty()), |p| p.schema());
-        Ok(concat_batches(&schema, &parts).unwrap())
+        Ok((concat_batches(&schema, &parts).unwrap(), failed))
     };
     let done = tokio::time::timeout(PATIENCE, work).await;
     done.unwrap_or_else(|_| panic!("no answer within {PATIENCE:?}"))
 }
 
 /// The next output of a call.
-pub async fn next(stream: &mut mobula_udfs::BlockStream) -> Option<Result<RecordBatch, UdfError>> {
-    tokio::time::timeout(PATIENCE, stream.next())
-        .await
-        .expect("no output in time")
+pub async fn next(stream: &mut AnswerStream) -> Option<Result<RecordBatch, UdfError>> {
+    let next = tokio::time::timeout(PATIENCE, stream.next()).await;
+    let answer = next.expect("no output in time")?;
+    Some(answer.map(|answer| match answer {
+        Answer::Rows(rows) => rows,
+        Answer::Failed(failed) => panic!("{failed:?}"),
+    }))
 }
 
 /// `0..n` as the column `x`.

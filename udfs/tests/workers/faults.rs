@@ -23,17 +23,22 @@ async fn lost(body: &str) -> (String, UdfError) {
 }
 
 #[tokio::test]
-async fn a_killed_worker_is_named() {
+async fn a_worker_killed_twice_is_named() {
     let manager = manager();
     let body = "\nimport time\ndef f(x):\n    print('last words')\n    time.sleep(600)";
     let pool = Case::ints("f", body).pool(&manager, 1);
     let call = run(&pool, counting(3));
+    // The block is sent to a second worker, not to a third.
     let kill = async {
-        let pid = worker_in(&manager, "busy").await;
-        let status = std::process::Command::new("kill")
-            .args(["-9", &pid.to_string()])
-            .status();
-        assert!(status.unwrap().success());
+        let mut pid = 0;
+        for _ in 0..2 {
+            pid = worker_in(&manager, "busy").await;
+            let status = std::process::Command::new("kill")
+                .args(["-9", &pid.to_string()])
+                .status();
+            assert!(status.unwrap().success());
+            gone(pid).await;
+        }
         pid
     };
     let since = Instant::now();

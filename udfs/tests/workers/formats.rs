@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
-use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Float64Type};
-use futures::TryStreamExt;
 use mobula_udfs::{BatchFormat, UdfErrorClass};
 
 use crate::bench::*;
@@ -179,9 +177,7 @@ def f(t):
     yield {'i': [1], 'f': [None], 's': ['x']}";
     let manager = manager();
     let pool = table(body).pyarrow().pool(&manager, 1);
-    let stream = pool.call(mixed().slice(2, 1)).await.unwrap();
-    let parts: Vec<RecordBatch> = stream.try_collect().await.unwrap();
-    let out = concat_batches(&parts[0].schema(), &parts).unwrap();
+    let out = run(&pool, mixed().slice(2, 1)).await.unwrap();
     assert_eq!(values(&out), [Some(3), Some(3), Some(3), Some(1)]);
     manager.shutdown().await;
 }

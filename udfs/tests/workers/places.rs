@@ -157,3 +157,26 @@ async fn an_actor_takes_the_place_of_an_idle_worker() {
     gone(idle).await;
     manager.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_scalar_call_keeps_its_worker_beyond_the_bound() {
+    let manager = manager_of(1);
+    let actors = Case::ints("k", ACTOR).class().pool(&manager, 2);
+    all_of(&actors, 1).await;
+    let scalar = def().pool(&manager, 1);
+    for _ in 0..5 {
+        run(&scalar, counting(3)).await.unwrap();
+    }
+    assert_eq!(scalar.stats().workers_started, 1);
+    assert_eq!(manager.workers().len(), 2);
+    // It goes as soon as somebody else needs its place.
+    drop(actors);
+    let others = Case::ints("k", ACTOR).class().pool(&manager, 1);
+    all_of(&others, 2).await;
+    let since = Instant::now();
+    while manager.workers().len() > 1 {
+        assert!(since.elapsed() < PATIENCE, "{:?}", manager.workers());
+        tokio::task::yield_now().await;
+    }
+    manager.shutdown().await;
+}

@@ -18,7 +18,7 @@ use datafusion_distributed::{
     DistributedExt, DistributedTaskContext, ExecuteTaskRequest, MaybeEncoded, ProducerHead,
     TaskKey, Worker, WorkerQueryContext, WorkerSessionBuilder,
 };
-use mobula_plan::{MobulaCodec, MobulaOptions, TaskHost, TaskHostHandle};
+use mobula_plan::{MobulaCodec, MobulaOptions, QueryId, TaskHost, TaskHostHandle};
 use mobula_proto::cluster::{HEADER_QUERY, QueryHeader, TaskHead, TaskTicket};
 use prost::Message;
 use uuid::Uuid;
@@ -51,6 +51,7 @@ impl WorkerSessionBuilder for TaskSessions {
         query_header::apply(&mut options, &header)?;
         *config.options_mut() = options;
         config.set_extension(Arc::new(TaskHostHandle(Arc::clone(&self.host))));
+        config.set_extension(Arc::new(QueryId(header.query_id.clone())));
         config.set_distributed_user_codec(MobulaCodec);
         config.set_distributed_channel_resolver(PeerChannels::of_executor(
             self.channels.clone(),

@@ -1,4 +1,4 @@
-//! The coordinator's side of register, heartbeat and leave.
+//! The coordinator's side of register, heartbeat and leave, and of failed rows.
 //!
 //! [`Control`] owns the [`Membership`], a sweep that notices silent executors,
 //! and a watch that running queries listen to. It answers Flight `DoAction`
@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mobula_proto::cluster::{
-    ACTION_HEARTBEAT, ACTION_LEAVE, ACTION_REGISTER, Heartbeat, HeartbeatReply, Leave, Register,
-    RegisterReply,
+    ACTION_FAILED_ROWS, ACTION_HEARTBEAT, ACTION_LEAVE, ACTION_REGISTER, FailedRowsReply,
+    FailedRowsReport, Heartbeat, HeartbeatReply, Leave, Register, RegisterReply,
 };
 use parking_lot::Mutex;
 use prost::Message;
@@ -20,6 +20,7 @@ use url::Url;
 
 use super::membership::{Member, Membership};
 use crate::exchange::channels::ChannelPool;
+use crate::row_errors::RowErrors;
 use crate::spawn::{OwnedTask, spawn_named};
 
 /// How often silence is looked for.
@@ -33,6 +34,7 @@ pub struct Control {
     alive: watch::Sender<BTreeSet<Url>>,
     heartbeat_interval: Duration,
     channels: ChannelPool,
+    row_errors: Arc<RowErrors>,
 }
 
 impl Control {
@@ -40,12 +42,14 @@ impl Control {
         membership: Membership,
         heartbeat_interval: Duration,
         channels: ChannelPool,
+        row_errors: Arc<RowErrors>,
     ) -> Self {
         Self {
             membership: Mutex::new(membership),
             alive: watch::Sender::new(BTreeSet::new()),
             heartbeat_interval,
             channels,
+            row_errors,
         }
     }
 
@@ -112,6 +116,12 @@ impl Control {
                 self.membership.lock().leave(&leave);
                 self.publish();
                 Ok(Vec::new())
+            }
+            ACTION_FAILED_ROWS => {
+                let report: FailedRowsReport = decode(body)?;
+                let total = self.row_errors.add(report);
+                let total = total.map_err(|full| Status::resource_exhausted(full.to_string()))?;
+                Ok(FailedRowsReply { total }.encode_to_vec())
             }
             other => Err(Status::unimplemented(format!("unknown action \"{other}\""))),
         }

@@ -116,6 +116,7 @@ mod tests {
     use crate::coordinator::membership::Membership;
     use crate::error::ErrorClass;
     use crate::exchange::channels::{ChannelPool, TransportLimits};
+    use crate::row_errors::RowErrors;
     use crate::token::ClusterToken;
     use arrow::datatypes::Schema;
     use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -127,7 +128,13 @@ mod tests {
         };
         let channels = ChannelPool::try_new(&ClusterToken::generate(), limits).unwrap();
         let membership = Membership::new(Duration::from_secs(3), "1");
-        Arc::new(Control::new(membership, Duration::from_secs(1), channels))
+        let row_errors = Arc::new(RowErrors::new(1 << 20));
+        Arc::new(Control::new(
+            membership,
+            Duration::from_secs(1),
+            channels,
+            row_errors,
+        ))
     }
 
     #[tokio::test]

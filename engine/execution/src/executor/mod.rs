@@ -5,6 +5,7 @@
 //! base's service, blocks leave by Flight `DoGet`. They hold no state that a
 //! query could not rebuild: one that dies is replaced by starting another.
 
+pub mod failed_rows;
 pub mod listener;
 pub mod registration;
 pub mod task_host;
@@ -68,6 +69,7 @@ impl Executor {
                 source,
             })?;
         let url = advertised_url(address, settings.advertise.as_deref())?;
+        process.failed_rows().lead_to(coordinator.clone());
         let tasks = process.task_source();
         let listener = Listener::serve(bound, &process, tasks, None, &url, settings.token);
         let registration = Registration::start(&process, coordinator, id.clone(), url).await?;

@@ -2,24 +2,31 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use datafusion::execution::TaskContext;
-use mobula_plan::TaskHost;
+use mobula_plan::{FailedRows, QueryId, TaskHost};
 use mobula_udfs::{UdfCall, UdfError, UdfPool, WorkerManager};
 
 use crate::base::worker::task_share;
+use crate::executor::failed_rows::FailedRowsLine;
 
 /// Lends worker processes of one [`WorkerManager`] to tasks.
 #[derive(Debug)]
 pub struct ProcessTaskHost {
     workers: Arc<WorkerManager>,
+    failed_rows: Arc<FailedRowsLine>,
 }
 
 impl ProcessTaskHost {
-    pub fn new(workers: Arc<WorkerManager>) -> Self {
-        Self { workers }
+    pub fn new(workers: Arc<WorkerManager>, failed_rows: Arc<FailedRowsLine>) -> Self {
+        Self {
+            workers,
+            failed_rows,
+        }
     }
 }
 
+#[async_trait]
 impl TaskHost for ProcessTaskHost {
     fn open_pool(
         &self,
@@ -31,5 +38,13 @@ impl TaskHost for ProcessTaskHost {
 
     fn task_share(&self, context: &TaskContext, total: usize) -> usize {
         task_share(context, total)
+    }
+
+    async fn report_failed_rows(
+        &self,
+        context: &TaskContext,
+        failed: FailedRows,
+    ) -> Result<u64, UdfError> {
+        self.failed_rows.report(QueryId::of(context), failed).await
     }
 }

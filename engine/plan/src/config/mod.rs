@@ -193,7 +193,8 @@ macro_rules! getters {
 }
 
 getters! {
-    count -> usize: udf_batch_rows udf_batch_bytes udf_max_frame_bytes memory_limit
+    count -> usize: udf_batch_rows udf_batch_bytes udf_max_frame_bytes
+        udf_errors_max_bytes memory_limit
         scan_bytes_per_task max_tasks_per_stage exchange_stream_window exchange_message_bytes
         executors max_sessions prepared_max sql_max_bytes wire_batch_bytes;
     duration -> Duration: udf_init_timeout udf_kill_grace udf_idle_ttl heartbeat_interval
@@ -206,6 +207,11 @@ getters! {
 impl MobulaOptions {
     fn plain(&self, key: &str) -> &str {
         self.get(key).unwrap_or_default()
+    }
+
+    /// Value of `mobula.udf_errors_max_rows`.
+    pub fn udf_errors_max_rows(&self) -> u64 {
+        self.count("udf_errors_max_rows") as u64
     }
 
     /// Value of `mobula.udf_call_timeout`; `None`: no limit.
@@ -301,7 +307,7 @@ mod tests {
 
     #[test]
     fn every_setting_has_a_valid_default_and_a_getter() {
-        let special = ["udf_call_timeout", "udf_max_workers"];
+        let special = ["udf_call_timeout", "udf_errors_max_rows", "udf_max_workers"];
         for s in SETTINGS {
             if !s.default.is_empty() {
                 value::parse(s.kind, s.default).unwrap_or_else(|e| panic!("{}: {e}", s.key));

@@ -85,6 +85,18 @@ pub static SETTINGS: &[Setting] = &[
         "0",
         "Longest time one block may take in a worker; 0 means no limit",
     ),
+    session(
+        "udf_errors_max_rows",
+        count(0, 100_000_000),
+        "100000",
+        "Rows that one function may lose to system.errors in a query before the query fails",
+    ),
+    process(
+        "udf_errors_max_bytes",
+        bytes(64 * KIB, TIB),
+        "64MiB",
+        "Bytes of failed rows that system.errors keeps: those of older queries make room for later ones",
+    ),
     process(
         "udf_max_workers",
         count(0, 4096),

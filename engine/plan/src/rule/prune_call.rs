@@ -74,7 +74,9 @@ fn without_unread_calls(
     let NodeShape::Column { args, result } = node.shape() else {
         return Ok(None);
     };
-    if !read.contains(result) && !node.call().is_volatile() {
+    let errors = node.call().errors();
+    // Its rows that fail are missing above, or listed: that is read.
+    if !read.contains(result) && !node.call().is_volatile() && !errors.on_error.drops_rows() {
         let below = without_unread_calls(node.input(), read)?;
         return Ok(Some(below.unwrap_or_else(|| node.input().clone())));
     }

@@ -1,6 +1,7 @@
-//! Options of a call: `batch_size`, `concurrency`, `batch_format`.
+//! Options of a call: how blocks are cut and spread, and what becomes of rows that
+//! fail.
 //!
-//! The same three stand in `CREATE FUNCTION … WITH (…)`, where they are
+//! The same stand in `CREATE FUNCTION … WITH (…)`, where they are
 //! defaults, and in `map_batches(…, k => v)`, where they decide. Anything else
 //! is refused by name: no option is silently ignored.
 
@@ -8,7 +9,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use datafusion::sql::sqlparser::ast::{Expr, UnaryOperator, Value, ValueWithSpan};
-use mobula_udfs::{BatchFormat, CallDefaults, FunctionSpec, Literal};
+use mobula_udfs::{BatchFormat, CallDefaults, ErrorPolicy, FunctionSpec, Literal, OnError};
 
 use crate::error::PlanError;
 use crate::nearest;
@@ -18,7 +19,14 @@ pub const MAX_BATCH_SIZE: usize = 1 << 20;
 /// Most workers of one call over the cluster.
 pub const MAX_CONCURRENCY: usize = 1024;
 
-const KNOWN: &[&str] = &["batch_size", "concurrency", "batch_format"];
+const KNOWN: &[&str] = &[
+    "batch_size",
+    "concurrency",
+    "batch_format",
+    "on_error",
+    "max_errors",
+    "max_error_ratio",
+];
 
 /// Options of Ray Data and of the design that come later: refused with that
 /// word, not as unknown.
@@ -29,7 +37,6 @@ const LATER: &[&str] = &[
     "mode",
     "num_cpus",
     "num_gpus",
-    "on_error",
     "order_by",
     "partition_by",
     "requirements",
@@ -47,6 +54,10 @@ pub struct CallOptions {
     /// `Some(None)`: as many workers as the task has cores, asked for with NULL.
     pub concurrency: Option<Option<usize>>,
     pub batch_format: Option<BatchFormat>,
+    pub on_error: Option<OnError>,
+    /// `Some(None)`: no bound, asked for with NULL; as is the next.
+    pub max_errors: Option<Option<u64>>,
+    pub max_error_ratio: Option<Option<f64>>,
 }
 
 impl CallOptions {
@@ -66,6 +77,9 @@ impl CallOptions {
                 .replace(option.count(MAX_CONCURRENCY)?)
                 .is_some(),
             "batch_format" => self.batch_format.replace(option.format()?).is_some(),
+            "on_error" => self.on_error.replace(option.on_error()?).is_some(),
+            "max_errors" => self.max_errors.replace(option.bound()?).is_some(),
+            "max_error_ratio" => self.max_error_ratio.replace(option.ratio()?).is_some(),
             _ => return Err(option.unknown()),
         };
         match twice {
@@ -83,6 +97,19 @@ impl CallOptions {
             batch_size: self.batch_size.flatten(),
             concurrency: self.concurrency.flatten(),
             batch_format: self.batch_format,
+            on_error: self.on_error,
+            max_errors: self.max_errors.flatten(),
+            max_error_ratio: self.max_error_ratio.flatten(),
+        }
+    }
+
+    /// What becomes of rows on which a call of `spec` fails.
+    pub fn errors_of(&self, spec: &FunctionSpec) -> ErrorPolicy {
+        let defaults = &spec.defaults;
+        ErrorPolicy {
+            on_error: self.on_error.or(defaults.on_error).unwrap_or_default(),
+            max_errors: self.max_errors.unwrap_or(defaults.max_errors),
+            max_error_ratio: self.max_error_ratio.unwrap_or(defaults.max_error_ratio),
         }
     }
 
@@ -107,6 +134,14 @@ impl CallOptions {
         self.batch_format
             .or(spec.defaults.batch_format)
             .unwrap_or(BatchFormat::Numpy)
+    }
+}
+
+/// All options, as a list in a sentence.
+pub fn listed() -> String {
+    match KNOWN {
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+        [] => String::new(),
     }
 }
 
@@ -137,6 +172,33 @@ impl Given<'_> {
             _ => None,
         };
         text.ok_or_else(|| self.refused(BatchFormat::listed()))
+    }
+
+    fn on_error(&self) -> Result<OnError, PlanError> {
+        let text = match literal(self.value) {
+            Some(Literal::Text(text)) => OnError::from_str(&text).ok(),
+            _ => None,
+        };
+        text.ok_or_else(|| self.refused("'raise', 'null', 'drop' or 'dead_letter'"))
+    }
+
+    /// A number of rows, or NULL.
+    fn bound(&self) -> Result<Option<u64>, PlanError> {
+        match literal(self.value) {
+            Some(Literal::Null) => Ok(None),
+            Some(Literal::Int(n)) if n >= 0 => Ok(Some(n as u64)),
+            _ => Err(self.refused("a number of rows, or NULL")),
+        }
+    }
+
+    /// A share, or NULL.
+    fn ratio(&self) -> Result<Option<f64>, PlanError> {
+        match literal(self.value) {
+            Some(Literal::Null) => Ok(None),
+            Some(Literal::Int(n @ 0..=1)) => Ok(Some(n as f64)),
+            Some(Literal::Float(x)) if (0.0..=1.0).contains(&x) => Ok(Some(x)),
+            _ => Err(self.refused("a share of the rows from 0 to 1, or NULL")),
+        }
     }
 
     fn refused(&self, expected: impl Display) -> PlanError {

@@ -4,8 +4,7 @@
 //! ```text
 //! input     (query), which table_argument also makes of TABLE(query) and TABLE(name)
 //! function  name | 'name' | name(argument => literal, …)   constructor of a class
-//! options   concurrency => n, and of map_batches alone:
-//!           batch_size => n | NULL, batch_format => 'numpy' | 'pyarrow' | …
+//! options   those of call_options; batch_format of map_batches alone
 //! ```
 //!
 //! DataFusion asks this planner for every relation before its own planning. A
@@ -26,7 +25,7 @@ use datafusion::sql::sqlparser::ast::{
     Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, ObjectName, ObjectNamePart,
     TableFactor,
 };
-use mobula_udfs::{CallMode, FunctionSpec, Literal, ObjectKind};
+use mobula_udfs::{CallMode, FunctionSpec, Literal, ObjectKind, OnError};
 
 use super::call_options::{CallOptions, literal};
 use super::normalized;
@@ -81,6 +80,7 @@ impl RelationPlanner for OperatorPlanner {
         check_function(op, &spec)?;
         let input = without_qualifiers(context.plan(written.input)?, &spec.name)?;
         let call = FunctionCall::new(Arc::clone(&spec), op.mode, written.args, &written.options);
+        check_on_error(op, &call)?;
         let node = node(input, call.in_order())?;
         let planned = PlannedRelation::new(node.into_plan(), alias);
         Ok(RelationPlanning::Planned(Box::new(planned)))
@@ -125,6 +125,18 @@ fn check_function(op: &Operator, spec: &FunctionSpec) -> Result<(), PlanError> {
     Err(relation(op, &problem))
 }
 
+/// Refuses a NULL in place of rows of which nobody knows how many they are.
+fn check_on_error(op: &Operator, call: &FunctionCall) -> Result<(), PlanError> {
+    let is_null = call.errors().on_error == OnError::Null;
+    match is_null && call.spec().is_table() && op.mode != CallMode::Map {
+        true => Err(relation(
+            op,
+            "on_error => 'null' has no row to leave NULL in, since the function gives any number. Use 'drop' or 'dead_letter', or call it by map",
+        )),
+        false => Ok(()),
+    }
+}
+
 /// The arguments of an operator, read.
 struct Written {
     input: TableFactor,
@@ -165,15 +177,10 @@ impl Written {
                 ),
             ));
         };
-        let by_row = op.mode != CallMode::Batches;
-        let batched = [
-            ("batch_size", options.batch_size.is_some()),
-            ("batch_format", options.batch_format.is_some()),
-        ];
-        if let Some((option, _)) = batched.iter().find(|(_, given)| by_row && *given) {
+        if op.mode != CallMode::Batches && options.batch_format.is_some() {
             return Err(relation(
                 op,
-                &format!("it calls functions row by row. {option} is an option of map_batches"),
+                "it calls functions row by row. batch_format is an option of map_batches",
             ));
         }
         let (function, args) = read_function(op, function)?;
@@ -462,8 +469,8 @@ mod tests {
             expect!["Error during planning: table 'datafusion.public.nowhere' not found"],
         )
         .await;
-        check("SELECT * FROM map_batches(TABLE(t), inc, num_gpus => 1)", expect![[r#"External error: option "num_gpus" of map_batches is not available yet. Options are batch_size, concurrency and batch_format"#]]).await;
-        check("SELECT * FROM map_batches(TABLE(t), inc, batchsize => 1)", expect![[r#"External error: unknown option "batchsize" of map_batches. Options are batch_size, concurrency and batch_format. Did you mean "batch_size"?"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(t), inc, num_gpus => 1)", expect![[r#"External error: option "num_gpus" of map_batches is not available yet. Options are batch_size, concurrency, batch_format, on_error, max_errors and max_error_ratio"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(t), inc, batchsize => 1)", expect![[r#"External error: unknown option "batchsize" of map_batches. Options are batch_size, concurrency, batch_format, on_error, max_errors and max_error_ratio. Did you mean "batch_size"?"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc, batch_size => 'x')", expect![[r#"External error: invalid value 'x' for option "batch_size" of map_batches: expected a count from 1 to 1048576, or NULL"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc, concurrency => 100000)", expect![[r#"External error: invalid value 100000 for option "concurrency" of map_batches: expected a count from 1 to 1024, or NULL"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc(k => 1))", expect![[r#"External error: cannot plan map_batches: "inc" is a def and has no constructor for "k". Only a class takes arguments here"#]]).await;

@@ -27,6 +27,14 @@ class Refused(Exception):
     """
 
 
+class TooMany(Exception):
+    """More rows failed than may; `last` reports the one too many."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.last = last
+
+
 class RowTooLarge(Exception):
     """One row of a result needs more bytes than a frame may have."""
 
@@ -52,10 +60,21 @@ def report(error):
         return _raised(error.error, source_name(error.function))
     if isinstance(error, Refused):
         return _body("refused", str(error), None)
+    if isinstance(error, TooMany):
+        return error.last | {"reason": "too_many"}
     if isinstance(error, RowTooLarge):
         return _body("row_too_large", str(error), None) | {"bytes": error.count}
     text = "".join(traceback.format_exception(error))
     return _body("internal", f"{type(error).__name__}: {error}", text)
+
+
+def type_of(error):
+    """The name of what was raised: `ValueError`, `json.decoder.JSONDecodeError`."""
+    if not isinstance(error, Raised):
+        return "Refused"
+    kind = type(error.error)
+    inside = kind.__module__ in ("builtins", source_name(error.function), "__main__")
+    return kind.__qualname__ if inside else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def source_name(function):

@@ -13,22 +13,48 @@ from .results import named
 
 def values_of_rows(function, code, batch, takes_table):
     """What the function gives for each row."""
-    return run(function, _each, code, batch, takes_table)
+    columns = row_arguments(batch, takes_table)
+    return run(function, _each, code, columns, batch.num_rows)
 
 
 def rows_of_rows(function, code, batch, mode):
     """The rows that the function makes of each row."""
     if mode == "map":
-        return run(function, _each, code, batch, True)
-    return _flattened(function, code, batch.to_pylist())
+        return values_of_rows(function, code, batch, True)
+    return _flattened(function, code, *row_arguments(batch, True))
 
 
-def _each(code, batch, takes_table):
-    if takes_table:
-        return [code(row) for row in batch.to_pylist()]
-    columns = [column.to_pylist() for column in batch.columns]
+def row_arguments(batch, takes_table):
+    """A list of Python values for each parameter, or of dicts for the only one."""
+    columns = [_python_values(column, name) for name, column in zip(batch.schema.names, batch.columns)]
+    if not takes_table:
+        return columns
+    names = batch.schema.names
     if not columns:
-        return [code() for _ in range(batch.num_rows)]
+        return [[{} for _ in range(batch.num_rows)]]
+    return [[dict(zip(names, values)) for values in zip(*columns)]]
+
+
+def check_made(made):
+    """Refuses what is no rows made of a row."""
+    is_row = isinstance(made, (collections.abc.Mapping, str, bytes))
+    if is_row or not isinstance(made, collections.abc.Iterable):
+        raise Refused(f"returned {named(made)} for a row. Return a list of dicts, or yield dicts")
+
+
+def _python_values(column, name):
+    try:
+        return column.to_pylist()
+    except Exception as error:
+        raise Refused(
+            f'cannot be given column "{name}" ({column.type}): Python has no such value: {error}.'
+            " Leave those rows out, or CAST the column"
+        ) from None
+
+
+def _each(code, columns, count):
+    if not columns:
+        return [code() for _ in range(count)]
     if len(columns) == 1:
         return [code(value) for value in columns[0]]
     return [code(*values) for values in zip(*columns)]
@@ -37,7 +63,5 @@ def _each(code, batch, takes_table):
 def _flattened(function, code, rows):
     for row in rows:
         made = run(function, code, row)
-        is_row = isinstance(made, (collections.abc.Mapping, str, bytes))
-        if is_row or not isinstance(made, collections.abc.Iterable):
-            raise Refused(f"returned {named(made)} for a row. Return a list of dicts, or yield dicts")
+        check_made(made)
         yield from made

@@ -5,11 +5,13 @@ import signal
 import sys
 import time
 
+import numpy as np
 import pyarrow as pa
 
 from . import protocol
 from .arguments import prepare, scalar_arguments, table_argument
 from .failure import RowTooLarge, Refused, report, run
+from .isolation import Failures, isolated_column, isolated_parts
 from .protocol import Channel
 from .results import to_batches, to_column
 from .rows import rows_of_rows, values_of_rows
@@ -28,6 +30,8 @@ class Call:
         self.strict = body["strict"]
         self.mode = body["mode"]
         self.takes_table = body["takes_table"]
+        self.on_error = body["on_error"]
+        self.bisect = body["bisect"]
         self.input = _schema(payload.slice(0, body["input_schema_bytes"]))
         self.output = _schema(payload.slice(body["input_schema_bytes"]))
         _refuse_twice(self.input.names if self.takes_table else [])
@@ -38,18 +42,26 @@ class Call:
             args = {name: _literal(kind, text) for name, kind, text in body["args"]}
             self.code = run(self.function, self.source.object, **args)
 
-    def outputs(self, block):
+    def failures(self, limit):
+        """Where rows that fail are told; None where the first one ends the call."""
+        if self.on_error == "raise":
+            return None
+        return Failures(limit, self.on_error == "dead_letter")
+
+    def outputs(self, block, failures):
         """Blocks of the output schema, as they come."""
         self.source.show()
         if not self.table:
-            yield self._column(block)
+            yield self._column(block, failures)
             return
-        for batch in self._batches(block):
-            for part in self._parts(batch):
+        for start, batch in self._batches(block):
+            parts = self.parts(batch) if failures is None else isolated_parts(self, batch, start, failures)
+            for part in parts:
                 if part.num_rows:
                     yield part
 
-    def _parts(self, batch):
+    def parts(self, batch):
+        """What a batch becomes."""
         if self.mode != "batches":
             rows = rows_of_rows(self.function, self.code, batch, self.mode)
             return to_batches(self.function, rows, self.output, True)
@@ -57,12 +69,18 @@ class Call:
         value = run(self.function, self.code, argument)
         return to_batches(self.function, value, self.output, self.batch_format == "rows")
 
-    def _column(self, block):
+    def _column(self, block, failures):
         nulls = _rows_with_null(block) if self.strict else None
         if nulls is not None:
-            block = block.filter(_compute().invert(nulls))
+            valid = _compute().invert(nulls)
+            block = block.filter(valid)
+            if failures is not None:
+                failures.places = np.flatnonzero(valid)
         kind = self.output.field(0).type
-        pieces = [self._piece(batch, kind) for batch in self._batches(block)]
+        if failures is None:
+            pieces = [self.piece(batch, kind) for _, batch in self._batches(block)]
+        else:
+            pieces = [isolated_column(self, batch, kind, start, failures) for start, batch in self._batches(block)]
         if len(pieces) == 1:
             column = pieces[0]
         else:
@@ -71,7 +89,8 @@ class Call:
             column = _spread(column, nulls)
         return pa.RecordBatch.from_arrays([column], schema=self.output)
 
-    def _piece(self, batch, kind):
+    def piece(self, batch, kind):
+        """The values of a batch's rows."""
         if self.mode != "batches":
             values = values_of_rows(self.function, self.code, batch, self.takes_table)
             return to_column(values, batch.num_rows, kind, True)
@@ -82,7 +101,7 @@ class Call:
     def _batches(self, block):
         rows = self.batch_size or block.num_rows
         for start in range(0, block.num_rows, rows or 1):
-            yield block if rows >= block.num_rows else block.slice(start, rows)
+            yield start, block if rows >= block.num_rows else block.slice(start, rows)
 
 
 class Worker:
@@ -120,12 +139,20 @@ class Worker:
         spent = 0
         since = time.perf_counter_ns()
         block = pa.ipc.read_record_batch(frame.payload, call.input)
-        for output in call.outputs(block):
+        failures = call.failures(frame.body["max_errors"])
+        for output in call.outputs(block, failures):
             spent += time.perf_counter_ns() - since
+            self._send_failures(frame.seq, failures)
             self._send_block(frame.seq, output)
             since = time.perf_counter_ns()
         spent += time.perf_counter_ns() - since
+        self._send_failures(frame.seq, failures)
         self.channel.send(protocol.DONE, frame.seq, {"user_us": spent // 1000})
+
+    def _send_failures(self, seq, failures):
+        """Told before the rows that come without them."""
+        for body in failures.take() if failures is not None else ():
+            self.channel.send(protocol.FAILED, seq, body)
 
     def _send_block(self, seq, block):
         """Sends a block, halved until the halves fit a frame."""

@@ -11,9 +11,11 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use mobula_block::plain::plain_schema;
 use mobula_udfs::{
-    BatchFormat, CallMode, FunctionSpec, Literal, ParamKind, Returns, UdfCall, Volatility,
+    BatchFormat, CallMode, ErrorPolicy, FunctionSpec, Literal, ParamKind, Returns, UdfCall,
+    Volatility,
 };
 
+use crate::error::PlanError;
 use crate::operator::Operator;
 use crate::sql::call_options::CallOptions;
 
@@ -27,6 +29,7 @@ pub struct FunctionCall {
     batch_size: Option<usize>,
     batch_format: BatchFormat,
     concurrency: Option<usize>,
+    errors: ErrorPolicy,
     /// Whether an ORDER BY inside the input decides the order of the calls.
     in_order: bool,
     /// Text that is equal exactly when two calls are.
@@ -44,8 +47,9 @@ impl FunctionCall {
         let batch_size = options.batch_size_of(&spec);
         let batch_format = options.batch_format_of(&spec);
         let concurrency = options.concurrency_of(&spec);
+        let errors = options.errors_of(&spec);
         let identity = format!(
-            "{} {} {mode:?} {args:?} {batch_size:?} {batch_format} {concurrency:?}",
+            "{} {} {mode:?} {args:?} {batch_size:?} {batch_format} {concurrency:?} {errors:?}",
             spec.name,
             spec.hash()
         );
@@ -56,6 +60,7 @@ impl FunctionCall {
             batch_size,
             batch_format,
             concurrency,
+            errors,
             in_order: false,
             identity,
         }
@@ -90,6 +95,25 @@ impl FunctionCall {
         self.concurrency
     }
 
+    /// What becomes of rows that fail.
+    pub fn errors(&self) -> &ErrorPolicy {
+        &self.errors
+    }
+
+    /// Refuses what an expression cannot do.
+    ///
+    /// # Errors
+    /// [`PlanError::DropsRows`].
+    pub fn refuse_dropped_rows(&self) -> Result<(), PlanError> {
+        match self.errors.on_error.drops_rows() {
+            true => Err(PlanError::DropsRows {
+                function: self.spec.name.clone(),
+                on_error: self.errors.on_error.to_string(),
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// Whether two evaluations may differ.
     pub fn is_volatile(&self) -> bool {
         self.spec.volatility == Volatility::Volatile
@@ -117,9 +141,11 @@ impl FunctionCall {
             args: self.args.clone(),
             batch_size: self.batch_size,
             batch_format: self.batch_format,
+            errors: self.errors,
             input,
             output,
             timeout: None,
+            max_errors: None,
         }
     }
 

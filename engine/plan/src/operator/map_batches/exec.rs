@@ -25,7 +25,7 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
     InputDistributionRequirements, Partitioning, PlanProperties,
 };
-use mobula_udfs::{CallMode, UdfCall};
+use mobula_udfs::{CallMode, OnError, UdfCall};
 
 use super::block_queue::{BlockLimits, BlockQueue};
 use super::call::write_call;
@@ -119,7 +119,12 @@ impl MapBatchesExec {
 
     /// Whether every row of the input comes out, with a column more.
     fn keeps_rows(&self) -> bool {
-        matches!(self.shape, ExecShape::Column { .. })
+        matches!(self.shape, ExecShape::Column { .. }) && !self.drops_rows()
+    }
+
+    /// Whether rows that fail are left out.
+    fn drops_rows(&self) -> bool {
+        self.call.errors.on_error.drops_rows()
     }
 
     fn is_table(&self) -> bool {
@@ -127,7 +132,7 @@ impl MapBatchesExec {
     }
 
     /// The pool of the streams that run now, or a new one.
-    fn shared_pool(&self, context: &TaskContext) -> Result<Arc<SharedPool>> {
+    fn shared_pool(&self, context: &Arc<TaskContext>) -> Result<Arc<SharedPool>> {
         let host = TaskHostHandle::of(context)?;
         let mut shared = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pool) = shared.upgrade() {
@@ -143,14 +148,19 @@ impl MapBatchesExec {
             }
         };
         let options = &context.session_config().options().extensions;
-        let timeout = options
-            .get::<MobulaOptions>()
-            .and_then(MobulaOptions::udf_call_timeout);
+        let defaults = MobulaOptions::default();
+        let options = options.get::<MobulaOptions>().unwrap_or(&defaults);
+        let listed = match self.call.errors.on_error {
+            OnError::DeadLetter => Some(options.udf_errors_max_rows()),
+            _ => None,
+        };
         let call = Arc::new(UdfCall {
-            timeout,
+            timeout: options.udf_call_timeout(),
+            max_errors: self.call.errors.max_errors.into_iter().chain(listed).min(),
             ..self.call.as_ref().clone()
         });
-        let pool = Arc::new(SharedPool::new(host, call, workers, &self.metrics));
+        let context = Arc::clone(context);
+        let pool = Arc::new(SharedPool::new(host, context, call, workers, &self.metrics));
         *shared = Arc::downgrade(&pool);
         Ok(pool)
     }
@@ -159,10 +169,16 @@ impl MapBatchesExec {
         let extensions = &context.session_config().options().extensions;
         let defaults = MobulaOptions::default();
         let options = extensions.get::<MobulaOptions>().unwrap_or(&defaults);
+        let rows = options.udf_batch_rows();
+        let (rows, batch_size) = match self.call.mode {
+            CallMode::Batches => (rows, self.call.batch_size),
+            // Whoever is called row by row sees no batch: it is a block.
+            _ => (rows.min(self.call.batch_size.unwrap_or(rows)), None),
+        };
         BlockLimits {
-            rows: options.udf_batch_rows(),
+            rows,
             bytes: options.udf_batch_bytes(),
-            batch_size: self.call.batch_size,
+            batch_size,
         }
     }
 }
@@ -250,11 +266,28 @@ impl DisplayAs for MapBatchesExec {
         let concurrency = count(self.concurrency, "cores");
         let format = &self.call.batch_format;
         write!(f, "{separator}kind={kind}")?;
-        if self.call.mode == CallMode::Batches {
-            write!(f, "{separator}batch_size={batch_size}")?;
-            write!(f, "{separator}batch_format={format}")?;
+        match self.call.mode {
+            CallMode::Batches => {
+                write!(f, "{separator}batch_size={batch_size}")?;
+                write!(f, "{separator}batch_format={format}")?;
+            }
+            _ if self.call.batch_size.is_some() => {
+                write!(f, "{separator}batch_size={batch_size}")?;
+            }
+            _ => {}
         }
-        write!(f, "{separator}concurrency={concurrency}")
+        write!(f, "{separator}concurrency={concurrency}")?;
+        let errors = &self.call.errors;
+        if errors.on_error != OnError::Raise {
+            write!(f, "{separator}on_error={}", errors.on_error)?;
+        }
+        if let Some(most) = errors.max_errors {
+            write!(f, "{separator}max_errors={most}")?;
+        }
+        if let Some(most) = errors.max_error_ratio {
+            write!(f, "{separator}max_error_ratio={most}")?;
+        }
+        Ok(())
     }
 }
 
@@ -325,8 +358,8 @@ impl ExecutionPlan for MapBatchesExec {
 
     fn cardinality_effect(&self) -> CardinalityEffect {
         match self.shape {
-            ExecShape::Column { .. } => CardinalityEffect::Equal,
-            ExecShape::Filter { .. } => CardinalityEffect::LowerEqual,
+            ExecShape::Column { .. } if !self.drops_rows() => CardinalityEffect::Equal,
+            ExecShape::Column { .. } | ExecShape::Filter { .. } => CardinalityEffect::LowerEqual,
             ExecShape::Table => CardinalityEffect::Unknown,
         }
     }
@@ -356,6 +389,9 @@ impl ExecutionPlan for MapBatchesExec {
                 statistics.total_byte_size = Precision::Absent;
                 let unknown = ColumnStatistics::new_unknown();
                 statistics.column_statistics.push(unknown);
+                if self.drops_rows() {
+                    statistics = statistics.to_inexact();
+                }
             }
         }
         Ok(Arc::new(statistics))

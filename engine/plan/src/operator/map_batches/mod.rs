@@ -12,7 +12,8 @@
 //! Memory   per partition one block in flight, over all partitions of a task
 //!          `concurrency` more; a block has udf_batch_rows rows or udf_batch_bytes bytes
 //! Cancel   dropping the stream drops the calls: their workers stop
-//! Errors   UdfError, unchanged, inside DataFusionError::External
+//! Errors   UdfError, unchanged, inside DataFusionError::External; on_error lets rows
+//!          that fail stay with NULL, go, or go and be listed in system.errors
 //! After    Ray Data's map_batches over tasks and actor pools
 //! ```
 //!
@@ -23,6 +24,7 @@
 mod block_queue;
 mod call;
 mod exec;
+mod failures;
 mod node;
 #[cfg(test)]
 mod row_tests;

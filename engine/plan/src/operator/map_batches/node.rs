@@ -3,7 +3,7 @@
 //! Three shapes. `Column`: all input columns pass through and one is appended, so
 //! unread columns are pruned below it, filters on other columns and limits move
 //! below it. `Filter`: all input columns pass through for some rows; as `Column`,
-//! but limits stay above. `Table`: all columns go in and RETURNS TABLE comes out;
+//! but limits stay above, as above a column whose failed rows are left out. `Table`: all columns go in and RETURNS TABLE comes out;
 //! nothing moves past it. Arguments are columns; whoever makes the node computes
 //! expressions in a projection below.
 
@@ -273,7 +273,7 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
     }
 
     fn supports_limit_pushdown(&self) -> bool {
-        matches!(self.shape, NodeShape::Column { .. })
+        matches!(self.shape, NodeShape::Column { .. }) && !self.call.errors().on_error.drops_rows()
     }
 }
 

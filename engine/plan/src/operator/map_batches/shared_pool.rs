@@ -7,10 +7,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use datafusion::execution::TaskContext;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, Time};
 use mobula_udfs::{UdfCall, UdfError, UdfPool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::failures::Failures;
 use crate::task_host::TaskHost;
 
 /// Metrics of the pool as a whole.
@@ -32,6 +34,7 @@ pub(super) struct SharedPool {
     opened: Mutex<Option<Arc<dyn UdfPool>>>,
     /// Calls that partitions may have in flight beyond their first.
     extra: Arc<Semaphore>,
+    failures: Failures,
     metrics: PoolMetrics,
 }
 
@@ -39,6 +42,7 @@ impl SharedPool {
     /// A pool of at most `workers` (at least 1).
     pub fn new(
         host: Arc<dyn TaskHost>,
+        context: Arc<TaskContext>,
         call: Arc<UdfCall>,
         workers: usize,
         metrics: &ExecutionPlanMetricsSet,
@@ -46,7 +50,9 @@ impl SharedPool {
         let workers = workers.max(1);
         let global = |name: &'static str| MetricBuilder::new(metrics).global_counter(name);
         let time = |name: &'static str| MetricBuilder::new(metrics).subset_time(name, 0);
+        let failures = Failures::new(Arc::clone(&host), context, Arc::clone(&call), metrics);
         Self {
+            failures,
             host,
             call,
             workers,
@@ -74,6 +80,11 @@ impl SharedPool {
         let pool = self.host.open_pool(Arc::clone(&self.call), self.workers)?;
         *opened = Some(Arc::clone(&pool));
         Ok(pool)
+    }
+
+    /// Where failed rows go.
+    pub fn failures(&self) -> &Failures {
+        &self.failures
     }
 
     /// The right to one more call in flight, if there is one. A partition's

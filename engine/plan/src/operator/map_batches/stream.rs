@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::{CastOptions, cast_with_options, concat_batches, filter_record_batch};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::runtime::SpawnedTask;
@@ -35,7 +35,7 @@ use datafusion::physical_plan::metrics::{
     BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, Time,
 };
 use futures::{Stream, StreamExt};
-use mobula_udfs::{UdfCall, UdfError};
+use mobula_udfs::{Answer, UdfCall, UdfError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::coop::unconstrained;
 
@@ -46,9 +46,14 @@ use super::shared_pool::SharedPool;
 /// Answers of a table call that may wait unread.
 const TABLE_ANSWERS: usize = 2;
 
-/// What a call's task sends back; `None` is the end, so that a task that died
-/// is told from one that finished.
-type Answer = Option<RecordBatch>;
+/// What a call's task sends back.
+enum Reply {
+    Rows(RecordBatch),
+    /// Rows of the block that are left out, told before them.
+    Dropped(Vec<usize>),
+    /// Tells a task that finished from one that died.
+    End,
+}
 
 /// Everything a partition needs to run.
 pub(super) struct Setup {
@@ -84,11 +89,15 @@ impl StreamMetrics {
 
 /// One call, sent and not yet answered whole.
 struct InFlight {
-    answers: mpsc::Receiver<Answer>,
+    answers: mpsc::Receiver<Reply>,
     /// Rows of the block that wait for their new column; empty for a table.
     waiting: VecDeque<RecordBatch>,
     /// An answer longer than the first of `waiting`.
     rest: Option<RecordBatch>,
+    /// Rows of the block that are left out and have not come yet, in their order.
+    dropped: VecDeque<usize>,
+    /// Rows of the block that have come.
+    come: usize,
     /// `None` when it was over at once.
     _task: Option<SpawnedTask<()>>,
     _permit: Option<OwnedSemaphorePermit>,
@@ -166,12 +175,15 @@ impl Running {
                 return Poll::Ready(Some(Err(error)));
             }
             if let Poll::Ready(Some(error)) = self.failed.poll_recv(cx) {
-                return Poll::Ready(Some(Err(DataFusionError::External(Box::new(error)))));
+                return Poll::Ready(Some(Err(external(error))));
             }
             if self.in_flight.is_empty() {
                 // Either all is done, or input is pending.
                 return match self.setup.queue.is_finished() {
-                    true => Poll::Ready(None),
+                    true => match self.setup.pool.failures().check_end() {
+                        Ok(()) => Poll::Ready(None),
+                        Err(error) => Poll::Ready(Some(Err(external(error)))),
+                    },
                     false => Poll::Pending,
                 };
             }
@@ -188,7 +200,7 @@ impl Running {
                 Err(error) => {
                     // A call that ends without an answer has said why there.
                     let said = self.failed.try_recv().ok();
-                    let error = said.map_or(error, |e| DataFusionError::External(Box::new(e)));
+                    let error = said.map_or(error, external);
                     return Poll::Ready(Some(Err(error)));
                 }
             };
@@ -271,23 +283,26 @@ impl Running {
         metrics.calls.add(1);
         metrics.rows_to_workers.add(block.rows);
         let sent = for_worker(&block, &self.setup.call)?;
-        // A scalar call has at most as many answers as rows, and the end.
+        let kept = block.pieces.iter().map(|piece| &piece.passed);
+        let kept = self.setup.pool.failures().kept(kept);
+        // A scalar call has at most as many answers as rows, as many words of
+        // failed rows, and the end.
         let (capacity, waiting) = match &self.setup.shape {
             ExecShape::Column { .. } | ExecShape::Filter { .. } => {
                 let passed = block.pieces.into_iter().map(|piece| piece.passed);
-                (block.rows + 1, passed.collect())
+                (2 * block.rows + 1, passed.collect())
             }
             ExecShape::Table => (TABLE_ANSWERS, VecDeque::new()),
         };
         let (sender, answers) = mpsc::channel(capacity);
         let (pool, fail) = (Arc::clone(&self.setup.pool), self.fail.clone());
         let mut call = Box::pin(async move {
-            let end = run_call(&pool, sent, &sender).await;
+            let end = run_call(&pool, sent, kept, &sender).await;
             // The pool must not outlive the stream, which may end on this.
             drop(pool);
             // A receiver that is gone wants no answer, and one failure is enough.
             match end {
-                Ok(()) => drop(sender.send(None).await),
+                Ok(()) => drop(sender.send(Reply::End).await),
                 Err(error) => drop(fail.try_send(error)),
             }
         });
@@ -300,6 +315,8 @@ impl Running {
             answers,
             waiting,
             rest: None,
+            dropped: VecDeque::new(),
+            come: 0,
             _task: task,
             _permit: permit,
         });
@@ -307,20 +324,31 @@ impl Running {
     }
 }
 
-/// Sends a block to a worker and passes its answers on, but for the end.
+/// Sends a block to a worker and passes its answers on, but for the end; `kept`
+/// are its rows, if those that fail are listed.
 async fn run_call(
     pool: &SharedPool,
     sent: RecordBatch,
-    answers: &mpsc::Sender<Answer>,
+    kept: Vec<RecordBatch>,
+    answers: &mpsc::Sender<Reply>,
 ) -> Result<(), UdfError> {
+    let (count, mut failed) = (sent.num_rows(), vec![]);
     let mut stream = pool.pool()?.call(sent).await?;
-    while let Some(rows) = stream.next().await {
-        let rows = rows?;
-        if rows.num_rows() > 0 && answers.send(Some(rows)).await.is_err() {
+    while let Some(answer) = stream.next().await {
+        let reply = match answer? {
+            Answer::Rows(rows) if rows.num_rows() == 0 => continue,
+            Answer::Rows(rows) => Reply::Rows(rows),
+            Answer::Failed(rows) => {
+                let dropped = rows.iter().map(|failed| failed.row).collect();
+                failed.extend(rows);
+                Reply::Dropped(dropped)
+            }
+        };
+        if answers.send(reply).await.is_err() {
             break;
         }
     }
-    Ok(())
+    pool.failures().note(count, &kept, failed).await
 }
 
 /// The columns of a block as the worker declares them: one batch, cast to the
@@ -363,10 +391,13 @@ impl InFlight {
     ) -> Poll<Result<Option<RecordBatch>>> {
         let answer = match self.rest.take() {
             Some(rest) => rest,
-            None => match ready!(self.answers.poll_recv(cx)) {
-                Some(Some(rows)) => rows,
-                Some(None) => return Poll::Ready(self.end(setup)),
-                None => return Poll::Ready(Err(lost_task(&setup.call))),
+            None => loop {
+                match ready!(self.answers.poll_recv(cx)) {
+                    Some(Reply::Rows(rows)) => break rows,
+                    Some(Reply::Dropped(rows)) => self.leave_out(rows, setup),
+                    Some(Reply::End) => return Poll::Ready(self.end(setup)),
+                    None => return Poll::Ready(Err(lost_task(&setup.call))),
+                }
             },
         };
         let _timer = metrics.baseline.elapsed_compute().timer();
@@ -375,7 +406,8 @@ impl InFlight {
                 let (rows, answer) = self.zip(answer, setup)?;
                 let columns = rows.columns().iter().chain(answer.columns()).cloned();
                 let schema = Arc::clone(&setup.schema);
-                Ok(Some(RecordBatch::try_new(schema, columns.collect())?))
+                let whole = RecordBatch::try_new(schema, columns.collect())?;
+                Ok(Some(self.without_dropped(whole)?))
             }
             ExecShape::Filter { .. } => {
                 let (rows, answer) = self.zip(answer, setup)?;
@@ -404,12 +436,43 @@ impl InFlight {
         Ok((waiting.slice(0, rows), answer.slice(0, rows)))
     }
 
+    /// Takes note of rows to leave out, where rows are not left out by themselves.
+    fn leave_out(&mut self, rows: Vec<usize>, setup: &Setup) {
+        let is_column = matches!(setup.shape, ExecShape::Column { .. });
+        if is_column && setup.call.errors.on_error.drops_rows() {
+            self.dropped.extend(rows);
+            self.dropped.make_contiguous().sort_unstable();
+        }
+    }
+
+    /// The next `rows` without those to leave out.
+    fn without_dropped(&mut self, rows: RecordBatch) -> Result<RecordBatch> {
+        let (start, end) = (self.come, self.come + rows.num_rows());
+        self.come = end;
+        let mut mask: Option<Vec<bool>> = None;
+        while let Some(row) = self.dropped.pop_front_if(|row| *row < end) {
+            let mask = mask.get_or_insert_with(|| vec![true; rows.num_rows()]);
+            // Told before its rows, so it is not behind `start`.
+            if let Some(stays) = row.checked_sub(start).and_then(|at| mask.get_mut(at)) {
+                *stays = false;
+            }
+        }
+        match mask {
+            Some(mask) => Ok(filter_record_batch(&rows, &BooleanArray::from(mask))?),
+            None => Ok(rows),
+        }
+    }
+
     fn end(&self, setup: &Setup) -> Result<Option<RecordBatch>> {
         match self.waiting.is_empty() {
             true => Ok(None),
             false => Err(wrong_rows(&setup.call, "fewer")),
         }
     }
+}
+
+fn external(error: UdfError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
 }
 
 fn wrong_rows(call: &UdfCall, how: &str) -> DataFusionError {

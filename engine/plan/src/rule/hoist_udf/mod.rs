@@ -291,6 +291,7 @@ impl Hoister {
         // stay as they were.
         let result = self.free_name(expr.schema_name().to_string());
         let call = FunctionCall::new(spec, CallMode::Batches, vec![], &CallOptions::default());
+        call.refuse_dropped_rows()?;
         let input = std::mem::take(&mut self.input);
         let node = MapBatchesNode::try_new_column(input, call, columns, result.clone())?;
         self.input = node.into_plan();

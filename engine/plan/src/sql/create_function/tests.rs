@@ -56,6 +56,9 @@ $$",
                         batch_size: None,
                         concurrency: None,
                         batch_format: None,
+                        on_error: None,
+                        max_errors: None,
+                        max_error_ratio: None,
                     },
                 },
             }"#]],
@@ -122,6 +125,9 @@ fn a_table_function_with_clauses_in_another_order() {
                         batch_format: Some(
                             Pyarrow,
                         ),
+                        on_error: None,
+                        max_errors: None,
+                        max_error_ratio: None,
                     },
                 },
             }"#]],
@@ -202,13 +208,13 @@ fn refused_declarations() {
     check(
         &with("WITH (num_gpus = 1)"),
         expect![[
-            r#"option "num_gpus" of function "f" is not available yet. Options are batch_size, concurrency and batch_format"#
+            r#"option "num_gpus" of function "f" is not available yet. Options are batch_size, concurrency, batch_format, on_error, max_errors and max_error_ratio"#
         ]],
     );
     check(
         &with("WITH (batchsize = 1)"),
         expect![[
-            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency and batch_format. Did you mean "batch_size"?"#
+            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, on_error, max_errors and max_error_ratio. Did you mean "batch_size"?"#
         ]],
     );
     check(

@@ -1,0 +1,202 @@
+"""Rows that user code fails on, told one by one while the others go on.
+
+A row function fails a row at a time. A batch that fails is halved down to the rows
+that fail alone, if its function says the same when asked again; else all its rows
+have failed.
+"""
+
+import pyarrow as pa
+
+from .failure import Raised, Refused, TooMany, report, run, type_of
+from .results import to_batches, to_column
+from .rows import check_made, row_arguments
+
+# What one frame of failures holds at most.
+ROWS_OF_A_FRAME = 8192
+BYTES_OF_A_FRAME = 200_000
+TRACEBACK_CHARS_MAX = 4096
+
+
+class Failures:
+    """The rows of one block that failed, by their place in it."""
+
+    def __init__(self, limit, in_words):
+        self.limit = limit
+        self.in_words = in_words
+        # Where the rows stand that are counted from 0; None: they are the block.
+        self.places = None
+        self.count = 0
+        self.rows = []
+        # For each row, which report tells of it; of the first alone if not `in_words`.
+        self.which = []
+        self.reports = []
+        self.last = None
+
+    def add(self, row, error):
+        """Row `row` failed with `error`; raises `TooMany` past the limit."""
+        self.count += 1
+        if self.limit is not None and self.count > self.limit:
+            raise TooMany(report(error))
+        self.rows.append(int(row if self.places is None else self.places[row]))
+        if not self.in_words and self.count > 1:
+            return
+        if error is not self.last:
+            self.last = error
+            self.reports.append(_told(error))
+        self.which.append(len(self.reports) - 1)
+
+    def take(self):
+        """The bodies of frames that tell what was added since the last time."""
+        rows, which, reports = self.rows, self.which, self.reports
+        self.rows, self.which, self.reports, self.last = [], [], [], None
+        start = 0
+        while start < len(rows):
+            first = known = which[start] if start < len(which) else len(reports)
+            end, size = start, 0
+            while end < len(rows) and end - start < ROWS_OF_A_FRAME and size < BYTES_OF_A_FRAME:
+                if end < len(which) and which[end] >= known:
+                    size += sum(map(len, reports[known].values()))
+                    known += 1
+                end += 1
+            told = [number - first for number in which[start:end]]
+            yield {"rows": rows[start:end], "which": told, "reports": reports[first:known]}
+            start = end
+
+
+def isolated_column(call, batch, kind, start, failures):
+    """The values of a batch whose first row is row `start`; NULL where one failed."""
+    if call.mode != "batches":
+        values = _values_of_rows(call, batch, start, failures)
+        return _converted_values(values, kind, start, failures)
+    try:
+        return call.piece(batch, kind)
+    except (Raised, Refused) as error:
+        halves = _failed(call, batch, start, error, failures)
+    if halves is None:
+        return pa.nulls(batch.num_rows, kind)
+    return pa.concat_arrays([isolated_column(call, part, kind, at, failures) for part, at in halves])
+
+
+def isolated_parts(call, batch, start, failures):
+    """What a batch becomes without its rows that fail."""
+    if call.mode != "batches":
+        groups = _groups_of_rows(call, batch, start, failures)
+        return _converted_groups(call, groups, failures)
+    try:
+        # All of them: a part that is sent cannot be taken back.
+        return list(call.parts(batch))
+    except (Raised, Refused) as error:
+        halves = _failed(call, batch, start, error, failures)
+    return [made for part, at in halves or () for made in isolated_parts(call, part, at, failures)]
+
+
+def _failed(call, batch, start, error, failures):
+    """The halves to try again, with their first rows; None if all is told."""
+    _raise_if_not_a_rows(error)
+    if batch.num_rows > 1 and call.bisect:
+        half = batch.num_rows // 2
+        return [(batch.slice(0, half), start), (batch.slice(half), start + half)]
+    for row in range(start, start + batch.num_rows):
+        failures.add(row, error)
+    return None
+
+
+def _values_of_rows(call, batch, start, failures):
+    """What the function gives for each row; None where it failed."""
+    try:
+        columns = row_arguments(batch, call.takes_table)
+    except Refused as error:
+        if batch.num_rows == 1:
+            failures.add(start, error)
+            return [None]
+        half = batch.num_rows // 2
+        first = _values_of_rows(call, batch.slice(0, half), start, failures)
+        return first + _values_of_rows(call, batch.slice(half), start + half, failures)
+    values, count, code = [], batch.num_rows, call.code
+    calls = map(code, *columns) if columns else (code() for _ in range(count))
+    while len(values) < count:
+        try:
+            # What came before an exception stays in the list.
+            values.extend(calls)
+            if len(values) == count:
+                break
+            # `map` takes it for the end of the rows.
+            error = StopIteration()
+        except BaseException as raised:
+            error = raised
+        error = Raised(error, call.function)
+        _raise_if_not_a_rows(error)
+        failures.add(start + len(values), error)
+        values.append(None)
+        if not columns:
+            # A generator ends with what it raised.
+            calls = (code() for _ in range(count - len(values)))
+    return values
+
+
+def _converted_values(values, kind, start, failures):
+    try:
+        return to_column(values, len(values), kind, True)
+    except Refused as error:
+        if len(values) == 1:
+            failures.add(start, error)
+            return pa.nulls(1, kind)
+    half = len(values) // 2
+    first = _converted_values(values[:half], kind, start, failures)
+    return pa.concat_arrays([first, _converted_values(values[half:], kind, start + half, failures)])
+
+
+def _groups_of_rows(call, batch, start, failures):
+    """For each row that did not fail: its place, and the rows it became."""
+    known = len(failures.rows)
+    values = _values_of_rows(call, batch, start, failures)
+    failed = set(failures.rows[known:])
+    groups = []
+    for row, made in enumerate(values, start):
+        if row in failed:
+            groups.append((row, _row_of_nulls(call)))
+        elif call.mode == "map":
+            groups.append((row, [made]))
+        else:
+            groups.append((row, _made_of(call, row, made, failures)))
+    return groups
+
+
+def _made_of(call, row, made, failures):
+    """All rows that one row becomes."""
+    try:
+        check_made(made)
+        return run(call.function, list, made)
+    except (Raised, Refused) as error:
+        _raise_if_not_a_rows(error)
+        failures.add(row, error)
+        return []
+
+
+def _converted_groups(call, groups, failures):
+    rows = [row for _, made in groups for row in made]
+    try:
+        return list(to_batches(call.function, rows, call.output, True)) if rows else []
+    except Refused as error:
+        if len(groups) == 1:
+            failures.add(groups[0][0], error)
+            nulls = _row_of_nulls(call)
+            return list(to_batches(call.function, nulls, call.output, True)) if nulls else []
+    half = len(groups) // 2
+    return _converted_groups(call, groups[:half], failures) + _converted_groups(call, groups[half:], failures)
+
+
+def _row_of_nulls(call):
+    return [dict.fromkeys(call.output.names)] if call.on_error == "null" else []
+
+
+def _raise_if_not_a_rows(error):
+    """Lets through what is no fault of a row: an end that user code asked for."""
+    if isinstance(error, Raised) and not isinstance(error.error, Exception):
+        raise error
+
+
+def _told(error):
+    told = report(error)
+    traceback = told["traceback"] or ""
+    return {"type": type_of(error), "message": told["message"], "traceback": traceback[-TRACEBACK_CHARS_MAX:]}
