@@ -150,8 +150,7 @@ impl BlockRun<'_> {
         }
         let Todo { block, offset, .. } = lost;
         let rows = block.num_rows();
-        if rows > 1 && call.may_ask_again() {
-            let half = rows / 2;
+        if let Some(half) = call.cut(&block).filter(|_| call.may_ask_again()) {
             let part = |start: usize, rows: usize| Todo {
                 block: block.slice(start, rows),
                 offset: offset + start,

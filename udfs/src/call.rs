@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +29,13 @@ pub enum CallMode {
     FlatMap,
     /// A row, as plain values or as a dict: whether it stays.
     Filter,
+    /// All rows of a group: any rows. The input's last column, [`GROUP_STARTS`],
+    /// says where groups start; user code does not see it.
+    Groups,
 }
+
+/// Name of the column that marks the first row of each group.
+pub const GROUP_STARTS: &str = "__group_starts";
 
 /// One use of a function.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +89,18 @@ struct Encoded {
 }
 
 impl UdfCall {
+    /// A row before which `block` may be cut in two, near its middle; `None` where
+    /// its rows belong together.
+    pub(crate) fn cut(&self, block: &RecordBatch) -> Option<usize> {
+        let (rows, half) = (block.num_rows(), block.num_rows() / 2);
+        if self.mode != CallMode::Groups {
+            return (rows > 1).then_some(half);
+        }
+        let starts = block.columns().last()?.as_boolean_opt()?;
+        let inside = (1..rows).filter(|row| starts.value(*row));
+        inside.min_by_key(|row| row.abs_diff(half))
+    }
+
     /// Whether part of a block may be sent a second time: the function has no
     /// memory and says the same again.
     pub(crate) fn may_ask_again(&self) -> bool {

@@ -103,6 +103,15 @@ pub enum UdfError {
         limit: usize,
     },
 
+    #[error(
+        "function \"{function}\" gets a group of {bytes} bytes or more, but a message to a worker may have {limit}. Select fewer columns, partition_by more, or raise `udf_max_frame_bytes`"
+    )]
+    GroupTooLarge {
+        function: String,
+        bytes: usize,
+        limit: usize,
+    },
+
     #[error("function \"{function}\" lost its worker (pid {pid}): {exit}")]
     WorkerLost {
         function: String,
@@ -166,7 +175,8 @@ impl UdfError {
             | Self::PythonVersion { .. }
             | Self::Packages { .. }
             | Self::Handshake { .. }
-            | Self::RowTooLarge { .. } => UdfErrorClass::Setup,
+            | Self::RowTooLarge { .. }
+            | Self::GroupTooLarge { .. } => UdfErrorClass::Setup,
             Self::WorkerLost { .. } | Self::ShuttingDown { .. } | Self::Socket { .. } => {
                 UdfErrorClass::Lost
             }

@@ -1,6 +1,7 @@
 //! One block through one worker: PROCESS out, OUTPUT and DONE back.
 //!
-//! A block too long for a frame goes in halves. Outputs of a table function are
+//! A block too long for a frame goes in halves, or in about halves where groups of
+//! rows belong together. Outputs of a table function are
 //! passed on as they come, and a slow reader stops the worker; those of a scalar
 //! function are few and wait for DONE, so that the worker is free before the
 //! reader looks. Only time spent waiting for the worker counts against the
@@ -115,18 +116,24 @@ impl Exchange<'_> {
                 self.send_and_collect(call, &block, offset, &pieces, &mut held)
                     .await?;
                 offset += block.num_rows();
-            } else if block.num_rows() > 1 {
-                let half = block.num_rows() / 2;
+            } else if let Some(half) = self.order.call.cut(&block) {
                 todo.push(block.slice(half, block.num_rows() - half));
                 todo.push(block.slice(0, half));
             } else {
                 let function = self.order.function().to_owned();
-                return Err(UdfError::RowTooLarge {
-                    function,
-                    bytes,
-                    limit,
-                }
-                .into());
+                let error = match block.num_rows() {
+                    1 => UdfError::RowTooLarge {
+                        function,
+                        bytes,
+                        limit,
+                    },
+                    _ => UdfError::GroupTooLarge {
+                        function,
+                        bytes,
+                        limit,
+                    },
+                };
+                return Err(error.into());
             }
         }
         self.check_rows(rows, &held)?;

@@ -34,7 +34,7 @@ mod worker;
 mod zygote;
 
 pub use activity::{WorkerInfo, WorkerState};
-pub use call::{CallMode, Literal, UdfCall};
+pub use call::{CallMode, GROUP_STARTS, Literal, UdfCall};
 pub use error::{UdfError, UdfErrorClass, UserFailure};
 pub use failed_rows::{ErrorPolicy, FailedRow, OnError, RowFailure};
 pub use manager::{StartMethod, WorkerManager, WorkerSettings};

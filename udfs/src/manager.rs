@@ -324,6 +324,7 @@ pub(crate) fn leaves_worker_usable(error: &UdfError) -> bool {
             | UdfError::Refused(_)
             | UdfError::TooManyErrors(_)
             | UdfError::RowTooLarge { .. }
+            | UdfError::GroupTooLarge { .. }
     )
 }
 

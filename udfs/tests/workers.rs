@@ -17,6 +17,9 @@ mod formats;
 #[path = "workers/functions.rs"]
 mod functions;
 #[cfg(test)]
+#[path = "workers/groups.rs"]
+mod groups;
+#[cfg(test)]
 #[path = "workers/isolation.rs"]
 mod isolation;
 #[cfg(test)]

@@ -5,17 +5,19 @@
 
 use std::sync::Arc;
 
+use arrow::compute::SortOptions;
 use datafusion::common::{DataFusionError, Result, internal_datafusion_err, internal_err};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConverterExtension};
+use mobula_proto::plan as proto;
 use mobula_proto::plan::exec_node::Kind;
 use mobula_proto::plan::map_batches_exec_node::Shape;
 use mobula_proto::plan::{ColumnShape, ExecNode, MapBatchesExecNode, TableShape};
 use mobula_udfs::{UdfCall, UdfError};
 use prost::Message;
 
-use crate::operator::map_batches::{ExecShape, MapBatchesExec, map_batches_exec};
+use crate::operator::map_batches::{ExecGrouping, ExecShape, MapBatchesExec, map_batches_exec};
 
 /// Encodes and decodes the execs of [`crate::operator::OPERATORS`].
 #[derive(Debug, Default, Clone, Copy)]
@@ -64,6 +66,7 @@ fn encode_map_batches(exec: &MapBatchesExec) -> Result<MapBatchesExecNode> {
         udf_call: exec.call().encode().map_err(external)?,
         concurrency: exec.concurrency().map(|n| n as u64),
         shape: Some(shape),
+        grouping: exec.grouping().map(encode_grouping).transpose()?,
     })
 }
 
@@ -82,7 +85,47 @@ fn decode_map_batches(
     };
     let call = UdfCall::decode(&message.udf_call).map_err(external)?;
     let concurrency = message.concurrency.map(|n| n as usize);
-    MapBatchesExec::try_new(Arc::clone(input), Arc::new(call), shape, concurrency)
+    let exec = MapBatchesExec::try_new(Arc::clone(input), Arc::new(call), shape, concurrency)?;
+    let columns = input.schema().fields().len();
+    let grouping = message.grouping.map(|g| decode_grouping(g, columns));
+    Ok(exec.with_grouping(grouping.transpose()?))
+}
+
+fn encode_grouping(grouping: &ExecGrouping) -> Result<proto::Grouping> {
+    let columns: Vec<_> = grouping.order.iter().map(|(column, _)| *column).collect();
+    let order = wire(&columns)?.into_iter().zip(&grouping.order);
+    Ok(proto::Grouping {
+        keys: wire(&grouping.keys)?,
+        order: order
+            .map(|(column, (_, options))| proto::SortKey {
+                column,
+                descending: options.descending,
+                nulls_first: options.nulls_first,
+            })
+            .collect(),
+    })
+}
+
+fn decode_grouping(message: proto::Grouping, columns: usize) -> Result<ExecGrouping> {
+    let order = message.order.into_iter().map(|key| {
+        let options = SortOptions {
+            descending: key.descending,
+            nulls_first: key.nulls_first,
+        };
+        (key.column as usize, options)
+    });
+    let grouping = ExecGrouping {
+        keys: places(message.keys),
+        order: order.collect(),
+    };
+    let mut all = grouping
+        .keys
+        .iter()
+        .chain(grouping.order.iter().map(|(c, _)| c));
+    match all.find(|column| **column >= columns) {
+        Some(column) => internal_err!("groups by column {column} of {columns}"),
+        None => Ok(grouping),
+    }
 }
 
 fn wire(args: &[usize]) -> Result<Vec<u32>> {
@@ -123,6 +166,10 @@ mod tests {
         ("MapExec", "SELECT * FROM map(TABLE(v), inc)"),
         ("FlatMapExec", "SELECT * FROM flat_map(TABLE(v), twice)"),
         ("UdfFilterExec", "SELECT * FROM filter(TABLE(v), big)"),
+        (
+            "MapGroupsExec",
+            "SELECT * FROM map_groups(TABLE(v), twice, partition_by => (c, s), order_by => 'b DESC, a')",
+        ),
         ("UdfFilterExec", "SELECT s FROM filter(TABLE(v), good)"),
     ];
 

@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
+use arrow::compute::SortOptions;
 use async_trait::async_trait;
 use datafusion::catalog::Session;
 use datafusion::common::{Column, Result, internal_err};
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{LogicalPlan, UserDefinedLogicalNode};
+use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode};
 use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -19,7 +20,9 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
 use crate::error::PlanError;
-use crate::operator::map_batches::{ExecShape, MapBatchesExec, MapBatchesNode, NodeShape};
+use crate::operator::map_batches::{
+    ExecGrouping, ExecShape, Grouping, MapBatchesExec, MapBatchesNode, NodeShape,
+};
 
 /// Plans the nodes of [`crate::operator::OPERATORS`].
 #[derive(Debug, Default)]
@@ -54,7 +57,9 @@ fn map_batches(node: &MapBatchesNode, input: &Arc<dyn ExecutionPlan>) -> Result<
     };
     let schema = input.schema();
     let (shape, call) = match node.shape() {
-        NodeShape::Table => (ExecShape::Table, node.call().over(&schema, "")),
+        NodeShape::Table | NodeShape::Groups(_) => {
+            (ExecShape::Table, node.call().over(&schema, ""))
+        }
         NodeShape::Column { args, result } => {
             let args = places(args)?;
             (
@@ -70,11 +75,36 @@ fn map_batches(node: &MapBatchesNode, input: &Arc<dyn ExecutionPlan>) -> Result<
     };
     let call = Arc::new(call);
     let exec = MapBatchesExec::try_new(Arc::clone(input), call, shape, node.call().concurrency())?;
+    let grouping = match node.shape() {
+        NodeShape::Groups(grouping) => Some(exec_grouping(node, grouping)?),
+        _ => None,
+    };
+    if grouping.is_some() {
+        return Ok(exec.with_grouping(grouping));
+    }
     let order = match node.call().is_in_order() && is_ordered(node.input()) {
         true => order_of(input, &node.call().spec().name)?,
         false => None,
     };
     Ok(exec.with_input_order(order))
+}
+
+fn exec_grouping(node: &MapBatchesNode, grouping: &Grouping) -> Result<ExecGrouping> {
+    let schema = node.input().schema();
+    let keys = grouping.keys.iter().map(|key| schema.index_of_column(key));
+    let keys = keys.collect::<Result<_>>()?;
+    let order = grouping.order.iter().map(|key| {
+        let Expr::Column(column) = &key.expr else {
+            return internal_err!("an order of groups must be a column, not {}", key.expr);
+        };
+        let options = SortOptions {
+            descending: !key.asc,
+            nulls_first: key.nulls_first,
+        };
+        Ok((schema.index_of_column(column)?, options))
+    });
+    let order = order.collect::<Result<_>>()?;
+    Ok(ExecGrouping { keys, order })
 }
 
 /// Whether the rows of `plan` have the order of an ORDER BY.
@@ -87,7 +117,7 @@ fn is_ordered(plan: &LogicalPlan) -> bool {
         LogicalPlan::Limit(node) => is_ordered(&node.input),
         LogicalPlan::Extension(extension) => {
             let node = extension.node.as_any().downcast_ref::<MapBatchesNode>();
-            node.is_some_and(|n| *n.shape() != NodeShape::Table && is_ordered(n.input()))
+            node.is_some_and(|n| !n.call().spec().is_table() && is_ordered(n.input()))
         }
         _ => false,
     }

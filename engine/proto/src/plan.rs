@@ -31,6 +31,9 @@ pub struct MapBatchesExecNode {
     pub concurrency: Option<u64>,
     #[prost(oneof = "map_batches_exec_node::Shape", tags = "3, 4, 5")]
     pub shape: Option<map_batches_exec_node::Shape>,
+    /// Rows of a group come together; only with a table.
+    #[prost(message, optional, tag = "6")]
+    pub grouping: Option<Grouping>,
 }
 
 /// How a call meets its input.
@@ -55,6 +58,27 @@ pub struct ColumnShape {
     /// Input column of each parameter, in order.
     #[prost(uint32, repeated, tag = "1")]
     pub args: Vec<u32>,
+}
+
+/// Which rows are a group, and their order in it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Grouping {
+    /// Columns of the input.
+    #[prost(uint32, repeated, tag = "1")]
+    pub keys: Vec<u32>,
+    #[prost(message, repeated, tag = "2")]
+    pub order: Vec<SortKey>,
+}
+
+/// One column of an order.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct SortKey {
+    #[prost(uint32, tag = "1")]
+    pub column: u32,
+    #[prost(bool, tag = "2")]
+    pub descending: bool,
+    #[prost(bool, tag = "3")]
+    pub nulls_first: bool,
 }
 
 /// Nothing more to say: the input goes in as it is.

@@ -14,6 +14,7 @@ mod filter;
 mod flat_map;
 mod map;
 pub mod map_batches;
+mod map_groups;
 
 /// An operator's names: in SQL, as node, as exec; and how it calls functions.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +31,7 @@ pub static OPERATORS: &[Operator] = &[
     map::OPERATOR,
     flat_map::OPERATOR,
     filter::OPERATOR,
+    map_groups::OPERATOR,
 ];
 
 impl Operator {

@@ -37,8 +37,6 @@ const LATER: &[&str] = &[
     "mode",
     "num_cpus",
     "num_gpus",
-    "order_by",
-    "partition_by",
     "requirements",
     "schema",
     "timeout",

@@ -2,11 +2,13 @@
 //!
 //! `statement` splits and parses (with `chain_limit` and `table_argument` before
 //! the parser and `create_function` for our DDL); `relation` is called back by DataFusion's
-//! planner; `call_options` reads options both in DDL and in calls.
+//! planner; `call_options` reads options both in DDL and in calls, `grouping` those
+//! of `map_groups`.
 
 pub mod call_options;
 mod chain_limit;
 pub mod create_function;
+mod grouping;
 pub mod relation;
 mod sql_type;
 pub mod statement;

@@ -1,5 +1,5 @@
 //! Plans `FROM map_batches(input, function, option => value, …) [AS alias]`, and
-//! `map`, `flat_map` and `filter` in the same form.
+//! `map`, `flat_map`, `filter` and `map_groups` in the same form.
 //!
 //! ```text
 //! input     (query), which table_argument also makes of TABLE(query) and TABLE(name)
@@ -28,6 +28,7 @@ use datafusion::sql::sqlparser::ast::{
 use mobula_udfs::{CallMode, FunctionSpec, Literal, ObjectKind, OnError};
 
 use super::call_options::{CallOptions, literal};
+use super::grouping::WrittenGrouping;
 use super::normalized;
 use crate::error::PlanError;
 use crate::function_catalog::FunctionCatalog;
@@ -80,8 +81,12 @@ impl RelationPlanner for OperatorPlanner {
         check_function(op, &spec)?;
         let input = without_qualifiers(context.plan(written.input)?, &spec.name)?;
         let call = FunctionCall::new(Arc::clone(&spec), op.mode, written.args, &written.options);
+        let grouping = written.grouping.over(op.sql, input.schema())?;
         check_on_error(op, &call)?;
-        let node = node(input, call.in_order())?;
+        let node = match grouping {
+            Some(grouping) => MapBatchesNode::try_new_table(input, call, Some(grouping))?,
+            None => node(input, call.in_order())?,
+        };
         let planned = PlannedRelation::new(node.into_plan(), alias);
         Ok(RelationPlanning::Planned(Box::new(planned)))
     }
@@ -102,7 +107,7 @@ fn node(input: LogicalPlan, call: FunctionCall) -> Result<MapBatchesNode> {
     };
     match call.mode() {
         CallMode::Filter => MapBatchesNode::try_new_filter(input, call, columns),
-        _ if spec.is_table() => MapBatchesNode::try_new_table(input, call),
+        _ if spec.is_table() => MapBatchesNode::try_new_table(input, call, None),
         _ => MapBatchesNode::try_new_column(input, call, columns, spec.name.clone()),
     }
 }
@@ -117,6 +122,9 @@ fn check_function(op: &Operator, spec: &FunctionSpec) -> Result<(), PlanError> {
         (CallMode::FlatMap, false, _) => format!(
             "\"{name}\" returns a value. Declare it as {name}(row TABLE) RETURNS TABLE(…), or call it by map"
         ),
+        (CallMode::Groups, false, _) => {
+            format!("\"{name}\" returns a value. Declare it as {name}(rows TABLE) RETURNS TABLE(…)")
+        }
         (CallMode::Map | CallMode::Batches, false, true) => {
             format!("\"{name}\" says which rows stay. Call it by filter")
         }
@@ -143,12 +151,14 @@ struct Written {
     function: String,
     args: Vec<(String, Literal)>,
     options: CallOptions,
+    grouping: WrittenGrouping,
 }
 
 impl Written {
     fn read(op: &Operator, args: Vec<FunctionArg>) -> Result<Self, PlanError> {
         let mut places = [None, None];
         let mut options = CallOptions::default();
+        let mut grouping = WrittenGrouping::default();
         let mut next = 0;
         for arg in args {
             let (name, value) = split(op, arg)?;
@@ -165,6 +175,9 @@ impl Written {
                 }
                 Some("input") => places[0] = Some(value),
                 Some("function" | "fn") => places[1] = Some(value),
+                Some(option @ ("partition_by" | "order_by")) => {
+                    grouping.set(op.sql, option, value)?;
+                }
                 Some(option) => options.set(op.sql, option, &value)?,
             }
         }
@@ -177,20 +190,44 @@ impl Written {
                 ),
             ));
         };
-        if op.mode != CallMode::Batches && options.batch_format.is_some() {
+        let by_row = !matches!(op.mode, CallMode::Batches | CallMode::Groups);
+        if by_row && options.batch_format.is_some() {
             return Err(relation(
                 op,
                 "it calls functions row by row. batch_format is an option of map_batches",
             ));
         }
+        check_grouping(op, &options, &grouping)?;
         let (function, args) = read_function(op, function)?;
         Ok(Self {
             input: read_input(op, input)?,
             function,
             args,
             options,
+            grouping,
         })
     }
+}
+
+/// Refuses options of groups without groups, and groups without keys.
+fn check_grouping(
+    op: &Operator,
+    options: &CallOptions,
+    grouping: &WrittenGrouping,
+) -> Result<(), PlanError> {
+    let given = grouping.given();
+    let problem = match (op.mode == CallMode::Groups, given) {
+        (false, Some(option)) => format!("{option} is an option of map_groups"),
+        (true, None | Some("order_by")) => {
+            "it needs the columns whose equal values make a group. Write partition_by => (column, …)"
+                .to_owned()
+        }
+        (true, _) if options.batch_size.is_some() => {
+            "a group is a batch. batch_size is an option of the other operators".to_owned()
+        }
+        _ => return Ok(()),
+    };
+    Err(relation(op, &problem))
 }
 
 fn relation(op: &Operator, problem: &str) -> PlanError {

@@ -2,7 +2,7 @@
 
 A row function fails a row at a time. A batch that fails is halved down to the rows
 that fail alone, if its function says the same when asked again; else all its rows
-have failed.
+have failed, as have those of a group.
 """
 
 import pyarrow as pa
@@ -65,7 +65,7 @@ class Failures:
 
 def isolated_column(call, batch, kind, start, failures):
     """The values of a batch whose first row is row `start`; NULL where one failed."""
-    if call.mode != "batches":
+    if call.by_row:
         values = _values_of_rows(call, batch, start, failures)
         return _converted_values(values, kind, start, failures)
     try:
@@ -79,7 +79,7 @@ def isolated_column(call, batch, kind, start, failures):
 
 def isolated_parts(call, batch, start, failures):
     """What a batch becomes without its rows that fail."""
-    if call.mode != "batches":
+    if call.by_row:
         groups = _groups_of_rows(call, batch, start, failures)
         return _converted_groups(call, groups, failures)
     try:
@@ -93,7 +93,7 @@ def isolated_parts(call, batch, start, failures):
 def _failed(call, batch, start, error, failures):
     """The halves to try again, with their first rows; None if all is told."""
     _raise_if_not_a_rows(error)
-    if batch.num_rows > 1 and call.bisect:
+    if batch.num_rows > 1 and call.bisect and call.mode == "batches":
         half = batch.num_rows // 2
         return [(batch.slice(0, half), start), (batch.slice(half), start + half)]
     for row in range(start, start + batch.num_rows):

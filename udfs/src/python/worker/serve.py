@@ -29,13 +29,14 @@ class Call:
         self.batch_format = body["batch_format"]
         self.strict = body["strict"]
         self.mode = body["mode"]
+        self.by_row = self.mode not in ("batches", "groups")
         self.takes_table = body["takes_table"]
         self.on_error = body["on_error"]
         self.bisect = body["bisect"]
         self.input = _schema(payload.slice(0, body["input_schema_bytes"]))
         self.output = _schema(payload.slice(body["input_schema_bytes"]))
         _refuse_twice(self.input.names if self.takes_table else [])
-        if self.mode == "batches":
+        if not self.by_row:
             prepare(self.batch_format)
         self.code = self.source.object
         if self.source.is_class:
@@ -62,7 +63,7 @@ class Call:
 
     def parts(self, batch):
         """What a batch becomes."""
-        if self.mode != "batches":
+        if self.by_row:
             rows = rows_of_rows(self.function, self.code, batch, self.mode)
             return to_batches(self.function, rows, self.output, True)
         argument = table_argument(batch, self.batch_format)
@@ -91,7 +92,7 @@ class Call:
 
     def piece(self, batch, kind):
         """The values of a batch's rows."""
-        if self.mode != "batches":
+        if self.by_row:
             values = values_of_rows(self.function, self.code, batch, self.takes_table)
             return to_column(values, batch.num_rows, kind, True)
         arguments = scalar_arguments(batch, self.batch_format)
@@ -99,6 +100,10 @@ class Call:
         return to_column(value, batch.num_rows, kind, bool(arguments))
 
     def _batches(self, block):
+        """With the first row of each."""
+        if self.mode == "groups":
+            yield from _groups(block)
+            return
         rows = self.batch_size or block.num_rows
         for start in range(0, block.num_rows, rows or 1):
             yield start, block if rows >= block.num_rows else block.slice(start, rows)
@@ -201,6 +206,14 @@ def _schema(message):
         return pa.ipc.read_schema(message)
     except pa.ArrowNotImplementedError as error:
         raise Refused(f"has a column of a type that pyarrow does not know: {error}") from None
+
+
+def _groups(block):
+    """The last column says where groups start; user code does not see it."""
+    starts = np.flatnonzero(block.column(block.num_columns - 1).to_numpy(zero_copy_only=False))
+    block = block.select(range(block.num_columns - 1))
+    for start, end in zip(starts, [*starts[1:], block.num_rows]):
+        yield int(start), block.slice(start, end - start)
 
 
 def _refuse_twice(names):

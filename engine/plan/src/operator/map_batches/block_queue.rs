@@ -75,6 +75,9 @@ pub(super) struct BlockQueue {
     rows: usize,
     bytes: usize,
     finished: bool,
+    /// Where blocks may end, counted from the first row that waits: between
+    /// groups. `None`: anywhere.
+    ends: Option<VecDeque<usize>>,
 }
 
 impl BlockQueue {
@@ -85,7 +88,29 @@ impl BlockQueue {
             rows: 0,
             bytes: 0,
             finished: false,
+            ends: None,
         }
+    }
+
+    /// As [`Self::push`], of rows in which groups start at `starts`: no block cuts
+    /// one. A queue gets groups only, or none.
+    pub fn push_groups(&mut self, piece: Piece, starts: &[usize]) {
+        let before = self.rows;
+        let ends = self.ends.get_or_insert_default();
+        ends.extend(
+            starts
+                .iter()
+                .map(|start| before + start)
+                .filter(|end| *end > 0),
+        );
+        self.push(piece);
+    }
+
+    /// Bytes of rows whose group may go on.
+    pub fn open_bytes(&self) -> usize {
+        let ends = self.ends.as_ref().and_then(VecDeque::back);
+        let open = self.rows - ends.copied().unwrap_or(0).min(self.rows);
+        (self.bytes as u128 * open as u128 / self.rows.max(1) as u128) as usize
     }
 
     /// Adds rows at the end.
@@ -100,6 +125,9 @@ impl BlockQueue {
     /// No more rows will come: what is left may leave as a smaller block.
     pub fn finish(&mut self) {
         self.finished = true;
+        if let Some(ends) = &mut self.ends {
+            ends.push_back(self.rows);
+        }
     }
 
     pub fn is_finished(&self) -> bool {
@@ -110,12 +138,29 @@ impl BlockQueue {
     pub fn pop(&mut self) -> Option<Block> {
         let row_bytes = self.bytes.checked_div(self.rows).unwrap_or(0);
         let wanted = self.limits.block_rows(row_bytes);
+        if self.rows > 0 && self.ends.is_some() {
+            return self.pop_groups(wanted);
+        }
         match self.rows {
             0 => None,
             rows if rows >= wanted => Some(self.take(wanted)),
             rows if self.finished => Some(self.take(rows)),
             _ => None,
         }
+    }
+
+    /// As many whole groups as `wanted` rows hold, but one at least.
+    fn pop_groups(&mut self, wanted: usize) -> Option<Block> {
+        if self.rows < wanted && !self.finished {
+            return None;
+        }
+        let ends = self.ends.as_mut()?;
+        let mut end = ends.pop_front()?;
+        while let Some(next) = ends.pop_front_if(|next| *next <= wanted) {
+            end = next;
+        }
+        ends.iter_mut().for_each(|next| *next -= end);
+        Some(self.take(end))
     }
 
     fn take(&mut self, rows: usize) -> Block {
@@ -211,6 +256,43 @@ mod tests {
         );
         assert_eq!(cut(limits(10, 1 << 20, None), &[0, 0]), [0; 0]);
         assert_eq!(cut(limits(1, 1 << 20, None), &[3]), [1, 1, 1]);
+    }
+
+    /// Block sizes made of groups of the given sizes, in pieces of `piece_rows`.
+    fn cut_groups(wanted: usize, groups: &[usize], piece_rows: usize) -> Vec<usize> {
+        let mut queue = BlockQueue::new(limits(wanted, 1 << 20, None));
+        let starts = groups.iter().scan(0, |next, rows| {
+            let start = *next;
+            *next += rows;
+            Some(start)
+        });
+        let starts: Vec<usize> = starts.collect();
+        let total: usize = groups.iter().sum();
+        let mut blocks = Vec::new();
+        for start in (0..total).step_by(piece_rows) {
+            let end = total.min(start + piece_rows);
+            let here = starts.iter().filter(|at| (start..end).contains(at));
+            let here: Vec<_> = here.map(|at| at - start).collect();
+            queue.push_groups(piece(start as i64..end as i64), &here);
+            blocks.extend(std::iter::from_fn(|| queue.pop()).map(|block| block.rows));
+        }
+        queue.finish();
+        blocks.extend(std::iter::from_fn(|| queue.pop()).map(|block| block.rows));
+        blocks
+    }
+
+    #[test]
+    fn no_group_is_cut() {
+        for piece_rows in [1, 2, 7, 100] {
+            let groups = [3, 3, 3, 12, 1, 1, 1];
+            assert_eq!(
+                cut_groups(7, &groups, piece_rows),
+                [6, 3, 12, 3],
+                "{piece_rows}"
+            );
+        }
+        assert_eq!(cut_groups(1, &[2, 1], 2), [2, 1]);
+        assert_eq!(cut_groups(100, &[], 2), [0; 0]);
     }
 
     #[test]

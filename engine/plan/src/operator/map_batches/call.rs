@@ -15,6 +15,7 @@ use mobula_udfs::{
     Volatility,
 };
 
+use super::grouping::starts_field;
 use crate::error::PlanError;
 use crate::operator::Operator;
 use crate::sql::call_options::CallOptions;
@@ -125,6 +126,12 @@ impl FunctionCall {
     pub fn over(&self, input: &Schema, result: &str) -> UdfCall {
         let input = match self.spec.takes_table() {
             false => self.parameter_schema(),
+            true if self.mode == CallMode::Groups => {
+                let columns = nullable(&plain_schema(input));
+                let columns = columns.fields().iter().cloned();
+                let columns = columns.chain([Arc::new(starts_field())]);
+                Arc::new(Schema::new(columns.collect::<Vec<_>>()))
+            }
             true => nullable(&plain_schema(input)),
         };
         let output = match &self.spec.returns {

@@ -29,8 +29,9 @@ use mobula_udfs::{CallMode, OnError, UdfCall};
 
 use super::block_queue::{BlockLimits, BlockQueue};
 use super::call::write_call;
+use super::grouping::{ExecGrouping, GroupMarker};
 use super::shared_pool::SharedPool;
-use super::stream::{MapBatchesStream, Setup, StreamMetrics};
+use super::stream::{Groups, MapBatchesStream, Setup, StreamMetrics};
 use crate::config::MobulaOptions;
 use crate::operator::Operator;
 use crate::task_host::TaskHostHandle;
@@ -61,6 +62,8 @@ pub struct MapBatchesExec {
     concurrency: Option<usize>,
     /// The order that an ORDER BY inside the input gives all its rows.
     input_order: Option<LexOrdering>,
+    /// Which rows must come together; only with [`ExecShape::Table`].
+    grouping: Option<ExecGrouping>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
     /// Held by the streams of this exec; see [`SharedPool`].
@@ -87,6 +90,7 @@ impl MapBatchesExec {
             shape,
             concurrency,
             input_order: None,
+            grouping: None,
             properties,
             metrics: ExecutionPlanMetricsSet::new(),
             pool: Mutex::new(Weak::new()),
@@ -98,6 +102,16 @@ impl MapBatchesExec {
     pub fn with_input_order(mut self, order: Option<LexOrdering>) -> Self {
         self.input_order = order;
         self
+    }
+
+    /// Asks for the rows of each group together.
+    pub fn with_grouping(mut self, grouping: Option<ExecGrouping>) -> Self {
+        self.grouping = grouping;
+        self
+    }
+
+    pub fn grouping(&self) -> Option<&ExecGrouping> {
+        self.grouping.as_ref()
     }
 
     pub fn call(&self) -> &Arc<UdfCall> {
@@ -165,6 +179,17 @@ impl MapBatchesExec {
         Ok(pool)
     }
 
+    fn groups(&self, context: &TaskContext) -> Option<Groups> {
+        let grouping = self.grouping.as_ref()?;
+        let extensions = &context.session_config().options().extensions;
+        let defaults = MobulaOptions::default();
+        let options = extensions.get::<MobulaOptions>().unwrap_or(&defaults);
+        Some(Groups {
+            marker: GroupMarker::new(grouping.keys.clone()),
+            max_bytes: options.udf_max_frame_bytes(),
+        })
+    }
+
     fn limits(&self, context: &TaskContext) -> BlockLimits {
         let extensions = &context.session_config().options().extensions;
         let defaults = MobulaOptions::default();
@@ -172,6 +197,7 @@ impl MapBatchesExec {
         let rows = options.udf_batch_rows();
         let (rows, batch_size) = match self.call.mode {
             CallMode::Batches => (rows, self.call.batch_size),
+            CallMode::Groups => (rows, None),
             // Whoever is called row by row sees no batch: it is a block.
             _ => (rows.min(self.call.batch_size.unwrap_or(rows)), None),
         };
@@ -190,6 +216,8 @@ pub fn map_batches_exec(plan: &dyn ExecutionPlan) -> Option<&MapBatchesExec> {
 
 fn check(input: &Schema, call: &UdfCall, shape: &ExecShape) -> Result<()> {
     let name = &call.spec.name;
+    // Groups have a column more, which tells where they start.
+    let marks = usize::from(call.mode == CallMode::Groups);
     match shape {
         ExecShape::Column { args } | ExecShape::Filter { args } => {
             if args.len() != call.input.fields().len() || call.output.fields().len() != 1 {
@@ -203,7 +231,7 @@ fn check(input: &Schema, call: &UdfCall, shape: &ExecShape) -> Result<()> {
                 None => Ok(()),
             }
         }
-        ExecShape::Table if input.fields().len() != call.input.fields().len() => {
+        ExecShape::Table if input.fields().len() + marks != call.input.fields().len() => {
             internal_err!("the call of \"{name}\" does not fit its input")
         }
         ExecShape::Table => Ok(()),
@@ -266,11 +294,15 @@ impl DisplayAs for MapBatchesExec {
         let concurrency = count(self.concurrency, "cores");
         let format = &self.call.batch_format;
         write!(f, "{separator}kind={kind}")?;
+        if let Some(grouping) = &self.grouping {
+            grouping.write(f, &self.input.schema(), separator)?;
+        }
         match self.call.mode {
             CallMode::Batches => {
                 write!(f, "{separator}batch_size={batch_size}")?;
                 write!(f, "{separator}batch_format={format}")?;
             }
+            CallMode::Groups => write!(f, "{separator}batch_format={format}")?,
             _ if self.call.batch_size.is_some() => {
                 write!(f, "{separator}batch_size={batch_size}")?;
             }
@@ -322,7 +354,8 @@ impl ExecutionPlan for MapBatchesExec {
         };
         let (call, shape) = (Arc::clone(&self.call), self.shape.clone());
         let exec = Self::try_new(input, call, shape, self.concurrency)?;
-        Ok(Arc::new(exec.with_input_order(self.input_order.clone())))
+        let exec = exec.with_input_order(self.input_order.clone());
+        Ok(Arc::new(exec.with_grouping(self.grouping.clone())))
     }
 
     fn with_new_children(
@@ -334,14 +367,21 @@ impl ExecutionPlan for MapBatchesExec {
     }
 
     fn input_distribution_requirements(&self) -> InputDistributionRequirements {
-        InputDistributionRequirements::new(vec![match self.input_order {
-            Some(_) => Distribution::SinglePartition,
-            None => Distribution::UnspecifiedDistribution,
+        InputDistributionRequirements::new(vec![match (&self.grouping, &self.input_order) {
+            (Some(grouping), _) => {
+                Distribution::KeyPartitioned(grouping.key_exprs(&self.input.schema()))
+            }
+            (None, Some(_)) => Distribution::SinglePartition,
+            (None, None) => Distribution::UnspecifiedDistribution,
         }])
     }
 
     fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
-        vec![self.input_order.clone().map(OrderingRequirements::from)]
+        let order = match &self.grouping {
+            Some(grouping) => grouping.ordering(&self.input.schema()),
+            None => self.input_order.clone(),
+        };
+        vec![order.map(OrderingRequirements::from)]
     }
 
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {
@@ -405,6 +445,7 @@ impl ExecutionPlan for MapBatchesExec {
         let pool = self.shared_pool(&context)?;
         let setup = Setup {
             queue: BlockQueue::new(self.limits(&context)),
+            groups: self.groups(&context),
             input: self.input.execute(partition, context)?,
             pool,
             call: Arc::clone(&self.call),

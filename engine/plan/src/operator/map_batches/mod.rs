@@ -25,6 +25,7 @@ mod block_queue;
 mod call;
 mod exec;
 mod failures;
+mod grouping;
 mod node;
 #[cfg(test)]
 mod row_tests;
@@ -38,6 +39,7 @@ use mobula_udfs::CallMode;
 use super::Operator;
 pub use call::FunctionCall;
 pub use exec::{ExecShape, MapBatchesExec, map_batches_exec};
+pub use grouping::{ExecGrouping, Grouping};
 pub use node::{MapBatchesNode, NodeShape};
 
 pub(super) const OPERATOR: Operator = Operator {

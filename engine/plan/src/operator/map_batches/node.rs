@@ -1,10 +1,11 @@
 //! The logical half: what goes in, what comes out, what may move past it.
 //!
-//! Three shapes. `Column`: all input columns pass through and one is appended, so
+//! Four shapes. `Column`: all input columns pass through and one is appended, so
 //! unread columns are pruned below it, filters on other columns and limits move
 //! below it. `Filter`: all input columns pass through for some rows; as `Column`,
 //! but limits stay above, as above a column whose failed rows are left out. `Table`: all columns go in and RETURNS TABLE comes out;
-//! nothing moves past it. Arguments are columns; whoever makes the node computes
+//! nothing moves past it. `Groups`: the same, a group
+//! of rows at a time. Arguments are columns; whoever makes the node computes
 //! expressions in a projection below.
 
 use std::cmp::Ordering;
@@ -14,10 +15,12 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, Result, internal_err};
-use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore};
+use datafusion::logical_expr::{
+    Expr, Extension, LogicalPlan, SortExpr, UserDefinedLogicalNodeCore,
+};
 use mobula_udfs::{FunctionSpec, Returns};
 
-use super::FunctionCall;
+use super::{FunctionCall, Grouping};
 use crate::error::PlanError;
 use crate::udf::check_arguments;
 
@@ -37,6 +40,8 @@ pub enum NodeShape {
     },
     /// The output is the function's table alone.
     Table,
+    /// The same, of each group of rows.
+    Groups(Grouping),
 }
 
 /// `MapBatches` in a logical plan.
@@ -99,11 +104,15 @@ impl MapBatchesNode {
         })
     }
 
-    /// Replaces `input` by what a table function makes of it.
+    /// Replaces `input` by what a table function makes of it, or of each group.
     ///
     /// # Errors
     /// When the function is scalar, or two input columns have one name.
-    pub fn try_new_table(input: LogicalPlan, call: FunctionCall) -> Result<Self> {
+    pub fn try_new_table(
+        input: LogicalPlan,
+        call: FunctionCall,
+        grouping: Option<Grouping>,
+    ) -> Result<Self> {
         let Returns::Table(schema) = &call.spec().returns else {
             return internal_err!("function \"{}\" returns no table", call.spec().name);
         };
@@ -124,7 +133,10 @@ impl MapBatchesNode {
         Ok(Self {
             input,
             call,
-            shape: NodeShape::Table,
+            shape: match grouping {
+                Some(grouping) => NodeShape::Groups(grouping),
+                None => NodeShape::Table,
+            },
             schema,
         })
     }
@@ -206,6 +218,11 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
             NodeShape::Column { args, .. } | NodeShape::Filter { args } => {
                 args.iter().cloned().map(Expr::Column).collect()
             }
+            NodeShape::Groups(Grouping { keys, order }) => {
+                let keys = keys.iter().cloned().map(Expr::Column);
+                keys.chain(order.iter().map(|key| key.expr.clone()))
+                    .collect()
+            }
             NodeShape::Table => vec![],
         }
     }
@@ -237,6 +254,16 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
             NodeShape::Column { args, result } => write!(f, "[{}] AS {result}", listed(args)),
             NodeShape::Filter { args } => write!(f, "[{}]", listed(args)),
             NodeShape::Table => write!(f, "TABLE"),
+            NodeShape::Groups(Grouping { keys, order }) => {
+                write!(f, "TABLE, partition_by=[{}]", listed(keys))?;
+                match order.is_empty() {
+                    true => Ok(()),
+                    false => {
+                        let keys: Vec<_> = order.iter().map(ToString::to_string).collect();
+                        write!(f, ", order_by=[{}]", keys.join(", "))
+                    }
+                }
+            }
         }
     }
 
@@ -244,10 +271,23 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
         let Ok([input]) = <[LogicalPlan; 1]>::try_from(inputs) else {
             return internal_err!("{} has one input", self.call.operator().node);
         };
-        let args = exprs.into_iter().map(column_of).collect::<Result<_>>()?;
+        let mut args = exprs
+            .into_iter()
+            .map(column_of)
+            .collect::<Result<Vec<_>>>()?;
         let call = self.call.clone();
         match &self.shape {
-            NodeShape::Table => Self::try_new_table(input, call),
+            NodeShape::Table => Self::try_new_table(input, call, None),
+            NodeShape::Groups(grouping) => {
+                let order = args.split_off(grouping.keys.len()).into_iter();
+                let order = order.zip(&grouping.order).map(|(column, key)| SortExpr {
+                    expr: Expr::Column(column),
+                    ..key.clone()
+                });
+                let order = order.collect();
+                let grouping = Grouping { keys: args, order };
+                Self::try_new_table(input, call, Some(grouping))
+            }
             NodeShape::Filter { .. } => Self::try_new_filter(input, call, args),
             NodeShape::Column { result, .. } => {
                 Self::try_new_column(input, call, args, result.clone())
@@ -259,7 +299,9 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
         let input = self.input.schema();
         let args = match &self.shape {
             NodeShape::Column { args, .. } | NodeShape::Filter { args } => args,
-            NodeShape::Table => return Some(vec![(0..input.fields().len()).collect()]),
+            NodeShape::Table | NodeShape::Groups(_) => {
+                return Some(vec![(0..input.fields().len()).collect()]);
+            }
         };
         let passed = output_columns
             .iter()

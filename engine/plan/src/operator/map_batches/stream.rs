@@ -41,6 +41,7 @@ use tokio::task::coop::unconstrained;
 
 use super::block_queue::{Block, BlockQueue, Piece};
 use super::exec::ExecShape;
+use super::grouping::{GroupMarker, with_starts};
 use super::shared_pool::SharedPool;
 
 /// Answers of a table call that may wait unread.
@@ -59,10 +60,19 @@ enum Reply {
 pub(super) struct Setup {
     pub input: SendableRecordBatchStream,
     pub queue: BlockQueue,
+    /// How groups are found, if rows go in by groups.
+    pub groups: Option<Groups>,
     pub pool: Arc<SharedPool>,
     pub call: Arc<UdfCall>,
     pub shape: ExecShape,
     pub schema: SchemaRef,
+}
+
+/// Groups of rows that go in together.
+pub(super) struct Groups {
+    pub marker: GroupMarker,
+    /// Most bytes of one.
+    pub max_bytes: usize,
 }
 
 /// Metrics of one partition.
@@ -265,7 +275,7 @@ impl Running {
                 metrics.wait_input.add_elapsed(since);
             }
             match rows.transpose()? {
-                Some(rows) => self.setup.queue.push(self.setup.shape.split(rows)?),
+                Some(rows) => self.setup.push(rows)?,
                 None => self.setup.queue.finish(),
             }
         }
@@ -483,6 +493,29 @@ fn wrong_rows(call: &UdfCall, how: &str) -> DataFusionError {
 fn lost_task(call: &UdfCall) -> DataFusionError {
     let name = &call.spec.name;
     internal_datafusion_err!("a call of \"{name}\" ended without an answer")
+}
+
+impl Setup {
+    /// Takes rows of the input.
+    fn push(&mut self, rows: RecordBatch) -> Result<()> {
+        let piece = self.shape.split(rows)?;
+        let Some(groups) = &mut self.groups else {
+            self.queue.push(piece);
+            return Ok(());
+        };
+        let starts = groups.marker.starts(&piece.sent)?;
+        let sent = with_starts(&piece.sent, &starts)?;
+        self.queue.push_groups(Piece { sent, ..piece }, &starts);
+        let (bytes, limit) = (self.queue.open_bytes(), groups.max_bytes);
+        match bytes > limit {
+            true => Err(external(UdfError::GroupTooLarge {
+                function: self.call.spec.name.clone(),
+                bytes,
+                limit,
+            })),
+            false => Ok(()),
+        }
+    }
 }
 
 impl ExecShape {
