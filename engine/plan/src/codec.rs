@@ -57,8 +57,14 @@ impl PhysicalExtensionCodec for MobulaCodec {
 fn encode_map_batches(exec: &MapBatchesExec) -> Result<MapBatchesExecNode> {
     let shape = match exec.shape() {
         ExecShape::Table => Shape::Table(TableShape {}),
-        ExecShape::Column { args } => Shape::Column(ColumnShape { args: wire(args)? }),
-        ExecShape::Filter { args } => Shape::Filter(ColumnShape { args: wire(args)? }),
+        ExecShape::Column { args, mask } => Shape::Column(ColumnShape {
+            args: wire(args)?,
+            mask: wire(mask.as_slice())?.pop(),
+        }),
+        ExecShape::Filter { args } => Shape::Filter(ColumnShape {
+            args: wire(args)?,
+            mask: None,
+        }),
     };
     Ok(MapBatchesExecNode {
         udf_call: exec.call().encode().map_err(external)?,
@@ -76,8 +82,14 @@ fn decode_map_batches(
     };
     let shape = match message.shape {
         Some(Shape::Table(TableShape {})) => ExecShape::Table,
-        Some(Shape::Column(ColumnShape { args })) => ExecShape::Column { args: places(args) },
-        Some(Shape::Filter(ColumnShape { args })) => ExecShape::Filter { args: places(args) },
+        Some(Shape::Column(ColumnShape { args, mask })) => ExecShape::Column {
+            args: places(args),
+            mask: mask.map(|i| i as usize),
+        },
+        Some(Shape::Filter(ColumnShape { args, mask: None })) => {
+            ExecShape::Filter { args: places(args) }
+        }
+        Some(Shape::Filter(_)) => return internal_err!("a filter with a mask"),
         None => return internal_err!("an operator without shape"),
     };
     let call = UdfCall::decode(&message.udf_call).map_err(external)?;
@@ -119,6 +131,10 @@ mod tests {
         (
             "MapBatchesExec",
             "SELECT * FROM map_batches(TABLE(v), \"Embed\"(k => 'a''b'), concurrency => 3)",
+        ),
+        (
+            "MapBatchesExec",
+            "SELECT CASE WHEN a = 1 THEN net(a, b) END, c > 2 OR inc(c) > 2 FROM v",
         ),
         ("MapExec", "SELECT * FROM map(TABLE(v), inc)"),
         ("FlatMapExec", "SELECT * FROM flat_map(TABLE(v), twice)"),

@@ -55,10 +55,10 @@ fn map_batches(node: &MapBatchesNode, input: &Arc<dyn ExecutionPlan>) -> Result<
     let schema = input.schema();
     let (shape, call) = match node.shape() {
         NodeShape::Table => (ExecShape::Table, node.call().over(&schema, "")),
-        NodeShape::Column { args, result } => {
-            let args = places(args)?;
+        NodeShape::Column { args, mask, result } => {
+            let (args, mask) = (places(args)?, places(mask.as_slice())?.pop());
             (
-                ExecShape::Column { args },
+                ExecShape::Column { args, mask },
                 node.call().over(&schema, result),
             )
         }

@@ -55,6 +55,9 @@ pub struct ColumnShape {
     /// Input column of each parameter, in order.
     #[prost(uint32, repeated, tag = "1")]
     pub args: Vec<u32>,
+    /// Input column that says which rows the call sees; absent: all.
+    #[prost(uint32, optional, tag = "2")]
+    pub mask: Option<u32>,
 }
 
 /// Nothing more to say: the input goes in as it is.

@@ -2,7 +2,7 @@
 //!
 //! Three shapes. `Column`: all input columns pass through and one is appended, so
 //! unread columns are pruned below it, filters on other columns and limits move
-//! below it. `Filter`: all input columns pass through for some rows; as `Column`,
+//! below it. With a mask the call sees only rows for which that column is true. `Filter`: all input columns pass through for some rows; as `Column`,
 //! but limits stay above. `Table`: all columns go in and RETURNS TABLE comes out;
 //! nothing moves past it. Arguments are columns; whoever makes the node computes
 //! expressions in a projection below.
@@ -28,6 +28,8 @@ pub enum NodeShape {
     Column {
         /// Input column of each parameter, in order.
         args: Vec<Column>,
+        /// Rows for which it is not true get NULL without a call.
+        mask: Option<Column>,
         result: String,
     },
     /// Rows stay or go.
@@ -37,6 +39,18 @@ pub enum NodeShape {
     },
     /// The output is the function's table alone.
     Table,
+}
+
+impl NodeShape {
+    /// The input columns that it names: arguments, then the mask.
+    pub fn reads(&self) -> impl Iterator<Item = &Column> {
+        let (args, mask) = match self {
+            Self::Column { args, mask, .. } => (args.as_slice(), mask.as_ref()),
+            Self::Filter { args } => (args.as_slice(), None),
+            Self::Table => (&[][..], None),
+        };
+        args.iter().chain(mask)
+    }
 }
 
 /// `MapBatches` in a logical plan.
@@ -70,9 +84,33 @@ impl MapBatchesNode {
         Ok(Self {
             input,
             call,
-            shape: NodeShape::Column { args, result },
+            shape: NodeShape::Column {
+                args,
+                mask: None,
+                result,
+            },
             schema,
         })
+    }
+
+    /// The same with a column that says which rows the call sees.
+    ///
+    /// # Errors
+    /// An internal error when the input has no such truth value, or the node
+    /// appends no column.
+    pub fn with_mask(mut self, column: Option<Column>) -> Result<Self> {
+        let Some(column) = column else {
+            return Ok(self);
+        };
+        let index = self.input.schema().index_of_column(&column)?;
+        let data_type = self.input.schema().field(index).data_type();
+        match &mut self.shape {
+            NodeShape::Column { mask, .. } if *data_type == DataType::Boolean => {
+                *mask = Some(column);
+                Ok(self)
+            }
+            _ => internal_err!("column {column} ({data_type}) is no mask"),
+        }
     }
 
     /// Drops rows of `input`: a function that returns BOOLEAN over its columns.
@@ -202,12 +240,8 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        match &self.shape {
-            NodeShape::Column { args, .. } | NodeShape::Filter { args } => {
-                args.iter().cloned().map(Expr::Column).collect()
-            }
-            NodeShape::Table => vec![],
-        }
+        let columns = self.shape.reads();
+        columns.cloned().map(Expr::Column).collect()
     }
 
     /// A filter on passed-through columns may run before a call that has no
@@ -234,7 +268,13 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
         };
         write!(f, "{}: {} over ", self.call.operator().node, self.call)?;
         match &self.shape {
-            NodeShape::Column { args, result } => write!(f, "[{}] AS {result}", listed(args)),
+            NodeShape::Column { args, mask, result } => {
+                write!(f, "[{}] AS {result}", listed(args))?;
+                match mask {
+                    Some(mask) => write!(f, ", mask={}", mask.flat_name()),
+                    None => Ok(()),
+                }
+            }
             NodeShape::Filter { args } => write!(f, "[{}]", listed(args)),
             NodeShape::Table => write!(f, "TABLE"),
         }
@@ -244,29 +284,30 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
         let Ok([input]) = <[LogicalPlan; 1]>::try_from(inputs) else {
             return internal_err!("{} has one input", self.call.operator().node);
         };
-        let args = exprs.into_iter().map(column_of).collect::<Result<_>>()?;
+        let columns = exprs.into_iter().map(column_of);
+        let mut args = columns.collect::<Result<Vec<_>>>()?;
         let call = self.call.clone();
         match &self.shape {
             NodeShape::Table => Self::try_new_table(input, call),
             NodeShape::Filter { .. } => Self::try_new_filter(input, call, args),
-            NodeShape::Column { result, .. } => {
-                Self::try_new_column(input, call, args, result.clone())
+            NodeShape::Column { mask, result, .. } => {
+                let mask = mask.as_ref().and_then(|_| args.pop());
+                Self::try_new_column(input, call, args, result.clone())?.with_mask(mask)
             }
         }
     }
 
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
         let input = self.input.schema();
-        let args = match &self.shape {
-            NodeShape::Column { args, .. } | NodeShape::Filter { args } => args,
-            NodeShape::Table => return Some(vec![(0..input.fields().len()).collect()]),
-        };
+        if self.shape == NodeShape::Table {
+            return Some(vec![(0..input.fields().len()).collect()]);
+        }
         let passed = output_columns
             .iter()
             .copied()
             .filter(|i| *i < input.fields().len());
         let mut needed: BTreeSet<usize> = passed.collect();
-        for column in args {
+        for column in self.shape.reads() {
             needed.insert(input.maybe_index_of_column(column)?);
         }
         Some(vec![needed.into_iter().collect()])
