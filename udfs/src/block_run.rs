@@ -92,11 +92,9 @@ impl BlockRun<'_> {
         }];
         while let Some(next) = todo.pop() {
             let (block, offset) = (next.block.clone(), next.offset);
+            let held = self.held.len();
             let (error, passed_on) = match self.once(block, offset).await {
-                (Ok(answers), _) => {
-                    self.held.extend(answers);
-                    continue;
-                }
+                (Ok(()), _) => continue,
                 (Err(Interruption::Failed(error)), passed_on) => (error, passed_on),
                 (Err(abandoned), _) => return Err(abandoned),
             };
@@ -104,6 +102,7 @@ impl BlockRun<'_> {
                 return Err(error.into());
             }
             self.lease = None;
+            self.held.truncate(held);
             todo.extend(self.after(next, error)?);
         }
         Ok(())
@@ -114,7 +113,7 @@ impl BlockRun<'_> {
         &mut self,
         block: RecordBatch,
         offset: usize,
-    ) -> (Result<Vec<Answer>, Interruption>, bool) {
+    ) -> (Result<(), Interruption>, bool) {
         let lease = match self.lease.take() {
             Some(lease) => lease,
             None => match Shared::lease(self.shared).await {
@@ -131,6 +130,7 @@ impl BlockRun<'_> {
             counters: &shared.counters,
             deadline: shared.manager.call_deadline(shared.order.call.timeout),
             passed_on: false,
+            held: &mut self.held,
         };
         let outcome = exchange.run(block, offset).await;
         (outcome, exchange.passed_on)

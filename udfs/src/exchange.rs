@@ -15,11 +15,13 @@ use arrow::buffer::Buffer;
 use mobula_block::BlockError;
 use mobula_block::ipc::decode_block;
 use mobula_block::plain::block_as;
+use mobula_block::size::block_bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::activity::WorkerState;
 use crate::error::UdfError;
+use crate::failed_rows::OnError;
 use crate::order::CallOrder;
 use crate::pool::{Answer, PoolStats};
 use crate::protocol::{Done, Failed, Frame, Kind, Process};
@@ -92,29 +94,30 @@ pub(crate) struct Exchange<'a> {
     pub(crate) deadline: Deadline,
     /// Whether the reader has had anything: then a block cannot be sent again.
     pub(crate) passed_on: bool,
+    /// Answers not yet passed on, those of earlier blocks included.
+    pub(crate) held: &'a mut Vec<Answer>,
 }
 
 impl Exchange<'_> {
     /// Runs `block`, which `offset` rows of the call's went before, through the
-    /// worker; the outputs not yet passed on.
+    /// worker.
     pub(crate) async fn run(
         &mut self,
         block: RecordBatch,
         mut offset: usize,
-    ) -> Result<Vec<Answer>, Interruption> {
+    ) -> Result<(), Interruption> {
         self.worker
             .process()
             .enter(WorkerState::Busy, Some(self.order.function()));
         let rows = block.num_rows();
-        let mut held = Vec::new();
+        let before = self.held.len();
         let mut todo = vec![block];
         while let Some(block) = todo.pop() {
             let (call, pieces) = self.encode(&block)?;
             let bytes: usize = pieces.iter().map(Buffer::len).sum();
             let limit = self.worker.channel.max_frame_bytes();
             if bytes + OVERHEAD_BYTES <= limit {
-                self.send_and_collect(call, &block, offset, &pieces, &mut held)
-                    .await?;
+                self.send_and_collect(call, &block, offset, &pieces).await?;
                 offset += block.num_rows();
             } else if let Some(half) = self.order.call.cut(&block) {
                 todo.push(block.slice(half, block.num_rows() - half));
@@ -136,9 +139,9 @@ impl Exchange<'_> {
                 return Err(error.into());
             }
         }
-        self.check_rows(rows, &held)?;
+        self.check_rows(rows, before)?;
         self.worker.process().enter(WorkerState::Idle, None);
-        Ok(held)
+        Ok(())
     }
 
     fn encode(&mut self, block: &RecordBatch) -> Result<(u64, Vec<Buffer>), UdfError> {
@@ -161,7 +164,6 @@ impl Exchange<'_> {
         block: &RecordBatch,
         offset: usize,
         pieces: &[Buffer],
-        held: &mut Vec<Answer>,
     ) -> Result<(), Interruption> {
         let function = self.order.function();
         let sent = Instant::now();
@@ -186,7 +188,7 @@ impl Exchange<'_> {
                         _ => Answer::Rows(self.decode(&frame)?),
                     };
                     let since = Instant::now();
-                    self.pass_on(output, held).await?;
+                    self.pass_on(output).await?;
                     let waited = since.elapsed();
                     reader_time += waited;
                     deadline.at = deadline.at.map(|at| at + waited);
@@ -230,28 +232,47 @@ impl Exchange<'_> {
             .map_err(|problem| self.worker.broken(self.order.function(), problem))
     }
 
-    async fn pass_on(
-        &mut self,
-        output: Answer,
-        held: &mut Vec<Answer>,
-    ) -> Result<(), Interruption> {
-        if !self.order.call.spec.is_table() {
-            held.push(output);
+    async fn pass_on(&mut self, output: Answer) -> Result<(), Interruption> {
+        self.held.push(output);
+        if self.holds() {
             return Ok(());
         }
         self.passed_on = true;
-        let sent = self.parts.send(Ok(Part::Answer(output))).await;
-        sent.map_err(|_| Interruption::Abandoned)
+        for answer in self.held.drain(..) {
+            let sent = self.parts.send(Ok(Part::Answer(answer))).await;
+            sent.map_err(|_| Interruption::Abandoned)?;
+        }
+        Ok(())
     }
 
-    /// A scalar function gives a value for every row.
-    fn check_rows(&self, wanted: usize, held: &[Answer]) -> Result<(), UdfError> {
-        let rows = held.iter().map(|answer| match answer {
+    /// Whether answers wait for the end of the call: those of a scalar function,
+    /// and, where rows may fail, of a table function as well, so that its block can
+    /// be sent again; but no more of these than a frame holds.
+    fn holds(&self) -> bool {
+        let call = &self.order.call;
+        if !call.spec.is_table() {
+            return true;
+        }
+        let bytes = |answer: &Answer| match answer {
+            Answer::Rows(rows) => block_bytes(rows),
+            Answer::Failed(_) => 0,
+        };
+        call.errors.on_error != OnError::Raise
+            && self.held.iter().map(bytes).sum::<usize>() < self.worker.channel.max_frame_bytes()
+    }
+
+    /// A scalar function gives a value for every row; its answers are those held
+    /// from place `before` on.
+    fn check_rows(&self, wanted: usize, before: usize) -> Result<(), UdfError> {
+        if self.order.call.spec.is_table() {
+            return Ok(());
+        }
+        let rows = self.held.iter().skip(before).map(|answer| match answer {
             Answer::Rows(block) => block.num_rows(),
             Answer::Failed(_) => 0,
         });
         let found: usize = rows.sum();
-        if self.order.call.spec.is_table() || found == wanted {
+        if found == wanted {
             return Ok(());
         }
         let problem = format!("it gave {found} values for {wanted} rows");

@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use arrow::compute::SortOptions;
 use datafusion::common::{DataFusionError, Result, internal_datafusion_err, internal_err};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
@@ -17,7 +16,9 @@ use mobula_proto::plan::{ColumnShape, ExecNode, MapBatchesExecNode, TableShape};
 use mobula_udfs::{UdfCall, UdfError};
 use prost::Message;
 
-use crate::operator::map_batches::{ExecGrouping, ExecShape, MapBatchesExec, map_batches_exec};
+use crate::operator::map_batches::{
+    ExecGrouping, ExecShape, MapBatchesExec, SortWay, map_batches_exec,
+};
 
 /// Encodes and decodes the execs of [`crate::operator::OPERATORS`].
 #[derive(Debug, Default, Clone, Copy)]
@@ -59,8 +60,14 @@ impl PhysicalExtensionCodec for MobulaCodec {
 fn encode_map_batches(exec: &MapBatchesExec) -> Result<MapBatchesExecNode> {
     let shape = match exec.shape() {
         ExecShape::Table => Shape::Table(TableShape {}),
-        ExecShape::Column { args } => Shape::Column(ColumnShape { args: wire(args)? }),
-        ExecShape::Filter { args } => Shape::Filter(ColumnShape { args: wire(args)? }),
+        ExecShape::Column { args, mask } => Shape::Column(ColumnShape {
+            args: wire(args)?,
+            mask: wire(mask.as_slice())?.pop(),
+        }),
+        ExecShape::Filter { args } => Shape::Filter(ColumnShape {
+            args: wire(args)?,
+            mask: None,
+        }),
     };
     Ok(MapBatchesExecNode {
         udf_call: exec.call().encode().map_err(external)?,
@@ -79,8 +86,14 @@ fn decode_map_batches(
     };
     let shape = match message.shape {
         Some(Shape::Table(TableShape {})) => ExecShape::Table,
-        Some(Shape::Column(ColumnShape { args })) => ExecShape::Column { args: places(args) },
-        Some(Shape::Filter(ColumnShape { args })) => ExecShape::Filter { args: places(args) },
+        Some(Shape::Column(ColumnShape { args, mask })) => ExecShape::Column {
+            args: places(args),
+            mask: mask.map(|i| i as usize),
+        },
+        Some(Shape::Filter(ColumnShape { args, mask: None })) => {
+            ExecShape::Filter { args: places(args) }
+        }
+        Some(Shape::Filter(_)) => return internal_err!("a filter with a mask"),
         None => return internal_err!("an operator without shape"),
     };
     let call = UdfCall::decode(&message.udf_call).map_err(external)?;
@@ -97,10 +110,10 @@ fn encode_grouping(grouping: &ExecGrouping) -> Result<proto::Grouping> {
     Ok(proto::Grouping {
         keys: wire(&grouping.keys)?,
         order: order
-            .map(|(column, (_, options))| proto::SortKey {
+            .map(|(column, (_, way))| proto::SortKey {
                 column,
-                descending: options.descending,
-                nulls_first: options.nulls_first,
+                descending: way.descending,
+                nulls_first: way.nulls_first,
             })
             .collect(),
     })
@@ -108,11 +121,11 @@ fn encode_grouping(grouping: &ExecGrouping) -> Result<proto::Grouping> {
 
 fn decode_grouping(message: proto::Grouping, columns: usize) -> Result<ExecGrouping> {
     let order = message.order.into_iter().map(|key| {
-        let options = SortOptions {
+        let way = SortWay {
             descending: key.descending,
             nulls_first: key.nulls_first,
         };
-        (key.column as usize, options)
+        (key.column as usize, way)
     });
     let grouping = ExecGrouping {
         keys: places(message.keys),
@@ -162,6 +175,10 @@ mod tests {
         (
             "MapBatchesExec",
             "SELECT * FROM map_batches(TABLE(v), \"Embed\"(k => 'a''b'), concurrency => 3)",
+        ),
+        (
+            "MapBatchesExec",
+            "SELECT CASE WHEN a = 1 THEN net(a, b) END, c > 2 OR inc(c) > 2 FROM v",
         ),
         ("MapExec", "SELECT * FROM map(TABLE(v), inc)"),
         ("FlatMapExec", "SELECT * FROM flat_map(TABLE(v), twice)"),

@@ -6,13 +6,12 @@
 
 use std::sync::Arc;
 
-use arrow::compute::SortOptions;
 use async_trait::async_trait;
 use datafusion::catalog::Session;
 use datafusion::common::{Column, Result, internal_err};
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode};
+use datafusion::logical_expr::{LogicalPlan, UserDefinedLogicalNode};
 use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -60,10 +59,10 @@ fn map_batches(node: &MapBatchesNode, input: &Arc<dyn ExecutionPlan>) -> Result<
         NodeShape::Table | NodeShape::Groups(_) => {
             (ExecShape::Table, node.call().over(&schema, ""))
         }
-        NodeShape::Column { args, result } => {
-            let args = places(args)?;
+        NodeShape::Column { args, mask, result } => {
+            let (args, mask) = (places(args)?, places(mask.as_slice())?.pop());
             (
-                ExecShape::Column { args },
+                ExecShape::Column { args, mask },
                 node.call().over(&schema, result),
             )
         }
@@ -93,15 +92,9 @@ fn exec_grouping(node: &MapBatchesNode, grouping: &Grouping) -> Result<ExecGroup
     let schema = node.input().schema();
     let keys = grouping.keys.iter().map(|key| schema.index_of_column(key));
     let keys = keys.collect::<Result<_>>()?;
-    let order = grouping.order.iter().map(|key| {
-        let Expr::Column(column) = &key.expr else {
-            return internal_err!("an order of groups must be a column, not {}", key.expr);
-        };
-        let options = SortOptions {
-            descending: !key.asc,
-            nulls_first: key.nulls_first,
-        };
-        Ok((schema.index_of_column(column)?, options))
+    let order = grouping.order.iter().map(|(column, way)| {
+        let at = schema.index_of_column(column)?;
+        Ok((at, *way))
     });
     let order = order.collect::<Result<_>>()?;
     Ok(ExecGrouping { keys, order })

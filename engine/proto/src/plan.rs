@@ -58,6 +58,9 @@ pub struct ColumnShape {
     /// Input column of each parameter, in order.
     #[prost(uint32, repeated, tag = "1")]
     pub args: Vec<u32>,
+    /// Input column that says which rows the call sees; absent: all.
+    #[prost(uint32, optional, tag = "2")]
+    pub mask: Option<u32>,
 }
 
 /// Which rows are a group, and their order in it.

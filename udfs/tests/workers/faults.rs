@@ -32,7 +32,11 @@ async fn a_worker_killed_twice_is_named() {
     let kill = async {
         let mut pid = 0;
         for _ in 0..2 {
-            pid = worker_in(&manager, "busy").await;
+            let last = pid;
+            while pid == last {
+                pid = worker_in(&manager, "busy").await;
+                tokio::task::yield_now().await;
+            }
             let status = std::process::Command::new("kill")
                 .args(["-9", &pid.to_string()])
                 .status();

@@ -71,7 +71,7 @@ fn without_unread_calls(
     let Some(node) = extension.node.as_any().downcast_ref::<MapBatchesNode>() else {
         return Ok(None);
     };
-    let NodeShape::Column { args, result } = node.shape() else {
+    let NodeShape::Column { result, .. } = node.shape() else {
         return Ok(None);
     };
     let errors = node.call().errors();
@@ -80,7 +80,12 @@ fn without_unread_calls(
         let below = without_unread_calls(node.input(), read)?;
         return Ok(Some(below.unwrap_or_else(|| node.input().clone())));
     }
-    read.extend(args.iter().map(|column| column.name.clone()));
+    read.extend(
+        node.shape()
+            .reads()
+            .into_iter()
+            .map(|column| column.name.clone()),
+    );
     let Some(below) = without_unread_calls(node.input(), read)? else {
         return Ok(None);
     };

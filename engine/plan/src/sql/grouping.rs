@@ -6,7 +6,6 @@
 //! ```
 
 use datafusion::common::{Column, DFSchema};
-use datafusion::logical_expr::{Expr, SortExpr};
 use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, OrderByExpr, OrderByOptions};
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -17,7 +16,7 @@ use super::call_options::literal;
 use super::normalized;
 use crate::error::PlanError;
 use crate::nearest;
-use crate::operator::map_batches::Grouping;
+use crate::operator::map_batches::{Grouping, SortWay};
 
 /// What was given of the two; `None` where not given.
 #[derive(Debug, Default)]
@@ -64,11 +63,11 @@ impl WrittenGrouping {
         let keys = keys.collect::<Result<Vec<_>, _>>()?;
         let order = self.order_by.unwrap_or_default().into_iter().map(|key| {
             let ascending = key.options.asc.unwrap_or(true);
-            Ok(SortExpr {
-                expr: Expr::Column(column(owner, "order_by", key.expr, input)?),
-                asc: ascending,
+            let way = SortWay {
+                descending: !ascending,
                 nulls_first: key.options.nulls_first.unwrap_or(!ascending),
-            })
+            };
+            Ok((column(owner, "order_by", key.expr, input)?, way))
         });
         let order = order.collect::<Result<_, _>>()?;
         Ok((!keys.is_empty()).then_some(Grouping { keys, order }))

@@ -3,16 +3,22 @@
 //! Small pieces are gathered, large ones sliced, without copying: a block is a
 //! list of slices. Rows stay in order. A block has the rows the limits allow
 //! and, when the user asked for a batch size, a whole number of batches, except
-//! the last. Pure; used by the stream of one partition.
+//! the last. Limits are of rows sent; where a mask keeps rows from the worker, a
+//! block ends before too many of those wait beside it, and it may have no row to
+//! send at all. Pure; used by the stream of one partition.
 
 use std::collections::VecDeque;
 
-use arrow::array::RecordBatch;
 use mobula_block::size::block_bytes;
+
+use super::piece::Piece;
 
 /// Batches of a block when the user gave a batch size: enough to hide the way
 /// to the worker, few enough to spread over workers and to stop early.
 const BATCHES_PER_BLOCK: usize = 16;
+
+/// Rows under a mask that wait beside a block, per row that it may send.
+const PASSED_PER_ROW: usize = 4;
 
 /// How large a block may get.
 #[derive(Debug, Clone, Copy)]
@@ -38,32 +44,11 @@ impl BlockLimits {
     }
 }
 
-/// Rows as they came, and the part of them that the worker gets.
-#[derive(Debug, Clone)]
-pub(super) struct Piece {
-    /// Columns that pass by the worker.
-    pub passed: RecordBatch,
-    /// Columns that go in; as many rows as `passed`.
-    pub sent: RecordBatch,
-}
-
-impl Piece {
-    fn rows(&self) -> usize {
-        self.sent.num_rows()
-    }
-
-    fn slice(&self, offset: usize, rows: usize) -> Self {
-        Self {
-            passed: self.passed.slice(offset, rows),
-            sent: self.sent.slice(offset, rows),
-        }
-    }
-}
-
 /// Consecutive rows for one call; never empty.
 #[derive(Debug)]
 pub(super) struct Block {
     pub pieces: VecDeque<Piece>,
+    /// Rows to send.
     pub rows: usize,
 }
 
@@ -72,8 +57,12 @@ pub(super) struct Block {
 pub(super) struct BlockQueue {
     limits: BlockLimits,
     pieces: VecDeque<Piece>,
+    /// To send.
     rows: usize,
     bytes: usize,
+    /// Under a mask.
+    passed_rows: usize,
+    passed_bytes: usize,
     finished: bool,
     /// Where blocks may end, counted from the first row that waits: between
     /// groups. `None`: anywhere.
@@ -87,6 +76,8 @@ impl BlockQueue {
             pieces: VecDeque::new(),
             rows: 0,
             bytes: 0,
+            passed_rows: 0,
+            passed_bytes: 0,
             finished: false,
             ends: None,
         }
@@ -115,11 +106,17 @@ impl BlockQueue {
 
     /// Adds rows at the end.
     pub fn push(&mut self, piece: Piece) {
-        if piece.rows() > 0 {
-            self.rows += piece.rows();
-            self.bytes += block_bytes(&piece.sent);
-            self.pieces.push_back(piece);
+        let passed = piece.passed.rows();
+        if passed.num_rows() == 0 {
+            return;
         }
+        if piece.passed.is_masked() {
+            self.passed_rows += passed.num_rows();
+            self.passed_bytes += block_bytes(passed);
+        }
+        self.rows += piece.asked();
+        self.bytes += block_bytes(&piece.sent);
+        self.pieces.push_back(piece);
     }
 
     /// No more rows will come: what is left may leave as a smaller block.
@@ -142,9 +139,9 @@ impl BlockQueue {
             return self.pop_groups(wanted);
         }
         match self.rows {
-            0 => None,
             rows if rows >= wanted => Some(self.take(wanted)),
-            rows if self.finished => Some(self.take(rows)),
+            _ if self.pieces.is_empty() => None,
+            _ if self.finished || self.is_crowded() => Some(self.take_all()),
             _ => None,
         }
     }
@@ -163,6 +160,22 @@ impl BlockQueue {
         Some(self.take(end))
     }
 
+    /// Whether too many rows wait that are kept from the worker.
+    fn is_crowded(&self) -> bool {
+        let most = self.limits.rows.saturating_mul(PASSED_PER_ROW);
+        self.passed_rows >= most || self.passed_bytes >= self.limits.bytes
+    }
+
+    fn take_all(&mut self) -> Block {
+        let block = Block {
+            pieces: std::mem::take(&mut self.pieces),
+            rows: self.rows,
+        };
+        (self.rows, self.bytes) = (0, 0);
+        (self.passed_rows, self.passed_bytes) = (0, 0);
+        block
+    }
+
     fn take(&mut self, rows: usize) -> Block {
         let mut block = Block {
             pieces: VecDeque::new(),
@@ -173,20 +186,25 @@ impl BlockQueue {
                 break;
             };
             let missing = rows - block.rows;
-            let piece = match piece.rows() > missing {
+            let piece = match piece.asked() > missing {
                 true => {
-                    let rest = piece.slice(missing, piece.rows() - missing);
+                    let (piece, rest) = piece.split(missing);
                     self.pieces.push_front(rest);
-                    piece.slice(0, missing)
+                    piece
                 }
                 false => piece,
             };
-            block.rows += piece.rows();
+            block.rows += piece.asked();
+            if piece.passed.is_masked() {
+                self.passed_rows -= piece.passed.rows().num_rows();
+            }
             block.pieces.push_back(piece);
         }
         // Bytes are an average anyway: take the block's share.
         self.bytes -= (self.bytes as u128 * block.rows as u128 / self.rows.max(1) as u128) as usize;
         self.rows -= block.rows;
+        let left = self.pieces.iter().filter(|p| p.passed.is_masked());
+        self.passed_bytes = left.map(|p| block_bytes(p.passed.rows())).sum();
         block
     }
 }
@@ -196,15 +214,12 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, Int64Array};
+    use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch};
 
     fn piece(values: std::ops::Range<i64>) -> Piece {
         let column: ArrayRef = Arc::new(Int64Array::from_iter_values(values));
         let batch = RecordBatch::try_from_iter([("a", column)]).unwrap();
-        Piece {
-            passed: batch.clone(),
-            sent: batch,
-        }
+        Piece::whole(batch.clone(), batch)
     }
 
     fn limits(rows: usize, bytes: usize, batch_size: Option<usize>) -> BlockLimits {
@@ -313,5 +328,54 @@ mod tests {
         assert_eq!(cut(limits(1 << 20, 1 << 20, Some(2)), &[70]), [32, 32, 6]);
         // A batch larger than the limit is what the user asked for.
         assert_eq!(cut(limits(10, 1, Some(50)), &[30, 30, 30]), [50, 40]);
+    }
+
+    /// Rows to send and rows in all of the blocks made of pieces of 10 rows, of
+    /// which the given ones are asked about.
+    fn cut_masked(limits: BlockLimits, pieces: &[&[usize]]) -> Vec<(usize, usize)> {
+        let mut queue = BlockQueue::new(limits);
+        let mut blocks = vec![];
+        for asked in pieces {
+            let rows = piece(0..10).sent;
+            let mask: BooleanArray = (0..10).map(|i| Some(asked.contains(&i))).collect();
+            queue.push(Piece::masked(rows.clone(), &rows, &mask).unwrap());
+            blocks.extend(std::iter::from_fn(|| queue.pop()));
+        }
+        queue.finish();
+        blocks.extend(std::iter::from_fn(|| queue.pop()));
+        let all = |block: &Block| {
+            block
+                .pieces
+                .iter()
+                .map(|p| p.passed.rows().num_rows())
+                .sum()
+        };
+        blocks
+            .iter()
+            .map(|block| (block.rows, all(block)))
+            .collect()
+    }
+
+    #[test]
+    fn masked_rows_are_gathered_and_the_others_bounded() {
+        let most = 1 << 20;
+        // Blocks of 3 rows sent; the next one begins with a row to send.
+        assert_eq!(
+            cut_masked(limits(3, most, None), &[&[0, 5], &[2, 4, 9], &[]]),
+            [(3, 14), (2, 16)]
+        );
+        // Nobody asks: blocks of 4 times as many rows, none of them sent.
+        assert_eq!(
+            cut_masked(limits(5, most, None), &[&[], &[], &[], &[]]),
+            [(0, 20), (0, 20)]
+        );
+        // Whole batches unless rows pile up.
+        assert_eq!(
+            cut_masked(limits(10, most, Some(2)), &[&[1], &[1], &[1], &[1], &[1]]),
+            [(4, 40), (1, 10)]
+        );
+        // Wide rows pile up sooner.
+        let blocks = cut_masked(limits(1000, 100, None), &[&[1], &[1], &[1], &[1]]);
+        assert_eq!(blocks.len(), 2, "{blocks:?}");
     }
 }

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::stats::{ColumnStatistics, Precision};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, Statistics, internal_err};
@@ -43,6 +43,9 @@ pub enum ExecShape {
     Column {
         /// Input column of each parameter, in order.
         args: Vec<usize>,
+        /// Input column that says which rows the call sees; `None`: all. The
+        /// others get NULL.
+        mask: Option<usize>,
     },
     /// The input's rows stay or go.
     Filter {
@@ -51,6 +54,16 @@ pub enum ExecShape {
     },
     /// All columns go in, the function's table comes out.
     Table,
+}
+
+impl ExecShape {
+    /// The input column that says which rows the call sees.
+    pub fn mask(&self) -> Option<usize> {
+        match self {
+            Self::Column { mask, .. } => *mask,
+            Self::Filter { .. } | Self::Table => None,
+        }
+    }
 }
 
 /// `map_batches`, and the operators that are run like it, in a physical plan.
@@ -219,7 +232,12 @@ fn check(input: &Schema, call: &UdfCall, shape: &ExecShape) -> Result<()> {
     // Groups have a column more, which tells where they start.
     let marks = usize::from(call.mode == CallMode::Groups);
     match shape {
-        ExecShape::Column { args } | ExecShape::Filter { args } => {
+        ExecShape::Column { args, .. } | ExecShape::Filter { args } => {
+            if let Some(mask) = shape.mask()
+                && input.fields().get(mask).map(|f| f.data_type()) != Some(&DataType::Boolean)
+            {
+                return internal_err!("column {mask} is no mask for the call of \"{name}\"");
+            }
             if args.len() != call.input.fields().len() || call.output.fields().len() != 1 {
                 return internal_err!("the call of \"{name}\" does not fit its declaration");
             }
@@ -309,6 +327,10 @@ impl DisplayAs for MapBatchesExec {
             _ => {}
         }
         write!(f, "{separator}concurrency={concurrency}")?;
+        if let Some(mask) = self.shape.mask() {
+            let schema = self.input.schema();
+            write!(f, "{separator}mask={}@{mask}", schema.field(mask).name())?;
+        }
         let errors = &self.call.errors;
         if errors.on_error != OnError::Raise {
             write!(f, "{separator}on_error={}", errors.on_error)?;

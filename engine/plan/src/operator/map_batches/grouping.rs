@@ -11,7 +11,6 @@ use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::{SortOptions, partition};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::{Column, Result};
-use datafusion::logical_expr::SortExpr;
 use datafusion::physical_expr::expressions::Column as PhysicalColumn;
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use mobula_udfs::GROUP_STARTS;
@@ -21,14 +20,50 @@ use mobula_udfs::GROUP_STARTS;
 pub struct Grouping {
     /// Never empty.
     pub keys: Vec<Column>,
-    pub order: Vec<SortExpr>,
+    pub order: Vec<(Column, SortWay)>,
+}
+
+/// The direction of an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd)]
+pub struct SortWay {
+    pub descending: bool,
+    pub nulls_first: bool,
+}
+
+impl Grouping {
+    /// The keys, then the columns of the order.
+    pub fn columns(&self) -> impl Iterator<Item = &Column> {
+        let order = self.order.iter().map(|(column, _)| column);
+        self.keys.iter().chain(order)
+    }
+}
+
+/// What follows a column in ORDER BY; nothing where it is the default.
+impl fmt::Display for SortWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.descending, self.nulls_first) {
+            (false, false) => "",
+            (false, true) => " NULLS FIRST",
+            (true, true) => " DESC",
+            (true, false) => " DESC NULLS LAST",
+        })
+    }
+}
+
+impl From<SortWay> for SortOptions {
+    fn from(way: SortWay) -> Self {
+        Self {
+            descending: way.descending,
+            nulls_first: way.nulls_first,
+        }
+    }
 }
 
 /// Keys and order of an exec, as columns of its input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecGrouping {
     pub keys: Vec<usize>,
-    pub order: Vec<(usize, SortOptions)>,
+    pub order: Vec<(usize, SortWay)>,
 }
 
 impl ExecGrouping {
@@ -41,8 +76,12 @@ impl ExecGrouping {
     pub fn ordering(&self, input: &Schema) -> Option<LexOrdering> {
         let keys = self.keys.iter().map(|key| (*key, SortOptions::default()));
         LexOrdering::new(
-            keys.chain(self.order.iter().copied())
-                .map(|(at, options)| PhysicalSortExpr::new(column(input, at), options)),
+            keys.chain(
+                self.order
+                    .iter()
+                    .map(|(at, way)| (*at, SortOptions::from(*way))),
+            )
+            .map(|(at, options)| PhysicalSortExpr::new(column(input, at), options)),
         )
     }
 
@@ -59,15 +98,10 @@ impl ExecGrouping {
         if self.order.is_empty() {
             return Ok(());
         }
-        let order = self.order.iter().map(|(at, options)| {
-            let nulls = match (options.descending, options.nulls_first) {
-                (false, true) => " NULLS FIRST",
-                (true, false) => " NULLS LAST",
-                _ => "",
-            };
-            let way = if options.descending { " DESC" } else { "" };
-            format!("{}{way}{nulls}", name(at))
-        });
+        let order = self
+            .order
+            .iter()
+            .map(|(at, way)| format!("{}{way}", name(at)));
         let order: Vec<_> = order.collect();
         write!(f, "{separator}order_by=[{}]", order.join(", "))
     }

@@ -2,15 +2,18 @@
 //!
 //! ```text
 //! SQL      SELECT net(price, discount) FROM t                    one column is appended
+//!          SELECT CASE WHEN ok THEN net(price, 0) END FROM t     with a mask: for some rows
 //!          SELECT * FROM map_batches(TABLE(t), net)              the same
 //!          SELECT * FROM map_batches(TABLE(t), chunks, batch_size => 64)
 //!                                                                RETURNS TABLE: other rows
-//! EXPLAIN  MapBatchesExec: udf=net, kind=scalar, batch_size=64, batch_format=numpy, concurrency=2
+//! EXPLAIN  MapBatchesExec: udf=net, kind=scalar, batch_size=64, batch_format=numpy, concurrency=2, mask=ok@3
 //! Rows     scalar: as many as the input's; table: any number
 //! Order    kept within a partition (several blocks in flight, answered in order)
 //! Parts    as the input's; asks for no distribution
 //! Memory   per partition one block in flight, over all partitions of a task
-//!          `concurrency` more; a block has udf_batch_rows rows or udf_batch_bytes bytes
+//!          `concurrency` more; a block has udf_batch_rows rows or udf_batch_bytes bytes; beside
+//!          it wait the rows that a mask keeps from the worker, four times as many rows
+//!          or the same bytes at most
 //! Cancel   dropping the stream drops the calls: their workers stop
 //! Errors   UdfError, unchanged, inside DataFusionError::External; on_error lets rows
 //!          that fail stay with NULL, go, or go and be listed in system.errors
@@ -19,14 +22,17 @@
 //!
 //! `map`, `flat_map` and `filter` run here as well: they differ in what a worker
 //! does with a block. `node` is planned, `exec` is placed, `stream` runs one partition with
-//! `block_queue` before it and `shared_pool` beside it.
+//! `block_queue` before it (`piece` is what it cuts) and `shared_pool` beside it.
 
 mod block_queue;
 mod call;
 mod exec;
 mod failures;
 mod grouping;
+#[cfg(test)]
+mod mask_tests;
 mod node;
+mod piece;
 #[cfg(test)]
 mod row_tests;
 mod shared_pool;
@@ -39,7 +45,7 @@ use mobula_udfs::CallMode;
 use super::Operator;
 pub use call::FunctionCall;
 pub use exec::{ExecShape, MapBatchesExec, map_batches_exec};
-pub use grouping::{ExecGrouping, Grouping};
+pub use grouping::{ExecGrouping, Grouping, SortWay};
 pub use node::{MapBatchesNode, NodeShape};
 
 pub(super) const OPERATOR: Operator = Operator {

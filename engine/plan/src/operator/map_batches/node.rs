@@ -2,10 +2,11 @@
 //!
 //! Four shapes. `Column`: all input columns pass through and one is appended, so
 //! unread columns are pruned below it, filters on other columns and limits move
-//! below it. `Filter`: all input columns pass through for some rows; as `Column`,
-//! but limits stay above, as above a column whose failed rows are left out. `Table`: all columns go in and RETURNS TABLE comes out;
-//! nothing moves past it. `Groups`: the same, a group
-//! of rows at a time. Arguments are columns; whoever makes the node computes
+//! below it. With a mask the call sees only rows for which that column is true.
+//! `Filter`: all input columns pass through for some rows; as `Column`, but limits
+//! stay above, as above a column whose failed rows are left out. `Table`: all
+//! columns go in and RETURNS TABLE comes out; nothing moves past it. `Groups`: the
+//! same, a group of rows at a time. Arguments are columns; whoever makes the node computes
 //! expressions in a projection below.
 
 use std::cmp::Ordering;
@@ -15,9 +16,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, Result, internal_err};
-use datafusion::logical_expr::{
-    Expr, Extension, LogicalPlan, SortExpr, UserDefinedLogicalNodeCore,
-};
+use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore};
 use mobula_udfs::{FunctionSpec, Returns};
 
 use super::{FunctionCall, Grouping};
@@ -31,6 +30,8 @@ pub enum NodeShape {
     Column {
         /// Input column of each parameter, in order.
         args: Vec<Column>,
+        /// Rows for which it is not true get NULL without a call.
+        mask: Option<Column>,
         result: String,
     },
     /// Rows stay or go.
@@ -42,6 +43,20 @@ pub enum NodeShape {
     Table,
     /// The same, of each group of rows.
     Groups(Grouping),
+}
+
+impl NodeShape {
+    /// The input columns that it names: arguments, then the mask; or keys, then
+    /// their order.
+    pub fn reads(&self) -> Vec<&Column> {
+        let (args, mask) = match self {
+            Self::Column { args, mask, .. } => (args.as_slice(), mask.as_ref()),
+            Self::Filter { args } => (args.as_slice(), None),
+            Self::Groups(grouping) => return grouping.columns().collect(),
+            Self::Table => (&[][..], None),
+        };
+        args.iter().chain(mask).collect()
+    }
 }
 
 /// `MapBatches` in a logical plan.
@@ -75,9 +90,33 @@ impl MapBatchesNode {
         Ok(Self {
             input,
             call,
-            shape: NodeShape::Column { args, result },
+            shape: NodeShape::Column {
+                args,
+                mask: None,
+                result,
+            },
             schema,
         })
+    }
+
+    /// The same with a column that says which rows the call sees.
+    ///
+    /// # Errors
+    /// An internal error when the input has no such truth value, or the node
+    /// appends no column.
+    pub fn with_mask(mut self, column: Option<Column>) -> Result<Self> {
+        let Some(column) = column else {
+            return Ok(self);
+        };
+        let index = self.input.schema().index_of_column(&column)?;
+        let data_type = self.input.schema().field(index).data_type();
+        match &mut self.shape {
+            NodeShape::Column { mask, .. } if *data_type == DataType::Boolean => {
+                *mask = Some(column);
+                Ok(self)
+            }
+            _ => internal_err!("column {column} ({data_type}) is no mask"),
+        }
     }
 
     /// Drops rows of `input`: a function that returns BOOLEAN over its columns.
@@ -214,17 +253,8 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        match &self.shape {
-            NodeShape::Column { args, .. } | NodeShape::Filter { args } => {
-                args.iter().cloned().map(Expr::Column).collect()
-            }
-            NodeShape::Groups(Grouping { keys, order }) => {
-                let keys = keys.iter().cloned().map(Expr::Column);
-                keys.chain(order.iter().map(|key| key.expr.clone()))
-                    .collect()
-            }
-            NodeShape::Table => vec![],
-        }
+        let columns = self.shape.reads().into_iter();
+        columns.cloned().map(Expr::Column).collect()
     }
 
     /// A filter on passed-through columns may run before a call that has no
@@ -251,7 +281,13 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
         };
         write!(f, "{}: {} over ", self.call.operator().node, self.call)?;
         match &self.shape {
-            NodeShape::Column { args, result } => write!(f, "[{}] AS {result}", listed(args)),
+            NodeShape::Column { args, mask, result } => {
+                write!(f, "[{}] AS {result}", listed(args))?;
+                match mask {
+                    Some(mask) => write!(f, ", mask={}", mask.flat_name()),
+                    None => Ok(()),
+                }
+            }
             NodeShape::Filter { args } => write!(f, "[{}]", listed(args)),
             NodeShape::Table => write!(f, "TABLE"),
             NodeShape::Groups(Grouping { keys, order }) => {
@@ -259,7 +295,10 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
                 match order.is_empty() {
                     true => Ok(()),
                     false => {
-                        let keys: Vec<_> = order.iter().map(ToString::to_string).collect();
+                        let keys = order
+                            .iter()
+                            .map(|(c, way)| format!("{}{way}", c.flat_name()));
+                        let keys: Vec<_> = keys.collect();
                         write!(f, ", order_by=[{}]", keys.join(", "))
                     }
                 }
@@ -271,44 +310,37 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
         let Ok([input]) = <[LogicalPlan; 1]>::try_from(inputs) else {
             return internal_err!("{} has one input", self.call.operator().node);
         };
-        let mut args = exprs
-            .into_iter()
-            .map(column_of)
-            .collect::<Result<Vec<_>>>()?;
+        let columns = exprs.into_iter().map(column_of);
+        let mut args = columns.collect::<Result<Vec<_>>>()?;
         let call = self.call.clone();
         match &self.shape {
             NodeShape::Table => Self::try_new_table(input, call, None),
             NodeShape::Groups(grouping) => {
                 let order = args.split_off(grouping.keys.len()).into_iter();
-                let order = order.zip(&grouping.order).map(|(column, key)| SortExpr {
-                    expr: Expr::Column(column),
-                    ..key.clone()
-                });
-                let order = order.collect();
+                let order = order.zip(&grouping.order);
+                let order = order.map(|(column, (_, way))| (column, *way)).collect();
                 let grouping = Grouping { keys: args, order };
                 Self::try_new_table(input, call, Some(grouping))
             }
             NodeShape::Filter { .. } => Self::try_new_filter(input, call, args),
-            NodeShape::Column { result, .. } => {
-                Self::try_new_column(input, call, args, result.clone())
+            NodeShape::Column { mask, result, .. } => {
+                let mask = mask.as_ref().and_then(|_| args.pop());
+                Self::try_new_column(input, call, args, result.clone())?.with_mask(mask)
             }
         }
     }
 
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
         let input = self.input.schema();
-        let args = match &self.shape {
-            NodeShape::Column { args, .. } | NodeShape::Filter { args } => args,
-            NodeShape::Table | NodeShape::Groups(_) => {
-                return Some(vec![(0..input.fields().len()).collect()]);
-            }
-        };
+        if matches!(self.shape, NodeShape::Table | NodeShape::Groups(_)) {
+            return Some(vec![(0..input.fields().len()).collect()]);
+        }
         let passed = output_columns
             .iter()
             .copied()
             .filter(|i| *i < input.fields().len());
         let mut needed: BTreeSet<usize> = passed.collect();
-        for column in args {
+        for column in self.shape.reads() {
             needed.insert(input.maybe_index_of_column(column)?);
         }
         Some(vec![needed.into_iter().collect()])

@@ -25,7 +25,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, new_empty_array,
+};
 use arrow::compute::{CastOptions, cast_with_options, concat_batches, filter_record_batch};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::runtime::SpawnedTask;
@@ -39,9 +41,10 @@ use mobula_udfs::{Answer, UdfCall, UdfError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::coop::unconstrained;
 
-use super::block_queue::{Block, BlockQueue, Piece};
+use super::block_queue::{Block, BlockQueue};
 use super::exec::ExecShape;
 use super::grouping::{GroupMarker, with_starts};
+use super::piece::{Passed, Piece};
 use super::shared_pool::SharedPool;
 
 /// Answers of a table call that may wait unread.
@@ -101,7 +104,7 @@ impl StreamMetrics {
 struct InFlight {
     answers: mpsc::Receiver<Reply>,
     /// Rows of the block that wait for their new column; empty for a table.
-    waiting: VecDeque<RecordBatch>,
+    waiting: VecDeque<Passed>,
     /// An answer longer than the first of `waiting`.
     rest: Option<RecordBatch>,
     /// Rows of the block that are left out and have not come yet, in their order.
@@ -290,10 +293,16 @@ impl Running {
         metrics: &StreamMetrics,
     ) -> Result<()> {
         let _timer = metrics.baseline.elapsed_compute().timer();
-        metrics.calls.add(1);
-        metrics.rows_to_workers.add(block.rows);
-        let sent = for_worker(&block, &self.setup.call)?;
-        let kept = block.pieces.iter().map(|piece| &piece.passed);
+        let sent = match block.rows {
+            // A mask kept all rows from the worker.
+            0 => None,
+            rows => {
+                metrics.calls.add(1);
+                metrics.rows_to_workers.add(rows);
+                Some(for_worker(&block, &self.setup.call)?)
+            }
+        };
+        let kept = block.pieces.iter().map(|piece| piece.passed.rows());
         let kept = self.setup.pool.failures().kept(kept);
         // A scalar call has at most as many answers as rows, as many words of
         // failed rows, and the end.
@@ -307,7 +316,10 @@ impl Running {
         let (sender, answers) = mpsc::channel(capacity);
         let (pool, fail) = (Arc::clone(&self.setup.pool), self.fail.clone());
         let mut call = Box::pin(async move {
-            let end = run_call(&pool, sent, kept, &sender).await;
+            let end = match sent {
+                Some(sent) => run_call(&pool, sent, kept, &sender).await,
+                None => Ok(()),
+            };
             // The pool must not outlive the stream, which may end on this.
             drop(pool);
             // A receiver that is gone wants no answer, and one failure is enough.
@@ -399,6 +411,11 @@ impl InFlight {
         setup: &Setup,
         metrics: &StreamMetrics,
     ) -> Poll<Result<Option<RecordBatch>>> {
+        // Rows at the front that nobody is asked about wait for nothing.
+        if let Some(passed) = self.waiting.pop_front_if(|passed| passed.asked() == 0) {
+            let none = new_empty_array(setup.call.output.field(0).data_type());
+            return Poll::Ready(passed.filled(&none, &setup.schema).map(Some));
+        }
         let answer = match self.rest.take() {
             Some(rest) => rest,
             None => loop {
@@ -413,16 +430,14 @@ impl InFlight {
         let _timer = metrics.baseline.elapsed_compute().timer();
         Poll::Ready(match &setup.shape {
             ExecShape::Column { .. } => {
-                let (rows, answer) = self.zip(answer, setup)?;
-                let columns = rows.columns().iter().chain(answer.columns()).cloned();
-                let schema = Arc::clone(&setup.schema);
-                let whole = RecordBatch::try_new(schema, columns.collect())?;
+                let (passed, answer) = self.zip(answer, setup)?;
+                let whole = passed.filled(answer.column(0), &setup.schema)?;
                 Ok(Some(self.without_dropped(whole)?))
             }
             ExecShape::Filter { .. } => {
-                let (rows, answer) = self.zip(answer, setup)?;
+                let (passed, answer) = self.zip(answer, setup)?;
                 // NULL drops the row, as in WHERE.
-                let kept = filter_record_batch(&rows, answer.column(0).as_boolean())?;
+                let kept = filter_record_batch(passed.rows(), answer.column(0).as_boolean())?;
                 Ok(Some(kept.with_schema(Arc::clone(&setup.schema))?))
             }
             ExecShape::Table => Ok(Some(answer.with_schema(Arc::clone(&setup.schema))?)),
@@ -431,19 +446,21 @@ impl InFlight {
 
     /// The rows of the first waiting piece and what the answer says of them, as
     /// far as both go; keeps the rest.
-    fn zip(&mut self, answer: RecordBatch, setup: &Setup) -> Result<(RecordBatch, RecordBatch)> {
+    fn zip(&mut self, answer: RecordBatch, setup: &Setup) -> Result<(Passed, RecordBatch)> {
         let Some(waiting) = self.waiting.pop_front() else {
             return Err(wrong_rows(&setup.call, "more"));
         };
-        let rows = waiting.num_rows().min(answer.num_rows());
-        if waiting.num_rows() > rows {
-            self.waiting
-                .push_front(waiting.slice(rows, waiting.num_rows() - rows));
-        }
+        let rows = waiting.asked().min(answer.num_rows());
         if answer.num_rows() > rows {
             self.rest = Some(answer.slice(rows, answer.num_rows() - rows));
         }
-        Ok((waiting.slice(0, rows), answer.slice(0, rows)))
+        let answer = answer.slice(0, rows);
+        if waiting.asked() == rows {
+            return Ok((waiting, answer));
+        }
+        let (waiting, later) = waiting.split(rows);
+        self.waiting.push_front(later);
+        Ok((waiting, answer))
     }
 
     /// Takes note of rows to leave out, where rows are not left out by themselves.
@@ -522,9 +539,15 @@ impl ExecShape {
     /// Parts rows into what passes by and what goes to the worker.
     fn split(&self, rows: RecordBatch) -> Result<Piece> {
         let sent = match self {
-            Self::Column { args } | Self::Filter { args } => rows.project(args)?,
+            Self::Column { args, .. } | Self::Filter { args } => rows.project(args)?,
             Self::Table => rows.clone(),
         };
-        Ok(Piece { passed: rows, sent })
+        match self.mask() {
+            Some(mask) => {
+                let mask = Arc::clone(rows.column(mask));
+                Piece::masked(rows, &sent, mask.as_boolean())
+            }
+            None => Ok(Piece::whole(rows, sent)),
+        }
     }
 }

@@ -20,7 +20,7 @@ use super::map_batches_exec;
 use crate::MobulaOptions;
 use crate::test_session::{FakeHost, add_table, plan, rows_of_t, session, session_with};
 
-fn int(batch: &RecordBatch, column: usize) -> &Int64Array {
+pub(super) fn int(batch: &RecordBatch, column: usize) -> &Int64Array {
     batch.column(column).as_any().downcast_ref().unwrap()
 }
 
@@ -28,12 +28,12 @@ fn float(batch: &RecordBatch, column: usize) -> &Float64Array {
     batch.column(column).as_any().downcast_ref().unwrap()
 }
 
-fn one_column(column: impl Array + 'static) -> RecordBatch {
+pub(super) fn one_column(column: impl Array + 'static) -> RecordBatch {
     RecordBatch::try_from_iter([("r", Arc::new(column) as ArrayRef)]).unwrap()
 }
 
 /// Cuts `batch` into pieces of at most `rows`, as a worker may.
-fn pieces(batch: &RecordBatch, rows: usize) -> Vec<RecordBatch> {
+pub(super) fn pieces(batch: &RecordBatch, rows: usize) -> Vec<RecordBatch> {
     let starts = (0..batch.num_rows()).step_by(rows);
     starts
         .map(|i| batch.slice(i, rows.min(batch.num_rows() - i)))
@@ -90,7 +90,7 @@ pub(super) async fn physical(state: &SessionState, sql: &str) -> Result<Arc<dyn 
     state.create_physical_plan(&plan).await
 }
 
-async fn run(state: &SessionState, sql: &str) -> Result<Vec<RecordBatch>> {
+pub(super) async fn run(state: &SessionState, sql: &str) -> Result<Vec<RecordBatch>> {
     collect(physical(state, sql).await?, state.task_ctx()).await
 }
 

@@ -10,35 +10,42 @@
 //!                                             MapBatches: net over [t.a] AS net(t.a)
 //!                                               Filter: t.b = 1
 //!                                                 TableScan: t
+//!
+//! Projection: CASE WHEN t.b > 0           Projection: CASE WHEN t.b > 0
+//!   THEN net(t.a) END                 →       THEN "net(t.a)" END
+//!   TableScan: t                            MapBatches: net over [t.a] AS net(t.a), mask=__mask
+//!                                             Projection: t.a, t.b, t.b > 0 IS TRUE AS __mask
+//!                                               TableScan: t
 //! ```
 //!
-//! In projections, filters, aggregates, sorts and windows; elsewhere, and where
-//! an expression decides which rows reach the call, it is refused: running the
-//! call on all rows could fail on rows the user kept from it. Equal calls of one
-//! node are made once, unless volatile. Arguments that are no columns are
-//! computed in a projection below. The schema of every node stays as it was, so
-//! nodes above need no change. Runs after type coercion; running it again
-//! changes nothing.
+//! In projections, filters, aggregates, sorts and windows; elsewhere it is
+//! refused. Where an expression decides which rows reach the call (CASE, COALESCE,
+//! the second half of AND and OR, FILTER), the call gets a mask: running it on all
+//! rows could fail on rows the user kept from it. Of the conjuncts of a filter,
+//! those without calls run first, and each other one on the rows that passed those
+//! before it. Equal calls of one node are made once, unless volatile. Arguments
+//! that are no columns are computed in a projection below. The schema of every
+//! node stays as it was, so nodes above need no change. Runs after type coercion;
+//! running it again changes nothing.
+//!
+//! `guard` says which rows, `hoister` grows a node's input.
 
-use std::collections::HashMap;
+mod guard;
+mod hoister;
+
 use std::sync::Arc;
 
-use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchemaRef, Result};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::expr::{AggregateFunction, ScalarFunction, WindowFunction};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
-use datafusion::logical_expr::{
-    Aggregate, Expr, ExprSchemable, Filter, LogicalPlan, Operator, Projection, Sort, Window,
-};
+use datafusion::logical_expr::{Aggregate, Expr, Filter, LogicalPlan, Projection, Sort, Window};
 use datafusion::optimizer::AnalyzerRule;
-use mobula_udfs::{CallMode, FunctionSpec, ParamKind};
+use mobula_udfs::FunctionSpec;
 
+use self::hoister::Hoister;
 use crate::error::PlanError;
-use crate::operator::map_batches::{FunctionCall, MapBatchesNode};
-use crate::sql::call_options::CallOptions;
-use crate::udf::{PythonFunction, accepts};
+use crate::udf::PythonFunction;
 
 /// The rule; see the head of this file.
 #[derive(Debug, Default)]
@@ -59,11 +66,11 @@ fn hoist(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         return Ok(Transformed::no(plan));
     };
     let hoisted = match plan {
-        LogicalPlan::Projection(projection) => hoist_projection(projection),
-        LogicalPlan::Filter(filter) => hoist_filter(filter),
-        LogicalPlan::Aggregate(aggregate) => hoist_aggregate(aggregate),
-        LogicalPlan::Sort(sort) => hoist_sort(sort),
-        LogicalPlan::Window(window) => hoist_window(window),
+        LogicalPlan::Projection(projection) => hoist_projection(projection, &function),
+        LogicalPlan::Filter(filter) => hoist_filter(filter, &function),
+        LogicalPlan::Aggregate(aggregate) => hoist_aggregate(aggregate, &function),
+        LogicalPlan::Sort(sort) => hoist_sort(sort, &function),
+        LogicalPlan::Window(window) => hoist_window(window, &function),
         other => Err(PlanError::MisplacedCall {
             function: function.name.clone(),
             place: place_of(&other).to_owned(),
@@ -113,14 +120,14 @@ fn place_of(plan: &LogicalPlan) -> &'static str {
     }
 }
 
-fn hoist_projection(projection: Projection) -> Result<LogicalPlan> {
+fn hoist_projection(projection: Projection, function: &Arc<FunctionSpec>) -> Result<LogicalPlan> {
     let Projection {
         expr,
         input,
         schema,
         ..
     } = projection;
-    let mut hoister = Hoister::over(Arc::unwrap_or_clone(input));
+    let mut hoister = Hoister::over(Arc::unwrap_or_clone(input), function);
     let exprs = expr
         .into_iter()
         .zip(schema.iter())
@@ -139,36 +146,44 @@ fn hoist_projection(projection: Projection) -> Result<LogicalPlan> {
     Projection::try_new_with_schema(exprs, input, schema).map(LogicalPlan::Projection)
 }
 
-/// Conjuncts without calls stay below, so that fewer rows reach the workers.
-fn hoist_filter(filter: Filter) -> Result<LogicalPlan> {
+/// Conjuncts without calls stay below, so that fewer rows reach the workers, and
+/// each with calls runs on the rows that passed those before it. Columns of an
+/// outer query stay on top, where DataFusion finds them.
+fn hoist_filter(filter: Filter, function: &Arc<FunctionSpec>) -> Result<LogicalPlan> {
     let schema = Arc::clone(filter.input.schema());
     let conjuncts = split_conjunction_owned(filter.predicate).into_iter();
     let (costly, cheap): (Vec<_>, Vec<_>) = conjuncts.partition(|e| first_call(e).is_some());
-    let input = match conjunction(cheap) {
-        Some(cheap) => LogicalPlan::Filter(Filter::try_new(cheap, filter.input)?),
-        None => Arc::unwrap_or_clone(filter.input),
-    };
-    let mut hoister = Hoister::over(input);
-    let costly = costly.into_iter().map(|expr| hoister.lift(expr));
-    let predicate = conjunction(costly.collect::<Result<Vec<_>>>()?);
-    let Some(predicate) = predicate else {
-        return Ok(hoister.input);
-    };
-    let filter = Filter::try_new(predicate, Arc::new(hoister.input))?;
-    restored(LogicalPlan::Filter(filter), &schema, |i| i)
+    let (outer, cheap) = cheap.into_iter().partition(Expr::contains_outer);
+    let input = filtered(Arc::unwrap_or_clone(filter.input), cheap)?;
+    let mut hoister = Hoister::over(input, function);
+    let last = costly.len() - 1;
+    for (i, conjunct) in costly.into_iter().enumerate() {
+        let conjunct = hoister.lift(conjunct)?;
+        let mut conjuncts: Vec<Expr> = outer.iter().filter(|_| i == last).cloned().collect();
+        conjuncts.push(conjunct);
+        hoister.input = filtered(hoister.input, conjuncts)?;
+    }
+    restored(hoister.input, &schema, |i| i)
 }
 
-fn hoist_aggregate(aggregate: Aggregate) -> Result<LogicalPlan> {
-    let mut hoister = Hoister::over(Arc::unwrap_or_clone(aggregate.input));
+fn filtered(input: LogicalPlan, conjuncts: Vec<Expr>) -> Result<LogicalPlan> {
+    match conjunction(conjuncts) {
+        Some(all) => Filter::try_new(all, Arc::new(input)).map(LogicalPlan::Filter),
+        None => Ok(input),
+    }
+}
+
+fn hoist_aggregate(aggregate: Aggregate, function: &Arc<FunctionSpec>) -> Result<LogicalPlan> {
+    let mut hoister = Hoister::over(Arc::unwrap_or_clone(aggregate.input), function);
     let group = hoister.lift_all(aggregate.group_expr)?;
     let aggr = hoister.lift_all(aggregate.aggr_expr)?;
     let hoisted = Aggregate::try_new(Arc::new(hoister.input), group, aggr)?;
     restored(LogicalPlan::Aggregate(hoisted), &aggregate.schema, |i| i)
 }
 
-fn hoist_sort(sort: Sort) -> Result<LogicalPlan> {
+fn hoist_sort(sort: Sort, function: &Arc<FunctionSpec>) -> Result<LogicalPlan> {
     let schema = Arc::clone(sort.input.schema());
-    let mut hoister = Hoister::over(Arc::unwrap_or_clone(sort.input));
+    let mut hoister = Hoister::over(Arc::unwrap_or_clone(sort.input), function);
     let keys = sort.expr.into_iter().map(|mut key| {
         key.expr = hoister.lift(key.expr)?;
         Ok(key)
@@ -181,9 +196,9 @@ fn hoist_sort(sort: Sort) -> Result<LogicalPlan> {
     restored(LogicalPlan::Sort(hoisted), &schema, |i| i)
 }
 
-fn hoist_window(window: Window) -> Result<LogicalPlan> {
+fn hoist_window(window: Window, function: &Arc<FunctionSpec>) -> Result<LogicalPlan> {
     let passed = window.input.schema().fields().len();
-    let mut hoister = Hoister::over(Arc::unwrap_or_clone(window.input));
+    let mut hoister = Hoister::over(Arc::unwrap_or_clone(window.input), function);
     let exprs = hoister.lift_all(window.window_expr)?;
     let added = hoister.input.schema().fields().len() - passed;
     let hoisted = Window::try_new(exprs, Arc::new(hoister.input))?;
@@ -224,207 +239,7 @@ fn restored(
         .map(LogicalPlan::Projection)
 }
 
-/// Lifts calls out of the expressions of one node, growing its input.
-struct Hoister {
-    /// The node's input with a column appended for each call and argument.
-    input: LogicalPlan,
-    /// Columns that hold what an expression gives.
-    known: HashMap<Expr, Column>,
-}
-
-impl Hoister {
-    fn over(input: LogicalPlan) -> Self {
-        Self {
-            input,
-            known: HashMap::new(),
-        }
-    }
-
-    fn lift_all(&mut self, exprs: Vec<Expr>) -> Result<Vec<Expr>> {
-        exprs.into_iter().map(|expr| self.lift(expr)).collect()
-    }
-
-    /// `expr` with its calls replaced by columns.
-    fn lift(&mut self, expr: Expr) -> Result<Expr> {
-        if first_call(&expr).is_none() {
-            return Ok(expr);
-        }
-        refuse_guarded(&expr)?;
-        match expr {
-            Expr::ScalarFunction(call) => {
-                let args = self.lift_all(call.args)?;
-                let call = ScalarFunction::new_udf(call.func, args);
-                match PythonFunction::of(&call.func).map(|f| Arc::clone(f.spec())) {
-                    Some(spec) => self.append_call(call, spec).map(Expr::Column),
-                    None => Ok(Expr::ScalarFunction(call)),
-                }
-            }
-            other => other
-                .map_children(|child| self.lift(child).map(Transformed::yes))
-                .map(|transformed| transformed.data),
-        }
-    }
-
-    /// The column that holds the result of `call`, whose arguments are free of
-    /// calls.
-    fn append_call(&mut self, call: ScalarFunction, spec: Arc<FunctionSpec>) -> Result<Column> {
-        let args = call.args.clone();
-        let expr = Expr::ScalarFunction(call);
-        if let Some(column) = self.known.get(&expr) {
-            return Ok(column.clone());
-        }
-        let mut columns = Vec::with_capacity(args.len());
-        for (arg, param) in args.into_iter().zip(&spec.params) {
-            let name = format!("__{}_{}", spec.name, param.name);
-            let column = match &param.kind {
-                ParamKind::Value(wanted) => self.argument(arg, wanted, name, &spec)?,
-                ParamKind::Table => {
-                    return Err(PlanError::TableFunction {
-                        function: spec.name.clone(),
-                    }
-                    .into());
-                }
-            };
-            columns.push(column);
-        }
-        // Named as the expression was, so that names of columns made from it
-        // stay as they were.
-        let result = self.free_name(expr.schema_name().to_string());
-        let call = FunctionCall::new(spec, CallMode::Batches, vec![], &CallOptions::default());
-        call.refuse_dropped_rows()?;
-        let input = std::mem::take(&mut self.input);
-        let node = MapBatchesNode::try_new_column(input, call, columns, result.clone())?;
-        self.input = node.into_plan();
-        Ok(self.remember(expr, Column::new_unqualified(result)))
-    }
-
-    /// The column that holds `arg`, computed below if need be.
-    fn argument(
-        &mut self,
-        arg: Expr,
-        wanted: &DataType,
-        name: String,
-        spec: &FunctionSpec,
-    ) -> Result<Column> {
-        let arg = match arg {
-            // The exec casts a column to its parameter's type by itself.
-            Expr::Cast(cast)
-                if cast.field.data_type() == wanted && self.casts(&cast.expr, wanted)? =>
-            {
-                *cast.expr
-            }
-            arg => arg,
-        };
-        if let Expr::Column(column) = arg {
-            return Ok(column);
-        }
-        if let Some(column) = self.known.get(&arg) {
-            return Ok(column.clone());
-        }
-        if arg.contains_outer() {
-            return Err(PlanError::MisplacedCall {
-                function: spec.name.clone(),
-                place: "a subquery over columns of the outer query".to_owned(),
-            }
-            .into());
-        }
-        let name = self.free_name(name);
-        let mut exprs: Vec<Expr> = self
-            .input
-            .schema()
-            .columns()
-            .into_iter()
-            .map(Expr::Column)
-            .collect();
-        exprs.push(arg.clone().alias(&name));
-        let input = Arc::new(std::mem::take(&mut self.input));
-        self.input = LogicalPlan::Projection(Projection::try_new(exprs, input)?);
-        Ok(self.remember(arg, Column::new_unqualified(name)))
-    }
-
-    /// Whether `expr` is a column that may be cast to `wanted` silently.
-    fn casts(&self, expr: &Expr, wanted: &DataType) -> Result<bool> {
-        match expr {
-            Expr::Column(_) => Ok(accepts(
-                wanted,
-                &expr.get_type(self.input.schema().as_ref())?,
-            )),
-            _ => Ok(false),
-        }
-    }
-
-    fn remember(&mut self, expr: Expr, column: Column) -> Column {
-        if !expr.is_volatile() {
-            self.known.insert(expr, column.clone());
-        }
-        column
-    }
-
-    /// `name`, with a number if a column has it.
-    fn free_name(&self, name: String) -> String {
-        let taken = |name: &str| {
-            let fields = self.input.schema().fields();
-            fields.iter().any(|field| field.name() == name)
-        };
-        if !taken(&name) {
-            return name;
-        }
-        let mut n = 1;
-        loop {
-            let numbered = format!("{name}_{n}");
-            if !taken(&numbered) {
-                return numbered;
-            }
-            n += 1;
-        }
-    }
-}
-
-/// Refuses calls in the parts of `expr` that run for some rows only.
-fn refuse_guarded(expr: &Expr) -> Result<()> {
-    match expr {
-        Expr::Case(case) => {
-            let branches = case
-                .when_then_expr
-                .iter()
-                .flat_map(|(when, then)| [when, then]);
-            let branches = branches.chain(&case.else_expr);
-            refuse("CASE", branches.map(|branch| branch.as_ref()))
-        }
-        Expr::BinaryExpr(binary) => match binary.op {
-            Operator::And => refuse("AND", [binary.left.as_ref(), binary.right.as_ref()]),
-            Operator::Or => refuse("OR", [binary.left.as_ref(), binary.right.as_ref()]),
-            _ => Ok(()),
-        },
-        Expr::ScalarFunction(call) => match call.func.conditional_arguments(&call.args) {
-            Some((_, conditional)) => refuse(&call.func.name().to_uppercase(), conditional),
-            None => Ok(()),
-        },
-        Expr::Lambda(lambda) => refuse("a lambda", [lambda.body.as_ref()]),
-        Expr::AggregateFunction(AggregateFunction { params, .. }) if params.filter.is_some() => {
-            refuse("an aggregate with FILTER", &params.args)
-        }
-        Expr::WindowFunction(window) => {
-            let WindowFunction { params, .. } = window.as_ref();
-            match params.filter {
-                Some(_) => refuse("a window function with FILTER", &params.args),
-                None => Ok(()),
-            }
-        }
-        _ => Ok(()),
-    }
-}
-
-fn refuse<'a>(place: &str, exprs: impl IntoIterator<Item = &'a Expr>) -> Result<()> {
-    match exprs.into_iter().find_map(first_call) {
-        Some(spec) => Err(PlanError::GuardedCall {
-            function: spec.name.clone(),
-            place: place.to_owned(),
-        }
-        .into()),
-        None => Ok(()),
-    }
-}
-
+#[cfg(test)]
+mod guard_tests;
 #[cfg(test)]
 mod tests;
