@@ -6,12 +6,14 @@
 //! code never runs in this process. No DataFusion here, and no network.
 //!
 //! A block's way: [`UdfPool::call`] → `process_pool` takes a worker from `roster`
-//! or has one started through `launch` by the `zygote` → `exchange` writes it by
-//! `protocol` → `python/worker/*.py` → back the same way.
+//! or has one started through `launch` by the `zygote` → `exchange` hands it to
+//! `channel`, which writes it by `protocol`, large ones to memory from `slots` →
+//! `python/worker/*.py` → back the same way.
 
 mod activity;
 mod call;
 mod channel;
+mod descriptors;
 mod error;
 mod exchange;
 mod launch;
@@ -25,7 +27,14 @@ mod protocol;
 mod python;
 mod roster;
 mod schema_bytes;
+#[cfg(target_os = "linux")]
+mod segment;
+#[cfg(not(target_os = "linux"))]
+#[path = "segment_absent.rs"]
+mod segment;
 mod signal;
+mod slot_table;
+mod slots;
 mod spawn;
 mod spec;
 mod worker;

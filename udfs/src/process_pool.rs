@@ -285,6 +285,7 @@ async fn run(lease: Lease, permit: OwnedSemaphorePermit, block: RecordBatch, par
     };
     let outcome = exchange.run(block).await;
     shared.counters.calls.fetch_add(1, Ordering::Relaxed);
+    shared.counters.add_slots(worker.channel.take_tally());
     let reusable = match &outcome {
         Ok(_) => true,
         Err(Interruption::Failed(error)) => leaves_worker_usable(error),
