@@ -41,6 +41,9 @@
 //! → FREE: an output's, which was copied  ← RELEASED: an input's, which nothing
 //!                                          in the worker refers to any more
 //! ```
+//!
+//! FREE goes with the next request, but from the second OUTPUT of an answer on at
+//! once: the worker may wait for it.
 
 use arrow::buffer::{Buffer, MutableBuffer};
 use serde::{Deserialize, Serialize};

@@ -19,9 +19,9 @@ use crate::segment::Segment;
 use crate::slot_table::{Room, SlotTable};
 use crate::spawn::{OwnedTask, spawn_named};
 
-/// Payloads up to this go with their frame: one more copy of so few bytes costs
-/// less than looking after a slot.
-pub(crate) const INLINE_BYTES: usize = 32 << 10;
+/// Payloads up to this go with their frame: looking after a slot costs what the
+/// socket costs for so few bytes (`cargo run --release --example transport`).
+pub(crate) const INLINE_BYTES: usize = 64 << 10;
 /// Slots for outputs: the worker fills one while we empty the other.
 const OUTPUTS_AHEAD: usize = 2;
 /// How often memory is given back that was not used since the last time.
@@ -294,5 +294,91 @@ fn tell_once(error: &io::Error) {
     static TOLD: AtomicBool = AtomicBool::new(false);
     if cfg!(target_os = "linux") && !TOLD.swap(true, Ordering::Relaxed) {
         tracing::warn!(%error, "no memory can be shared with workers: blocks go through sockets, which is slower");
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    const MB: usize = 1 << 20;
+
+    fn fill(slots: &mut Slots, bytes: usize) -> u16 {
+        let mut slot = slots.open_input(bytes).unwrap();
+        assert!(slot.memory.write(0, &vec![1; bytes]));
+        let number = slot.number;
+        slots.close_input(slot, bytes);
+        number
+    }
+
+    fn resident(slots: &Slots) -> usize {
+        let mut tables = slots.tables.lock();
+        let (number, memory) = tables.inputs.take_free(0).unwrap();
+        let bytes = memory.resident_bytes();
+        tables.inputs.put_full(number, memory, 0);
+        tables.inputs.release(number);
+        bytes
+    }
+
+    #[tokio::test]
+    async fn memory_that_nobody_used_is_given_back_while_the_worker_rests() {
+        let mut slots = Slots::new(1, 64 * MB);
+        slots.begin_request();
+        let number = fill(&mut slots, 3 * MB);
+        slots.release_input(number).unwrap();
+        slots.tables.lock().round();
+        assert_eq!(resident(&slots), 3 * MB, "it is at work");
+        slots.end_request();
+        slots.tables.lock().round();
+        assert_eq!(resident(&slots), 3 * MB, "just used");
+        let number = fill(&mut slots, MB);
+        slots.release_input(number).unwrap();
+        slots.tables.lock().round();
+        assert_eq!(resident(&slots), MB);
+        slots.tables.lock().round();
+        assert_eq!(resident(&slots), 0);
+        // And it is as good as new.
+        assert_eq!(fill(&mut slots, 3 * MB), number);
+        assert_eq!(slots.take_tally().slots_created, 1);
+    }
+
+    #[tokio::test]
+    async fn outputs_get_a_slot_for_the_next_time() {
+        let mut slots = Slots::new(1, 64 * MB);
+        slots.begin_request();
+        slots.note_inline_output(INLINE_BYTES);
+        assert!(slots.take_news().is_empty(), "small ones need none");
+        for _ in 0..3 {
+            slots.note_inline_output(MB);
+            slots.take_news();
+        }
+        assert_eq!(slots.take_tally().slots_created, OUTPUTS_AHEAD as u64);
+        // Larger ones take the place of slots only when the worker fills none.
+        slots.note_inline_output(64 * MB);
+        assert!(slots.take_news().is_empty());
+        slots.end_request();
+        let news = slots.take_news();
+        assert!(
+            matches!(
+                news[..],
+                [News::Drop(1), News::Drop(2), News::Slot { number: 3, .. }]
+            ),
+            "{news:?}"
+        );
+        assert!(slots.open_output(1).is_err());
+        assert!(slots.open_output(3).is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_the_system_refuses_goes_with_the_frame() {
+        let mut slots = Slots::new(1, 64 * MB);
+        // Longer than a memfd's name may be.
+        slots.name = "x".repeat(300);
+        for _ in 0..2 {
+            assert!(slots.open_input(MB).is_none());
+            slots.note_inline_output(MB);
+            assert!(slots.take_news().is_empty());
+        }
+        assert_eq!(slots.take_tally().slots_created, 0);
     }
 }

@@ -28,6 +28,9 @@ mod refusals;
 #[cfg(test)]
 #[path = "workers/rows.rs"]
 mod rows;
+#[cfg(all(test, target_os = "linux"))]
+#[path = "workers/transport.rs"]
+mod transport;
 #[cfg(test)]
 #[path = "workers/types.rs"]
 mod types;

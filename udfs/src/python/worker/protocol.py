@@ -61,6 +61,9 @@ class Channel:
         self.slots = Slots()
         # Requests that came while we looked for news of slots.
         self.waiting = collections.deque()
+        # The request that is being answered, and blocks sent for it.
+        self.answering = None
+        self.blocks_sent = 0
         self.incoming = select.poll()
         self.incoming.register(sock, select.POLLIN)
 
@@ -110,18 +113,29 @@ class Channel:
 
     def send_block(self, kind, seq, block, size):
         """Sends a block of `size` bytes; in a slot, if it is large and there is one."""
-        if size > self.inline_bytes:
-            self._end_a_copy()
-            # The engine may have given some back since the request.
-            while self.incoming.poll(0) and None not in self.waiting:
-                self._read()
+        if seq != self.answering:
+            self.answering, self.blocks_sent = seq, 0
+        filled = self._fill_slot(block, size) if size > self.inline_bytes else None
+        self.blocks_sent += 1
+        if filled is None:
+            self.send(kind, seq, {}, block.serialize())
+            return
+        number, at, count = filled
+        self._send_all([HEADER.pack(PLACE.size, kind, FLAG_SLOT, number, seq) + PLACE.pack(at, count)])
+
+    def _fill_slot(self, block, size):
+        self._end_a_copy()
+        # The engine may have given some back since the request.
+        while self.incoming.poll(0) and None not in self.waiting:
+            self._read()
+        filled = self.slots.fill(block, size)
+        # After the second block of an answer it tells at once which it has emptied.
+        while filled is None and self.blocks_sent > 1 and self.slots.may_fit(block, size):
+            if None in self.waiting:
+                return None
+            self._read()
             filled = self.slots.fill(block, size)
-            if filled:
-                number, at, count = filled
-                head = HEADER.pack(PLACE.size, kind, FLAG_SLOT, number, seq)
-                self._send_all([head + PLACE.pack(at, count)])
-                return
-        self.send(kind, seq, {}, block.serialize())
+        return filled
 
     def send(self, kind, seq, body, payload=None):
         """Sends one frame; raises OSError when the engine is gone."""

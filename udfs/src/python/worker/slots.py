@@ -84,8 +84,7 @@ class Slots:
         Returns its number, and where in it how many bytes are; None if there is
         none.
         """
-        # A stream starts with the schema, which the engine has.
-        at = block.schema.serialize().size
+        at = _head_bytes(block)
         fitting = [number for number in self.free if self.outputs[number].size >= at + size]
         if not fitting:
             return None
@@ -94,3 +93,13 @@ class Slots:
         pa.ipc.new_stream(sink, block.schema).write_batch(block)
         self.free.remove(number)
         return number, at, sink.tell() - at
+
+    def may_fit(self, block, size):
+        """Whether `fill` would find room if all outputs were free."""
+        needed = _head_bytes(block) + size
+        return any(memory.size >= needed for memory in self.outputs.values())
+
+
+def _head_bytes(block):
+    # A block is written as a stream, which starts with the schema; the engine has it.
+    return block.schema.serialize().size
