@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::descriptors::send_with;
-use crate::protocol::{Frame, HEADER_BYTES, Header, Kind, NewSlot, Payload, Place};
+use crate::protocol::{Frame, HEADER_BYTES, Header, Kind, NewSlot, Payload, Span};
 use crate::slots::{News, OpenSlot, Slots, Tally};
 
 /// Most pieces given to one vectored write: what Linux takes.
@@ -29,7 +29,7 @@ pub(crate) struct Channel {
     socket: UnixStream,
     max_frame_bytes: usize,
     /// `None`: every payload goes with its frame.
-    slots: Option<Slots>,
+    slots: Option<Box<Slots>>,
 }
 
 /// Why a frame did not pass.
@@ -64,7 +64,7 @@ impl Channel {
 
     /// Shares memory with the other end, a worker.
     pub(crate) fn sharing(mut self, slots: Slots) -> Self {
-        self.slots = Some(slots);
+        self.slots = Some(Box::new(slots));
         self
     }
 
@@ -85,10 +85,8 @@ impl Channel {
 
     /// What crossed in slots since the last time.
     pub(crate) fn take_tally(&mut self) -> Tally {
-        self.slots
-            .as_mut()
-            .map(Slots::take_tally)
-            .unwrap_or_default()
+        let slots = self.slots.as_mut();
+        slots.map(|slots| slots.take_tally()).unwrap_or_default()
     }
 
     /// Writes one frame; a large payload to a slot, if there is one to be had.
@@ -147,10 +145,10 @@ impl Channel {
                     .map_err(ChannelError::Malformed)?;
                 continue;
             }
-            let place = Frame::place(rest.as_slice());
+            let span = Frame::span(rest.as_slice());
             let mut frame = Frame::try_new(header, rest).map_err(ChannelError::Malformed)?;
-            if let Some(place) = place.filter(|_| header.payload == Payload::Slot) {
-                frame.payload = Some(self.empty(header.slot, place).await?);
+            if let Some(span) = span.filter(|_| header.payload == Payload::Slot) {
+                frame.payload = Some(self.empty(header.slot, span).await?);
             }
             self.note(&frame, header.payload).await?;
             return Ok(frame);
@@ -176,10 +174,10 @@ impl Channel {
 
     /// Copies what the worker says is in a slot, which is then the worker's again.
     /// Only the copy may be checked and used: the worker can still change the slot.
-    async fn empty(&mut self, number: u16, place: Place) -> Result<Buffer, ChannelError> {
+    async fn empty(&mut self, number: u16, span: Span) -> Result<Buffer, ChannelError> {
         let slots = self.slots.as_mut().ok_or_else(no_slots)?;
         let slot = slots.open_output(number).map_err(ChannelError::Malformed)?;
-        let Place { at, bytes } = place;
+        let Span { at, bytes } = span;
         let end = at
             .checked_add(bytes)
             .filter(|end| *end <= slot.memory.bytes());
@@ -197,7 +195,7 @@ impl Channel {
             }
             breathe(from - at, until - at).await;
         }
-        slots.close_output(slot, place);
+        slots.close_output(slot, span);
         Ok(Buffer::from_vec(copy))
     }
 
@@ -226,7 +224,7 @@ impl Channel {
     /// returned.
     async fn tell_news(&mut self) -> Result<Vec<u8>, ChannelError> {
         let mut frames = Vec::new();
-        let news = self.slots.as_mut().map(Slots::take_news);
+        let news = self.slots.as_mut().map(|slots| slots.take_news());
         for news in news.unwrap_or_default() {
             let about = |kind, slot, body: &[u8]| {
                 Header::frame_about_slot(kind, slot, body).ok_or_else(|| too_long(kind))

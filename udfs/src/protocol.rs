@@ -58,7 +58,7 @@ pub(crate) const ALIGNMENT: usize = 64;
 const FLAG_PAYLOAD: u8 = 1;
 const FLAG_SLOT: u8 = 2;
 /// What stands before the body where the payload lies in a slot.
-const PLACE_BYTES: usize = 16;
+const SPAN_BYTES: usize = 16;
 
 /// What a frame says. The worker's `protocol.py` has the same numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,7 +126,7 @@ pub(crate) enum Payload {
 
 /// Where in a slot a payload is; as far as the sender tells the truth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Span {
     pub(crate) at: usize,
     pub(crate) bytes: usize,
 }
@@ -166,7 +166,7 @@ impl Header {
         slot: u16,
         payload_bytes: usize,
     ) -> Option<Vec<u8>> {
-        let rest = u32::try_from(PLACE_BYTES.checked_add(body.len())?).ok()?;
+        let rest = u32::try_from(SPAN_BYTES.checked_add(body.len())?).ok()?;
         let mut bytes = Self::start(rest, kind, FLAG_SLOT, slot, seq);
         bytes.extend_from_slice(&0_u64.to_le_bytes());
         bytes.extend_from_slice(&(payload_bytes as u64).to_le_bytes());
@@ -234,9 +234,9 @@ impl Frame {
         let (body, payload) = match header.payload {
             Payload::None => (rest, None),
             // What is in the slot is read by who owns it.
-            Payload::Slot => match rest.len() < PLACE_BYTES {
+            Payload::Slot => match rest.len() < SPAN_BYTES {
                 true => return Err("a frame without the place of its payload".into()),
-                false => (rest.slice(PLACE_BYTES), None),
+                false => (rest.slice(SPAN_BYTES), None),
             },
             Payload::Inline => {
                 let Some((length, _)) = rest.split_first_chunk::<4>() else {
@@ -262,10 +262,10 @@ impl Frame {
     }
 
     /// Where `rest` says that the payload is in its slot.
-    pub(crate) fn place(rest: &[u8]) -> Option<Place> {
+    pub(crate) fn span(rest: &[u8]) -> Option<Span> {
         let (at, rest) = rest.split_first_chunk()?;
         let (bytes, _) = rest.split_first_chunk()?;
-        Some(Place {
+        Some(Span {
             at: usize::try_from(u64::from_le_bytes(*at)).ok()?,
             bytes: usize::try_from(u64::from_le_bytes(*bytes)).ok()?,
         })
@@ -462,8 +462,8 @@ mod tests {
         let mut bytes = Header::frame_with_slot(Kind::Done, 7, b"{}", 513, 1 << 40).unwrap();
         let header = Header::decode(bytes[..HEADER_BYTES].try_into().unwrap()).unwrap();
         assert_eq!((header.slot, header.payload), (513, Payload::Slot));
-        let place = Frame::place(&bytes[HEADER_BYTES..]).unwrap();
-        assert_eq!((place.at, place.bytes), (0, 1 << 40));
+        let span = Frame::span(&bytes[HEADER_BYTES..]).unwrap();
+        assert_eq!((span.at, span.bytes), (0, 1 << 40));
         let frame = decode(&bytes).unwrap();
         assert_eq!((frame.body.as_slice(), frame.payload), (&b"{}"[..], None));
         bytes = Header::frame_about_slot(Kind::Released, 2, b"").unwrap();
@@ -498,7 +498,7 @@ mod tests {
             buffer.extend_from_slice(&rest);
             assert!(Frame::try_new(header, buffer).is_err());
         }
-        assert!(Frame::place(&[0; 15]).is_none());
+        assert!(Frame::span(&[0; 15]).is_none());
         assert!(Header::frame_start(Kind::Process, 1, b"", usize::MAX).is_none());
     }
 }

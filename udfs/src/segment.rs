@@ -16,6 +16,7 @@ use std::sync::OnceLock;
 use rustix::fs::{
     FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create,
 };
+use rustix::io::Errno;
 
 /// A mapped memfd; unmapped and closed when dropped.
 #[derive(Debug)]
@@ -42,7 +43,12 @@ impl Segment {
             let text = "the system gives out no more memory than it has (vm.overcommit_memory = 2)";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         }
-        let file = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+            // Linux before 6.3 does not know that flag; some demand it.
+            Err(Errno::INVAL) => memfd_create(name, flags),
+            made => made,
+        }?;
         ftruncate(&file, bytes as u64)?;
         fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         // SAFETY: a new mapping at an address that the kernel chooses changes

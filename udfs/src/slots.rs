@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::protocol::Place;
+use crate::protocol::Span;
 use crate::segment::Segment;
 use crate::slot_table::{Room, SlotTable};
 use crate::spawn::{OwnedTask, spawn_named};
@@ -161,11 +161,11 @@ impl Slots {
     }
 
     /// Back with a slot that was emptied.
-    pub(crate) fn close_output(&mut self, slot: OpenSlot, place: Place) {
+    pub(crate) fn close_output(&mut self, slot: OpenSlot, span: Span) {
         let OpenSlot { number, memory } = slot;
-        let end = place.at.saturating_add(place.bytes);
+        let end = span.at.saturating_add(span.bytes);
         self.tables.lock().outputs.put_emptied(number, memory, end);
-        self.tally.bytes_shared += place.bytes as u64;
+        self.tally.bytes_shared += span.bytes as u64;
     }
 
     /// An output of `bytes` bytes came with its frame: maybe for want of a slot.
@@ -297,7 +297,8 @@ fn tell_once(error: &io::Error) {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
 

@@ -28,7 +28,8 @@ mod refusals;
 #[cfg(test)]
 #[path = "workers/rows.rs"]
 mod rows;
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 #[path = "workers/transport.rs"]
 mod transport;
 #[cfg(test)]

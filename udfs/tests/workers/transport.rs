@@ -264,23 +264,23 @@ async fn a_generator_of_large_parts_fills_slots() {
     let body = "
 import numpy as np
 def f(rows):
-    for i in range(1000): yield {'y': np.full(20_000, i)}";
+    for i in range(300): yield {'y': np.full(rows['x'][0], i)}";
     let pool = Case::table("f", &[("y", DataType::Int64)], body).pool(&manager, 1);
-    for _ in 0..2 {
-        let mut stream = pool.call(counting(1)).await.unwrap();
-        for i in 0..1000 {
+    for rows in [20_000, 10_000, 50_000] {
+        let mut stream = pool.call(ints([Some(rows)])).await.unwrap();
+        for i in 0..300 {
             let part = next(&mut stream).await.unwrap().unwrap();
-            assert_eq!(values(&part), vec![Some(i); 20_000]);
+            assert_eq!(values(&part), vec![Some(i); rows as usize]);
         }
         assert!(next(&mut stream).await.is_none());
     }
     let stats = pool.stats();
-    assert_eq!(stats.slots_created, 2, "{stats:?}");
-    // But for the first few.
     assert!(
-        stats.bytes_shared > stats.bytes_out / 10 * 9,
-        "{stats:?}"
+        (2..=4).contains(&stats.slots_created),
+        "two for each size: {stats:?}"
     );
+    // But for the first few.
+    assert!(stats.bytes_shared > stats.bytes_out / 10 * 9, "{stats:?}");
     manager.shutdown().await;
 }
 

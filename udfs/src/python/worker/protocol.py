@@ -29,7 +29,7 @@ LENGTH = struct.Struct("<I")
 ALIGNMENT = 64
 FLAG_PAYLOAD, FLAG_SLOT = 1, 2
 # Where in a slot a payload is, and how long it is.
-PLACE = struct.Struct("<QQ")
+SPAN = struct.Struct("<QQ")
 # Room for the one descriptor that may come with a frame.
 ANCILLARY_BYTES = socket.CMSG_SPACE(array.array("i").itemsize)
 # Not everywhere; then user code's children inherit the slots.
@@ -103,8 +103,8 @@ class Channel:
 
     def _frame(self, kind, flags, slot, seq, rest):
         if flags & FLAG_SLOT:
-            payload = self.slots.view(slot, *PLACE.unpack(rest.slice(0, PLACE.size)))
-            return Frame(kind, seq, _body(rest.slice(PLACE.size)), payload)
+            payload = self.slots.view(slot, *SPAN.unpack(rest.slice(0, SPAN.size)))
+            return Frame(kind, seq, _body(rest.slice(SPAN.size)), payload)
         if not flags & FLAG_PAYLOAD:
             return Frame(kind, seq, _body(rest), None)
         (body_bytes,) = LENGTH.unpack(rest.slice(0, 4))
@@ -121,7 +121,7 @@ class Channel:
             self.send(kind, seq, {}, block.serialize())
             return
         number, at, count = filled
-        self._send_all([HEADER.pack(PLACE.size, kind, FLAG_SLOT, number, seq) + PLACE.pack(at, count)])
+        self._send_all([HEADER.pack(SPAN.size, kind, FLAG_SLOT, number, seq) + SPAN.pack(at, count)])
 
     def _fill_slot(self, block, size):
         self._end_a_copy()
