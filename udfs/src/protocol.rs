@@ -492,7 +492,7 @@ mod tests {
         for (header, rest) in [
             (header, vec![1, 0]),
             (header, vec![200, 0, 0, 0]),
-            (in_slot, vec![0; 15]),
+            (in_slot, vec![0_u8; 15]),
         ] {
             let mut buffer = MutableBuffer::new(0);
             buffer.extend_from_slice(&rest);

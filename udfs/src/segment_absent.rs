@@ -3,9 +3,11 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// There is none.
+/// Nowhere made.
 #[derive(Debug)]
-pub(crate) enum Segment {}
+pub(crate) struct Segment {
+    bytes: usize,
+}
 
 impl Segment {
     pub(crate) fn create(_name: &str, _bytes: usize) -> io::Result<Self> {
@@ -13,22 +15,22 @@ impl Segment {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        match *self {}
+        self.bytes
     }
 
     pub(crate) fn descriptor(&self, _writable: bool) -> io::Result<OwnedFd> {
-        match *self {}
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     pub(crate) fn write(&mut self, _at: usize, _from: &[u8]) -> bool {
-        match *self {}
+        false
     }
 
     pub(crate) fn read(&self, _at: usize, _bytes: usize, _to: &mut Vec<u8>) -> bool {
-        match *self {}
+        false
     }
 
     pub(crate) fn give_back(&mut self, _from: usize) -> io::Result<()> {
-        match *self {}
+        Ok(())
     }
 }
