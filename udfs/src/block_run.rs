@@ -133,7 +133,9 @@ impl BlockRun<'_> {
             held: &mut self.held,
         };
         let outcome = exchange.run(block, offset).await;
-        (outcome, exchange.passed_on)
+        let passed_on = exchange.passed_on;
+        shared.counters.add_slots(lease.worker.channel.take_tally());
+        (outcome, passed_on)
     }
 
     /// What to try after a block has ended its worker; the last part first.

@@ -25,6 +25,7 @@ use crate::failed_rows::OnError;
 use crate::order::CallOrder;
 use crate::pool::{Answer, PoolStats};
 use crate::protocol::{Done, Failed, Frame, Kind, Process};
+use crate::slots::Tally;
 use crate::worker::{Deadline, Worker};
 
 /// Bytes of a frame that are not the block: the header and the body.
@@ -64,11 +65,24 @@ pub(crate) struct Counters {
     rows_out: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    bytes_shared: AtomicU64,
+    slots_created: AtomicU64,
     user_us: AtomicU64,
     transport_us: AtomicU64,
 }
 
 impl Counters {
+    /// Adds what a worker's slots did for the pool.
+    pub(crate) fn add_slots(&self, tally: Tally) {
+        let Tally {
+            slots_created,
+            bytes_shared,
+        } = tally;
+        self.slots_created
+            .fetch_add(slots_created, Ordering::Relaxed);
+        self.bytes_shared.fetch_add(bytes_shared, Ordering::Relaxed);
+    }
+
     pub(crate) fn stats(&self) -> PoolStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         PoolStats {
@@ -77,6 +91,8 @@ impl Counters {
             rows_out: read(&self.rows_out),
             bytes_in: read(&self.bytes_in),
             bytes_out: read(&self.bytes_out),
+            bytes_shared: read(&self.bytes_shared),
+            slots_created: read(&self.slots_created),
             user_time: Duration::from_micros(read(&self.user_us)),
             transport_time: Duration::from_micros(read(&self.transport_us)),
             workers_started: read(&self.workers_started),

@@ -7,12 +7,14 @@
 //!
 //! A block's way: [`UdfPool::call`] → `process_pool` takes a worker from `roster`
 //! or has one started through `launch` by the `zygote` → `block_run` has
-//! `exchange` write it by `protocol` → `python/worker/*.py` → back the same way.
+//! `exchange` hand it to `channel`, which writes it by `protocol`, large ones to
+//! memory from `slots` → `python/worker/*.py` → back the same way.
 
 mod activity;
 mod block_run;
 mod call;
 mod channel;
+mod descriptors;
 mod error;
 mod exchange;
 mod failed_rows;
@@ -27,7 +29,14 @@ mod protocol;
 mod python;
 mod roster;
 mod schema_bytes;
+#[cfg(target_os = "linux")]
+mod segment;
+#[cfg(not(target_os = "linux"))]
+#[path = "segment_absent.rs"]
+mod segment;
 mod signal;
+mod slot_table;
+mod slots;
 mod spawn;
 mod spec;
 mod worker;

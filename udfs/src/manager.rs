@@ -23,6 +23,7 @@ use crate::pool::UdfPool;
 use crate::process::Processes;
 use crate::process_pool::ProcessPool;
 use crate::roster::{Grant, Rank, Refusal, Roster, Slot, Want};
+use crate::slots::Slots;
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::spec::{FunctionSpec, ObjectKind};
 use crate::worker::{Deadline, Worker};
@@ -50,6 +51,10 @@ pub struct WorkerSettings {
     pub idle_ttl: Duration,
     /// Longest message to or from a worker; 64 KiB to 4 GiB.
     pub max_frame_bytes: usize,
+    /// Whether large blocks cross in memory that a worker and this process share;
+    /// up to `max_frame_bytes` each way and worker. Linux only; else, as where
+    /// the system refuses, they go through the socket.
+    pub shared_memory: bool,
     /// How much of each output stream is kept for errors.
     pub log_tail_bytes: usize,
 }
@@ -88,6 +93,7 @@ impl Default for WorkerSettings {
             kill_grace: Duration::from_secs(2),
             idle_ttl: Duration::from_secs(60),
             max_frame_bytes: 256 << 20,
+            shared_memory: true,
             log_tail_bytes: 64 << 10,
         }
     }
@@ -298,7 +304,10 @@ impl WorkerManager {
         let pipes = [stdout, stderr];
         let process = self.processes.watch(pid, end, pipes, function, kept, ended);
         tracing::debug!(pid, function, greeted, "worker started");
-        let channel = Channel::new(socket, settings.max_frame_bytes);
+        let mut channel = Channel::new(socket, settings.max_frame_bytes);
+        if settings.shared_memory {
+            channel = channel.sharing(Slots::new(pid, settings.max_frame_bytes));
+        }
         let mut worker = Worker::new(process, channel, slot);
         if !greeted {
             let python = &settings.python;

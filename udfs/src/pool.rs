@@ -57,6 +57,10 @@ pub struct PoolStats {
     /// Bytes of Arrow IPC, as sent and received.
     pub bytes_in: u64,
     pub bytes_out: u64,
+    /// Of both, those that crossed in shared memory.
+    pub bytes_shared: u64,
+    /// Pieces of shared memory that were made; each serves many blocks.
+    pub slots_created: u64,
     /// Inside user code, conversion of batches included; summed over workers.
     pub user_time: Duration,
     /// From sending to the last answer, less `user_time` and less waiting for

@@ -2,15 +2,17 @@
 //!
 //! ```text
 //! frame   = len u32 | kind u8 | flags u8 | slot u16 | seq u64 | rest      little-endian
-//! rest    = body                                             flags bit 0 clear
-//!         | body_len u32 | body | zeros to a multiple of 64 | payload     bit 0 set
+//! rest    = body                                             no flag
+//!         | body_len u32 | body | zeros to a multiple of 64 | payload     flag 1
+//!         | at u64 | payload_len u64 | body                               flag 2
 //! ```
 //!
 //! `len` counts the rest. Bodies are JSON: they are tiny, and the worker can read
 //! them with Python's standard library alone, where MessagePack would need a
-//! decoder of our own. The payload is Arrow IPC, inline and aligned so that both
-//! sides read it in place; `slot` stays 0 until payloads lie in shared memory.
-//! Schemas go once, with LOAD; blocks are bare record-batch messages.
+//! decoder of our own. The payload is Arrow IPC: with its frame, and aligned so that
+//! both sides read it in place, or from the byte `at` on in the memory of the slot
+//! that the header names. Schemas go once, with LOAD; blocks are bare record-batch
+//! messages.
 //!
 //! ```text
 //! → INIT limits            ← HELLO versions
@@ -29,6 +31,19 @@
 //!
 //! One request at a time; answers repeat its `seq`. There is no cancel word: the
 //! only sure way to stop user code is to end its process.
+//!
+//! Slots are memory that both sides map, made by this side (`slots`). Each is for
+//! blocks in one direction, and in the hands of one side: its filler has it until a
+//! frame names it, its reader until it gives it back. These words have no answer:
+//!
+//! ```text
+//! → SLOT what it is, its descriptor      → DROP: it is gone
+//! → FREE: an output's, which was copied  ← RELEASED: an input's, which nothing
+//!                                          in the worker refers to any more
+//! ```
+//!
+//! FREE goes with the next request, but from the second OUTPUT of an answer on at
+//! once: the worker may wait for it.
 
 use arrow::buffer::{Buffer, MutableBuffer};
 use serde::{Deserialize, Serialize};
@@ -37,11 +52,14 @@ use crate::failed_rows::{FailedRow, RowFailure};
 use crate::spec::ObjectKind;
 
 /// Bumped when either side could misread the other.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 pub(crate) const HEADER_BYTES: usize = 16;
 /// Where payloads start, counted from the rest's first byte.
 pub(crate) const ALIGNMENT: usize = 64;
 const FLAG_PAYLOAD: u8 = 1;
+const FLAG_SLOT: u8 = 2;
+/// What stands before the body where the payload lies in a slot.
+const SPAN_BYTES: usize = 16;
 
 /// What a frame says. The worker's `protocol.py` has the same numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +71,9 @@ pub(crate) enum Kind {
     Process = 4,
     Shutdown = 5,
     Fork = 6,
+    Slot = 10,
+    Free = 11,
+    Drop = 12,
     Hello = 17,
     Ready = 18,
     Output = 19,
@@ -61,9 +82,15 @@ pub(crate) enum Kind {
     Forked = 22,
     Exited = 23,
     Failed = 24,
+    Released = 32,
 }
 
 impl Kind {
+    /// Whether the worker answers it, and with its last word ends it.
+    pub(crate) fn has_answer(self) -> bool {
+        matches!(self, Self::Describe | Self::Load | Self::Process)
+    }
+
     /// Words a worker may say.
     fn from_worker(byte: u8) -> Option<Self> {
         [
@@ -75,6 +102,7 @@ impl Kind {
             Self::Forked,
             Self::Exited,
             Self::Failed,
+            Self::Released,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == byte)
@@ -86,8 +114,24 @@ impl Kind {
 pub(crate) struct Header {
     pub(crate) kind: Kind,
     pub(crate) seq: u64,
+    pub(crate) slot: u16,
     pub(crate) rest_bytes: usize,
-    pub(crate) has_payload: bool,
+    pub(crate) payload: Payload,
+}
+
+/// Where a frame's payload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Payload {
+    None,
+    Inline,
+    Slot,
+}
+
+/// Where in a slot a payload is; as far as the sender tells the truth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) at: usize,
+    pub(crate) bytes: usize,
 }
 
 impl Header {
@@ -107,12 +151,8 @@ impl Header {
             body.len()
         };
         let rest = u32::try_from(head.checked_add(payload_bytes)?).ok()?;
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + head);
-        bytes.extend_from_slice(&rest.to_le_bytes());
-        bytes.push(kind as u8);
-        bytes.push(if has_payload { FLAG_PAYLOAD } else { 0 });
-        bytes.extend_from_slice(&[0, 0]);
-        bytes.extend_from_slice(&seq.to_le_bytes());
+        let flags = if has_payload { FLAG_PAYLOAD } else { 0 };
+        let mut bytes = Self::start(rest, kind, flags, 0, seq);
         if has_payload {
             bytes.extend_from_slice(&u32::try_from(body.len()).ok()?.to_le_bytes());
         }
@@ -121,18 +161,56 @@ impl Header {
         Some(bytes)
     }
 
+    /// A whole frame whose payload starts the memory of `slot`.
+    pub(crate) fn frame_with_slot(
+        kind: Kind,
+        seq: u64,
+        body: &[u8],
+        slot: u16,
+        payload_bytes: usize,
+    ) -> Option<Vec<u8>> {
+        let rest = u32::try_from(SPAN_BYTES.checked_add(body.len())?).ok()?;
+        let mut bytes = Self::start(rest, kind, FLAG_SLOT, slot, seq);
+        bytes.extend_from_slice(&0_u64.to_le_bytes());
+        bytes.extend_from_slice(&(payload_bytes as u64).to_le_bytes());
+        bytes.extend_from_slice(body);
+        Some(bytes)
+    }
+
+    /// A whole frame about `slot` itself.
+    pub(crate) fn frame_about_slot(kind: Kind, slot: u16, body: &[u8]) -> Option<Vec<u8>> {
+        let rest = u32::try_from(body.len()).ok()?;
+        let mut bytes = Self::start(rest, kind, 0, slot, 0);
+        bytes.extend_from_slice(body);
+        Some(bytes)
+    }
+
+    fn start(rest: u32, kind: Kind, flags: u8, slot: u16, seq: u64) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + rest.min(4096) as usize);
+        bytes.extend_from_slice(&rest.to_le_bytes());
+        bytes.push(kind as u8);
+        bytes.push(flags);
+        bytes.extend_from_slice(&slot.to_le_bytes());
+        bytes.extend_from_slice(&seq.to_le_bytes());
+        bytes
+    }
+
     /// Reads what a worker sent; the error says what is wrong.
     pub(crate) fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, String> {
-        let [l0, l1, l2, l3, kind, flags, _, _, seq @ ..] = *bytes;
+        let [l0, l1, l2, l3, kind, flags, s0, s1, seq @ ..] = *bytes;
         let kind = Kind::from_worker(kind).ok_or_else(|| format!("unknown frame kind {kind}"))?;
-        if flags & !FLAG_PAYLOAD != 0 {
-            return Err(format!("unknown frame flags {flags:#x}"));
-        }
+        let payload = match flags {
+            0 => Payload::None,
+            FLAG_PAYLOAD => Payload::Inline,
+            FLAG_SLOT => Payload::Slot,
+            _ => return Err(format!("unknown frame flags {flags:#x}")),
+        };
         Ok(Self {
             kind,
             seq: u64::from_le_bytes(seq),
+            slot: u16::from_le_bytes([s0, s1]),
             rest_bytes: u32::from_le_bytes([l0, l1, l2, l3]) as usize,
-            has_payload: flags & FLAG_PAYLOAD != 0,
+            payload,
         })
     }
 }
@@ -142,7 +220,8 @@ fn payload_start(body_bytes: usize) -> usize {
     (4 + body_bytes).next_multiple_of(ALIGNMENT)
 }
 
-/// A frame from a worker; body and payload share the memory it was read into.
+/// A frame from a worker; body and inline payload share the memory it was read
+/// into.
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) kind: Kind,
@@ -155,9 +234,14 @@ impl Frame {
     /// Cuts `rest` into body and payload; the error says what is wrong.
     pub(crate) fn try_new(header: Header, rest: MutableBuffer) -> Result<Self, String> {
         let rest = Buffer::from(rest);
-        let (body, payload) = match header.has_payload {
-            false => (rest, None),
-            true => {
+        let (body, payload) = match header.payload {
+            Payload::None => (rest, None),
+            // What is in the slot is read by who owns it.
+            Payload::Slot => match rest.len() < SPAN_BYTES {
+                true => return Err("a frame without the place of its payload".into()),
+                false => (rest.slice(SPAN_BYTES), None),
+            },
+            Payload::Inline => {
                 let Some((length, _)) = rest.split_first_chunk::<4>() else {
                     return Err("a frame without the length of its body".into());
                 };
@@ -180,6 +264,16 @@ impl Frame {
         })
     }
 
+    /// Where `rest` says that the payload is in its slot.
+    pub(crate) fn span(rest: &[u8]) -> Option<Span> {
+        let (at, rest) = rest.split_first_chunk()?;
+        let (bytes, _) = rest.split_first_chunk()?;
+        Some(Span {
+            at: usize::try_from(u64::from_le_bytes(*at)).ok()?,
+            bytes: usize::try_from(u64::from_le_bytes(*bytes)).ok()?,
+        })
+    }
+
     /// The body as `T`; the error says what is wrong.
     pub(crate) fn body<'a, T: Deserialize<'a>>(&'a self) -> Result<T, String> {
         serde_json::from_slice(&self.body)
@@ -192,6 +286,16 @@ impl Frame {
 pub(crate) struct Init {
     pub(crate) protocol: u32,
     pub(crate) max_frame_bytes: usize,
+    /// Payloads up to this go with their frame, if there is a slot or not.
+    pub(crate) inline_bytes: usize,
+}
+
+/// SLOT.
+#[derive(Debug, Serialize)]
+pub(crate) struct NewSlot {
+    pub(crate) bytes: usize,
+    /// Whether the worker fills it.
+    pub(crate) output: bool,
 }
 
 /// HELLO.
@@ -395,22 +499,47 @@ mod tests {
     }
 
     #[test]
+    fn frames_name_a_slot() {
+        let mut bytes = Header::frame_with_slot(Kind::Done, 7, b"{}", 513, 1 << 40).unwrap();
+        let header = Header::decode(bytes[..HEADER_BYTES].try_into().unwrap()).unwrap();
+        assert_eq!((header.slot, header.payload), (513, Payload::Slot));
+        let span = Frame::span(&bytes[HEADER_BYTES..]).unwrap();
+        assert_eq!((span.at, span.bytes), (0, 1 << 40));
+        let frame = decode(&bytes).unwrap();
+        assert_eq!((frame.body.as_slice(), frame.payload), (&b"{}"[..], None));
+        bytes = Header::frame_about_slot(Kind::Released, 2, b"").unwrap();
+        assert_eq!(bytes.len(), HEADER_BYTES);
+        let header = Header::decode(bytes[..].try_into().unwrap()).unwrap();
+        assert_eq!((header.kind, header.slot), (Kind::Released, 2));
+    }
+
+    #[test]
     fn nonsense_is_an_error() {
         assert!(Header::decode(&[0; HEADER_BYTES]).is_err());
         let mut bytes = Header::frame_start(Kind::Done, 1, b"x", 1).unwrap();
-        bytes[5] = 2;
+        bytes[5] = FLAG_PAYLOAD | FLAG_SLOT;
         assert!(Header::decode(bytes[..HEADER_BYTES].try_into().unwrap()).is_err());
         let header = Header {
             kind: Kind::Done,
             seq: 0,
+            slot: 0,
             rest_bytes: 4,
-            has_payload: true,
+            payload: Payload::Inline,
         };
-        for rest in [vec![1, 0], vec![200, 0, 0, 0]] {
+        let in_slot = Header {
+            payload: Payload::Slot,
+            ..header
+        };
+        for (header, rest) in [
+            (header, vec![1, 0]),
+            (header, vec![200, 0, 0, 0]),
+            (in_slot, vec![0_u8; 15]),
+        ] {
             let mut buffer = MutableBuffer::new(0);
             buffer.extend_from_slice(&rest);
             assert!(Frame::try_new(header, buffer).is_err());
         }
+        assert!(Frame::span(&[0; 15]).is_none());
         assert!(Header::frame_start(Kind::Process, 1, b"", usize::MAX).is_none());
     }
 }

@@ -23,6 +23,7 @@ use crate::process::Process;
 use crate::protocol::{self, Describe, Failure, FailureReason, Frame, Hello, Init, Kind, Ready};
 use crate::python;
 use crate::roster::Slot;
+use crate::slots::INLINE_BYTES;
 use crate::spec::{FunctionSpec, ObjectKind};
 
 /// Calls a worker keeps loaded; the oldest goes first.
@@ -110,6 +111,7 @@ impl Worker {
         let init = Init {
             protocol: protocol::VERSION,
             max_frame_bytes: self.channel.max_frame_bytes(),
+            inline_bytes: INLINE_BYTES,
         };
         let send = self.channel.send(Kind::Init, 0, &init, &[]);
         match watched(&self.process, deadline.at, send).await {

@@ -8,21 +8,20 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 use tokio::process::Child;
 use tokio::sync::oneshot;
 
 use crate::channel::{Channel, ChannelError};
+use crate::descriptors::send_with;
 use crate::launch::{ANSWER_LIMIT, End, Ends, Program, Reply, Started, socket_pair, spawn};
 use crate::log::{LogTail, drain};
 use crate::protocol::{self, Exited, Failure, ForkedPid, Header, Hello, Kind, Warm};
@@ -147,7 +146,10 @@ impl Zygote {
     pub(crate) async fn fork(&mut self, ends: Ends, reply: Reply) -> Result<(), (Ends, Reply)> {
         self.seq += 1;
         let sent = match Header::frame_start(Kind::Fork, self.seq, &[], 0) {
-            Some(header) => send_with(self.channel.socket(), &header, &ends).await,
+            Some(header) => {
+                let ends = [&ends.socket, &ends.stdout, &ends.stderr].map(AsFd::as_fd);
+                send_with(self.channel.socket(), &header, &ends).await
+            }
             None => Err(io::Error::other("the header does not fit")),
         };
         if let Err(error) = sent {
@@ -274,25 +276,6 @@ impl Drop for Forked {
         if !self.ended && self.status.try_recv().is_err() {
             signal::kill(self.pid);
         }
-    }
-}
-
-/// Sends `bytes`, which are few, and the descriptors with them.
-async fn send_with(socket: &UnixStream, bytes: &[u8], ends: &Ends) -> io::Result<()> {
-    let descriptors = [&ends.socket, &ends.stdout, &ends.stderr].map(AsFd::as_fd);
-    let send = || {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-            return Err(io::Error::other("no room for three descriptors"));
-        }
-        let pieces = [IoSlice::new(bytes)];
-        Ok(sendmsg(socket, &pieces, &mut control, SendFlags::NOSIGNAL)?)
-    };
-    let sent = socket.async_io(tokio::io::Interest::WRITABLE, send).await?;
-    match sent == bytes.len() {
-        true => Ok(()),
-        false => Err(io::Error::other("a short write")),
     }
 }
 

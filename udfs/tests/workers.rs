@@ -35,6 +35,10 @@ mod refusals;
 #[path = "workers/rows.rs"]
 mod rows;
 #[cfg(test)]
+#[cfg(target_os = "linux")]
+#[path = "workers/transport.rs"]
+mod transport;
+#[cfg(test)]
 #[path = "workers/types.rs"]
 mod types;
 #[cfg(test)]

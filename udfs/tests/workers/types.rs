@@ -11,7 +11,7 @@ use mobula_udfs::BatchFormat;
 use crate::bench::*;
 
 /// Three rows of each type, the middle one NULL.
-fn columns() -> Vec<ArrayRef> {
+pub fn columns() -> Vec<ArrayRef> {
     let mut all = numbers();
     all.extend(texts());
     all.extend(times());

@@ -16,7 +16,7 @@ import socket
 import struct
 import types
 
-PROTOCOL = 1
+PROTOCOL = 2
 HELLO = 17
 
 

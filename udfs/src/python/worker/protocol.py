@@ -1,24 +1,39 @@
 """Frames over the socket; the other end is `protocol.rs`, which describes them.
 
-A frame is read into one aligned buffer that the decoded block shares, so a
-batch that user code keeps stays valid: no buffer is ever used twice.
+A frame is read into one aligned buffer that the decoded block shares, or its
+payload lies in a slot and is seen there. A batch that user code keeps stays valid:
+no buffer is used twice, and no slot before `slots` has seen the last of it.
 """
 
+import array
+import collections
 import json
 import os
+import select
+import socket
 import struct
 import sys
 
 import pyarrow as pa
 
-INIT, DESCRIBE, LOAD, PROCESS, SHUTDOWN, FORK = 1, 2, 3, 4, 5, 6
-READY, OUTPUT, DONE, ERROR, FORKED, EXITED, FAILED = 18, 19, 20, 21, 22, 23, 24
+from .slots import Slots
 
-VERSION = 1
+INIT, DESCRIBE, LOAD, PROCESS, SHUTDOWN, FORK = 1, 2, 3, 4, 5, 6
+SLOT, FREE, DROP = 10, 11, 12
+READY, OUTPUT, DONE, ERROR, FORKED, EXITED, FAILED = 18, 19, 20, 21, 22, 23, 24
+RELEASED = 32
+
+VERSION = 2
 HEADER = struct.Struct("<IBBHQ")
 LENGTH = struct.Struct("<I")
 ALIGNMENT = 64
-FLAG_PAYLOAD = 1
+FLAG_PAYLOAD, FLAG_SLOT = 1, 2
+# Where in a slot a payload is, and how long it is.
+SPAN = struct.Struct("<QQ")
+# Room for the one descriptor that may come with a frame.
+ANCILLARY_BYTES = socket.CMSG_SPACE(array.array("i").itemsize)
+# Not everywhere; then user code's children inherit the slots.
+CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 # What a frame may need besides its payload.
 OVERHEAD_BYTES = 4096
 
@@ -42,24 +57,85 @@ class Channel:
         self.sock = sock
         self.pid = os.getpid()
         self.max_frame_bytes = 1 << 20
+        self.inline_bytes = 0
+        self.slots = Slots()
+        # Requests that came while we looked for news of slots.
+        self.waiting = collections.deque()
+        # The request that is being answered, and blocks sent for it.
+        self.answering = None
+        self.blocks_sent = 0
+        self.incoming = select.poll()
+        self.incoming.register(sock, select.POLLIN)
 
     def receive(self):
-        """The next frame, or None when the engine is gone."""
+        """The next request, or None when the engine is gone."""
         self._end_a_copy()
-        header = bytearray(HEADER.size)
-        if not self._fill(memoryview(header)):
-            return None
-        rest_bytes, kind, flags, _slot, seq = HEADER.unpack(header)
+        while not self.waiting:
+            self._read()
+        return self.waiting.popleft()
+
+    def _read(self):
+        """Reads a frame; news of slots are heard, requests wait."""
+        header, descriptors = bytearray(HEADER.size), array.array("i")
+        count, ancillary, _, _ = self.sock.recvmsg_into([header], ANCILLARY_BYTES, CLOSE_ON_EXEC)
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+        if not count or not self._fill(memoryview(header)[count:]):
+            self.waiting.append(None)
+            return
+        rest_bytes, kind, flags, slot, seq = HEADER.unpack(header)
         if rest_bytes > self.max_frame_bytes:
             raise ValueError(f"a frame of {rest_bytes} bytes where {self.max_frame_bytes} are allowed")
         rest = pa.allocate_buffer(rest_bytes)
         if rest_bytes and not self._fill(memoryview(rest)):
-            return None
+            self.waiting.append(None)
+            return
+        if kind == SLOT:
+            body = _body(rest)
+            self.slots.add(slot, body["bytes"], body["output"], descriptors[0])
+        elif kind == FREE:
+            self.slots.free.add(slot)
+        elif kind == DROP:
+            self.slots.drop(slot)
+        else:
+            self.waiting.append(self._frame(kind, flags, slot, seq, rest))
+
+    def _frame(self, kind, flags, slot, seq, rest):
+        if flags & FLAG_SLOT:
+            payload = self.slots.view(slot, *SPAN.unpack(rest.slice(0, SPAN.size)))
+            return Frame(kind, seq, _body(rest.slice(SPAN.size)), payload)
         if not flags & FLAG_PAYLOAD:
             return Frame(kind, seq, _body(rest), None)
         (body_bytes,) = LENGTH.unpack(rest.slice(0, 4))
         start = _payload_start(body_bytes)
         return Frame(kind, seq, _body(rest.slice(4, body_bytes)), rest.slice(start))
+
+    def send_block(self, kind, seq, block, size):
+        """Sends a block of `size` bytes; in a slot, if it is large and there is one."""
+        if seq != self.answering:
+            self.answering, self.blocks_sent = seq, 0
+        filled = self._fill_slot(block, size) if size > self.inline_bytes else None
+        self.blocks_sent += 1
+        if filled is None:
+            self.send(kind, seq, {}, block.serialize())
+            return
+        number, at, count = filled
+        self._send_all([HEADER.pack(SPAN.size, kind, FLAG_SLOT, number, seq) + SPAN.pack(at, count)])
+
+    def _fill_slot(self, block, size):
+        self._end_a_copy()
+        # The engine may have given some back since the request.
+        while self.incoming.poll(0) and None not in self.waiting:
+            self._read()
+        filled = self.slots.fill(block, size)
+        # After the second block of an answer it tells at once which it has emptied.
+        while filled is None and self.blocks_sent > 1 and self.slots.may_fit(block, size):
+            if None in self.waiting:
+                return None
+            self._read()
+            filled = self.slots.fill(block, size)
+        return filled
 
     def send(self, kind, seq, body, payload=None):
         """Sends one frame; raises OSError when the engine is gone."""
@@ -94,6 +170,9 @@ class Channel:
         return True
 
     def _send_all(self, parts):
+        while self.slots.released:
+            number = self.slots.released.popleft()
+            parts.insert(0, HEADER.pack(0, RELEASED, 0, number, 0))
         parts = [memoryview(part).cast("B") for part in parts if len(part)]
         while parts:
             count = self.sock.sendmsg(parts)

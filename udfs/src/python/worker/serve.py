@@ -1,6 +1,7 @@
 """The worker's life: one request at a time until the engine is gone."""
 
 import faulthandler
+import os
 import signal
 import sys
 import time
@@ -119,6 +120,7 @@ class Worker:
     def answer(self, frame):
         if frame.kind == protocol.INIT:
             self.channel.max_frame_bytes = frame.body["max_frame_bytes"]
+            self.channel.inline_bytes = frame.body["inline_bytes"]
         elif frame.kind == protocol.DESCRIBE:
             source = Source(**frame.body)
             source.forget()
@@ -145,6 +147,7 @@ class Worker:
         since = time.perf_counter_ns()
         block = pa.ipc.read_record_batch(frame.payload, call.input)
         failures = call.failures(frame.body["max_errors"])
+        output = None
         for output in call.outputs(block, failures):
             spent += time.perf_counter_ns() - since
             self._send_failures(frame.seq, failures)
@@ -152,6 +155,9 @@ class Worker:
             since = time.perf_counter_ns()
         spent += time.perf_counter_ns() - since
         self._send_failures(frame.seq, failures)
+        # With its last answer the engine gets the block's memory back, unless user
+        # code keeps some of it.
+        block = output = frame.payload = None
         self.channel.send(protocol.DONE, frame.seq, {"user_us": spent // 1000})
 
     def _send_failures(self, seq, failures):
@@ -163,7 +169,7 @@ class Worker:
         """Sends a block, halved until the halves fit a frame."""
         size = pa.ipc.get_record_batch_size(block)
         if size <= self.channel.payload_bytes_max():
-            self.channel.send(protocol.OUTPUT, seq, {}, block.serialize())
+            self.channel.send_block(protocol.OUTPUT, seq, block, size)
         elif block.num_rows <= 1:
             raise RowTooLarge(size)
         else:
@@ -177,6 +183,7 @@ def serve(sock):
     # On this signal: where every thread is, even in the middle of C code.
     faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True, chain=False)
     channel = Channel(sock)
+    os.register_at_fork(before=channel.slots.before_fork)
     worker = Worker(channel)
     while True:
         try:
