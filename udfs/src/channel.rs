@@ -89,7 +89,7 @@ impl Channel {
         slots.map(|slots| slots.take_tally()).unwrap_or_default()
     }
 
-    /// Writes one frame; a large payload to a slot, if there is one to be had.
+    /// Writes one frame; a large block to a slot, if there is one to be had.
     pub(crate) async fn send(
         &mut self,
         kind: Kind,
@@ -103,7 +103,7 @@ impl Channel {
         let start = Header::frame_start(kind, seq, &body, payload_bytes)
             .filter(|start| start.len() + payload_bytes <= self.max_frame_bytes)
             .ok_or_else(|| too_long(kind))?;
-        let slots = self.slots.as_mut();
+        let slots = self.slots.as_mut().filter(|_| kind == Kind::Process);
         let slot = slots.and_then(|slots| slots.open_input(payload_bytes));
         let mut head = self.tell_news().await?;
         if let Some(slots) = self.slots.as_mut().filter(|_| kind.has_answer()) {

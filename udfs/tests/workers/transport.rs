@@ -72,6 +72,28 @@ async fn every_type_crosses_in_slots_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_block_of_many_short_columns_crosses_in_slots() {
+    let manager = manager();
+    let names: Vec<_> = (0..600).map(|i| format!("column_{i}")).collect();
+    let fields: Vec<_> = names
+        .iter()
+        .map(|n| (n.as_str(), DataType::Int64))
+        .collect();
+    let mut same = Case::table("same", &fields, "def same(rows): return rows").pyarrow();
+    let columns = fields.iter().map(|(n, t)| Field::new(*n, t.clone(), true));
+    same.input = Arc::new(Schema::new(columns.collect::<Vec<_>>()));
+    let columns = (0..600).map(|i| -> ArrayRef { Arc::new(Int64Array::from(vec![i; 100])) });
+    let block = RecordBatch::try_new(Arc::clone(&same.input), columns.collect()).unwrap();
+    let pool = same.pool(&manager, 1);
+    for _ in 0..3 {
+        let got = run(&pool, block.clone()).await.unwrap();
+        assert_eq!(got.columns(), block.columns());
+    }
+    assert_shared(pool.stats());
+    manager.shutdown().await;
+}
+
+#[tokio::test]
 async fn no_memory_is_made_for_a_block_that_finds_some() {
     let manager = manager();
     let body = "def f(x):\n    if x[0] == 50: raise ValueError('fifty')\n    return x + 1";

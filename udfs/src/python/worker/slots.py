@@ -12,6 +12,9 @@ import os
 
 import pyarrow as pa
 
+# Columns shorter than that are cheaper copied than written in place.
+COLUMN_BYTES_MIN = 8 << 10
+
 
 class View:
     """Stands behind everything that refers to a block in a slot."""
@@ -84,22 +87,35 @@ class Slots:
         Returns its number, and where in it how many bytes are; None if there is
         none.
         """
-        at = _head_bytes(block)
+        at = _head_bytes(block, size)
         fitting = [number for number in self.free if self.outputs[number].size >= at + size]
         if not fitting:
             return None
         number = min(fitting, key=lambda number: self.outputs[number].size)
-        sink = pa.FixedSizeBufferWriter(self.outputs[number])
-        pa.ipc.new_stream(sink, block.schema).write_batch(block)
+        memory = self.outputs[number]
+        if at:
+            sink = pa.FixedSizeBufferWriter(memory)
+            pa.ipc.new_stream(sink, block.schema).write_batch(block)
+            count = sink.tell() - at
+        else:
+            message = memoryview(block.serialize()).cast("B")
+            count = len(message)
+            memoryview(memory).cast("B")[:count] = message
         self.free.remove(number)
-        return number, at, sink.tell() - at
+        return number, at, count
 
     def may_fit(self, block, size):
         """Whether `fill` would find room if all outputs were free."""
-        needed = _head_bytes(block) + size
+        needed = _head_bytes(block, size) + size
         return any(memory.size >= needed for memory in self.outputs.values())
 
 
-def _head_bytes(block):
-    # A block is written as a stream, which starts with the schema; the engine has it.
+def _head_bytes(block, size):
+    """What stands before a block that is written straight to a slot.
+
+    That is as a stream, and a stream starts with the schema, which the engine has.
+    0 where columns are so short that writing it takes longer than one more copy.
+    """
+    if size < block.num_columns * COLUMN_BYTES_MIN:
+        return 0
     return block.schema.serialize().size
