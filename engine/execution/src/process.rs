@@ -18,6 +18,7 @@ use crate::error::ExecutionError;
 use crate::exchange::channels::{ChannelPool, TransportLimits};
 use crate::exchange::traffic::Traffic;
 use crate::executor::task_host::ProcessTaskHost;
+use crate::functions::RustFunctions;
 use crate::stores::ObjectStores;
 use crate::token::ClusterToken;
 
@@ -27,6 +28,7 @@ pub struct Process {
     runtime: Arc<RuntimeEnv>,
     workers: Arc<WorkerManager>,
     host: Arc<dyn TaskHost>,
+    functions: RustFunctions,
     stores: Arc<ObjectStores>,
     channels: ChannelPool,
     traffic: Arc<Traffic>,
@@ -42,6 +44,7 @@ impl Process {
         python: PathBuf,
         executor_id: &str,
         token: &ClusterToken,
+        functions: RustFunctions,
     ) -> Result<Arc<Self>, ExecutionError> {
         let limits = TransportLimits {
             stream_window_bytes: u32::try_from(options.exchange_stream_window())
@@ -50,8 +53,11 @@ impl Process {
         };
         let runtime = runtime(&options)?;
         let workers = WorkerManager::new(worker_settings(&options, python, executor_id));
+        let native = functions.native().clone();
+        let host = ProcessTaskHost::new(Arc::clone(&workers), native, executor_id);
         Ok(Arc::new(Self {
-            host: Arc::new(ProcessTaskHost::new(Arc::clone(&workers))),
+            host: Arc::new(host),
+            functions,
             stores: Arc::new(ObjectStores::new(Arc::clone(&runtime))),
             channels: ChannelPool::try_new(token, limits)?,
             traffic: Arc::new(Traffic::default()),
@@ -66,6 +72,7 @@ impl Process {
         let sessions = TaskSessions {
             options: self.options.clone(),
             host: Arc::clone(&self.host),
+            functions: self.functions.clone(),
             stores: Arc::clone(&self.stores),
             channels: self.channels.clone(),
             traffic: Arc::clone(&self.traffic),
@@ -83,6 +90,10 @@ impl Process {
 
     pub fn host(&self) -> &Arc<dyn TaskHost> {
         &self.host
+    }
+
+    pub fn functions(&self) -> &RustFunctions {
+        &self.functions
     }
 
     pub fn stores(&self) -> &Arc<ObjectStores> {

@@ -26,7 +26,7 @@ use datafusion::sql::sqlparser::ast::{
     Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, ObjectName, ObjectNamePart,
     TableFactor,
 };
-use mobula_udfs::{CallMode, FunctionSpec, Literal, ObjectKind};
+use mobula_udfs::{CallMode, FunctionSpec, Language, Literal, ObjectKind};
 
 use super::call_options::{CallOptions, literal};
 use super::normalized;
@@ -77,11 +77,9 @@ impl RelationPlanner for OperatorPlanner {
         };
         let written = Written::read(op, args)?;
         let spec = self.functions.find(&written.function)?;
-        check_constructor(op, &spec, &written.args)?;
-        check_function(op, &spec)?;
-        let input = without_qualifiers(context.plan(written.input)?, &spec.name)?;
-        let call = FunctionCall::new(Arc::clone(&spec), op.mode, written.args, &written.options);
-        let node = node(input, call.in_order())?;
+        check_call(op, &spec, &written.args, &written.options)?;
+        let input = context.plan(written.input)?;
+        let node = operator_over(op, input, spec, written.args, &written.options)?;
         let planned = PlannedRelation::new(node.into_plan(), alias);
         Ok(RelationPlanning::Planned(Box::new(planned)))
     }
@@ -92,6 +90,33 @@ fn operator(name: &ObjectName) -> Option<&'static Operator> {
         [ObjectNamePart::Identifier(ident)] => Operator::named(&normalized(ident)),
         _ => None,
     }
+}
+
+/// Refuses a call of `spec` that `op` does not make.
+pub(crate) fn check_call(
+    op: &Operator,
+    spec: &FunctionSpec,
+    args: &[(String, Literal)],
+    options: &CallOptions,
+) -> Result<(), PlanError> {
+    check_constructor(op, spec, args)?;
+    check_function(op, spec)?;
+    check_options(op, spec, options)
+}
+
+/// The node of `op` over `input`, for a call that [`check_call`] allows.
+pub(crate) fn operator_over(
+    op: &Operator,
+    input: LogicalPlan,
+    spec: Arc<FunctionSpec>,
+    args: Vec<(String, Literal)>,
+    options: &CallOptions,
+) -> Result<MapBatchesNode> {
+    let input = without_qualifiers(input, &spec.name)?;
+    node(
+        input,
+        FunctionCall::new(spec, op.mode, args, options).in_order(),
+    )
 }
 
 fn node(input: LogicalPlan, call: FunctionCall) -> Result<MapBatchesNode> {
@@ -123,6 +148,33 @@ fn check_function(op: &Operator, spec: &FunctionSpec) -> Result<(), PlanError> {
         _ => return Ok(()),
     };
     Err(relation(op, &problem))
+}
+
+/// Refuses options that mean nothing for this call.
+fn check_options(
+    op: &Operator,
+    spec: &FunctionSpec,
+    options: &CallOptions,
+) -> Result<(), PlanError> {
+    let by_row = op.mode != CallMode::Batches;
+    let batched = [
+        ("batch_size", options.batch_size.is_some()),
+        ("batch_format", options.batch_format.is_some()),
+    ];
+    if let Some((option, _)) = batched.iter().find(|(_, given)| by_row && *given) {
+        return Err(relation(
+            op,
+            &format!("it calls functions row by row. {option} is an option of map_batches"),
+        ));
+    }
+    if spec.language == Language::Native && options.batch_format.is_some() {
+        let name = &spec.name;
+        return Err(relation(
+            op,
+            &format!("\"{name}\" is native and gets Arrow arrays. Leave batch_format out"),
+        ));
+    }
+    Ok(())
 }
 
 /// The arguments of an operator, read.
@@ -165,17 +217,6 @@ impl Written {
                 ),
             ));
         };
-        let by_row = op.mode != CallMode::Batches;
-        let batched = [
-            ("batch_size", options.batch_size.is_some()),
-            ("batch_format", options.batch_format.is_some()),
-        ];
-        if let Some((option, _)) = batched.iter().find(|(_, given)| by_row && *given) {
-            return Err(relation(
-                op,
-                &format!("it calls functions row by row. {option} is an option of map_batches"),
-            ));
-        }
         let (function, args) = read_function(op, function)?;
         Ok(Self {
             input: read_input(op, input)?,
@@ -302,6 +343,13 @@ fn check_constructor(
         ));
     }
     match (&spec.object, args.first()) {
+        (ObjectKind::Function, Some((name, _))) if spec.language == Language::Native => {
+            let problem = format!(
+                "\"{}\" is native, keeps no state and has no argument \"{name}\"",
+                spec.name
+            );
+            Err(relation(op, &problem))
+        }
         (ObjectKind::Function, Some((name, _))) => Err(relation(
             op,
             &format!(

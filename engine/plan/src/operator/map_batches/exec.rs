@@ -25,7 +25,7 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
     InputDistributionRequirements, Partitioning, PlanProperties,
 };
-use mobula_udfs::{CallMode, UdfCall};
+use mobula_udfs::{CallMode, Language, UdfCall};
 
 use super::block_queue::{BlockLimits, BlockQueue};
 use super::call::write_call;
@@ -249,9 +249,15 @@ impl DisplayAs for MapBatchesExec {
         let batch_size = count(self.call.batch_size, "block");
         let concurrency = count(self.concurrency, "cores");
         let format = &self.call.batch_format;
+        let is_native = self.call.spec.language == Language::Native;
         write!(f, "{separator}kind={kind}")?;
+        if is_native {
+            write!(f, "{separator}language=native")?;
+        }
         if self.call.mode == CallMode::Batches {
             write!(f, "{separator}batch_size={batch_size}")?;
+        }
+        if self.call.mode == CallMode::Batches && !is_native {
             write!(f, "{separator}batch_format={format}")?;
         }
         write!(f, "{separator}concurrency={concurrency}")
