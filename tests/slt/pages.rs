@@ -68,8 +68,12 @@ fn blocks(text: &str) -> impl Iterator<Item = &str> {
 fn cells(text: &str) -> Vec<String> {
     let rows = text.lines().filter(|line| line.starts_with('|'));
     let code = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
-    let starts = ["SELECT ", "EXPLAIN ", "DESCRIBE ", "SET "];
-    let statements = code.filter(|code| starts.iter().any(|start| code.starts_with(start)));
+    let starts = ["SELECT ", "EXPLAIN ", "DESCRIBE "];
+    let is_statement = |code: &&str| {
+        let is_setting = code.starts_with("SET ") && code.contains('=');
+        is_setting || starts.iter().any(|start| code.starts_with(start))
+    };
+    let statements = code.filter(is_statement);
     let whole = statements.filter(|code| !code.contains('…') && !code.contains("'dir/"));
     whole.map(str::to_owned).collect()
 }
