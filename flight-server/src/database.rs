@@ -3,11 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use datafusion::catalog::{
-    CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
-    MemorySchemaProvider,
-};
-use mobula_execution::{DEFAULT_CATALOG, DEFAULT_SCHEMA, Engine, SYSTEM_SCHEMA};
+use datafusion::catalog::CatalogProviderList;
+use mobula_execution::Engine;
 
 use crate::ServerError;
 use crate::catalog::{Catalog, DataDir};
@@ -38,7 +35,7 @@ impl Database {
         data_dir: Option<DataDir>,
     ) -> Result<Arc<Self>, ServerError> {
         let catalog = Catalog::open(data_dir.as_ref().map(DataDir::path))?;
-        let catalogs = shared_catalogs(&engine)?;
+        let catalogs = engine.new_catalogs()?;
         let database = Arc::new(Self {
             engine,
             catalogs,
@@ -75,13 +72,4 @@ impl Database {
     pub fn new_session(self: &Arc<Self>) -> Result<Arc<Session>, ServerError> {
         Ok(Arc::new(Session::new(Arc::clone(self))))
     }
-}
-
-fn shared_catalogs(engine: &Arc<Engine>) -> Result<Arc<dyn CatalogProviderList>, ServerError> {
-    let catalog = MemoryCatalogProvider::new();
-    catalog.register_schema(DEFAULT_SCHEMA, Arc::new(MemorySchemaProvider::new()))?;
-    catalog.register_schema(SYSTEM_SCHEMA, engine.system_schema())?;
-    let catalogs = MemoryCatalogProviderList::new();
-    catalogs.register_catalog(DEFAULT_CATALOG.to_owned(), Arc::new(catalog));
-    Ok(Arc::new(catalogs))
 }

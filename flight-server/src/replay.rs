@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use mobula_execution::DEFAULT_CATALOG;
+use mobula_plan::PlanError;
 use mobula_udfs::FunctionSpec;
 
 use crate::catalog::{Definition, ObjectKind};
@@ -144,6 +145,10 @@ impl Database {
 
     fn apply_function(&self, definition: &Definition) -> Result<(), ServerError> {
         let spec = FunctionSpec::decode(&definition.body)?;
+        if self.engine().functions().is_native(&spec.name) {
+            let function = spec.name;
+            return Err(PlanError::NativeName { function }.into());
+        }
         self.engine().functions().insert(Arc::new(spec));
         Ok(())
     }

@@ -21,7 +21,8 @@ async fn every_example_runs() {
     let mut failures = vec![];
     for page in pages() {
         let text = std::fs::read_to_string(&page).unwrap();
-        let statements: Vec<_> = blocks(&text).flat_map(statements).collect();
+        let mut statements: Vec<_> = blocks(&text).flat_map(statements).collect();
+        statements.extend(cells(&text));
         assert!(!statements.is_empty(), "{}: no SQL", page.display());
         let engine = Engine::embedded(EngineSettings {
             options: MobulaOptions::default(),
@@ -44,13 +45,13 @@ async fn every_example_runs() {
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
 
-/// The pages of the operators, and those about functions.
+/// The pages of the operators, and those about functions and blocks.
 fn pages() -> Vec<PathBuf> {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
     let operators = std::fs::read_dir(docs.join("operators")).unwrap();
     let mut pages: Vec<_> = operators.map(|entry| entry.unwrap().path()).collect();
-    for page in ["functions", "failed-rows"] {
-        pages.push(docs.join(format!("guide/{page}.md")));
+    for guide in ["functions", "failed-rows", "blocks", "ray-and-spark"] {
+        pages.push(docs.join(format!("guide/{guide}.md")));
     }
     pages.sort();
     pages
@@ -60,6 +61,21 @@ fn pages() -> Vec<PathBuf> {
 fn blocks(text: &str) -> impl Iterator<Item = &str> {
     let starts = text.split("```sql\n").skip(1);
     starts.filter_map(|rest| rest.split("```").next())
+}
+
+/// Statements in cells of tables; those with `…` or with a placeholder file are
+/// forms, not statements.
+fn cells(text: &str) -> Vec<String> {
+    let rows = text.lines().filter(|line| line.starts_with('|'));
+    let code = rows.flat_map(|row| row.split('`').skip(1).step_by(2));
+    let starts = ["SELECT ", "EXPLAIN ", "DESCRIBE "];
+    let is_statement = |code: &&str| {
+        let is_setting = code.starts_with("SET ") && code.contains('=');
+        is_setting || starts.iter().any(|start| code.starts_with(start))
+    };
+    let statements = code.filter(is_statement);
+    let whole = statements.filter(|code| !code.contains('…') && !code.contains("'dir/"));
+    whole.map(str::to_owned).collect()
 }
 
 /// Statements end with a semicolon at a line's end, outside of a body.

@@ -117,6 +117,8 @@ fn identity(block: &RecordBatch) -> Arc<UdfCall> {
         batch_format: BatchFormat::Pyarrow,
         input: Arc::clone(&schema),
         output: schema,
+        errors: mobula_udfs::ErrorPolicy::default(),
         timeout: None,
+        max_errors: None,
     })
 }

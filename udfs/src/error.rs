@@ -155,6 +155,27 @@ pub enum UdfError {
         #[source]
         source: std::io::Error,
     },
+    #[error("native function \"{function}\" cannot be registered: {problem}")]
+    NativeDeclaration { function: String, problem: String },
+    #[error(
+        "function \"{function}\" is native, and the program of executor \"{executor}\" does not have it. Start executors from the program that registers it"
+    )]
+    NativeMissing { function: String, executor: String },
+    #[error(
+        "function \"{function}\" is native, and the program of executor \"{executor}\" declares it otherwise. Start all executors from one build"
+    )]
+    NativeDiffers { function: String, executor: String },
+    #[error(
+        "function \"{function}\" did not answer within {limit:?}. It is native, so its thread goes on until it returns. Raise `udf_call_timeout` if that is too short"
+    )]
+    NativeTimedOut { function: String, limit: Duration },
+    #[error("cannot start a thread for function \"{function}\"")]
+    NativeThread {
+        function: String,
+        #[source]
+        source: std::io::Error,
+    },
+
     #[error("a function's declaration cannot be encoded")]
     EncodeSpec(#[source] rmp_serde::encode::Error),
     #[error("bytes are not a function's declaration")]
@@ -176,12 +197,16 @@ impl UdfError {
             | Self::Packages { .. }
             | Self::Handshake { .. }
             | Self::RowTooLarge { .. }
-            | Self::GroupTooLarge { .. } => UdfErrorClass::Setup,
+            | Self::GroupTooLarge { .. }
+            | Self::NativeDeclaration { .. }
+            | Self::NativeMissing { .. }
+            | Self::NativeDiffers { .. }
+            | Self::NativeThread { .. } => UdfErrorClass::Setup,
             Self::WorkerLost { .. } | Self::ShuttingDown { .. } | Self::Socket { .. } => {
                 UdfErrorClass::Lost
             }
             Self::NoFreeWorker { .. } | Self::DeadLetter { .. } => UdfErrorClass::Exhausted,
-            Self::TimedOut { .. } => UdfErrorClass::Timeout,
+            Self::TimedOut { .. } | Self::NativeTimedOut { .. } => UdfErrorClass::Timeout,
             Self::ProtocolVersion { .. }
             | Self::Block { .. }
             | Self::Protocol { .. }

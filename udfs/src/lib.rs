@@ -3,7 +3,8 @@
 //! A [`FunctionSpec`] says what a function is, a [`UdfCall`] how one plan uses
 //! it. A [`WorkerManager`] owns the worker processes of one Mobula process and
 //! opens a [`UdfPool`] per call and task; blocks go in, blocks come out. User
-//! code never runs in this process. No DataFusion here, and no network.
+//! code never runs in this process, but for the [`native`] functions that are part
+//! of the program. No DataFusion here, and no network.
 //!
 //! A block's way: [`UdfPool::call`] → `process_pool` takes a worker from `roster`
 //! or has one started through `launch` by the `zygote` → `block_run` has
@@ -21,6 +22,7 @@ mod failed_rows;
 mod launch;
 mod log;
 mod manager;
+pub mod native;
 mod order;
 mod pool;
 mod process;
@@ -47,6 +49,7 @@ pub use call::{CallMode, GROUP_STARTS, Literal, UdfCall};
 pub use error::{UdfError, UdfErrorClass, UserFailure};
 pub use failed_rows::{ErrorPolicy, FailedRow, OnError, RowFailure};
 pub use manager::{StartMethod, WorkerManager, WorkerSettings};
+pub use native::{Native, NativeError, NativeFunction, NativeFunctions, NativeInstance};
 pub use pool::{Answer, AnswerStream, PoolStats, UdfPool};
 pub use spec::{
     BatchFormat, CallDefaults, FunctionSpec, Language, ObjectKind, Param, ParamKind, Returns,

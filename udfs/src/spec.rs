@@ -37,6 +37,8 @@ pub struct FunctionSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Language {
     Python,
+    /// Rust, in the program itself: there is no body. See [`crate::native`].
+    Native,
 }
 
 /// One declared parameter.
@@ -142,6 +144,43 @@ impl BatchFormat {
 pub struct UnknownBatchFormat(pub String);
 
 impl FunctionSpec {
+    /// A native function of values, volatile until told otherwise.
+    pub fn native_scalar<N: Into<String>>(
+        name: impl Into<String>,
+        params: impl IntoIterator<Item = (N, DataType)>,
+        returns: DataType,
+    ) -> Self {
+        let params = params.into_iter().map(|(name, data_type)| Param {
+            name: name.into(),
+            kind: ParamKind::Value(data_type),
+        });
+        Self::native(name.into(), params.collect(), Returns::Scalar(returns))
+    }
+
+    /// A native function of all columns of a relation: it gives another one, or
+    /// says by a BOOLEAN which rows stay.
+    pub fn native_table(name: impl Into<String>, returns: Returns) -> Self {
+        let rows = Param {
+            name: "input".to_owned(),
+            kind: ParamKind::Table,
+        };
+        Self::native(name.into(), vec![rows], returns)
+    }
+
+    fn native(name: String, params: Vec<Param>, returns: Returns) -> Self {
+        Self {
+            name,
+            language: Language::Native,
+            params,
+            returns,
+            object: ObjectKind::Function,
+            volatility: Volatility::Volatile,
+            strict: false,
+            body: String::new(),
+            defaults: CallDefaults::default(),
+        }
+    }
+
     /// Whether it gives a relation; then it takes one as well.
     pub fn is_table(&self) -> bool {
         matches!(self.returns, Returns::Table(_))
@@ -202,7 +241,10 @@ impl fmt::Display for BatchFormat {
 
 impl fmt::Display for Language {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("python")
+        f.write_str(match self {
+            Self::Python => "python",
+            Self::Native => "native",
+        })
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::Finding;
 
-/// Each crate with the ones of ours that its code may use. Benchmarks and tests
-/// may use all.
+/// Each crate with the ones of ours that its code may use. Benchmarks, tests and
+/// examples may use all.
 const ALLOWED: [(&str, &str, &[&str]); 7] = [
     ("mobula-block", "engine/block", &[]),
     ("mobula-proto", "engine/proto", &[]),

@@ -11,7 +11,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use datafusion::catalog::{CatalogProviderList, SchemaProvider};
+use datafusion::catalog::{
+    CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
+    MemorySchemaProvider, SchemaProvider,
+};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
@@ -34,6 +37,7 @@ use crate::coordinator::query::{LossGuard, QueryRun, suspect_lost};
 use crate::error::ExecutionError;
 use crate::executor::listener::{self, Listener, advertised_url};
 use crate::explain;
+use crate::functions::RustFunctions;
 use crate::process::Process;
 use crate::query_header::query_header;
 use crate::spawn::OwnedTask;
@@ -104,6 +108,17 @@ impl Engine {
     /// # Errors
     /// When DataFusion's runtime cannot be made.
     pub fn embedded(settings: EngineSettings) -> Result<Arc<Self>, ExecutionError> {
+        Self::embedded_with(settings, RustFunctions::default())
+    }
+
+    /// As [`Engine::embedded`], with `functions` of the program itself.
+    ///
+    /// # Errors
+    /// As [`Engine::embedded`], and a function whose name is taken.
+    pub fn embedded_with(
+        settings: EngineSettings,
+        functions: RustFunctions,
+    ) -> Result<Arc<Self>, ExecutionError> {
         // Nothing listens, so this token admits nobody.
         let token = ClusterToken::generate();
         let process = Process::try_new(
@@ -111,8 +126,9 @@ impl Engine {
             settings.python,
             EMBEDDED_ID,
             &token,
+            functions,
         )?;
-        Ok(Arc::new(Self::new(settings.options, process, None)))
+        Ok(Arc::new(Self::try_new(settings.options, process, None)?))
     }
 
     /// A coordinator: serves the cluster listener from now on.
@@ -123,31 +139,47 @@ impl Engine {
         settings: EngineSettings,
         cluster: ClusterSettings,
     ) -> Result<Arc<Self>, ExecutionError> {
+        Self::coordinator_with(settings, cluster, RustFunctions::default()).await
+    }
+
+    /// As [`Engine::coordinator`], with `functions` of the program itself. Its
+    /// executors need them too: [`crate::Executor::start_with`].
+    ///
+    /// # Errors
+    /// As [`Engine::coordinator`], and a function whose name is taken.
+    pub async fn coordinator_with(
+        settings: EngineSettings,
+        cluster: ClusterSettings,
+        functions: RustFunctions,
+    ) -> Result<Arc<Self>, ExecutionError> {
         let process = Process::try_new(
             settings.options.clone(),
             settings.python,
             COORDINATOR_ID,
             &cluster.token,
+            functions,
         )?;
         let cluster = Cluster::start(&settings.options, &process, cluster).await?;
-        process.prestart();
-        Ok(Arc::new(Self::new(
-            settings.options,
-            process,
-            Some(cluster),
-        )))
+        let engine = Self::try_new(settings.options, process, Some(cluster))?;
+        engine.process.prestart();
+        Ok(Arc::new(engine))
     }
 
-    fn new(options: MobulaOptions, process: Arc<Process>, cluster: Option<Cluster>) -> Self {
+    fn try_new(
+        options: MobulaOptions,
+        process: Arc<Process>,
+        cluster: Option<Cluster>,
+    ) -> Result<Self, ExecutionError> {
         let admission = Admission::new(options.udf_max_workers(), options.udf_init_timeout());
-        Self {
+        let functions = process.functions().catalog();
+        Ok(Self {
             options,
-            process,
             admission,
-            functions: Arc::new(FunctionCatalog::default()),
+            functions: Arc::new(functions.map_err(ExecutionError::Function)?),
+            process,
             cluster,
             started: Instant::now(),
-        }
+        })
     }
 
     /// Where executors connect to; `None` when embedded.
@@ -205,12 +237,14 @@ impl Engine {
             .with_create_default_catalog_and_schema(false)
             .with_default_catalog_and_schema(DEFAULT_CATALOG, DEFAULT_SCHEMA)
             .with_extension(Arc::new(TaskHostHandle(Arc::clone(self.process.host()))));
-        let mut state = SessionStateBuilder::new()
+        let mut builder = SessionStateBuilder::new()
             .with_session_id(session_id.to_owned())
             .with_default_features()
             .with_config(config)
             .with_runtime_env(Arc::clone(self.process.runtime()))
-            .with_catalog_list(catalogs)
+            .with_catalog_list(catalogs);
+        self.process.functions().register(&mut builder);
+        let mut state = builder
             .with_mobula(MobulaPlanning {
                 functions: Arc::clone(&self.functions),
                 options,
@@ -218,6 +252,20 @@ impl Engine {
             .build();
         self.sync_functions(&mut state);
         state
+    }
+
+    /// New catalogs for sessions: an empty schema for names without one, and
+    /// `system`. Sessions that share them share their tables.
+    ///
+    /// # Errors
+    /// None that DataFusion's catalogs in memory have.
+    pub fn new_catalogs(self: &Arc<Self>) -> Result<Arc<dyn CatalogProviderList>> {
+        let catalog = MemoryCatalogProvider::new();
+        catalog.register_schema(DEFAULT_SCHEMA, Arc::new(MemorySchemaProvider::new()))?;
+        catalog.register_schema(SYSTEM_SCHEMA, self.system_schema())?;
+        let catalogs = MemoryCatalogProviderList::new();
+        catalogs.register_catalog(DEFAULT_CATALOG.to_owned(), Arc::new(catalog));
+        Ok(Arc::new(catalogs))
     }
 
     /// Makes the scalar functions of `state` those of the shared catalog, so

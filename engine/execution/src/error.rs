@@ -144,6 +144,9 @@ pub enum ExecutionError {
     #[error("cannot use the object store \"{url}\": {reason}")]
     ObjectStore { url: String, reason: String },
 
+    #[error("cannot register a function: {0}")]
+    Function(#[source] mobula_plan::PlanError),
+
     #[error("cannot set up the runtime: {0}")]
     Runtime(#[source] datafusion::error::DataFusionError),
 
@@ -172,6 +175,7 @@ impl ExecutionError {
             | Self::Advertise { .. }
             | Self::Refused { .. }
             | Self::StartExecutor { .. }
+            | Self::Function(_)
             | Self::Runtime(_)
             | Self::ListenerBroken { .. }
             | Self::Thread { .. }

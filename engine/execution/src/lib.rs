@@ -15,6 +15,7 @@ mod error;
 mod exchange;
 pub mod executor;
 mod explain;
+mod functions;
 mod local_executors;
 mod process;
 mod query_header;
@@ -31,6 +32,7 @@ pub use engine::{ClusterSettings, DEFAULT_CATALOG, DEFAULT_SCHEMA, Engine, Engin
 pub use error::{ErrorClass, ExecutionError, RemoteError, WhileReading};
 pub use exchange::channels::parse_address;
 pub use executor::{Executor, ExecutorSettings};
+pub use functions::RustFunctions;
 pub use local_executors::LocalExecutors;
 pub use spawn::{OwnedTask, spawn_named};
 pub use stores::{ObjectStores, StoreSpec};

@@ -19,6 +19,7 @@ use crate::exchange::channels::{ChannelPool, TransportLimits};
 use crate::exchange::traffic::Traffic;
 use crate::executor::failed_rows::FailedRowsLine;
 use crate::executor::task_host::ProcessTaskHost;
+use crate::functions::RustFunctions;
 use crate::row_errors::RowErrors;
 use crate::stores::ObjectStores;
 use crate::token::ClusterToken;
@@ -31,6 +32,7 @@ pub struct Process {
     host: Arc<dyn TaskHost>,
     row_errors: Arc<RowErrors>,
     failed_rows: Arc<FailedRowsLine>,
+    functions: RustFunctions,
     stores: Arc<ObjectStores>,
     channels: ChannelPool,
     traffic: Arc<Traffic>,
@@ -46,6 +48,7 @@ impl Process {
         python: PathBuf,
         executor_id: &str,
         token: &ClusterToken,
+        functions: RustFunctions,
     ) -> Result<Arc<Self>, ExecutionError> {
         let limits = TransportLimits {
             stream_window_bytes: u32::try_from(options.exchange_stream_window())
@@ -61,11 +64,17 @@ impl Process {
             Arc::clone(&row_errors),
             channels.clone(),
         ));
-        let host = ProcessTaskHost::new(Arc::clone(&workers), Arc::clone(&failed_rows));
+        let host = ProcessTaskHost::new(
+            Arc::clone(&workers),
+            Arc::clone(&failed_rows),
+            functions.native().clone(),
+            executor_id,
+        );
         Ok(Arc::new(Self {
             host: Arc::new(host),
             row_errors,
             failed_rows,
+            functions,
             stores: Arc::new(ObjectStores::new(Arc::clone(&runtime))),
             channels,
             traffic: Arc::new(Traffic::default()),
@@ -80,6 +89,7 @@ impl Process {
         let sessions = TaskSessions {
             options: self.options.clone(),
             host: Arc::clone(&self.host),
+            functions: self.functions.clone(),
             stores: Arc::clone(&self.stores),
             channels: self.channels.clone(),
             traffic: Arc::clone(&self.traffic),
@@ -97,6 +107,10 @@ impl Process {
 
     pub fn host(&self) -> &Arc<dyn TaskHost> {
         &self.host
+    }
+
+    pub fn functions(&self) -> &RustFunctions {
+        &self.functions
     }
 
     /// The failed rows of the queries that this process runs.

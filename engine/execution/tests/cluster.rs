@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
-use arrow::datatypes::{Int64Type, UInt64Type};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Int64Type, UInt64Type};
 use arrow::util::pretty::pretty_format_batches;
 use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
@@ -19,14 +19,16 @@ use datafusion::catalog::{
 };
 use datafusion::execution::SessionState;
 use datafusion::execution::options::ParquetReadOptions;
+use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::prelude::SessionContext;
 use futures::TryStreamExt;
 use mobula_execution::{
     ClusterSettings, ClusterToken, Engine, EngineSettings, ErrorClass, Executor, ExecutorSettings,
-    OwnedTask, classify, spawn_named,
+    OwnedTask, RustFunctions, classify, spawn_named,
 };
 use mobula_plan::MobulaOptions;
+use mobula_udfs::{Native, NativeError};
 use tokio::sync::oneshot;
 
 const GROUPS: &str = "select k % 7 as g, count(*) as n, sum(k) as s, max(t) as t \
@@ -36,6 +38,8 @@ struct TestCluster {
     engine: Arc<Engine>,
     state: SessionState,
     token: ClusterToken,
+    /// Of the executors to come.
+    functions: RustFunctions,
     executors: Vec<TestExecutor>,
     _data: tempfile::TempDir,
 }
@@ -61,6 +65,14 @@ fn engine_settings() -> EngineSettings {
 
 impl TestCluster {
     async fn start(n_executors: usize, local_executor: bool) -> Self {
+        Self::start_with(n_executors, local_executor, RustFunctions::new()).await
+    }
+
+    async fn start_with(
+        n_executors: usize,
+        local_executor: bool,
+        functions: RustFunctions,
+    ) -> Self {
         let token = ClusterToken::generate();
         let cluster = ClusterSettings {
             listen: "127.0.0.1:0".parse().unwrap(),
@@ -68,15 +80,15 @@ impl TestCluster {
             token: token.clone(),
             local_executor,
         };
-        let engine = Engine::coordinator(engine_settings(), cluster)
-            .await
-            .unwrap();
+        let engine = Engine::coordinator_with(engine_settings(), cluster, functions.clone());
+        let engine = engine.await.unwrap();
         let data = tempfile::tempdir().unwrap();
         let state = state_over(&engine, data.path()).await;
         let mut cluster = Self {
             engine,
             state,
             token,
+            functions,
             executors: vec![],
             _data: data,
         };
@@ -87,7 +99,8 @@ impl TestCluster {
     }
 
     async fn add_executor(&mut self) {
-        let executor = Executor::start(self.executor_settings()).await.unwrap();
+        let executor = Executor::start_with(self.executor_settings(), self.functions.clone());
+        let executor = executor.await.unwrap();
         let (stop, stopped) = oneshot::channel();
         let task = spawn_named("executor", async move {
             executor
@@ -303,4 +316,80 @@ async fn without_the_token_no_port_accepts_anything() {
         .err()
         .unwrap();
     assert_eq!(status.code(), tonic::Code::Unauthenticated);
+}
+
+fn rust_functions() -> RustFunctions {
+    let code = |batch: &RecordBatch| -> Result<ArrayRef, NativeError> {
+        let k = batch.column(0).as_primitive::<Int64Type>();
+        if k.iter().any(|k| k == Some(19_999)) {
+            panic!("19999 is the last");
+        }
+        Ok(Arc::new(k.unary::<_, Int64Type>(|k| 2 * k)))
+    };
+    let double = Native::scalar("double_of", [("k", DataType::Int64)], DataType::Int64, code);
+    let negative = create_udf(
+        "negative",
+        vec![DataType::Int64],
+        DataType::Int64,
+        Volatility::Immutable,
+        Arc::new(|args| {
+            let values = ColumnarValue::values_to_arrays(args)?;
+            let values = values[0].as_primitive::<Int64Type>();
+            let negated = values.unary::<_, Int64Type>(|k| -k);
+            Ok(ColumnarValue::Array(Arc::new(negated)))
+        }),
+    );
+    let functions = RustFunctions::new().with_native(double.immutable());
+    functions.unwrap().with_scalar(negative)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn functions_in_rust_run_on_executors() {
+    let cluster = TestCluster::start_with(3, false, rust_functions()).await;
+    let sql = "select count(*), sum(d), sum(k) from \
+               (select k, double_of(k) as d, negative(k) as n from numbers where k < 19000) \
+               where n <= 0";
+    let text = cluster.text(sql).await;
+    assert!(text.contains("360981000"), "{text}");
+    let stages = cluster.text(&format!("explain {sql}")).await;
+    assert!(stages.contains("tasks=3"), "{stages}");
+    assert!(
+        stages.contains("udf=double_of, kind=scalar, language=native"),
+        "{stages}"
+    );
+    let error = cluster.query("select sum(double_of(k)) from numbers").await;
+    let found = classify(&error.unwrap_err());
+    assert_eq!(found.class, ErrorClass::User);
+    assert_eq!(
+        found.message,
+        "function \"double_of\" failed: panicked: 19999 is the last"
+    );
+    assert!(found.executor.is_some());
+    // Nothing else died.
+    assert!(cluster.text(sql).await.contains("360981000"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_executor_of_another_program_says_what_it_lacks() {
+    let mut cluster = TestCluster::start_with(1, false, rust_functions()).await;
+    cluster.functions = RustFunctions::new();
+    cluster.add_executor().await;
+    let sql = "select sum(double_of(k)) from numbers where k < 19000";
+    let found = classify(&cluster.query(sql).await.unwrap_err());
+    assert_eq!(found.class, ErrorClass::Setup);
+    let lacking = "function \"double_of\" is native, and the program of executor \"e-";
+    assert!(found.message.starts_with(lacking), "{}", found.message);
+}
+
+#[test]
+fn a_native_function_with_a_taken_name_is_refused() {
+    let code =
+        |batch: &RecordBatch| -> Result<ArrayRef, NativeError> { Ok(Arc::clone(batch.column(0))) };
+    for name in ["abs", "sum", "map_batches", "generate_series"] {
+        let int = DataType::Int64;
+        let native = Native::scalar(name, [("x", int.clone())], int, code);
+        let functions = RustFunctions::new().with_native(native).unwrap();
+        let error = Engine::embedded_with(engine_settings(), functions).unwrap_err();
+        assert!(error.to_string().contains("is built in"), "{error}");
+    }
 }

@@ -45,6 +45,14 @@ pub enum PlanError {
     },
     #[error("function \"{function}\" is built in. Choose another name")]
     BuiltIn { function: String },
+    #[error("function \"{function}\" is native, a part of this program. Choose another name")]
+    NativeName { function: String },
+    #[error("function \"{function}\" is native, a part of this program, and cannot be dropped")]
+    NativeDrop { function: String },
+    #[error(
+        "this session does not know Mobula's operators. Build it with SessionStateBuilderExt::with_mobula"
+    )]
+    NoMobula,
     #[error(
         "unknown function \"{function}\". CREATE FUNCTION makes one; system.functions lists them{hint}"
     )]

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use mobula_udfs::FunctionSpec;
+use mobula_udfs::{FunctionSpec, Language};
 
 use crate::error::PlanError;
 use crate::nearest;
@@ -53,6 +53,12 @@ impl FunctionCatalog {
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         functions.values().cloned().collect()
+    }
+
+    /// Whether the function named `name` is native: SQL cannot replace or drop it.
+    pub fn is_native(&self, name: &str) -> bool {
+        let found = self.get(name);
+        found.is_some_and(|spec| spec.language == Language::Native)
     }
 
     /// The function named `name`.

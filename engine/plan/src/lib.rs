@@ -10,6 +10,7 @@
 
 pub mod codec;
 pub mod config;
+pub mod dataframe;
 pub mod error;
 pub mod function_catalog;
 pub mod nearest;
@@ -26,6 +27,7 @@ mod test_session;
 
 pub use codec::MobulaCodec;
 pub use config::{MobulaOptions, SETTINGS, Scope, Setting, SettingKind, settings_markdown};
+pub use dataframe::{Call, MobulaDataFrame};
 pub use error::PlanError;
 pub use function_catalog::FunctionCatalog;
 pub use operator::map_batches::{MapBatchesExec, map_batches_exec};

@@ -37,7 +37,10 @@ pub trait SessionStateBuilderExt {
 impl SessionStateBuilderExt for SessionStateBuilder {
     fn with_mobula(mut self, planning: MobulaPlanning) -> Self {
         let MobulaPlanning { functions, options } = planning;
-        let config = self.config().get_or_insert_default().options_mut();
+        let config = self.config().get_or_insert_default();
+        // Where operators of a DataFrame find them.
+        config.set_extension(Arc::clone(&functions));
+        let config = config.options_mut();
         config.extensions.insert(options);
         config.sql_parser.enable_subquery_sort_elimination = false;
         let scalar = functions.list().into_iter();

@@ -1,4 +1,4 @@
-//! A scalar Python function as DataFusion's `ScalarUDF`.
+//! A declared scalar function, Python or native, as DataFusion's `ScalarUDF`.
 //!
 //! DataFusion needs it to resolve names, check arguments and coerce types; it
 //! never runs it: [`crate::rule::hoist_udf`] moves every call into a
@@ -121,7 +121,7 @@ impl ScalarUDFImpl for PythonFunction {
 
     fn invoke_with_args(&self, _args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         internal_err!(
-            "the call of Python function \"{}\" was not moved into a worker: plan with a session built with_mobula",
+            "the call of function \"{}\" was not moved into a worker: plan with a session built with_mobula",
             self.spec.name
         )
     }
@@ -164,7 +164,8 @@ pub fn sync_functions(state: &mut SessionState, functions: &FunctionCatalog) {
     }
 }
 
-/// Refuses a new function that has the name of one of DataFusion's.
+/// Refuses a new function that has the name of one of DataFusion's, or of one that
+/// the program registered there.
 ///
 /// # Errors
 /// [`PlanError::BuiltIn`].

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::ArgMatches;
+use mobula_execution::RustFunctions;
 use mobula_plan::MobulaOptions;
 
 use super::serve::Coordinator;
@@ -73,7 +74,7 @@ pub async fn run(matches: &ArgMatches, mut options: MobulaOptions) -> Result<(),
     .await
     .unwrap_or_else(|e| Err(ServerError::Output(std::io::Error::other(e))))?;
     if options.executors() == 0 {
-        let database = embedded(options).await?;
+        let database = embedded(options, RustFunctions::default()).await?;
         show(&database, &data, &dir).await?;
         database.engine().shutdown().await;
         return Ok(());
@@ -86,7 +87,7 @@ pub async fn run(matches: &ArgMatches, mut options: MobulaOptions) -> Result<(),
     ] {
         set(&mut options, key, value)?;
     }
-    let coordinator = Coordinator::start(options).await?;
+    let coordinator = Coordinator::start(options, RustFunctions::default()).await?;
     let result = show(&coordinator.database, &data, &dir).await;
     coordinator.stop().await;
     result

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 
 use clap::ArgMatches;
-use mobula_execution::{ClusterToken, Executor, ExecutorSettings, parse_address};
+use mobula_execution::{ClusterToken, Executor, ExecutorSettings, RustFunctions, parse_address};
 use mobula_plan::MobulaOptions;
 use tokio::io::AsyncReadExt;
 
@@ -14,7 +14,11 @@ use crate::{ServerError, python_env};
 ///
 /// # Errors
 /// A port in use, a bad token file, or a coordinator that refuses.
-pub async fn run(matches: &ArgMatches, options: MobulaOptions) -> Result<(), ServerError> {
+pub async fn run(
+    matches: &ArgMatches,
+    options: MobulaOptions,
+    functions: RustFunctions,
+) -> Result<(), ServerError> {
     let text = |name: &str| matches.get_one::<String>(name).cloned();
     let coordinator = text("coordinator").unwrap_or_default();
     parse_address(&coordinator)?;
@@ -36,7 +40,7 @@ pub async fn run(matches: &ArgMatches, options: MobulaOptions) -> Result<(), Ser
         }
         _ => SocketAddr::from(([127, 0, 0, 1], 0)),
     };
-    let executor = Executor::start(ExecutorSettings {
+    let settings = ExecutorSettings {
         coordinator,
         token,
         listen,
@@ -44,8 +48,8 @@ pub async fn run(matches: &ArgMatches, options: MobulaOptions) -> Result<(), Ser
         python: python_env::interpreter(&options),
         options,
         id: text("id"),
-    })
-    .await?;
+    };
+    let executor = Executor::start_with(settings, functions).await?;
     println!(
         "mobula: executor {} on grpc://{}",
         executor.id(),

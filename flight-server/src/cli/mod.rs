@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use mobula_execution::RustFunctions;
 use mobula_plan::MobulaOptions;
 use tracing_subscriber::EnvFilter;
 
@@ -24,11 +25,17 @@ const STACK_BYTES: usize = 32 << 20;
 /// Runs the program and gives its exit code: 0, 1 on an error, 2 on a wrong
 /// command line.
 pub fn main() -> ExitCode {
+    main_with(RustFunctions::default())
+}
+
+/// As [`main`], with `functions` of the program that calls it: `mobula` with more
+/// functions. Executors that it starts are the same program and have them too.
+pub fn main_with(functions: RustFunctions) -> ExitCode {
     // Not on the first thread, whose stack is the system's to choose.
     let started = std::thread::Builder::new()
         .name("mobula".into())
         .stack_size(STACK_BYTES)
-        .spawn(main_with_stack);
+        .spawn(|| main_with_stack(functions));
     match started.map(|thread| thread.join()) {
         Ok(Ok(code)) => code,
         // It has said why.
@@ -40,7 +47,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn main_with_stack() -> ExitCode {
+fn main_with_stack(functions: RustFunctions) -> ExitCode {
     let matches = command().get_matches();
     let Some((name, matches)) = matches.subcommand() else {
         return ExitCode::from(2);
@@ -52,7 +59,7 @@ fn main_with_stack() -> ExitCode {
             .enable_all()
             .build()
             .map_err(ServerError::Output)?;
-        let result = runtime.block_on(run(name, matches, options));
+        let result = runtime.block_on(run(name, matches, options, functions));
         // Blocking reads of a terminal cannot be interrupted.
         runtime.shutdown_background();
         result
@@ -70,11 +77,16 @@ fn main_with_stack() -> ExitCode {
     }
 }
 
-async fn run(name: &str, matches: &ArgMatches, options: MobulaOptions) -> Result<(), ServerError> {
+async fn run(
+    name: &str,
+    matches: &ArgMatches,
+    options: MobulaOptions,
+    functions: RustFunctions,
+) -> Result<(), ServerError> {
     match name {
-        "sql" => sql::run(matches, options).await,
-        "serve" => serve::run(options).await,
-        "executor" => executor::run(matches, options).await,
+        "sql" => sql::run(matches, options, functions).await,
+        "serve" => serve::run(options, functions).await,
+        "executor" => executor::run(matches, options, functions).await,
         "demo" => demo::run(matches, options).await,
         "tpch-data" => tpch_data_command(matches).await,
         _ => python_env::setup(&options),

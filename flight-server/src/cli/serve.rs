@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mobula_execution::{ClusterSettings, ClusterToken, Engine, EngineSettings, LocalExecutors};
+use mobula_execution::{
+    ClusterSettings, ClusterToken, Engine, EngineSettings, LocalExecutors, RustFunctions,
+};
 use mobula_plan::MobulaOptions;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,7 +24,7 @@ const EXECUTORS_WAIT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// What keeps it from starting: ports, data directory, token.
-pub async fn run(options: MobulaOptions) -> Result<(), ServerError> {
+pub async fn run(options: MobulaOptions, functions: RustFunctions) -> Result<(), ServerError> {
     let listen = address("--listen", options.listen(), &options)?;
     let settings = ServiceSettings::from_options(&options);
     // First, so that a port in use costs no executors.
@@ -31,7 +33,7 @@ pub async fn run(options: MobulaOptions) -> Result<(), ServerError> {
         address: listen.to_string(),
         source,
     })?;
-    let coordinator = Coordinator::start(options).await?;
+    let coordinator = Coordinator::start(options, functions).await?;
     for line in coordinator.database.unusable().await {
         eprintln!("warning: {line}");
     }
@@ -62,7 +64,10 @@ impl Coordinator {
     ///
     /// # Errors
     /// What keeps it from starting.
-    pub async fn start(options: MobulaOptions) -> Result<Self, ServerError> {
+    pub async fn start(
+        options: MobulaOptions,
+        functions: RustFunctions,
+    ) -> Result<Self, ServerError> {
         let cluster_listen = address("--cluster-listen", options.cluster_listen(), &options)?;
         let data_dir = match options.data_dir() {
             None => None,
@@ -82,14 +87,11 @@ impl Coordinator {
             token,
             local_executor: options.local_executor(),
         };
-        let engine = Engine::coordinator(
-            EngineSettings {
-                options: options.clone(),
-                python: python.clone(),
-            },
-            cluster,
-        )
-        .await?;
+        let settings = EngineSettings {
+            options: options.clone(),
+            python: python.clone(),
+        };
+        let engine = Engine::coordinator_with(settings, cluster, functions).await?;
         let executors = match (n_executors, engine.cluster_address()) {
             (0, _) | (_, None) => None,
             (n, Some(at)) => Some(start_executors(n, at, &token_file, &python, &options).await?),

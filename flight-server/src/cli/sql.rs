@@ -1,9 +1,10 @@
 //! `mobula sql`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::ArgMatches;
-use mobula_execution::{Engine, EngineSettings};
+use mobula_execution::{Engine, EngineSettings, RustFunctions};
 use mobula_plan::MobulaOptions;
 
 use crate::catalog::DataDir;
@@ -15,7 +16,11 @@ use crate::{Database, ServerError, python_env};
 ///
 /// # Errors
 /// What a script fails with.
-pub async fn run(matches: &ArgMatches, options: MobulaOptions) -> Result<(), ServerError> {
+pub async fn run(
+    matches: &ArgMatches,
+    options: MobulaOptions,
+    functions: RustFunctions,
+) -> Result<(), ServerError> {
     let script = Script {
         commands: matches
             .get_many::<String>("command")
@@ -32,7 +37,7 @@ pub async fn run(matches: &ArgMatches, options: MobulaOptions) -> Result<(), Ser
         let shell = Shell::new(Target::Remote(Box::new(session)), format);
         return shell.run(script, history()).await;
     }
-    let database = embedded(options).await?;
+    let database = embedded(options, functions).await?;
     let shell = Shell::new(Target::Local(database.new_session()?), format);
     let result = shell.run(script, history()).await;
     database.engine().shutdown().await;
@@ -40,13 +45,16 @@ pub async fn run(matches: &ArgMatches, options: MobulaOptions) -> Result<(), Ser
 }
 
 /// A database of this process alone.
-pub async fn embedded(options: MobulaOptions) -> Result<std::sync::Arc<Database>, ServerError> {
+pub async fn embedded(
+    options: MobulaOptions,
+    functions: RustFunctions,
+) -> Result<Arc<Database>, ServerError> {
     let data_dir = match options.data_dir() {
         None => None,
         Some(path) => Some(DataDir::take(path)?),
     };
     let python = python_env::interpreter(&options);
-    let engine = Engine::embedded(EngineSettings { options, python })?;
+    let engine = Engine::embedded_with(EngineSettings { options, python }, functions)?;
     Database::open(engine, data_dir).await
 }
 

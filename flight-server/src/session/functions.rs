@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use mobula_plan::CreateFunction;
 use mobula_plan::udf::check_name_is_free;
+use mobula_plan::{CreateFunction, PlanError};
 
 use super::{Outcome, Session};
 use crate::ServerError;
@@ -18,6 +18,10 @@ impl Session {
         create: &CreateFunction,
     ) -> Result<Outcome, ServerError> {
         let name = &create.spec.name;
+        if self.database().engine().functions().is_native(name) {
+            let function = name.clone();
+            return Err(PlanError::NativeName { function }.into());
+        }
         if self.is_there(create)? {
             return Ok(DONE);
         }
@@ -64,11 +68,22 @@ impl Session {
         if_exists: bool,
     ) -> Result<Outcome, ServerError> {
         let _one_at_a_time = self.database().ddl.lock().await;
-        let known = self.database().engine().functions().remove(name).is_some();
+        let functions = self.database().engine().functions();
+        let native = functions.is_native(name);
+        let known = !native && functions.remove(name).is_some();
         let stored = self
             .database()
             .catalog()
             .remove(ObjectKind::Function, name)?;
+        if stored {
+            // One that a native function of its name had made unusable, perhaps.
+            self.database()
+                .forget_unusable(ObjectKind::Function, name)
+                .await;
+        } else if native {
+            let function = name.to_owned();
+            return Err(PlanError::NativeDrop { function }.into());
+        }
         match known || stored || if_exists {
             true => Ok(DONE),
             false => Err(ServerError::Missing {

@@ -390,3 +390,84 @@ async fn a_copy_that_fails_leaves_what_was_there() {
     }
     assert_eq!(std::fs::read_dir(files.path()).unwrap().count(), 2);
 }
+
+/// A session whose program has the native function `twice(x BIGINT)`.
+async fn open_native(data_dir: &Path) -> Arc<Session> {
+    use arrow::array::{ArrayRef, AsArray};
+    use arrow::datatypes::{DataType, Int64Type};
+    let code = |batch: &arrow::array::RecordBatch| {
+        let x = batch.column(0).as_primitive::<Int64Type>();
+        Ok(Arc::new(x.unary::<_, Int64Type>(|x| 2 * x)) as ArrayRef)
+    };
+    let int = DataType::Int64;
+    let twice = mobula_udfs::Native::scalar("twice", [("x", int.clone())], int, code);
+    let functions = mobula_execution::RustFunctions::new().with_native(twice);
+    let settings = EngineSettings {
+        options: MobulaOptions::default(),
+        python: "python3".into(),
+    };
+    let engine = Engine::embedded_with(settings, functions.unwrap()).unwrap();
+    let data_dir = DataDir::take(data_dir).unwrap();
+    let database = Database::open(engine, Some(data_dir)).await.unwrap();
+    database.new_session().unwrap()
+}
+
+#[tokio::test]
+async fn a_native_function_is_listed_and_keeps_its_name() {
+    let data = tempfile::tempdir().unwrap();
+    let session = open_native(data.path()).await;
+    assert_eq!(values(&session, "SELECT twice(21)").await, ["42"]);
+    let listed = "SELECT language || ' ' || kind || ' ' || parameters FROM system.functions";
+    assert_eq!(values(&session, listed).await, ["native scalar x Int64"]);
+    for create in ["CREATE", "CREATE OR REPLACE"] {
+        let create = format!(
+            "{create} FUNCTION twice(x BIGINT) RETURNS BIGINT LANGUAGE python AS $$def twice(x): return x$$"
+        );
+        let text = refused(&session, &create).await;
+        assert_eq!(
+            text,
+            "function \"twice\" is native, a part of this program. Choose another name"
+        );
+    }
+    for drop in ["DROP FUNCTION twice", "DROP FUNCTION IF EXISTS twice"] {
+        let text = refused(&session, drop).await;
+        assert!(text.contains("cannot be dropped"), "{text}");
+    }
+    assert_eq!(values(&session, "SELECT twice(21)").await, ["42"]);
+}
+
+#[tokio::test]
+async fn a_stored_function_gives_way_to_a_native_one_and_can_be_dropped() {
+    let data = tempfile::tempdir().unwrap();
+    let session = open(Some(data.path())).await;
+    let create = "CREATE FUNCTION twice(x BIGINT) RETURNS BIGINT LANGUAGE python AS $$x$$";
+    let Some(MobulaStatement::CreateFunction(create)) =
+        mobula_plan::parse_statements(create).unwrap().pop()
+    else {
+        panic!("it is a CREATE FUNCTION");
+    };
+    let stored = crate::catalog::Definition {
+        kind: crate::catalog::ObjectKind::Function,
+        name: "twice".into(),
+        body: create.spec.encode().unwrap(),
+        location: None,
+        default_schema: None,
+    };
+    session.database().catalog().put(&stored).unwrap();
+    drop(session);
+    let session = open_native(data.path()).await;
+    let unusable = session.database().unusable().await;
+    assert!(
+        unusable.len() == 1 && unusable[0].contains("\"twice\" is native"),
+        "{unusable:?}"
+    );
+    assert_eq!(values(&session, "SELECT twice(21)").await, ["42"]);
+    all(&session, &["DROP FUNCTION twice"]).await;
+    assert!(session.database().unusable().await.is_empty());
+    assert!(
+        refused(&session, "DROP FUNCTION twice")
+            .await
+            .contains("cannot be dropped")
+    );
+    assert_eq!(values(&session, "SELECT twice(21)").await, ["42"]);
+}

@@ -26,6 +26,7 @@ use uuid::Uuid;
 use super::channel::PeerChannels;
 use crate::exchange::channels::ChannelPool;
 use crate::exchange::traffic::Traffic;
+use crate::functions::RustFunctions;
 use crate::query_header;
 use crate::stores::ObjectStores;
 
@@ -34,6 +35,7 @@ use crate::stores::ObjectStores;
 pub struct TaskSessions {
     pub options: MobulaOptions,
     pub host: Arc<dyn TaskHost>,
+    pub functions: RustFunctions,
     pub stores: Arc<ObjectStores>,
     pub channels: ChannelPool,
     pub traffic: Arc<Traffic>,
@@ -45,6 +47,7 @@ impl WorkerSessionBuilder for TaskSessions {
         let header = read_header(&context.headers)?;
         self.stores.register_all(&header.stores)?;
         let mut builder = context.builder;
+        self.functions.register(&mut builder);
         let config: &mut SessionConfig = builder.config().get_or_insert_default();
         let mut options = config.options().as_ref().clone();
         options.extensions.insert(self.options.clone());

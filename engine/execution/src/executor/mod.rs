@@ -22,6 +22,7 @@ use self::listener::{Listener, advertised_url};
 use self::registration::{Registration, RegistrationEnd};
 use crate::error::ExecutionError;
 use crate::exchange::channels::parse_address;
+use crate::functions::RustFunctions;
 use crate::process::Process;
 use crate::token::ClusterToken;
 
@@ -58,9 +59,22 @@ impl Executor {
     /// # Errors
     /// A port in use, a bad address, or a refusal (wrong token, other version).
     pub async fn start(settings: ExecutorSettings) -> Result<Self, ExecutionError> {
+        Self::start_with(settings, RustFunctions::default()).await
+    }
+
+    /// As [`Executor::start`], with `functions` of the program itself: those that
+    /// the coordinator has.
+    ///
+    /// # Errors
+    /// As [`Executor::start`].
+    pub async fn start_with(
+        settings: ExecutorSettings,
+        functions: RustFunctions,
+    ) -> Result<Self, ExecutionError> {
         let coordinator = parse_address(&settings.coordinator)?;
         let id = settings.id.unwrap_or_else(made_up_id);
-        let process = Process::try_new(settings.options, settings.python, &id, &settings.token)?;
+        let (options, python) = (settings.options, settings.python);
+        let process = Process::try_new(options, python, &id, &settings.token, functions)?;
         let bound = listener::bind(settings.listen).await?;
         let address = bound
             .local_addr()

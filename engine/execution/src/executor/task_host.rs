@@ -5,23 +5,33 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::execution::TaskContext;
 use mobula_plan::{FailedRows, QueryId, TaskHost};
-use mobula_udfs::{UdfCall, UdfError, UdfPool, WorkerManager};
+use mobula_udfs::{Language, NativeFunctions, UdfCall, UdfError, UdfPool, WorkerManager};
 
 use crate::base::worker::task_share;
 use crate::executor::failed_rows::FailedRowsLine;
 
-/// Lends worker processes of one [`WorkerManager`] to tasks.
+/// Lends worker processes of one [`WorkerManager`] to tasks, and threads for the
+/// native functions of this program.
 #[derive(Debug)]
 pub struct ProcessTaskHost {
     workers: Arc<WorkerManager>,
     failed_rows: Arc<FailedRowsLine>,
+    native: NativeFunctions,
+    executor_id: String,
 }
 
 impl ProcessTaskHost {
-    pub fn new(workers: Arc<WorkerManager>, failed_rows: Arc<FailedRowsLine>) -> Self {
+    pub fn new(
+        workers: Arc<WorkerManager>,
+        failed_rows: Arc<FailedRowsLine>,
+        native: NativeFunctions,
+        executor_id: &str,
+    ) -> Self {
         Self {
             workers,
             failed_rows,
+            native,
+            executor_id: executor_id.to_owned(),
         }
     }
 }
@@ -33,7 +43,10 @@ impl TaskHost for ProcessTaskHost {
         call: Arc<UdfCall>,
         concurrency: usize,
     ) -> Result<Arc<dyn UdfPool>, UdfError> {
-        self.workers.open_pool(call, concurrency)
+        match call.spec.language {
+            Language::Python => self.workers.open_pool(call, concurrency),
+            Language::Native => self.native.open_pool(call, concurrency, &self.executor_id),
+        }
     }
 
     fn task_share(&self, context: &TaskContext, total: usize) -> usize {

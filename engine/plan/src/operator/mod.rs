@@ -6,7 +6,7 @@
 use datafusion::common::Result;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::physical_plan::ExecutionPlan;
-use mobula_udfs::{CallMode, ObjectKind};
+use mobula_udfs::{CallMode, FunctionSpec, Language, ObjectKind};
 
 use self::map_batches::map_batches_exec;
 
@@ -47,9 +47,9 @@ impl Operator {
     }
 }
 
-/// How many workers `plan` keeps at least while it runs, in each process that
-/// takes part: one for every call of a class or of a table function. The workers
-/// of scalar functions come and go.
+/// How many worker processes `plan` keeps at least while it runs, in each process
+/// that takes part: one for every call of a class or of a table function. The
+/// workers of scalar functions come and go, those of native ones are threads.
 ///
 /// # Errors
 /// None of its own.
@@ -57,8 +57,10 @@ pub fn workers_kept(plan: &std::sync::Arc<dyn ExecutionPlan>) -> Result<usize> {
     let mut kept = 0;
     plan.apply(|node| {
         let call = map_batches_exec(node.as_ref()).map(|exec| exec.call());
-        let keeps =
-            |spec: &mobula_udfs::FunctionSpec| spec.object == ObjectKind::Class || spec.is_table();
+        let keeps = |spec: &FunctionSpec| {
+            spec.language != Language::Native
+                && (spec.object == ObjectKind::Class || spec.is_table())
+        };
         kept += usize::from(call.is_some_and(|call| keeps(&call.spec)));
         Ok(TreeNodeRecursion::Continue)
     })?;

@@ -25,7 +25,7 @@ use datafusion::sql::sqlparser::ast::{
     Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, ObjectName, ObjectNamePart,
     TableFactor,
 };
-use mobula_udfs::{CallMode, FunctionSpec, Literal, ObjectKind, OnError};
+use mobula_udfs::{CallMode, FunctionSpec, Language, Literal, ObjectKind, OnError};
 
 use super::call_options::{CallOptions, literal};
 use super::grouping::WrittenGrouping;
@@ -77,15 +77,11 @@ impl RelationPlanner for OperatorPlanner {
         };
         let written = Written::read(op, args)?;
         let spec = self.functions.find(&written.function)?;
-        check_constructor(op, &spec, &written.args)?;
-        check_function(op, &spec)?;
-        let input = without_qualifiers(context.plan(written.input)?, &spec.name)?;
-        let call = FunctionCall::new(Arc::clone(&spec), op.mode, written.args, &written.options);
-        let grouping = written.grouping.over(op.sql, input.schema())?;
-        check_on_error(op, &call)?;
-        let node = match grouping {
-            Some(grouping) => MapBatchesNode::try_new_table(input, call, Some(grouping))?,
-            None => node(input, call.in_order())?,
+        check_call(op, &spec, &written.args, &written.options)?;
+        let input = context.plan(written.input.clone())?;
+        let node = match written.grouping.given() {
+            Some(_) => groups_over(op, input, spec, written)?,
+            None => operator_over(op, input, spec, written.args, &written.options)?,
         };
         let planned = PlannedRelation::new(node.into_plan(), alias);
         Ok(RelationPlanning::Planned(Box::new(planned)))
@@ -97,6 +93,46 @@ fn operator(name: &ObjectName) -> Option<&'static Operator> {
         [ObjectNamePart::Identifier(ident)] => Operator::named(&normalized(ident)),
         _ => None,
     }
+}
+
+/// Refuses a call of `spec` that `op` does not make.
+pub(crate) fn check_call(
+    op: &Operator,
+    spec: &FunctionSpec,
+    args: &[(String, Literal)],
+    options: &CallOptions,
+) -> Result<(), PlanError> {
+    check_constructor(op, spec, args)?;
+    check_function(op, spec)?;
+    check_options(op, spec, options)
+}
+
+/// The node of `op` over `input`, for a call that [`check_call`] allows.
+pub(crate) fn operator_over(
+    op: &Operator,
+    input: LogicalPlan,
+    spec: Arc<FunctionSpec>,
+    args: Vec<(String, Literal)>,
+    options: &CallOptions,
+) -> Result<MapBatchesNode> {
+    let input = without_qualifiers(input, &spec.name)?;
+    node(
+        input,
+        FunctionCall::new(spec, op.mode, args, options).in_order(),
+    )
+}
+
+/// The same of each group of rows.
+fn groups_over(
+    op: &Operator,
+    input: LogicalPlan,
+    spec: Arc<FunctionSpec>,
+    written: Written,
+) -> Result<MapBatchesNode> {
+    let input = without_qualifiers(input, &spec.name)?;
+    let grouping = written.grouping.over(op.sql, input.schema())?;
+    let call = FunctionCall::new(spec, op.mode, written.args, &written.options);
+    MapBatchesNode::try_new_table(input, call, grouping)
 }
 
 fn node(input: LogicalPlan, call: FunctionCall) -> Result<MapBatchesNode> {
@@ -133,16 +169,35 @@ fn check_function(op: &Operator, spec: &FunctionSpec) -> Result<(), PlanError> {
     Err(relation(op, &problem))
 }
 
-/// Refuses a NULL in place of rows of which nobody knows how many they are.
-fn check_on_error(op: &Operator, call: &FunctionCall) -> Result<(), PlanError> {
-    let is_null = call.errors().on_error == OnError::Null;
-    match is_null && call.spec().is_table() && op.mode != CallMode::Map {
-        true => Err(relation(
+/// Refuses options that mean nothing for this call.
+fn check_options(
+    op: &Operator,
+    spec: &FunctionSpec,
+    options: &CallOptions,
+) -> Result<(), PlanError> {
+    let by_row = !matches!(op.mode, CallMode::Batches | CallMode::Groups);
+    if by_row && options.batch_format.is_some() {
+        return Err(relation(
+            op,
+            "it calls functions row by row. batch_format is an option of map_batches",
+        ));
+    }
+    if spec.language == Language::Native && options.batch_format.is_some() {
+        let name = &spec.name;
+        return Err(relation(
+            op,
+            &format!("\"{name}\" is native and gets Arrow arrays. Leave batch_format out"),
+        ));
+    }
+    // A NULL in place of rows of which nobody knows how many they are.
+    let is_null = options.errors_of(spec).on_error == OnError::Null;
+    if is_null && spec.is_table() && op.mode != CallMode::Map {
+        return Err(relation(
             op,
             "on_error => 'null' has no row to leave NULL in, since the function gives any number. Use 'drop' or 'dead_letter', or call it by map",
-        )),
-        false => Ok(()),
+        ));
     }
+    Ok(())
 }
 
 /// The arguments of an operator, read.
@@ -190,13 +245,6 @@ impl Written {
                 ),
             ));
         };
-        let by_row = !matches!(op.mode, CallMode::Batches | CallMode::Groups);
-        if by_row && options.batch_format.is_some() {
-            return Err(relation(
-                op,
-                "it calls functions row by row. batch_format is an option of map_batches",
-            ));
-        }
         check_grouping(op, &options, &grouping)?;
         let (function, args) = read_function(op, function)?;
         Ok(Self {
@@ -346,6 +394,13 @@ fn check_constructor(
         ));
     }
     match (&spec.object, args.first()) {
+        (ObjectKind::Function, Some((name, _))) if spec.language == Language::Native => {
+            let problem = format!(
+                "\"{}\" is native, keeps no state and has no argument \"{name}\"",
+                spec.name
+            );
+            Err(relation(op, &problem))
+        }
         (ObjectKind::Function, Some((name, _))) => Err(relation(
             op,
             &format!(

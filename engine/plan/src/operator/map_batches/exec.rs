@@ -25,7 +25,7 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
     InputDistributionRequirements, Partitioning, PlanProperties,
 };
-use mobula_udfs::{CallMode, OnError, UdfCall};
+use mobula_udfs::{CallMode, Language, OnError, UdfCall};
 
 use super::block_queue::{BlockLimits, BlockQueue};
 use super::call::write_call;
@@ -311,20 +311,20 @@ impl DisplayAs for MapBatchesExec {
         let batch_size = count(self.call.batch_size, "block");
         let concurrency = count(self.concurrency, "cores");
         let format = &self.call.batch_format;
+        let is_native = self.call.spec.language == Language::Native;
         write!(f, "{separator}kind={kind}")?;
+        if is_native {
+            write!(f, "{separator}language=native")?;
+        }
         if let Some(grouping) = &self.grouping {
             grouping.write(f, &self.input.schema(), separator)?;
         }
-        match self.call.mode {
-            CallMode::Batches => {
-                write!(f, "{separator}batch_size={batch_size}")?;
-                write!(f, "{separator}batch_format={format}")?;
-            }
-            CallMode::Groups => write!(f, "{separator}batch_format={format}")?,
-            _ if self.call.batch_size.is_some() => {
-                write!(f, "{separator}batch_size={batch_size}")?;
-            }
-            _ => {}
+        let mode = self.call.mode;
+        if mode == CallMode::Batches || self.call.batch_size.is_some() {
+            write!(f, "{separator}batch_size={batch_size}")?;
+        }
+        if matches!(mode, CallMode::Batches | CallMode::Groups) && !is_native {
+            write!(f, "{separator}batch_format={format}")?;
         }
         write!(f, "{separator}concurrency={concurrency}")?;
         if let Some(mask) = self.shape.mask() {

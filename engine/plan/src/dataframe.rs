@@ -1,0 +1,279 @@
+//! `map_batches`, `map`, `flat_map` and `filter` as methods of DataFusion's
+//! [`DataFrame`].
+//!
+//! ```text
+//! FROM map_batches(TABLE(t), net, batch_size => 64)    df.map_batches(Call::of("net").batch_size(64))?
+//! FROM filter(TABLE(t), good)                          df.filter_by("good")?
+//! ```
+//!
+//! They build the nodes that SQL builds, and refuse what it refuses. `filter` is
+//! called `filter_by`, because a DataFrame has a `filter` of its own, which takes an
+//! expression.
+
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::dataframe::DataFrame;
+use mobula_udfs::{BatchFormat, Literal};
+
+use crate::error::PlanError;
+use crate::function_catalog::FunctionCatalog;
+use crate::operator::Operator;
+use crate::sql::call_options::{CallOptions, MAX_BATCH_SIZE, MAX_CONCURRENCY};
+use crate::sql::relation::{check_call, operator_over};
+
+/// Which function an operator calls, and how. A function's name alone is one too.
+#[derive(Debug, Clone)]
+pub struct Call {
+    function: String,
+    args: Vec<(String, Literal)>,
+    options: CallOptions,
+}
+
+impl Call {
+    /// A call of the function named `function`, by its own defaults. The name is
+    /// taken as it stands: what SQL wrote without quotes is in lower case.
+    pub fn of(function: impl Into<String>) -> Self {
+        Self {
+            function: function.into(),
+            args: vec![],
+            options: CallOptions::default(),
+        }
+    }
+
+    /// A constructor argument, as in `embed(model => 'big')`.
+    pub fn arg(mut self, name: impl Into<String>, value: Literal) -> Self {
+        self.args.push((name.into(), value));
+        self
+    }
+
+    /// Rows of a batch; `None`: the block as it comes.
+    pub fn batch_size(mut self, rows: impl Into<Option<usize>>) -> Self {
+        self.options.batch_size = Some(rows.into());
+        self
+    }
+
+    /// Workers over the whole cluster; `None`: as many as each task has cores.
+    pub fn concurrency(mut self, workers: impl Into<Option<usize>>) -> Self {
+        self.options.concurrency = Some(workers.into());
+        self
+    }
+
+    /// What a batch is in Python code.
+    pub fn batch_format(mut self, format: BatchFormat) -> Self {
+        self.options.batch_format = Some(format);
+        self
+    }
+}
+
+impl From<&str> for Call {
+    fn from(function: &str) -> Self {
+        Self::of(function)
+    }
+}
+
+impl From<String> for Call {
+    fn from(function: String) -> Self {
+        Self::of(function)
+    }
+}
+
+/// Our operators on a [`DataFrame`] of a session built
+/// [`with_mobula`](crate::SessionStateBuilderExt::with_mobula).
+///
+/// # Errors
+/// Each method: a session without our operators, an unknown function, and what
+/// SQL refuses as well.
+pub trait MobulaDataFrame: Sized {
+    /// Hands batches to a function: one column more, or the function's table.
+    fn map_batches(self, call: impl Into<Call>) -> Result<Self>;
+
+    /// Calls a function for each row: one column more, or one row for each.
+    fn map(self, call: impl Into<Call>) -> Result<Self>;
+
+    /// Calls a function for each row: any number of rows for each.
+    fn flat_map(self, call: impl Into<Call>) -> Result<Self>;
+
+    /// Keeps the rows for which a function says true; SQL's `filter`.
+    fn filter_by(self, call: impl Into<Call>) -> Result<Self>;
+}
+
+impl MobulaDataFrame for DataFrame {
+    fn map_batches(self, call: impl Into<Call>) -> Result<Self> {
+        over(self, "map_batches", call.into())
+    }
+
+    fn map(self, call: impl Into<Call>) -> Result<Self> {
+        over(self, "map", call.into())
+    }
+
+    fn flat_map(self, call: impl Into<Call>) -> Result<Self> {
+        over(self, "flat_map", call.into())
+    }
+
+    fn filter_by(self, call: impl Into<Call>) -> Result<Self> {
+        over(self, "filter", call.into())
+    }
+}
+
+fn over(frame: DataFrame, operator: &str, call: Call) -> Result<DataFrame> {
+    let (state, input) = frame.into_parts();
+    let functions = state.config().get_extension::<FunctionCatalog>();
+    let (Some(functions), Some(op)) = (functions, Operator::named(operator)) else {
+        return Err(PlanError::NoMobula.into());
+    };
+    let Call {
+        function,
+        args,
+        options,
+    } = call;
+    let spec = functions.find(&function)?;
+    check_count(op, "batch_size", options.batch_size, MAX_BATCH_SIZE)?;
+    check_count(op, "concurrency", options.concurrency, MAX_CONCURRENCY)?;
+    check_call(op, &spec, &args, &options)?;
+    let node = operator_over(op, input, Arc::clone(&spec), args, &options)?;
+    Ok(DataFrame::new(state, node.into_plan()))
+}
+
+/// SQL's limits, for counts that SQL has not read.
+fn check_count(
+    op: &Operator,
+    option: &str,
+    count: Option<Option<usize>>,
+    max: usize,
+) -> Result<(), PlanError> {
+    match count.flatten() {
+        Some(n) if !(1..=max).contains(&n) => Err(PlanError::OptionValue {
+            owner: op.sql.to_owned(),
+            option: option.to_owned(),
+            value: n.to_string(),
+            expected: format!("a count from 1 to {max}, or None"),
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::prelude::{SessionContext, col, lit};
+    use mobula_udfs::{FunctionSpec, Returns};
+
+    use super::*;
+    use crate::test_session::{FakeHost, plan, session};
+
+    async fn context() -> SessionContext {
+        SessionContext::new_with_state(session(Arc::new(FakeHost::default())))
+    }
+
+    /// The frame's plan is the one of `sql`.
+    async fn same(frame: DataFrame, sql: &str) {
+        let (state, found) = frame.into_parts();
+        let wanted = plan(&state, sql).await.unwrap();
+        let text = |plan| {
+            state
+                .optimize(plan)
+                .unwrap()
+                .display_indent_schema()
+                .to_string()
+        };
+        assert_eq!(text(&found), text(&wanted));
+    }
+
+    #[tokio::test]
+    async fn methods_make_the_plans_of_sql() {
+        let context = context().await;
+        let t = || async { context.table("t").await.unwrap() };
+        let call = Call::of("Embed").arg("model", Literal::Text("big".into()));
+        same(
+            t().await.map_batches(call.batch_size(7).concurrency(3)).unwrap(),
+            "SELECT * FROM map_batches(TABLE(t), \"Embed\"(model => 'big'), batch_size => 7, concurrency => 3)",
+        )
+        .await;
+        let rows = t().await.filter(col("c").eq(lit(1_i64))).unwrap();
+        same(
+            rows.map("inc").unwrap(),
+            "SELECT * FROM map(TABLE(SELECT * FROM t WHERE c = 1), inc)",
+        )
+        .await;
+        same(
+            t().await.flat_map("twice").unwrap(),
+            "SELECT * FROM flat_map(TABLE(t), twice)",
+        )
+        .await;
+        let sorted = t().await.sort(vec![col("a").sort(true, false)]).unwrap();
+        same(
+            sorted.filter_by("good").unwrap(),
+            "SELECT * FROM filter(TABLE(SELECT * FROM t ORDER BY a), good)",
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_sql_refuses_is_refused() {
+        let context = context().await;
+        let t = context.table("t").await.unwrap();
+        let refused = |frame: Result<DataFrame>| frame.unwrap_err().strip_backtrace();
+        for (frame, word) in [
+            (t.clone().map("nope"), "unknown function \"nope\""),
+            (
+                t.clone().map(Call::of("inc").batch_size(2)),
+                "option of map_batches",
+            ),
+            (
+                t.clone().map_batches(Call::of("inc").concurrency(0)),
+                "from 1 to 1024",
+            ),
+            (t.clone().flat_map("inc"), "returns a value"),
+            (t.clone().filter_by("inc"), "BOOLEAN"),
+            (
+                t.clone()
+                    .map_batches(Call::of("inc").arg("k", Literal::Null)),
+                "is a def and has no constructor",
+            ),
+        ] {
+            let text = refused(frame);
+            assert!(text.contains(word), "{text}");
+        }
+        let plain = SessionContext::new().read_empty().unwrap();
+        assert!(refused(plain.map("inc")).contains("with_mobula"));
+    }
+
+    #[tokio::test]
+    async fn native_functions_are_told_apart() {
+        let context = context().await;
+        let state = context.state();
+        let functions = state.config().get_extension::<FunctionCatalog>().unwrap();
+        let t = arrow::datatypes::DataType::Int64;
+        let spec = FunctionSpec::native_scalar("nat", [("a", t.clone())], t);
+        functions.insert(Arc::new(spec));
+        let boolean = Returns::Scalar(arrow::datatypes::DataType::Boolean);
+        functions.insert(Arc::new(FunctionSpec::native_table("natural", boolean)));
+        assert!(functions.is_native("nat") && !functions.is_native("inc"));
+        let t = context.table("t").await.unwrap();
+        let plan = t.clone().map_batches("nat").unwrap().filter_by("natural");
+        let plan = plan.unwrap().create_physical_plan().await.unwrap();
+        let text = datafusion::physical_plan::displayable(plan.as_ref());
+        let text = text.indent(false).to_string();
+        for line in [
+            "MapBatchesExec: udf=nat, kind=scalar, language=native, batch_size=block, concurrency=cores",
+            "UdfFilterExec: udf=natural, kind=scalar, language=native, concurrency=cores",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert_eq!(crate::operator::workers_kept(&plan).unwrap(), 0);
+        let formatted = Call::of("nat").batch_format(BatchFormat::Rows);
+        for (call, word) in [
+            (
+                formatted,
+                "native and gets Arrow arrays. Leave batch_format out",
+            ),
+            (
+                Call::of("nat").arg("k", Literal::Null),
+                "native, keeps no state",
+            ),
+        ] {
+            let text = t.clone().map_batches(call).unwrap_err().to_string();
+            assert!(text.contains(word), "{text}");
+        }
+    }
+}

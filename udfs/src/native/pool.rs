@@ -1,0 +1,267 @@
+//! A [`UdfPool`] of threads.
+//!
+//! A call takes a permit, then an idle worker or a new one. The permit lies with
+//! the worker until it has answered, so no more than `concurrency` threads compute
+//! for a call, those that nobody waits for any more included. Threads are our own
+//! and not of Tokio's blocking pool: one that waits for a slow reader would keep
+//! there what reads files. They end with the pool, once they have returned.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use futures::stream::{self, StreamExt};
+use mobula_block::plain::block_as;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::NativeFunction;
+use super::worker::{Job, Part, Worker};
+use crate::call::UdfCall;
+use crate::error::UdfError;
+use crate::pool::{Answer, AnswerStream, PoolStats, UdfPool};
+
+/// Outputs that may wait for their reader.
+const PARTS_WAITING: usize = 2;
+
+/// The threads of one call in one task.
+pub(super) struct NativePool {
+    shared: Arc<Shared>,
+    permits: Arc<Semaphore>,
+    concurrency: usize,
+}
+
+/// What workers need after the pool itself is gone.
+pub(super) struct Shared {
+    pub(super) call: Arc<UdfCall>,
+    pub(super) code: Arc<dyn NativeFunction>,
+    pub(super) counters: Counters,
+    /// Workers with nothing to do; `None` once the pool is gone.
+    idle: Mutex<Option<Vec<Worker>>>,
+}
+
+/// What a pool counts.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub(super) calls: AtomicU64,
+    pub(super) rows_in: AtomicU64,
+    pub(super) rows_out: AtomicU64,
+    pub(super) user_us: AtomicU64,
+    /// Around user code: cutting, checking, joining.
+    pub(super) other_us: AtomicU64,
+    workers_started: AtomicU64,
+}
+
+impl NativePool {
+    pub(super) fn new(
+        call: Arc<UdfCall>,
+        code: Arc<dyn NativeFunction>,
+        concurrency: usize,
+    ) -> Self {
+        let concurrency = concurrency.clamp(1, Semaphore::MAX_PERMITS);
+        let shared = Shared {
+            call,
+            code,
+            counters: Counters::default(),
+            idle: Mutex::new(Some(vec![])),
+        };
+        Self {
+            shared: Arc::new(shared),
+            permits: Arc::new(Semaphore::new(concurrency)),
+            concurrency,
+        }
+    }
+}
+
+impl fmt::Debug for NativePool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NativePool")
+            .field("function", &self.shared.function())
+            .field("concurrency", &self.concurrency)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl UdfPool for NativePool {
+    async fn call(&self, block: RecordBatch) -> Result<AnswerStream, UdfError> {
+        let shared = &self.shared;
+        if block.num_rows() == 0 {
+            return Ok(shared.answer_to_nothing());
+        }
+        let block = block_as(block, &shared.call.input).map_err(|source| UdfError::Block {
+            function: shared.function().to_owned(),
+            source,
+        })?;
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let permit = permit.map_err(|_| shared.shutting_down())?;
+        let worker = match shared.idle_worker() {
+            Some(worker) => worker,
+            None => {
+                add(&shared.counters.workers_started, 1);
+                Worker::start(Arc::clone(shared))?
+            }
+        };
+        let (parts, reader) = mpsc::channel(PARTS_WAITING);
+        let (end, ended) = oneshot::channel();
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let answer = Reading {
+            shared: Arc::clone(shared),
+            parts: reader,
+            end: Some(ended),
+            held: VecDeque::new(),
+            left: None,
+            _cancel: Cancel(Arc::clone(&cancelled)),
+        };
+        worker.send(Job {
+            block,
+            parts,
+            end,
+            cancelled,
+            permit,
+        });
+        Ok(stream::unfold(Some(answer), next).boxed())
+    }
+
+    fn concurrency(&self) -> usize {
+        self.concurrency
+    }
+
+    /// No bytes: the worker gets the block itself.
+    fn stats(&self) -> PoolStats {
+        let counters = &self.shared.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        PoolStats {
+            calls: read(&counters.calls),
+            rows_in: read(&counters.rows_in),
+            rows_out: read(&counters.rows_out),
+            user_time: Duration::from_micros(read(&counters.user_us)),
+            transport_time: Duration::from_micros(read(&counters.other_us)),
+            workers_started: read(&counters.workers_started),
+            ..PoolStats::default()
+        }
+    }
+}
+
+impl Drop for NativePool {
+    fn drop(&mut self) {
+        // A worker ends when nobody can send to it any more.
+        drop(self.shared.idle.lock().take());
+    }
+}
+
+impl Shared {
+    pub(super) fn function(&self) -> &str {
+        &self.call.spec.name
+    }
+
+    fn idle_worker(&self) -> Option<Worker> {
+        self.idle.lock().as_mut().and_then(Vec::pop)
+    }
+
+    /// Takes a worker back; one whose pool is gone ends.
+    pub(super) fn give_back(&self, worker: Worker) {
+        if let Some(idle) = self.idle.lock().as_mut() {
+            idle.push(worker);
+        }
+    }
+
+    fn shutting_down(&self) -> UdfError {
+        UdfError::ShuttingDown {
+            function: self.function().to_owned(),
+        }
+    }
+
+    /// A scalar function of no rows has no values, a table function no rows.
+    fn answer_to_nothing(&self) -> AnswerStream {
+        let output = &self.call.output;
+        match self.call.spec.is_table() {
+            true => stream::empty().boxed(),
+            false => {
+                let empty = RecordBatch::new_empty(Arc::clone(output));
+                stream::once(async { Ok(Answer::Rows(empty)) }).boxed()
+            }
+        }
+    }
+}
+
+/// The reader's side of a call.
+struct Reading {
+    shared: Arc<Shared>,
+    parts: mpsc::Receiver<Part>,
+    /// How the call ended, with what it still holds; taken once.
+    end: Option<oneshot::Receiver<Result<Vec<Answer>, UdfError>>>,
+    held: VecDeque<Answer>,
+    /// Time the code may still take; `None` before it starts, or without limit.
+    left: Option<Duration>,
+    _cancel: Cancel,
+}
+
+/// Tells the worker, when dropped, that nobody waits for it.
+struct Cancel(Arc<AtomicBool>);
+
+impl Drop for Cancel {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+async fn next(reading: Option<Reading>) -> Option<(Result<Answer, UdfError>, Option<Reading>)> {
+    let mut reading = reading?;
+    match reading.next().await {
+        Ok(Some(answer)) => Some((Ok(answer), Some(reading))),
+        Ok(None) => None,
+        Err(error) => Some((Err(error), None)),
+    }
+}
+
+impl Reading {
+    async fn next(&mut self) -> Result<Option<Answer>, UdfError> {
+        while self.end.is_some() {
+            let since = Instant::now();
+            let limit = self.left;
+            let received = self.parts.recv();
+            let part = match limit {
+                None => received.await,
+                Some(left) => match tokio::time::timeout(left, received).await {
+                    Ok(part) => part,
+                    Err(_) => return Err(self.timed_out()),
+                },
+            };
+            self.left = limit.map(|left| left.saturating_sub(since.elapsed()));
+            match part {
+                Some(Part::Opened) => self.left = self.shared.call.timeout,
+                Some(Part::Rows(rows)) => return Ok(Some(Answer::Rows(rows))),
+                None => self.finish().await?,
+            }
+        }
+        Ok(self.held.pop_front())
+    }
+
+    /// All parts are read: how did it end?
+    async fn finish(&mut self) -> Result<(), UdfError> {
+        let Some(end) = self.end.take() else {
+            return Ok(());
+        };
+        match end.await {
+            Ok(outcome) => self.held = outcome?.into(),
+            Err(_) => return Err(self.shared.shutting_down()),
+        }
+        Ok(())
+    }
+
+    fn timed_out(&self) -> UdfError {
+        UdfError::NativeTimedOut {
+            function: self.shared.function().to_owned(),
+            limit: self.shared.call.timeout.unwrap_or_default(),
+        }
+    }
+}
+
+pub(super) fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}

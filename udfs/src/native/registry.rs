@@ -1,0 +1,127 @@
+//! The native functions of one program.
+//!
+//! Filled before an engine or an executor starts, and fixed from then on. A plan
+//! carries the whole declaration; an executor opens the function only if its own
+//! program declares it alike, so that programs of two builds are told apart.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+
+use super::NativeFunction;
+use super::pool::NativePool;
+use crate::call::UdfCall;
+use crate::error::UdfError;
+use crate::pool::UdfPool;
+use crate::spec::{FunctionSpec, Language, ObjectKind, ParamKind};
+
+/// Native functions by name.
+#[derive(Clone, Default)]
+pub struct NativeFunctions {
+    functions: BTreeMap<String, Registered>,
+}
+
+#[derive(Clone)]
+struct Registered {
+    spec: Arc<FunctionSpec>,
+    code: Arc<dyn NativeFunction>,
+}
+
+impl NativeFunctions {
+    /// Adds `function`. SQL finds it under its name as it stands: one with capital
+    /// letters must be quoted there.
+    ///
+    /// # Errors
+    /// [`UdfError::NativeDeclaration`] for a name that is taken and for a
+    /// declaration that makes no sense.
+    pub fn insert(&mut self, function: impl NativeFunction) -> Result<(), UdfError> {
+        let spec = function.spec();
+        let refused = |problem: String| UdfError::NativeDeclaration {
+            function: spec.name.clone(),
+            problem,
+        };
+        if let Some(problem) = problem_of(&spec) {
+            return Err(refused(problem));
+        }
+        if self.functions.contains_key(&spec.name) {
+            return Err(refused("there is one of this name already".into()));
+        }
+        spec.encode()?;
+        let name = spec.name.clone();
+        let registered = Registered {
+            spec: Arc::new(spec),
+            code: Arc::new(function),
+        };
+        self.functions.insert(name, registered);
+        Ok(())
+    }
+
+    /// The declarations, by name.
+    pub fn specs(&self) -> impl Iterator<Item = &Arc<FunctionSpec>> {
+        self.functions.values().map(|registered| &registered.spec)
+    }
+
+    /// Opens the workers of one call, at most `concurrency` (at least 1) threads,
+    /// which start when blocks come. `executor` is this process, for errors.
+    ///
+    /// # Errors
+    /// When this program lacks the function, or declares it otherwise.
+    pub fn open_pool(
+        &self,
+        call: Arc<UdfCall>,
+        concurrency: usize,
+        executor: &str,
+    ) -> Result<Arc<dyn UdfPool>, UdfError> {
+        let (function, executor) = (call.spec.name.clone(), executor.to_owned());
+        let Some(registered) = self.functions.get(&function) else {
+            return Err(UdfError::NativeMissing { function, executor });
+        };
+        if registered.spec != call.spec {
+            return Err(UdfError::NativeDiffers { function, executor });
+        }
+        if call.spec.object == ObjectKind::Function && !call.args.is_empty() {
+            return Err(UdfError::ConstructorArguments { function });
+        }
+        let code = Arc::clone(&registered.code);
+        Ok(Arc::new(NativePool::new(call, code, concurrency)))
+    }
+}
+
+impl fmt::Debug for NativeFunctions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.functions.keys()).finish()
+    }
+}
+
+/// What is wrong with a declaration, as CREATE FUNCTION would say of a Python one.
+fn problem_of(spec: &FunctionSpec) -> Option<String> {
+    let tables = spec.params.iter().filter(|p| p.kind == ParamKind::Table);
+    let tables = tables.count();
+    let mut seen = HashSet::new();
+    let twice = spec.params.iter().find(|p| !seen.insert(&p.name));
+    if spec.language != Language::Native {
+        return Some("its language is not native".into());
+    }
+    if spec.name.is_empty() {
+        return Some("it has no name".into());
+    }
+    if let Some(param) = twice {
+        return Some(format!("it has two parameters \"{}\"", param.name));
+    }
+    if tables > 0 && spec.params.len() > 1 {
+        return Some("a TABLE parameter must be the only one".into());
+    }
+    if spec.is_table() && tables == 0 {
+        return Some("it returns a table, so its parameter must be a TABLE".into());
+    }
+    if spec.strict && spec.is_table() {
+        return Some("STRICT has no meaning for a TABLE parameter".into());
+    }
+    let counts = [spec.defaults.batch_size, spec.defaults.concurrency];
+    if counts.contains(&Some(0)) {
+        return Some("batch_size and concurrency must be at least 1".into());
+    }
+    spec.defaults.batch_format.map(|format| {
+        format!("it has batch_format '{format}', but native functions get Arrow arrays")
+    })
+}
