@@ -146,6 +146,10 @@ pub enum PlanError {
         "function \"{function}\" cannot be called in {place}. Call it in a subquery first and use its result here"
     )]
     MisplacedCall { function: String, place: String },
+    #[error(
+        "function \"{function}\" cannot be called in the condition of a {join} JOIN with columns of both sides or declared VOLATILE: rows without a partner are treated apart, so it would have to run while joining. Call it in a subquery over an inner join of both sides and join with that"
+    )]
+    JoinCall { function: String, join: String },
 }
 
 fn arguments(n: usize) -> String {

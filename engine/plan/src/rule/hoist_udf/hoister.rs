@@ -5,7 +5,7 @@
 //! what is computed for it below is computed under the same condition, because
 //! a division by zero must not fail for rows that the user kept from it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
@@ -14,6 +14,7 @@ use datafusion::common::{Column, Result};
 use datafusion::logical_expr::expr::{
     AggregateFunction, BinaryExpr, Case, ScalarFunction, WindowFunction,
 };
+use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{
     Expr, ExprSchemable, LogicalPlan, Operator, Projection, cast, when,
 };
@@ -33,18 +34,47 @@ pub(super) struct Hoister {
     /// Columns that hold what an expression gives for the rows of a guard.
     known: HashMap<Expr, Vec<(Guard, Column)>>,
     masks: HashMap<Guard, Column>,
+    /// What is left for [`Self::finish`].
+    outer: Vec<Expr>,
+    /// Names that columns must not get: those of a join's other side.
+    pub elsewhere: HashSet<String>,
     /// A function that the node calls, for errors.
     function: Arc<FunctionSpec>,
 }
 
 impl Hoister {
-    pub fn over(input: LogicalPlan, function: &Arc<FunctionSpec>) -> Self {
-        Self {
+    /// A filter by columns of an outer query, if `input` is one, is left for the
+    /// end: DataFusion makes a join of it, and finds it on top alone.
+    pub fn over(input: LogicalPlan, function: &Arc<FunctionSpec>) -> Result<Self> {
+        let (input, outer) = match input {
+            LogicalPlan::Filter(filter) if filter.predicate.contains_outer() => {
+                let conjuncts = split_conjunction_owned(filter.predicate).into_iter();
+                let (outer, own) = conjuncts.partition(Expr::contains_outer);
+                (
+                    super::filtered(Arc::unwrap_or_clone(filter.input), own)?,
+                    outer,
+                )
+            }
+            input => (input, vec![]),
+        };
+        Ok(Self {
             input,
+            outer,
+            elsewhere: HashSet::new(),
             known: HashMap::new(),
             masks: HashMap::new(),
             function: Arc::clone(function),
-        }
+        })
+    }
+
+    /// Runs `conjuncts` with columns of an outer query when all else is done.
+    pub fn filter_last(&mut self, conjuncts: Vec<Expr>) {
+        self.outer.extend(conjuncts);
+    }
+
+    /// The grown input.
+    pub fn finish(self) -> Result<LogicalPlan> {
+        super::filtered(self.input, self.outer)
     }
 
     pub fn lift_all(&mut self, exprs: Vec<Expr>) -> Result<Vec<Expr>> {
@@ -56,7 +86,8 @@ impl Hoister {
         self.lift_under(expr, &Guard::default())
     }
 
-    fn lift_under(&mut self, expr: Expr, guard: &Guard) -> Result<Expr> {
+    /// The same for the rows of `guard` only.
+    pub fn lift_under(&mut self, expr: Expr, guard: &Guard) -> Result<Expr> {
         if first_call(&expr).is_none() {
             return Ok(expr);
         }
@@ -384,7 +415,7 @@ impl Hoister {
     fn free_name(&self, name: String) -> String {
         let taken = |name: &str| {
             let fields = self.input.schema().fields();
-            fields.iter().any(|field| field.name() == name)
+            self.elsewhere.contains(name) || fields.iter().any(|field| field.name() == name)
         };
         if !taken(&name) {
             return name;

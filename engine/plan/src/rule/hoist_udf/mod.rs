@@ -18,7 +18,7 @@
 //!                                               TableScan: t
 //! ```
 //!
-//! In projections, filters, aggregates, sorts and windows; elsewhere it is
+//! In projections, filters, aggregates, sorts, windows and joins; elsewhere it is
 //! refused. Where an expression decides which rows reach the call (CASE, COALESCE,
 //! the second half of AND and OR, FILTER), the call gets a mask: running it on all
 //! rows could fail on rows the user kept from it. Of the conjuncts of a filter,
@@ -28,10 +28,11 @@
 //! node stays as it was, so nodes above need no change. Runs after type coercion;
 //! running it again changes nothing.
 //!
-//! `guard` says which rows, `hoister` grows a node's input.
+//! `guard` says which rows, `hoister` grows a node's input, `join` is for JOIN ON.
 
 mod guard;
 mod hoister;
+mod join;
 
 use std::sync::Arc;
 
@@ -71,6 +72,7 @@ fn hoist(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         LogicalPlan::Aggregate(aggregate) => hoist_aggregate(aggregate, &function),
         LogicalPlan::Sort(sort) => hoist_sort(sort, &function),
         LogicalPlan::Window(window) => hoist_window(window, &function),
+        LogicalPlan::Join(join) => join::hoist(join, &function),
         other => Err(PlanError::MisplacedCall {
             function: function.name.clone(),
             place: place_of(&other).to_owned(),
@@ -110,7 +112,6 @@ fn first_call(expr: &Expr) -> Option<Arc<FunctionSpec>> {
 
 fn place_of(plan: &LogicalPlan) -> &'static str {
     match plan {
-        LogicalPlan::Join(_) => "a JOIN condition",
         LogicalPlan::Values(_) => "VALUES",
         LogicalPlan::Distinct(_) => "DISTINCT ON",
         LogicalPlan::Limit(_) => "LIMIT",
@@ -127,7 +128,7 @@ fn hoist_projection(projection: Projection, function: &Arc<FunctionSpec>) -> Res
         schema,
         ..
     } = projection;
-    let mut hoister = Hoister::over(Arc::unwrap_or_clone(input), function);
+    let mut hoister = Hoister::over(Arc::unwrap_or_clone(input), function)?;
     let exprs = expr
         .into_iter()
         .zip(schema.iter())
@@ -142,28 +143,28 @@ fn hoist_projection(projection: Projection, function: &Arc<FunctionSpec>) -> Res
             )
         })
         .collect::<Result<_>>()?;
-    let input = Arc::new(hoister.input);
+    let input = Arc::new(hoister.finish()?);
     Projection::try_new_with_schema(exprs, input, schema).map(LogicalPlan::Projection)
 }
 
 /// Conjuncts without calls stay below, so that fewer rows reach the workers, and
-/// each with calls runs on the rows that passed those before it. Columns of an
-/// outer query stay on top, where DataFusion finds them.
+/// each with calls runs on the rows that passed those before it.
 fn hoist_filter(filter: Filter, function: &Arc<FunctionSpec>) -> Result<LogicalPlan> {
     let schema = Arc::clone(filter.input.schema());
     let conjuncts = split_conjunction_owned(filter.predicate).into_iter();
-    let (costly, cheap): (Vec<_>, Vec<_>) = conjuncts.partition(|e| first_call(e).is_some());
-    let (outer, cheap) = cheap.into_iter().partition(Expr::contains_outer);
-    let input = filtered(Arc::unwrap_or_clone(filter.input), cheap)?;
-    let mut hoister = Hoister::over(input, function);
-    let last = costly.len() - 1;
-    for (i, conjunct) in costly.into_iter().enumerate() {
+    let (mut costly, cheap): (Vec<_>, Vec<_>) = conjuncts.partition(|e| first_call(e).is_some());
+    let (outer, cheap): (Vec<_>, Vec<_>) = cheap.into_iter().partition(Expr::contains_outer);
+    let input = match Arc::unwrap_or_clone(filter.input) {
+        LogicalPlan::Join(join) => join::with_keys(join, &cheap, &mut costly, function)?,
+        input => input,
+    };
+    let mut hoister = Hoister::over(filtered(input, cheap)?, function)?;
+    hoister.filter_last(outer);
+    for conjunct in costly {
         let conjunct = hoister.lift(conjunct)?;
-        let mut conjuncts: Vec<Expr> = outer.iter().filter(|_| i == last).cloned().collect();
-        conjuncts.push(conjunct);
-        hoister.input = filtered(hoister.input, conjuncts)?;
+        hoister.input = filtered(hoister.input, vec![conjunct])?;
     }
-    restored(hoister.input, &schema, |i| i)
+    restored(hoister.finish()?, &schema, |i| i)
 }
 
 fn filtered(input: LogicalPlan, conjuncts: Vec<Expr>) -> Result<LogicalPlan> {
@@ -174,23 +175,23 @@ fn filtered(input: LogicalPlan, conjuncts: Vec<Expr>) -> Result<LogicalPlan> {
 }
 
 fn hoist_aggregate(aggregate: Aggregate, function: &Arc<FunctionSpec>) -> Result<LogicalPlan> {
-    let mut hoister = Hoister::over(Arc::unwrap_or_clone(aggregate.input), function);
+    let mut hoister = Hoister::over(Arc::unwrap_or_clone(aggregate.input), function)?;
     let group = hoister.lift_all(aggregate.group_expr)?;
     let aggr = hoister.lift_all(aggregate.aggr_expr)?;
-    let hoisted = Aggregate::try_new(Arc::new(hoister.input), group, aggr)?;
+    let hoisted = Aggregate::try_new(Arc::new(hoister.finish()?), group, aggr)?;
     restored(LogicalPlan::Aggregate(hoisted), &aggregate.schema, |i| i)
 }
 
 fn hoist_sort(sort: Sort, function: &Arc<FunctionSpec>) -> Result<LogicalPlan> {
     let schema = Arc::clone(sort.input.schema());
-    let mut hoister = Hoister::over(Arc::unwrap_or_clone(sort.input), function);
+    let mut hoister = Hoister::over(Arc::unwrap_or_clone(sort.input), function)?;
     let keys = sort.expr.into_iter().map(|mut key| {
         key.expr = hoister.lift(key.expr)?;
         Ok(key)
     });
     let hoisted = Sort {
         expr: keys.collect::<Result<_>>()?,
-        input: Arc::new(hoister.input),
+        input: Arc::new(hoister.finish()?),
         fetch: sort.fetch,
     };
     restored(LogicalPlan::Sort(hoisted), &schema, |i| i)
@@ -198,10 +199,10 @@ fn hoist_sort(sort: Sort, function: &Arc<FunctionSpec>) -> Result<LogicalPlan> {
 
 fn hoist_window(window: Window, function: &Arc<FunctionSpec>) -> Result<LogicalPlan> {
     let passed = window.input.schema().fields().len();
-    let mut hoister = Hoister::over(Arc::unwrap_or_clone(window.input), function);
+    let mut hoister = Hoister::over(Arc::unwrap_or_clone(window.input), function)?;
     let exprs = hoister.lift_all(window.window_expr)?;
     let added = hoister.input.schema().fields().len() - passed;
-    let hoisted = Window::try_new(exprs, Arc::new(hoister.input))?;
+    let hoisted = Window::try_new(exprs, Arc::new(hoister.finish()?))?;
     restored(LogicalPlan::Window(hoisted), &window.schema, |i| {
         match i < passed {
             true => i,
@@ -241,5 +242,7 @@ fn restored(
 
 #[cfg(test)]
 mod guard_tests;
+#[cfg(test)]
+mod join_tests;
 #[cfg(test)]
 mod tests;

@@ -242,10 +242,50 @@ async fn statements_around_a_query() {
 
 #[tokio::test]
 async fn misplaced_calls_are_refused() {
-    check_rule("SELECT 1 FROM t JOIN u ON inc(t.a) = u.a", expect![[r#"External error: function "inc" cannot be called in a JOIN condition. Call it in a subquery first and use its result here"#]]).await;
     check_rule("INSERT INTO u VALUES (inc(1), 2)", expect![[r#"External error: function "inc" cannot be called in VALUES. Call it in a subquery first and use its result here"#]]).await;
     check_rule("SELECT DISTINCT ON (inc(a)) a FROM t", expect![[r#"External error: function "inc" cannot be called in DISTINCT ON. Call it in a subquery first and use its result here"#]]).await;
-    check_rule("SELECT a FROM t WHERE EXISTS (SELECT 1 FROM u WHERE inc(t.a) = u.a)", expect![[r#"External error: function "inc" cannot be called in a subquery over columns of the outer query. Call it in a subquery first and use its result here"#]]).await;
+    check_rule("SELECT a FROM t LIMIT inc(1)", expect![[r#"External error: function "inc" cannot be called in LIMIT. Call it in a subquery first and use its result here"#]]).await;
+    check_rule(
+        "SELECT a FROM t WHERE EXISTS (SELECT 1 FROM u WHERE inc(t.a + 1) = u.a)",
+        expect![[r#"External error: function "inc" cannot be called in a subquery over columns of the outer query. Call it in a subquery first and use its result here"#]],
+    )
+    .await;
+}
+
+/// DataFusion turns them into joins later, which takes the outer column on top.
+#[tokio::test]
+async fn correlated_subqueries() {
+    check_rule(
+        "SELECT a FROM t WHERE c < (SELECT sum(inc(x)) FROM u WHERE u.a = t.a AND u.x > 2)",
+        expect![[r#"
+            Projection: t.a
+              Filter: t.c < (<subquery>)
+                Subquery:
+                  Projection: sum(inc(u.x))
+                    Aggregate: groupBy=[[]], aggr=[[sum(inc(u.x))]]
+                      Filter: u.a = outer_ref(t.a)
+                        MapBatches: inc over [u.x] AS inc(u.x)
+                          Filter: u.x > Int64(2)
+                            TableScan: u
+                TableScan: t"#]],
+    )
+    .await;
+    check_rule(
+        "SELECT a FROM t WHERE EXISTS (SELECT 1 FROM u WHERE inc(u.x) > 1 AND u.a = t.a AND u.x > 2)",
+        expect![[r#"
+            Projection: t.a
+              Filter: EXISTS (<subquery>)
+                Subquery:
+                  Projection: Int64(1)
+                    Projection: u.a, u.x
+                      Filter: u.a = outer_ref(t.a)
+                        Filter: inc(u.x) > Int64(1)
+                          MapBatches: inc over [u.x] AS inc(u.x)
+                            Filter: u.x > Int64(2)
+                              TableScan: u
+                TableScan: t"#]],
+    )
+    .await;
 }
 
 #[tokio::test]
