@@ -1,4 +1,5 @@
 //! Whole-system tests in one binary.
 
 mod host;
+#[cfg(test)]
 mod native;

@@ -1,7 +1,7 @@
 //! What whole-system tests share: the binary as a child process, and Python.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -38,8 +38,15 @@ impl ServerProcess {
     /// # Errors
     /// A line that says what to build, or what the server printed.
     pub fn start(args: &[&str]) -> Result<Self, String> {
-        let binary = mobula();
-        let mut child = Command::new(&binary)
+        Self::start_program(&mobula(), args)
+    }
+
+    /// As [`Self::start`], of a program that is `mobula` and more.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_program(binary: &Path, args: &[&str]) -> Result<Self, String> {
+        let mut child = Command::new(binary)
             .args([
                 "serve",
                 "--listen",

@@ -1,11 +1,9 @@
-//! Mobula inside a program of one's own, with functions in Rust: `functions.rs`.
+//! Mobula inside a program of one's own, with functions in Rust: `lib.rs`.
 //!
 //!     cargo run --release --bin embed
 //!
 //! `docs/guide/native.md` tells about it; its code stands here, and the tests below
 //! hold it to that.
-
-mod functions;
 
 use std::error::Error;
 use std::sync::Arc;
@@ -16,6 +14,7 @@ use datafusion::common::Result as DataFusionResult;
 use datafusion::dataframe::DataFrame;
 use datafusion::prelude::{SessionContext, col, lit};
 use futures::TryStreamExt;
+use mobula_embed_example::functions;
 use mobula_execution::{Engine, EngineSettings};
 use mobula_plan::{Call, MobulaDataFrame, MobulaOptions};
 use mobula_udfs::Literal;
@@ -63,7 +62,7 @@ fn engine() -> Result<Arc<Engine>, Box<dyn Error>> {
         // Started only if SQL calls a Python function.
         python: "python3".into(),
     };
-    Ok(Engine::embedded_with(settings, functions::functions()?)?)
+    Ok(Engine::embedded_with(settings, functions()?)?)
 }
 
 /// DataFusion's context over a session of `engine`.
@@ -87,6 +86,8 @@ mod tests {
 
     const PAGE: &str = include_str!("../../../docs/guide/native.md");
 
+    const SERVER: &str = include_str!("bin/mobula-with-functions.rs");
+
     /// What stands between "```LANGUAGE" and "```".
     fn blocks(language: &str) -> Vec<&'static str> {
         let fence = format!("```{language}\n");
@@ -104,7 +105,7 @@ mod tests {
 
     #[test]
     fn the_code_of_the_page_is_this_code() {
-        let code = [include_str!("main.rs"), include_str!("functions.rs")].concat();
+        let code = [include_str!("main.rs"), include_str!("lib.rs"), SERVER].concat();
         let flat = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         for block in blocks("rust") {
             let block = flat(block);

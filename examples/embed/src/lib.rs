@@ -1,4 +1,5 @@
-//! The functions that this program adds to SQL.
+//! The functions that the programs of this example add to SQL: `embed`, which carries
+//! the engine alone, and `mobula-with-functions`, which is the server.
 
 use std::sync::Arc;
 
