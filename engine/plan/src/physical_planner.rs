@@ -54,7 +54,13 @@ fn map_batches(node: &MapBatchesNode, input: &Arc<dyn ExecutionPlan>) -> Result<
     };
     let schema = input.schema();
     let (shape, call) = match node.shape() {
-        NodeShape::Table => (ExecShape::Table, node.call().over(&schema, "")),
+        NodeShape::Table => {
+            let keeps_rows = node.call().keeps_rows();
+            (
+                ExecShape::Table { keeps_rows },
+                node.call().over(&schema, ""),
+            )
+        }
         NodeShape::Column { args, mask, result } => {
             let (args, mask) = (places(args)?, places(mask.as_slice())?.pop());
             (

@@ -1,6 +1,7 @@
-//! Options of a call: `batch_size`, `concurrency`, `batch_format`.
+//! Options of a call: `batch_size`, `concurrency`, `batch_format`, and what a table
+//! function promises of its rows: `passthrough`, `row_preserving`, `reads`.
 //!
-//! The same three stand in `CREATE FUNCTION … WITH (…)`, where they are
+//! The same stand in `CREATE FUNCTION … WITH (…)`, where they are
 //! defaults, and in `map_batches(…, k => v)`, where they decide. Anything else
 //! is refused by name: no option is silently ignored.
 
@@ -18,7 +19,14 @@ pub const MAX_BATCH_SIZE: usize = 1 << 20;
 /// Most workers of one call over the cluster.
 pub const MAX_CONCURRENCY: usize = 1024;
 
-const KNOWN: &[&str] = &["batch_size", "concurrency", "batch_format"];
+const KNOWN: &[&str] = &[
+    "batch_size",
+    "concurrency",
+    "batch_format",
+    "passthrough",
+    "row_preserving",
+    "reads",
+];
 
 /// Options of Ray Data and of the design that come later: refused with that
 /// word, not as unknown.
@@ -47,6 +55,11 @@ pub struct CallOptions {
     /// `Some(None)`: as many workers as the task has cores, asked for with NULL.
     pub concurrency: Option<Option<usize>>,
     pub batch_format: Option<BatchFormat>,
+    /// Columns of the output that equal the input's.
+    pub passthrough: Option<Vec<String>>,
+    pub row_preserving: Option<bool>,
+    /// Columns of the input that matter.
+    pub reads: Option<Vec<String>>,
 }
 
 impl CallOptions {
@@ -66,6 +79,9 @@ impl CallOptions {
                 .replace(option.count(MAX_CONCURRENCY)?)
                 .is_some(),
             "batch_format" => self.batch_format.replace(option.format()?).is_some(),
+            "passthrough" => self.passthrough.replace(option.columns()?).is_some(),
+            "row_preserving" => self.row_preserving.replace(option.truth()?).is_some(),
+            "reads" => self.reads.replace(option.columns()?).is_some(),
             _ => return Err(option.unknown()),
         };
         match twice {
@@ -83,7 +99,21 @@ impl CallOptions {
             batch_size: self.batch_size.flatten(),
             concurrency: self.concurrency.flatten(),
             batch_format: self.batch_format,
+            passthrough: self.passthrough.unwrap_or_default(),
+            row_preserving: self.row_preserving.unwrap_or(false),
+            reads: self.reads,
         }
+    }
+
+    /// The first option given that says something of a table function's rows.
+    pub fn promise(&self) -> Option<&'static str> {
+        let given = [
+            ("passthrough", self.passthrough.is_some()),
+            ("row_preserving", self.row_preserving.is_some()),
+            ("reads", self.reads.is_some()),
+        ];
+        let mut given = given.into_iter().filter(|(_, given)| *given);
+        given.next().map(|(name, _)| name)
     }
 
     /// Rows of a batch for a call of `spec`; `None`: the block.
@@ -137,6 +167,25 @@ impl Given<'_> {
             _ => None,
         };
         text.ok_or_else(|| self.refused(BatchFormat::listed()))
+    }
+
+    /// `'a, b'` as names.
+    fn columns(&self) -> Result<Vec<String>, PlanError> {
+        let names: Vec<String> = match literal(self.value) {
+            Some(Literal::Text(text)) => text.split(',').map(|n| n.trim().to_owned()).collect(),
+            _ => vec![],
+        };
+        match names.is_empty() || names.iter().any(String::is_empty) {
+            true => Err(self.refused("names of columns, as in 'a, b'")),
+            false => Ok(names),
+        }
+    }
+
+    fn truth(&self) -> Result<bool, PlanError> {
+        match literal(self.value) {
+            Some(Literal::Bool(truth)) => Ok(truth),
+            _ => Err(self.refused("true or false")),
+        }
     }
 
     fn refused(&self, expected: impl Display) -> PlanError {

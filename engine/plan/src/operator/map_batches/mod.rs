@@ -27,6 +27,8 @@ mod block_queue;
 mod call;
 mod exec;
 #[cfg(test)]
+mod limit_tests;
+#[cfg(test)]
 mod mask_tests;
 mod node;
 mod piece;

@@ -43,6 +43,7 @@ use super::block_queue::{Block, BlockQueue};
 use super::exec::ExecShape;
 use super::piece::{Passed, Piece};
 use super::shared_pool::SharedPool;
+use crate::error::PlanError;
 
 /// Answers of a table call that may wait unread.
 const TABLE_ANSWERS: usize = 2;
@@ -88,6 +89,9 @@ struct InFlight {
     answers: mpsc::Receiver<Answer>,
     /// Rows of the block that wait for their new column; empty for a table.
     waiting: VecDeque<Passed>,
+    /// Rows sent, and those not answered yet.
+    sent: i64,
+    owed: i64,
     /// An answer longer than the first of `waiting`.
     rest: Option<RecordBatch>,
     /// `None` when it was over at once.
@@ -205,7 +209,7 @@ impl Running {
     ) -> Option<(usize, Result<Option<RecordBatch>>)> {
         let readable = match &self.setup.shape {
             ExecShape::Column { .. } | ExecShape::Filter { .. } => 1,
-            ExecShape::Table => self.in_flight.len(),
+            ExecShape::Table { .. } => self.in_flight.len(),
         };
         let calls = self.in_flight.iter_mut().take(readable).enumerate();
         for (idx, call) in calls {
@@ -284,7 +288,7 @@ impl Running {
                 let passed = block.pieces.into_iter().map(|piece| piece.passed);
                 (block.rows + 1, passed.collect())
             }
-            ExecShape::Table => (TABLE_ANSWERS, VecDeque::new()),
+            ExecShape::Table { .. } => (TABLE_ANSWERS, VecDeque::new()),
         };
         let (sender, answers) = mpsc::channel(capacity);
         let (pool, fail) = (Arc::clone(&self.setup.pool), self.fail.clone());
@@ -309,6 +313,8 @@ impl Running {
         self.in_flight.push_back(InFlight {
             answers,
             waiting,
+            sent: block.rows as i64,
+            owed: block.rows as i64,
             rest: None,
             _task: task,
             _permit: permit,
@@ -379,7 +385,10 @@ impl InFlight {
         let answer = match self.rest.take() {
             Some(rest) => rest,
             None => match ready!(self.answers.poll_recv(cx)) {
-                Some(Some(rows)) => rows,
+                Some(Some(rows)) => {
+                    self.owed -= rows.num_rows() as i64;
+                    rows
+                }
                 Some(None) => return Poll::Ready(self.end(setup)),
                 None => return Poll::Ready(Err(lost_task(&setup.call))),
             },
@@ -396,7 +405,7 @@ impl InFlight {
                 let kept = filter_record_batch(passed.rows(), answer.column(0).as_boolean())?;
                 Ok(Some(kept.with_schema(Arc::clone(&setup.schema))?))
             }
-            ExecShape::Table => Ok(Some(answer.with_schema(Arc::clone(&setup.schema))?)),
+            ExecShape::Table { .. } => Ok(Some(answer.with_schema(Arc::clone(&setup.schema))?)),
         })
     }
 
@@ -420,9 +429,20 @@ impl InFlight {
     }
 
     fn end(&self, setup: &Setup) -> Result<Option<RecordBatch>> {
-        match self.waiting.is_empty() {
-            true => Ok(None),
-            false => Err(wrong_rows(&setup.call, "fewer")),
+        if !self.waiting.is_empty() {
+            return Err(wrong_rows(&setup.call, "fewer"));
+        }
+        match setup.shape {
+            ExecShape::Table { keeps_rows: true } if self.owed != 0 => {
+                let count = |rows: i64| format!("{rows} row{}", if rows == 1 { "" } else { "s" });
+                Err(PlanError::RowsNotPreserved {
+                    function: setup.call.spec.name.clone(),
+                    sent: count(self.sent),
+                    given: count(self.sent - self.owed),
+                }
+                .into())
+            }
+            _ => Ok(None),
         }
     }
 }
@@ -442,7 +462,7 @@ impl ExecShape {
     fn split(&self, rows: RecordBatch) -> Result<Piece> {
         let sent = match self {
             Self::Column { args, .. } | Self::Filter { args } => rows.project(args)?,
-            Self::Table => rows.clone(),
+            Self::Table { .. } => rows.clone(),
         };
         match self.mask() {
             Some(mask) => {
