@@ -38,6 +38,7 @@ async fn a_limit_goes_below_calls_that_keep_rows() {
         "SELECT * FROM map(TABLE(SELECT a, c FROM wide), inc) WHERE a < 60000 LIMIT 10",
         "SELECT m.inc FROM (SELECT * FROM map(TABLE(SELECT a, c FROM wide), inc)) m WHERE m.c = 2 LIMIT 7 OFFSET 3",
         "SELECT dice(a) FROM wide LIMIT 10",
+        "SELECT a, inc(c) FROM wide ORDER BY a DESC LIMIT 10",
         "SELECT x FROM map(TABLE(SELECT * FROM wide), twice) LIMIT 10",
         "SELECT x FROM map_batches(TABLE(SELECT * FROM wide), twice, row_preserving => true) LIMIT 10",
     ] {
