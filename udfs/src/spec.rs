@@ -91,12 +91,22 @@ pub struct CallDefaults {
     /// Workers over the whole cluster.
     pub concurrency: Option<usize>,
     pub batch_format: Option<BatchFormat>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_error: Option<OnError>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_errors: Option<u64>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_error_ratio: Option<f64>,
+    /// Columns of RETURNS TABLE that each row has from the input row it was made
+    /// of, whatever other rows there are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passthrough: Vec<String>,
+    /// One row of RETURNS TABLE comes of each input row.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub row_preserving: bool,
+    /// Input columns that matter; `None`: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads: Option<Vec<String>>,
 }
 
 /// What a batch is in the user's code.

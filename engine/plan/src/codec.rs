@@ -59,7 +59,9 @@ impl PhysicalExtensionCodec for MobulaCodec {
 
 fn encode_map_batches(exec: &MapBatchesExec) -> Result<MapBatchesExecNode> {
     let shape = match exec.shape() {
-        ExecShape::Table => Shape::Table(TableShape {}),
+        ExecShape::Table { keeps_rows } => Shape::Table(TableShape {
+            keeps_rows: *keeps_rows,
+        }),
         ExecShape::Column { args, mask } => Shape::Column(ColumnShape {
             args: wire(args)?,
             mask: wire(mask.as_slice())?.pop(),
@@ -85,7 +87,7 @@ fn decode_map_batches(
         return internal_err!("an operator has one input, not {}", inputs.len());
     };
     let shape = match message.shape {
-        Some(Shape::Table(TableShape {})) => ExecShape::Table,
+        Some(Shape::Table(TableShape { keeps_rows })) => ExecShape::Table { keeps_rows },
         Some(Shape::Column(ColumnShape { args, mask })) => ExecShape::Column {
             args: places(args),
             mask: mask.map(|i| i as usize),
@@ -182,6 +184,7 @@ mod tests {
         ),
         ("MapExec", "SELECT * FROM map(TABLE(v), inc)"),
         ("FlatMapExec", "SELECT * FROM flat_map(TABLE(v), twice)"),
+        ("MapExec", "SELECT * FROM map(TABLE(v), twice)"),
         ("UdfFilterExec", "SELECT * FROM filter(TABLE(v), big)"),
         (
             "MapGroupsExec",

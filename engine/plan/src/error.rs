@@ -71,6 +71,27 @@ pub enum PlanError {
         call_options::listed()
     )]
     LaterOption { owner: String, option: String },
+    #[error(
+        "option \"{option}\" is for functions that return a table, and \"{function}\" returns a value: all columns of its input pass by it anyway"
+    )]
+    TableOption { function: String, option: String },
+    #[error(
+        "function \"{function}\" is called with {option} => \"{column}\", and its input has no such column ({columns})"
+    )]
+    PromisedColumn {
+        function: String,
+        option: &'static str,
+        column: String,
+        columns: String,
+    },
+    #[error(
+        "function \"{function}\" is declared row_preserving, but gave {given} for {sent}. Return one row per row, or declare it without"
+    )]
+    RowsNotPreserved {
+        function: String,
+        sent: String,
+        given: String,
+    },
     #[error("option \"{option}\" of {owner} is given twice")]
     OptionTwice { owner: String, option: String },
     #[error("invalid value {value} for option \"{option}\" of {owner}: expected {expected}")]

@@ -57,7 +57,11 @@ fn map_batches(node: &MapBatchesNode, input: &Arc<dyn ExecutionPlan>) -> Result<
     let schema = input.schema();
     let (shape, call) = match node.shape() {
         NodeShape::Table | NodeShape::Groups(_) => {
-            (ExecShape::Table, node.call().over(&schema, ""))
+            let keeps_rows = *node.shape() == NodeShape::Table && node.call().keeps_rows();
+            (
+                ExecShape::Table { keeps_rows },
+                node.call().over(&schema, ""),
+            )
         }
         NodeShape::Column { args, mask, result } => {
             let (args, mask) = (places(args)?, places(mask.as_slice())?.pop());

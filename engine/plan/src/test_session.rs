@@ -12,7 +12,9 @@ use datafusion::common::Result;
 use datafusion::datasource::MemTable;
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::displayable;
 use datafusion::prelude::SessionConfig;
+use expect_test::Expect;
 use futures::{StreamExt, stream};
 use mobula_udfs::{Answer, AnswerStream, ObjectKind, PoolStats, UdfCall, UdfError, UdfPool};
 use tokio::sync::Semaphore;
@@ -136,6 +138,7 @@ CREATE FUNCTION inc(a BIGINT) RETURNS BIGINT LANGUAGE python IMMUTABLE AS $$x$$;
 CREATE FUNCTION dice(a BIGINT) RETURNS BIGINT LANGUAGE python VOLATILE AS $$x$$;
 CREATE FUNCTION one() RETURNS BIGINT LANGUAGE python IMMUTABLE AS $$x$$;
 CREATE FUNCTION twice(rows TABLE) RETURNS TABLE(x BIGINT, s VARCHAR) LANGUAGE python AS $$x$$;
+CREATE FUNCTION same(rows TABLE) RETURNS TABLE(x BIGINT, s VARCHAR) LANGUAGE python IMMUTABLE AS $$x$$;
 CREATE FUNCTION big(a BIGINT) RETURNS BOOLEAN LANGUAGE python IMMUTABLE AS $$x$$;
 CREATE FUNCTION good(row TABLE) RETURNS BOOLEAN LANGUAGE python IMMUTABLE AS $$x$$;
 CREATE FUNCTION \"Embed\"(s VARCHAR) RETURNS FLOAT[] LANGUAGE python WITH (batch_size = 8) AS $$x$$;
@@ -216,6 +219,14 @@ pub fn rows_of_t(rows: std::ops::Range<i64>) -> RecordBatch {
         ),
     ];
     RecordBatch::try_from_iter(columns).unwrap()
+}
+
+/// Compares the physical plan of `sql` with the approved text.
+pub async fn check_plan(sql: &str, expected: Expect) {
+    let state = session(Arc::new(FakeHost::default()));
+    let plan = plan(&state, sql).await.unwrap();
+    let plan = state.create_physical_plan(&plan).await.unwrap();
+    expected.assert_eq(&displayable(plan.as_ref()).indent(false).to_string());
 }
 
 /// The plan of `sql` as DataFusion's SQL planner makes it.

@@ -84,6 +84,10 @@ pub struct SortKey {
     pub nulls_first: bool,
 }
 
-/// Nothing more to say: the input goes in as it is.
+/// The input goes in as it is.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct TableShape {}
+pub struct TableShape {
+    /// Whether a row comes out of each row that goes in.
+    #[prost(bool, tag = "1")]
+    pub keeps_rows: bool,
+}

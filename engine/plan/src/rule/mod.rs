@@ -7,6 +7,7 @@
 
 pub mod hoist_udf;
 pub mod prune_call;
+pub mod sort_below_call;
 pub mod sort_not_merge;
 pub mod yield_in_join;
 
@@ -22,7 +23,10 @@ pub fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
 
 /// Rules appended to DataFusion's optimizer.
 pub fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
-    vec![Arc::new(prune_call::PruneCall)]
+    vec![
+        Arc::new(prune_call::PruneCall),
+        Arc::new(sort_below_call::SortBelowCall),
+    ]
 }
 
 /// Rules appended to DataFusion's physical optimizer.

@@ -66,7 +66,9 @@ fn sorted(merge: &SortPreservingMergeExec) -> Arc<dyn ExecutionPlan> {
 /// there is one below, with nothing in between that reads its input whatever
 /// happens above.
 fn streams_table_calls(node: &Arc<dyn ExecutionPlan>) -> bool {
-    if map_batches_exec(node.as_ref()).is_some_and(|exec| *exec.shape() == ExecShape::Table) {
+    if map_batches_exec(node.as_ref())
+        .is_some_and(|exec| matches!(exec.shape(), ExecShape::Table { .. }))
+    {
         return true;
     }
     let reads_on = node.is::<SortExec>()
@@ -79,22 +81,13 @@ fn streams_table_calls(node: &Arc<dyn ExecutionPlan>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::physical_plan::displayable;
     use expect_test::expect;
 
-    use super::*;
-    use crate::test_session::{FakeHost, plan, session};
-
-    async fn check(sql: &str, expected: expect_test::Expect) {
-        let state = session(Arc::new(FakeHost::default()));
-        let plan = plan(&state, sql).await.unwrap();
-        let plan = state.create_physical_plan(&plan).await.unwrap();
-        expected.assert_eq(&displayable(plan.as_ref()).indent(false).to_string());
-    }
+    use crate::test_session::check_plan;
 
     #[tokio::test]
     async fn a_merge_right_above_table_calls_becomes_a_sort() {
-        check(
+        check_plan(
             "SELECT 1 AS g, x FROM map_batches(TABLE(t), twice) UNION ALL SELECT 2, a FROM t ORDER BY g LIMIT 9",
             expect![[r#"
                 SortExec: TopK(fetch=9), expr=[g@0 ASC NULLS LAST], preserve_partitioning=[false]
@@ -112,7 +105,7 @@ mod tests {
 
     #[tokio::test]
     async fn other_merges_stay() {
-        check(
+        check_plan(
             "SELECT 1 AS g, inc(a) FROM t UNION ALL SELECT 2, a FROM t ORDER BY g",
             expect![[r#"
                 SortPreservingMergeExec: [g@0 ASC NULLS LAST]
@@ -125,7 +118,7 @@ mod tests {
             "#]],
         )
         .await;
-        check(
+        check_plan(
             "SELECT x FROM map_batches(TABLE(t), twice) ORDER BY x",
             expect![[r#"
                 SortPreservingMergeExec: [x@0 ASC NULLS LAST]

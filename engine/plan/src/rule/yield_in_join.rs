@@ -57,22 +57,15 @@ fn joins_all_with_all(node: &dyn ExecutionPlan) -> bool {
 mod tests {
     use std::time::Duration;
 
-    use datafusion::physical_plan::{collect, displayable};
+    use datafusion::physical_plan::collect;
     use expect_test::expect;
 
     use super::*;
-    use crate::test_session::{FakeHost, plan, session};
-
-    async fn check(sql: &str, expected: expect_test::Expect) {
-        let state = session(Arc::new(FakeHost::default()));
-        let plan = plan(&state, sql).await.unwrap();
-        let plan = state.create_physical_plan(&plan).await.unwrap();
-        expected.assert_eq(&displayable(plan.as_ref()).indent(false).to_string());
-    }
+    use crate::test_session::{FakeHost, check_plan, plan, session};
 
     #[tokio::test]
     async fn joins_of_all_with_all_are_wrapped_and_others_are_not() {
-        check(
+        check_plan(
             "SELECT x.a FROM t x CROSS JOIN t y",
             expect![[r#"
             CooperativeExec
@@ -83,7 +76,7 @@ mod tests {
         "#]],
         )
         .await;
-        check(
+        check_plan(
             "SELECT x.a FROM t x JOIN t y ON x.a < y.a",
             expect![[r#"
             CooperativeExec
@@ -94,7 +87,7 @@ mod tests {
         "#]],
         )
         .await;
-        check(
+        check_plan(
             "SELECT x.a FROM t x JOIN t y ON x.a = y.a",
             expect![[r#"
             HashJoinExec: mode=CollectLeft, join_type=Inner, on=[(a@0, a@0)], projection=[a@0]

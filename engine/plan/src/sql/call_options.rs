@@ -1,5 +1,5 @@
-//! Options of a call: how blocks are cut and spread, and what becomes of rows that
-//! fail.
+//! Options of a call: how blocks are cut and spread, what becomes of rows that fail,
+//! and what a table function promises of its rows.
 //!
 //! The same stand in `CREATE FUNCTION … WITH (…)`, where they are
 //! defaults, and in `map_batches(…, k => v)`, where they decide. Anything else
@@ -26,6 +26,9 @@ const KNOWN: &[&str] = &[
     "on_error",
     "max_errors",
     "max_error_ratio",
+    "passthrough",
+    "row_preserving",
+    "reads",
 ];
 
 /// Options of Ray Data and of the design that come later: refused with that
@@ -56,6 +59,11 @@ pub struct CallOptions {
     /// `Some(None)`: no bound, asked for with NULL; as is the next.
     pub max_errors: Option<Option<u64>>,
     pub max_error_ratio: Option<Option<f64>>,
+    /// Columns of the output that equal the input's.
+    pub passthrough: Option<Vec<String>>,
+    pub row_preserving: Option<bool>,
+    /// Columns of the input that matter.
+    pub reads: Option<Vec<String>>,
 }
 
 impl CallOptions {
@@ -78,6 +86,9 @@ impl CallOptions {
             "on_error" => self.on_error.replace(option.on_error()?).is_some(),
             "max_errors" => self.max_errors.replace(option.bound()?).is_some(),
             "max_error_ratio" => self.max_error_ratio.replace(option.ratio()?).is_some(),
+            "passthrough" => self.passthrough.replace(option.columns()?).is_some(),
+            "row_preserving" => self.row_preserving.replace(option.truth()?).is_some(),
+            "reads" => self.reads.replace(option.columns()?).is_some(),
             _ => return Err(option.unknown()),
         };
         match twice {
@@ -98,6 +109,9 @@ impl CallOptions {
             on_error: self.on_error,
             max_errors: self.max_errors.flatten(),
             max_error_ratio: self.max_error_ratio.flatten(),
+            passthrough: self.passthrough.unwrap_or_default(),
+            row_preserving: self.row_preserving.unwrap_or(false),
+            reads: self.reads,
         }
     }
 
@@ -109,6 +123,17 @@ impl CallOptions {
             max_errors: self.max_errors.unwrap_or(defaults.max_errors),
             max_error_ratio: self.max_error_ratio.unwrap_or(defaults.max_error_ratio),
         }
+    }
+
+    /// The first option given that says something of a table function's rows.
+    pub fn promise(&self) -> Option<&'static str> {
+        let given = [
+            ("passthrough", self.passthrough.is_some()),
+            ("row_preserving", self.row_preserving.is_some()),
+            ("reads", self.reads.is_some()),
+        ];
+        let mut given = given.into_iter().filter(|(_, given)| *given);
+        given.next().map(|(name, _)| name)
     }
 
     /// Rows of a batch for a call of `spec`; `None`: the block.
@@ -196,6 +221,25 @@ impl Given<'_> {
             Some(Literal::Int(n @ 0..=1)) => Ok(Some(n as f64)),
             Some(Literal::Float(x)) if (0.0..=1.0).contains(&x) => Ok(Some(x)),
             _ => Err(self.refused("a share of the rows from 0 to 1, or NULL")),
+        }
+    }
+
+    /// `'a, b'` as names.
+    fn columns(&self) -> Result<Vec<String>, PlanError> {
+        let names: Vec<String> = match literal(self.value) {
+            Some(Literal::Text(text)) => text.split(',').map(|n| n.trim().to_owned()).collect(),
+            _ => vec![],
+        };
+        match names.is_empty() || names.iter().any(String::is_empty) {
+            true => Err(self.refused("names of columns, as in 'a, b'")),
+            false => Ok(names),
+        }
+    }
+
+    fn truth(&self) -> Result<bool, PlanError> {
+        match literal(self.value) {
+            Some(Literal::Bool(truth)) => Ok(truth),
+            _ => Err(self.refused("true or false")),
         }
     }
 

@@ -16,16 +16,17 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use arrow::datatypes::{DataType, Field};
 use datafusion::common::{Column, DFSchema, Result};
 use datafusion::logical_expr::planner::{
     PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning,
 };
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use datafusion::sql::sqlparser::ast::{
     Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, ObjectName, ObjectNamePart,
     TableFactor,
 };
-use mobula_udfs::{CallMode, FunctionSpec, Language, Literal, ObjectKind, OnError};
+use mobula_udfs::{CallMode, FunctionSpec, Language, Literal, ObjectKind, OnError, Returns};
 
 use super::call_options::{CallOptions, literal};
 use super::grouping::WrittenGrouping;
@@ -143,9 +144,43 @@ fn node(input: LogicalPlan, call: FunctionCall) -> Result<MapBatchesNode> {
     };
     match call.mode() {
         CallMode::Filter => MapBatchesNode::try_new_filter(input, call, columns),
-        _ if spec.is_table() => MapBatchesNode::try_new_table(input, call, None),
+        _ if spec.is_table() => {
+            MapBatchesNode::try_new_table(as_declared(input, &call)?, call, None)
+        }
         _ => MapBatchesNode::try_new_column(input, call, columns, spec.name.clone()),
     }
+}
+
+/// `input` with texts that pass through a call in the form the call gives them
+/// out in: what is known of such a column then holds on both sides.
+fn as_declared(input: LogicalPlan, call: &FunctionCall) -> Result<LogicalPlan> {
+    let Returns::Table(declared) = &call.spec().returns else {
+        return Ok(input);
+    };
+    let text =
+        |t: &DataType| matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let declared_as = |field: &Field| {
+        let passes = call.passthrough().contains(field.name());
+        let declared = declared
+            .field_with_name(field.name())
+            .ok()
+            .filter(|_| passes)?;
+        let (wanted, found) = (declared.data_type(), field.data_type());
+        (wanted != found && text(wanted) && text(found)).then(|| wanted.clone())
+    };
+    let fields = input.schema().fields().iter();
+    if fields.clone().all(|field| declared_as(field).is_none()) {
+        return Ok(input);
+    }
+    let columns = fields.map(|field| {
+        let column = Expr::Column(Column::new_unqualified(field.name()));
+        match declared_as(field) {
+            Some(wanted) => cast(column, wanted).alias(field.name()),
+            None => column,
+        }
+    });
+    let columns: Vec<_> = columns.collect();
+    LogicalPlanBuilder::from(input).project(columns)?.build()
 }
 
 /// Refuses a function of another form than the operator calls.
@@ -175,6 +210,14 @@ fn check_options(
     spec: &FunctionSpec,
     options: &CallOptions,
 ) -> Result<(), PlanError> {
+    if let (Some(option), false) = (options.promise(), spec.is_table()) {
+        let (function, option) = (spec.name.clone(), option.to_owned());
+        return Err(PlanError::TableOption { function, option });
+    }
+    if let (Some(option), CallMode::Groups) = (options.promise(), op.mode) {
+        let problem = format!("nothing moves below a call of groups, so {option} says nothing");
+        return Err(relation(op, &problem));
+    }
     let by_row = !matches!(op.mode, CallMode::Batches | CallMode::Groups);
     if by_row && options.batch_format.is_some() {
         return Err(relation(
@@ -561,8 +604,8 @@ mod tests {
             expect!["Error during planning: table 'datafusion.public.nowhere' not found"],
         )
         .await;
-        check("SELECT * FROM map_batches(TABLE(t), inc, num_gpus => 1)", expect![[r#"External error: option "num_gpus" of map_batches is not available yet. Options are batch_size, concurrency, batch_format, on_error, max_errors and max_error_ratio"#]]).await;
-        check("SELECT * FROM map_batches(TABLE(t), inc, batchsize => 1)", expect![[r#"External error: unknown option "batchsize" of map_batches. Options are batch_size, concurrency, batch_format, on_error, max_errors and max_error_ratio. Did you mean "batch_size"?"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(t), inc, num_gpus => 1)", expect![[r#"External error: option "num_gpus" of map_batches is not available yet. Options are batch_size, concurrency, batch_format, passthrough, row_preserving and reads"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(t), inc, batchsize => 1)", expect![[r#"External error: unknown option "batchsize" of map_batches. Options are batch_size, concurrency, batch_format, passthrough, row_preserving and reads. Did you mean "batch_size"?"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc, batch_size => 'x')", expect![[r#"External error: invalid value 'x' for option "batch_size" of map_batches: expected a count from 1 to 1048576, or NULL"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc, concurrency => 100000)", expect![[r#"External error: invalid value 100000 for option "concurrency" of map_batches: expected a count from 1 to 1024, or NULL"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc(k => 1))", expect![[r#"External error: cannot plan map_batches: "inc" is a def and has no constructor for "k". Only a class takes arguments here"#]]).await;

@@ -31,6 +31,9 @@ pub struct FunctionCall {
     batch_format: BatchFormat,
     concurrency: Option<usize>,
     errors: ErrorPolicy,
+    passthrough: Vec<String>,
+    row_preserving: bool,
+    reads: Option<Vec<String>>,
     /// Whether an ORDER BY inside the input decides the order of the calls.
     in_order: bool,
     /// Text that is equal exactly when two calls are.
@@ -49,8 +52,14 @@ impl FunctionCall {
         let batch_format = options.batch_format_of(&spec);
         let concurrency = options.concurrency_of(&spec);
         let errors = options.errors_of(&spec);
+        let promised = spec.defaults.clone();
+        let passthrough = options.passthrough.clone();
+        let passthrough = passthrough.unwrap_or(promised.passthrough);
+        let row_preserving = options.row_preserving.unwrap_or(promised.row_preserving);
+        let reads = options.reads.clone().or(promised.reads);
         let identity = format!(
-            "{} {} {mode:?} {args:?} {batch_size:?} {batch_format} {concurrency:?} {errors:?}",
+            "{} {} {mode:?} {args:?} {batch_size:?} {batch_format} {concurrency:?} {errors:?} \
+             {passthrough:?} {row_preserving} {reads:?}",
             spec.name,
             spec.hash()
         );
@@ -62,6 +71,9 @@ impl FunctionCall {
             batch_format,
             concurrency,
             errors,
+            passthrough,
+            row_preserving,
+            reads,
             in_order: false,
             identity,
         }
@@ -89,6 +101,22 @@ impl FunctionCall {
     /// The operator it is called by.
     pub fn operator(&self) -> &'static Operator {
         Operator::of(self.mode)
+    }
+
+    /// Columns of a table function's rows that are those of the input row.
+    pub fn passthrough(&self) -> &[String] {
+        &self.passthrough
+    }
+
+    /// Whether a row comes out of each row that goes in.
+    pub fn keeps_rows(&self) -> bool {
+        let promised = self.row_preserving || self.mode == CallMode::Map;
+        promised && !self.errors.on_error.drops_rows()
+    }
+
+    /// The input columns that a table function takes; `None`: all.
+    pub fn reads(&self) -> Option<&[String]> {
+        self.reads.as_deref()
     }
 
     /// Workers over the whole cluster; `None`: the cores of each task.

@@ -53,7 +53,10 @@ pub enum ExecShape {
         args: Vec<usize>,
     },
     /// All columns go in, the function's table comes out.
-    Table,
+    Table {
+        /// A row for each row, as it was promised.
+        keeps_rows: bool,
+    },
 }
 
 impl ExecShape {
@@ -61,7 +64,7 @@ impl ExecShape {
     pub fn mask(&self) -> Option<usize> {
         match self {
             Self::Column { mask, .. } => *mask,
-            Self::Filter { .. } | Self::Table => None,
+            Self::Filter { .. } | Self::Table { .. } => None,
         }
     }
 }
@@ -144,9 +147,13 @@ impl MapBatchesExec {
         self.concurrency
     }
 
-    /// Whether every row of the input comes out, with a column more.
+    /// Whether a row comes out of every row of the input.
     fn keeps_rows(&self) -> bool {
-        matches!(self.shape, ExecShape::Column { .. }) && !self.drops_rows()
+        match self.shape {
+            ExecShape::Column { .. } => !self.drops_rows(),
+            ExecShape::Filter { .. } => false,
+            ExecShape::Table { keeps_rows } => keeps_rows,
+        }
     }
 
     /// Whether rows that fail are left out.
@@ -155,7 +162,7 @@ impl MapBatchesExec {
     }
 
     fn is_table(&self) -> bool {
-        matches!(self.shape, ExecShape::Table)
+        matches!(self.shape, ExecShape::Table { .. })
     }
 
     /// The pool of the streams that run now, or a new one.
@@ -249,10 +256,10 @@ fn check(input: &Schema, call: &UdfCall, shape: &ExecShape) -> Result<()> {
                 None => Ok(()),
             }
         }
-        ExecShape::Table if input.fields().len() + marks != call.input.fields().len() => {
+        ExecShape::Table { .. } if input.fields().len() + marks != call.input.fields().len() => {
             internal_err!("the call of \"{name}\" does not fit its input")
         }
-        ExecShape::Table => Ok(()),
+        ExecShape::Table { .. } => Ok(()),
     }
 }
 
@@ -273,7 +280,7 @@ fn properties(
             input.equivalence_properties().clone(),
             input.output_partitioning().clone(),
         ),
-        ExecShape::Table => {
+        ExecShape::Table { .. } => {
             let equivalence = EquivalenceProperties::new(Arc::clone(&call.output));
             let count = input.output_partitioning().partition_count();
             (equivalence, Partitioning::UnknownPartitioning(count))
@@ -327,6 +334,9 @@ impl DisplayAs for MapBatchesExec {
             write!(f, "{separator}batch_format={format}")?;
         }
         write!(f, "{separator}concurrency={concurrency}")?;
+        if self.is_table() && self.keeps_rows() {
+            write!(f, "{separator}row_preserving=true")?;
+        }
         if let Some(mask) = self.shape.mask() {
             let schema = self.input.schema();
             write!(f, "{separator}mask={}@{mask}", schema.field(mask).name())?;
@@ -420,9 +430,9 @@ impl ExecutionPlan for MapBatchesExec {
 
     fn cardinality_effect(&self) -> CardinalityEffect {
         match self.shape {
-            ExecShape::Column { .. } if !self.drops_rows() => CardinalityEffect::Equal,
+            _ if self.keeps_rows() => CardinalityEffect::Equal,
             ExecShape::Column { .. } | ExecShape::Filter { .. } => CardinalityEffect::LowerEqual,
-            ExecShape::Table => CardinalityEffect::Unknown,
+            ExecShape::Table { .. } => CardinalityEffect::Unknown,
         }
     }
 
@@ -445,7 +455,7 @@ impl ExecutionPlan for MapBatchesExec {
         };
         let mut statistics = input.as_ref().clone();
         match self.shape {
-            ExecShape::Table => statistics = Statistics::new_unknown(&self.schema()),
+            ExecShape::Table { .. } => statistics = Statistics::new_unknown(&self.schema()),
             ExecShape::Filter { .. } => statistics = statistics.to_inexact(),
             ExecShape::Column { .. } => {
                 statistics.total_byte_size = Precision::Absent;

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use arrow::array::Int64Array;
 use expect_test::expect;
 
-use super::tests::{check_plan, check_rows, host, int, one_column, pieces, run};
+use super::tests::{check_rows, host, int, one_column, pieces, run};
 use crate::MobulaOptions;
-use crate::test_session::{FakeHost, add_table, rows_of_t, session_with};
+use crate::test_session::{FakeHost, add_table, check_plan, rows_of_t, session_with};
 
 /// A host whose `inc` notes what it is asked, and answers in pieces.
 fn noting(seen: &Arc<Mutex<Vec<i64>>>) -> FakeHost {

@@ -30,6 +30,8 @@ mod exec;
 mod failures;
 mod grouping;
 #[cfg(test)]
+mod limit_tests;
+#[cfg(test)]
 mod mask_tests;
 mod node;
 mod piece;

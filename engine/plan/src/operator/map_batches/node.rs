@@ -5,8 +5,10 @@
 //! below it. With a mask the call sees only rows for which that column is true.
 //! `Filter`: all input columns pass through for some rows; as `Column`, but limits
 //! stay above, as above a column whose failed rows are left out. `Table`: all
-//! columns go in and RETURNS TABLE comes out; nothing moves past it. `Groups`: the
-//! same, a group of rows at a time. Arguments are columns; whoever makes the node computes
+//! columns go in and RETURNS TABLE comes out; nothing moves past it but what the
+//! function promises: filters on columns that pass through, limits where it keeps
+//! rows; unread columns are pruned below it. `Groups`: the same, a group of rows at a
+//! time; nothing moves past it. Arguments are columns; whoever makes the node computes
 //! expressions in a projection below.
 
 use std::cmp::Ordering;
@@ -168,6 +170,7 @@ impl MapBatchesNode {
             }
             .into());
         }
+        check_promises(&call, &input)?;
         let schema = Arc::new(DFSchema::try_from(schema.as_ref().clone())?);
         Ok(Self {
             input,
@@ -191,12 +194,53 @@ impl MapBatchesNode {
         &self.call
     }
 
+    /// The columns of a table function's rows that are not the input's: those of
+    /// another name or type.
+    fn made_columns(&self) -> HashSet<String> {
+        let input = self.input.schema();
+        let passes = |field: &Field| {
+            let from = input.field_with_unqualified_name(field.name());
+            self.call.passthrough().contains(field.name())
+                && from.is_ok_and(|from| from.data_type() == field.data_type())
+        };
+        let made = self.schema.fields().iter().filter(|field| !passes(field));
+        made.map(|field| field.name().clone()).collect()
+    }
+
+    /// The input columns that a table function takes, by place.
+    fn columns_in(&self) -> Vec<usize> {
+        let fields = self.input.schema().fields().iter().enumerate();
+        let taken = |name: &String| match self.call.reads() {
+            Some(reads) => reads.contains(name) || self.call.passthrough().contains(name),
+            None => true,
+        };
+        let taken = fields.filter(|(_, field)| taken(field.name()));
+        taken.map(|(i, _)| i).collect()
+    }
+
     pub fn shape(&self) -> &NodeShape {
         &self.shape
     }
 
     pub fn input(&self) -> &LogicalPlan {
         &self.input
+    }
+}
+
+/// Columns that a table function names must be there.
+fn check_promises(call: &FunctionCall, input: &LogicalPlan) -> Result<(), PlanError> {
+    let names: Vec<_> = input.schema().fields().iter().map(|f| f.name()).collect();
+    let reads = call.reads().unwrap_or_default().iter();
+    let named = reads.map(|column| ("reads", column));
+    let mut named = named.chain(call.passthrough().iter().map(|c| ("passthrough", c)));
+    match named.find(|(_, column)| !names.contains(column)) {
+        None => Ok(()),
+        Some((option, column)) => Err(PlanError::PromisedColumn {
+            function: call.spec().name.clone(),
+            option,
+            column: column.clone(),
+            columns: names.into_iter().cloned().collect::<Vec<_>>().join(", "),
+        }),
     }
 }
 
@@ -265,6 +309,7 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
                 HashSet::from([result.clone()])
             }
             NodeShape::Filter { .. } if !self.call.is_volatile() => HashSet::new(),
+            NodeShape::Table if !self.call.is_volatile() => self.made_columns(),
             _ => self
                 .schema
                 .fields()
@@ -283,27 +328,25 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
         match &self.shape {
             NodeShape::Column { args, mask, result } => {
                 write!(f, "[{}] AS {result}", listed(args))?;
-                match mask {
-                    Some(mask) => write!(f, ", mask={}", mask.flat_name()),
-                    None => Ok(()),
+                if let Some(mask) = mask {
+                    write!(f, ", mask={}", mask.flat_name())?;
                 }
             }
-            NodeShape::Filter { args } => write!(f, "[{}]", listed(args)),
-            NodeShape::Table => write!(f, "TABLE"),
+            NodeShape::Filter { args } => write!(f, "[{}]", listed(args))?,
+            NodeShape::Table => write!(f, "TABLE")?,
             NodeShape::Groups(Grouping { keys, order }) => {
                 write!(f, "TABLE, partition_by=[{}]", listed(keys))?;
-                match order.is_empty() {
-                    true => Ok(()),
-                    false => {
-                        let keys = order
-                            .iter()
-                            .map(|(c, way)| format!("{}{way}", c.flat_name()));
-                        let keys: Vec<_> = keys.collect();
-                        write!(f, ", order_by=[{}]", keys.join(", "))
-                    }
+                if !order.is_empty() {
+                    let keys = order.iter();
+                    let keys = keys.map(|(c, way)| format!("{}{way}", c.flat_name()));
+                    write!(f, ", order_by=[{}]", keys.collect::<Vec<_>>().join(", "))?;
                 }
             }
         }
+        if self.shape == NodeShape::Table && !self.call.passthrough().is_empty() {
+            write!(f, ", passthrough={}", self.call.passthrough().join(", "))?;
+        }
+        Ok(())
     }
 
     fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, inputs: Vec<LogicalPlan>) -> Result<Self> {
@@ -332,8 +375,11 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
 
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
         let input = self.input.schema();
-        if matches!(self.shape, NodeShape::Table | NodeShape::Groups(_)) {
+        if matches!(self.shape, NodeShape::Groups(_)) {
             return Some(vec![(0..input.fields().len()).collect()]);
+        }
+        if self.shape == NodeShape::Table {
+            return Some(vec![self.columns_in()]);
         }
         let passed = output_columns
             .iter()
@@ -347,7 +393,11 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
     }
 
     fn supports_limit_pushdown(&self) -> bool {
-        matches!(self.shape, NodeShape::Column { .. }) && !self.call.errors().on_error.drops_rows()
+        match self.shape {
+            NodeShape::Column { .. } => !self.call.errors().on_error.drops_rows(),
+            NodeShape::Filter { .. } | NodeShape::Groups(_) => false,
+            NodeShape::Table => self.call.keeps_rows(),
+        }
     }
 }
 

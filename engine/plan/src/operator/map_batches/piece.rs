@@ -109,7 +109,7 @@ impl Passed {
     /// When there are more or fewer answers.
     pub fn filled(&self, answers: &ArrayRef, schema: &SchemaRef) -> Result<RecordBatch> {
         let last = match &self.mask {
-            None => answers.clone(),
+            None => ArrayRef::clone(answers),
             Some(mask) if self.asked == 0 => new_null_array(answers.data_type(), mask.len()),
             Some(mask) => {
                 let mut next = 0..;

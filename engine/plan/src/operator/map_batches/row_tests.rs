@@ -6,7 +6,8 @@ use std::sync::Arc;
 use datafusion::physical_plan::displayable;
 use expect_test::expect;
 
-use super::tests::{check_plan, check_rows, host, physical};
+use super::tests::{check_rows, host, physical};
+use crate::test_session::check_plan;
 use crate::test_session::session;
 
 #[tokio::test]

@@ -46,6 +46,7 @@ use super::exec::ExecShape;
 use super::grouping::{GroupMarker, with_starts};
 use super::piece::{Passed, Piece};
 use super::shared_pool::SharedPool;
+use crate::error::PlanError;
 
 /// Answers of a table call that may wait unread.
 const TABLE_ANSWERS: usize = 2;
@@ -105,6 +106,9 @@ struct InFlight {
     answers: mpsc::Receiver<Reply>,
     /// Rows of the block that wait for their new column; empty for a table.
     waiting: VecDeque<Passed>,
+    /// Rows sent, and those not answered yet.
+    sent: i64,
+    owed: i64,
     /// An answer longer than the first of `waiting`.
     rest: Option<RecordBatch>,
     /// Rows of the block that are left out and have not come yet, in their order.
@@ -229,7 +233,7 @@ impl Running {
     ) -> Option<(usize, Result<Option<RecordBatch>>)> {
         let readable = match &self.setup.shape {
             ExecShape::Column { .. } | ExecShape::Filter { .. } => 1,
-            ExecShape::Table => self.in_flight.len(),
+            ExecShape::Table { .. } => self.in_flight.len(),
         };
         let calls = self.in_flight.iter_mut().take(readable).enumerate();
         for (idx, call) in calls {
@@ -311,7 +315,7 @@ impl Running {
                 let passed = block.pieces.into_iter().map(|piece| piece.passed);
                 (2 * block.rows + 1, passed.collect())
             }
-            ExecShape::Table => (TABLE_ANSWERS, VecDeque::new()),
+            ExecShape::Table { .. } => (TABLE_ANSWERS, VecDeque::new()),
         };
         let (sender, answers) = mpsc::channel(capacity);
         let (pool, fail) = (Arc::clone(&self.setup.pool), self.fail.clone());
@@ -336,6 +340,8 @@ impl Running {
         self.in_flight.push_back(InFlight {
             answers,
             waiting,
+            sent: block.rows as i64,
+            owed: block.rows as i64,
             rest: None,
             dropped: VecDeque::new(),
             come: 0,
@@ -420,7 +426,10 @@ impl InFlight {
             Some(rest) => rest,
             None => loop {
                 match ready!(self.answers.poll_recv(cx)) {
-                    Some(Reply::Rows(rows)) => break rows,
+                    Some(Reply::Rows(rows)) => {
+                        self.owed -= rows.num_rows() as i64;
+                        break rows;
+                    }
                     Some(Reply::Dropped(rows)) => self.leave_out(rows, setup),
                     Some(Reply::End) => return Poll::Ready(self.end(setup)),
                     None => return Poll::Ready(Err(lost_task(&setup.call))),
@@ -440,7 +449,7 @@ impl InFlight {
                 let kept = filter_record_batch(passed.rows(), answer.column(0).as_boolean())?;
                 Ok(Some(kept.with_schema(Arc::clone(&setup.schema))?))
             }
-            ExecShape::Table => Ok(Some(answer.with_schema(Arc::clone(&setup.schema))?)),
+            ExecShape::Table { .. } => Ok(Some(answer.with_schema(Arc::clone(&setup.schema))?)),
         })
     }
 
@@ -491,9 +500,20 @@ impl InFlight {
     }
 
     fn end(&self, setup: &Setup) -> Result<Option<RecordBatch>> {
-        match self.waiting.is_empty() {
-            true => Ok(None),
-            false => Err(wrong_rows(&setup.call, "fewer")),
+        if !self.waiting.is_empty() {
+            return Err(wrong_rows(&setup.call, "fewer"));
+        }
+        match setup.shape {
+            ExecShape::Table { keeps_rows: true } if self.owed != 0 => {
+                let count = |rows: i64| format!("{rows} row{}", if rows == 1 { "" } else { "s" });
+                Err(PlanError::RowsNotPreserved {
+                    function: setup.call.spec.name.clone(),
+                    sent: count(self.sent),
+                    given: count(self.sent - self.owed),
+                }
+                .into())
+            }
+            _ => Ok(None),
         }
     }
 }
@@ -540,7 +560,7 @@ impl ExecShape {
     fn split(&self, rows: RecordBatch) -> Result<Piece> {
         let sent = match self {
             Self::Column { args, .. } | Self::Filter { args } => rows.project(args)?,
-            Self::Table => rows.clone(),
+            Self::Table { .. } => rows.clone(),
         };
         match self.mask() {
             Some(mask) => {

@@ -11,14 +11,16 @@ use arrow::datatypes::{DataType, Float32Type};
 use arrow::util::pretty::pretty_format_batches;
 use datafusion::common::Result;
 use datafusion::execution::SessionState;
-use datafusion::physical_plan::{ExecutionPlan, collect, displayable, execute_stream};
+use datafusion::physical_plan::{ExecutionPlan, collect, execute_stream};
 use expect_test::{Expect, expect};
 use futures::StreamExt;
 use mobula_udfs::UdfError;
 
 use super::map_batches_exec;
 use crate::MobulaOptions;
-use crate::test_session::{FakeHost, add_table, plan, rows_of_t, session, session_with};
+use crate::test_session::{
+    FakeHost, add_table, check_plan, plan, rows_of_t, session, session_with,
+};
 
 pub(super) fn int(batch: &RecordBatch, column: usize) -> &Int64Array {
     batch.column(column).as_any().downcast_ref().unwrap()
@@ -100,12 +102,6 @@ pub(super) async fn check_rows(sql: &str, expected: Expect) {
     let batches = run(&state, sql).await.unwrap();
     expected.assert_eq(&pretty_format_batches(&batches).unwrap().to_string());
     assert_eq!(host.alive(), 0, "a pool outlived its query");
-}
-
-pub(super) async fn check_plan(sql: &str, expected: Expect) {
-    let state = session(Arc::new(host()));
-    let plan = physical(&state, sql).await.unwrap();
-    expected.assert_eq(&displayable(plan.as_ref()).indent(false).to_string());
 }
 
 #[tokio::test]

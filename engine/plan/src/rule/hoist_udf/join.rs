@@ -44,6 +44,10 @@ pub(super) fn hoist(join: Join, function: &Arc<FunctionSpec>) -> Result<LogicalP
         Side::over(Arc::unwrap_or_clone(join.left), &kept, kind, function)?,
         Side::over(Arc::unwrap_or_clone(join.right), &kept, kind, function)?,
     ];
+    if kind == JoinType::Inner {
+        // The sides are filtered by these already.
+        kept.retain(|e| e.is_volatile() || side_of(e, &sides).is_none());
+    }
     let mut above = vec![];
     for conjunct in costly {
         match lifted(conjunct, &mut sides)? {

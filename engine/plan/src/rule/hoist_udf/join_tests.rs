@@ -21,7 +21,7 @@ async fn what_one_side_gives_is_a_column_of_it() {
         expect![[r#"
             Projection: t.a, u.x
               Projection: t.a, t.b, t.c, t.s, u.a, u.x
-                Inner Join:  Filter: t.c = Int64(1) AND t.a = u.x AND inc(t.a + Int64(1)) < inc(u.a) AND big(u.x)
+                Inner Join:  Filter: t.a = u.x AND inc(t.a + Int64(1)) < inc(u.a) AND big(u.x)
                   MapBatches: inc over [__inc_a] AS inc(t.a + Int64(1))
                     Projection: t.a, t.b, t.c, t.s, t.a + Int64(1) AS __inc_a
                       Filter: t.c = Int64(1)

@@ -4,7 +4,8 @@
 //! CREATE [OR REPLACE] FUNCTION [IF NOT EXISTS] name(param type | TABLE, …)
 //!   RETURNS type | TABLE(column type, …)
 //!   LANGUAGE python [IMMUTABLE | STABLE | VOLATILE] [STRICT]
-//!   [WITH (batch_size = n, concurrency = n, batch_format = 'numpy' | 'pyarrow' | …)]
+//!   [WITH (batch_size = n, concurrency = n, batch_format = 'numpy' | 'pyarrow' | …,
+//!          passthrough = 'column, …', row_preserving = true, reads = 'column, …')]
 //!   AS $$ … $$
 //! ```
 //!
@@ -305,6 +306,8 @@ impl Clauses {
         let params = typed_params(&name, params)?;
         let returns = typed_returns(&name, returns)?;
         check_shape(&name, &params, &returns)?;
+        let options = self.options.unwrap_or_default();
+        check_promises(&name, &options, &returns)?;
         Ok(FunctionSpec {
             name,
             language: Language::Python,
@@ -314,7 +317,7 @@ impl Clauses {
             volatility: self.volatility.unwrap_or(Volatility::Volatile),
             strict: self.strict.unwrap_or(false),
             body,
-            defaults: self.options.unwrap_or_default().into_defaults(),
+            defaults: options.into_defaults(),
         })
     }
 }
@@ -407,6 +410,31 @@ fn check_shape(function: &str, params: &[Param], returns: &Returns) -> Result<()
             function,
             "a function that returns a table takes exactly one parameter, of type TABLE",
         )),
+    }
+}
+
+/// Columns that pass through must come out.
+fn check_promises(
+    function: &str,
+    options: &CallOptions,
+    returns: &Returns,
+) -> Result<(), PlanError> {
+    let Returns::Table(schema) = returns else {
+        return match options.promise() {
+            Some(option) => Err(PlanError::TableOption {
+                function: function.to_owned(),
+                option: option.to_owned(),
+            }),
+            None => Ok(()),
+        };
+    };
+    let mut names = options.passthrough.iter().flatten();
+    match names.find(|name| schema.field_with_name(name).is_err()) {
+        Some(name) => Err(declaration(
+            function,
+            &format!("passthrough names \"{name}\", which RETURNS TABLE has not"),
+        )),
+        None => Ok(()),
     }
 }
 

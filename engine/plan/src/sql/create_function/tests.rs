@@ -59,6 +59,9 @@ $$",
                         on_error: None,
                         max_errors: None,
                         max_error_ratio: None,
+                        passthrough: [],
+                        row_preserving: false,
+                        reads: None,
                     },
                 },
             }"#]],
@@ -128,6 +131,9 @@ fn a_table_function_with_clauses_in_another_order() {
                         on_error: None,
                         max_errors: None,
                         max_error_ratio: None,
+                        passthrough: [],
+                        row_preserving: false,
+                        reads: None,
                     },
                 },
             }"#]],
@@ -208,13 +214,13 @@ fn refused_declarations() {
     check(
         &with("WITH (num_gpus = 1)"),
         expect![[
-            r#"option "num_gpus" of function "f" is not available yet. Options are batch_size, concurrency, batch_format, on_error, max_errors and max_error_ratio"#
+            r#"option "num_gpus" of function "f" is not available yet. Options are batch_size, concurrency, batch_format, passthrough, row_preserving and reads"#
         ]],
     );
     check(
         &with("WITH (batchsize = 1)"),
         expect![[
-            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, on_error, max_errors and max_error_ratio. Did you mean "batch_size"?"#
+            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, passthrough, row_preserving and reads. Did you mean "batch_size"?"#
         ]],
     );
     check(
@@ -250,5 +256,47 @@ fn refused_declarations() {
         expect![
             "syntax error at line 1, column 56: expected the body as $$ … $$ or a string, found the end of the text"
         ],
+    );
+}
+
+#[test]
+fn what_a_table_function_promises() {
+    let with = |options: &str| {
+        format!(
+            "CREATE FUNCTION f(t TABLE) RETURNS TABLE(k BIGINT, v BIGINT) LANGUAGE python WITH ({options}) AS 'x'"
+        )
+    };
+    let sql = with("passthrough = 'k', row_preserving = true, reads = 'k, x'");
+    let Ok(Some(MobulaStatement::CreateFunction(create))) =
+        parse_statements(&sql).map(|mut s| s.pop())
+    else {
+        panic!("{sql}");
+    };
+    let promised = create.spec.defaults;
+    assert_eq!(promised.passthrough, ["k"]);
+    assert!(promised.row_preserving);
+    assert_eq!(promised.reads, Some(vec!["k".to_owned(), "x".to_owned()]));
+    for (options, expected) in [
+        (
+            "passthrough = 'k, w'",
+            "cannot create function \"f\": passthrough names \"w\", which RETURNS TABLE has not",
+        ),
+        (
+            "row_preserving = 1",
+            "invalid value 1 for option \"row_preserving\" of function \"f\": expected true or false",
+        ),
+        (
+            "reads = 'a,,b'",
+            "invalid value 'a,,b' for option \"reads\" of function \"f\": expected names of columns, as in 'a, b'",
+        ),
+    ] {
+        let error = parse_statements(&with(options)).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+    let scalar = "CREATE FUNCTION f(a INT) RETURNS INT LANGUAGE python WITH (reads = 'a') AS 'x'";
+    let error = parse_statements(scalar).unwrap_err().to_string();
+    assert!(
+        error.contains("\"reads\" is for functions that return a table"),
+        "{error}"
     );
 }
