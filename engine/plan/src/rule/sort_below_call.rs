@@ -150,7 +150,7 @@ mod tests {
                     MapBatches: big over [t.a] AS big(t.a)
                       Limit: skip=0, fetch=3
                         MapBatches: inc over [t.c] AS inc(t.c)
-                          Sort: t.a DESC NULLS FIRST, t.b + Float64(1) ASC NULLS LAST, fetch=3
+                          Sort: t.a DESC NULLS FIRST, t.b + Float64(1) AS t.b + Int64(1) ASC NULLS LAST, fetch=3
                             TableScan: t projection=[a, b, c]"#]],
         )
         .await;
@@ -182,16 +182,24 @@ mod tests {
 
     #[tokio::test]
     async fn a_sort_that_reads_the_result_or_has_no_limit_stays() {
-        check_rule("SELECT inc(a) AS i FROM t ORDER BY i LIMIT 3", expect![[r#"
+        check_rule(
+            "SELECT inc(a) AS i FROM t ORDER BY i LIMIT 3",
+            expect![[r#"
             Sort: i ASC NULLS LAST, fetch=3
               Projection: inc(t.a) AS i
                 MapBatches: inc over [t.a] AS inc(t.a)
-                  TableScan: t projection=[a]"#]]).await;
-        check_rule("SELECT a, inc(a) AS i FROM t ORDER BY a", expect![[r#"
+                  TableScan: t projection=[a]"#]],
+        )
+        .await;
+        check_rule(
+            "SELECT a, inc(a) AS i FROM t ORDER BY a",
+            expect![[r#"
             Sort: t.a ASC NULLS LAST
               Projection: t.a, inc(t.a) AS i
                 MapBatches: inc over [t.a] AS inc(t.a)
-                  TableScan: t projection=[a]"#]]).await;
+                  TableScan: t projection=[a]"#]],
+        )
+        .await;
         check_rule(
             "SELECT a, dice(a) AS d FROM t ORDER BY a LIMIT 3",
             expect![[r#"
