@@ -150,7 +150,7 @@ mod tests {
                     MapBatches: big over [t.a] AS big(t.a)
                       Limit: skip=0, fetch=3
                         MapBatches: inc over [t.c] AS inc(t.c)
-                          Sort: t.a DESC NULLS FIRST, t.b + Float64(1) ASC NULLS LAST, fetch=3
+                          Sort: t.a DESC NULLS FIRST, t.b + Float64(1) AS t.b + Int64(1) ASC NULLS LAST, fetch=3
                             TableScan: t projection=[a, b, c]"#]],
         )
         .await;
