@@ -1,5 +1,4 @@
-//! `map_batches`, `map`, `flat_map` and `filter` as methods of DataFusion's
-//! [`DataFrame`].
+//! Our operators as methods of DataFusion's [`DataFrame`].
 //!
 //! ```text
 //! FROM map_batches(TABLE(t), net, batch_size => 64)    df.map_batches(Call::of("net").batch_size(64))?
@@ -12,15 +11,19 @@
 
 use std::sync::Arc;
 
-use datafusion::common::Result;
+use datafusion::common::{DFSchema, Result};
 use datafusion::dataframe::DataFrame;
-use mobula_udfs::{BatchFormat, Literal};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use mobula_udfs::{BatchFormat, FunctionSpec, Literal, OnError};
 
 use crate::error::PlanError;
 use crate::function_catalog::FunctionCatalog;
 use crate::operator::Operator;
+use crate::operator::map_batches::{Grouping, SortWay};
 use crate::sql::call_options::{CallOptions, MAX_BATCH_SIZE, MAX_CONCURRENCY};
-use crate::sql::relation::{check_call, operator_over};
+use crate::sql::grouping::column_named;
+use crate::sql::relation::{check_call, groups_over, operator_over};
 
 /// Which function an operator calls, and how. A function's name alone is one too.
 #[derive(Debug, Clone)]
@@ -59,11 +62,51 @@ impl Call {
         self
     }
 
+    /// What becomes of rows that the function fails on.
+    pub fn on_error(mut self, on_error: OnError) -> Self {
+        self.options.on_error = Some(on_error);
+        self
+    }
+
+    /// Rows that may fail before the query does; `None`: any number.
+    pub fn max_errors(mut self, rows: impl Into<Option<u64>>) -> Self {
+        self.options.max_errors = Some(rows.into());
+        self
+    }
+
+    /// Share of the rows that may fail, from 0 to 1; `None`: any.
+    pub fn max_error_ratio(mut self, ratio: impl Into<Option<f64>>) -> Self {
+        self.options.max_error_ratio = Some(ratio.into());
+        self
+    }
+
+    /// Columns of the function's table that are those of the input row.
+    pub fn passthrough(mut self, columns: &[&str]) -> Self {
+        self.options.passthrough = Some(owned(columns));
+        self
+    }
+
+    /// Whether the function's table has one row for each input row.
+    pub fn row_preserving(mut self, keeps_rows: bool) -> Self {
+        self.options.row_preserving = Some(keeps_rows);
+        self
+    }
+
+    /// Input columns that the function takes.
+    pub fn reads(mut self, columns: &[&str]) -> Self {
+        self.options.reads = Some(owned(columns));
+        self
+    }
+
     /// What a batch is in Python code.
     pub fn batch_format(mut self, format: BatchFormat) -> Self {
         self.options.batch_format = Some(format);
         self
     }
+}
+
+fn owned(columns: &[&str]) -> Vec<String> {
+    columns.iter().map(|&name| name.to_owned()).collect()
 }
 
 impl From<&str> for Call {
@@ -96,6 +139,15 @@ pub trait MobulaDataFrame: Sized {
 
     /// Keeps the rows for which a function says true; SQL's `filter`.
     fn filter_by(self, call: impl Into<Call>) -> Result<Self>;
+
+    /// Calls a function for each group of rows that are equal in `partition_by`,
+    /// sorted by `order_by`: any number of rows for each.
+    fn map_groups(
+        self,
+        call: impl Into<Call>,
+        partition_by: &[&str],
+        order_by: &[(&str, SortWay)],
+    ) -> Result<Self>;
 }
 
 impl MobulaDataFrame for DataFrame {
@@ -114,25 +166,103 @@ impl MobulaDataFrame for DataFrame {
     fn filter_by(self, call: impl Into<Call>) -> Result<Self> {
         over(self, "filter", call.into())
     }
+
+    fn map_groups(
+        self,
+        call: impl Into<Call>,
+        partition_by: &[&str],
+        order_by: &[(&str, SortWay)],
+    ) -> Result<Self> {
+        over_groups(self, call.into(), partition_by, order_by)
+    }
 }
 
 fn over(frame: DataFrame, operator: &str, call: Call) -> Result<DataFrame> {
-    let (state, input) = frame.into_parts();
-    let functions = state.config().get_extension::<FunctionCatalog>();
-    let (Some(functions), Some(op)) = (functions, Operator::named(operator)) else {
-        return Err(PlanError::NoMobula.into());
-    };
-    let Call {
-        function,
+    let Checked {
+        state,
+        input,
+        op,
+        spec,
         args,
         options,
-    } = call;
-    let spec = functions.find(&function)?;
-    check_count(op, "batch_size", options.batch_size, MAX_BATCH_SIZE)?;
-    check_count(op, "concurrency", options.concurrency, MAX_CONCURRENCY)?;
-    check_call(op, &spec, &args, &options)?;
-    let node = operator_over(op, input, Arc::clone(&spec), args, &options)?;
+    } = Checked::of(frame, operator, call)?;
+    let node = operator_over(op, input, spec, args, &options)?;
     Ok(DataFrame::new(state, node.into_plan()))
+}
+
+fn over_groups(
+    frame: DataFrame,
+    call: Call,
+    partition_by: &[&str],
+    order_by: &[(&str, SortWay)],
+) -> Result<DataFrame> {
+    let Checked {
+        state,
+        input,
+        op,
+        spec,
+        args,
+        options,
+    } = Checked::of(frame, "map_groups", call)?;
+    if partition_by.is_empty() || options.batch_size.is_some() {
+        let problem = "it takes columns to partition_by, and no batch_size: a group is a batch";
+        return Err(PlanError::Relation {
+            operator: op.sql,
+            problem: problem.into(),
+        }
+        .into());
+    }
+    let grouping = |input: &DFSchema| {
+        let keys = partition_by.iter();
+        let keys = keys.map(|key| column_named(op.sql, "partition_by", key, input));
+        let order = order_by.iter().map(|(key, way)| {
+            let column = column_named(op.sql, "order_by", key, input)?;
+            Ok((column, *way))
+        });
+        Ok(Some(Grouping {
+            keys: keys.collect::<Result<_, PlanError>>()?,
+            order: order.collect::<Result<_, PlanError>>()?,
+        }))
+    };
+    let node = groups_over(op, input, spec, args, &options, grouping)?;
+    Ok(DataFrame::new(state, node.into_plan()))
+}
+
+/// A call that its operator makes.
+struct Checked {
+    state: SessionState,
+    input: LogicalPlan,
+    op: &'static Operator,
+    spec: Arc<FunctionSpec>,
+    args: Vec<(String, Literal)>,
+    options: CallOptions,
+}
+
+impl Checked {
+    fn of(frame: DataFrame, operator: &str, call: Call) -> Result<Self> {
+        let (state, input) = frame.into_parts();
+        let functions = state.config().get_extension::<FunctionCatalog>();
+        let (Some(functions), Some(op)) = (functions, Operator::named(operator)) else {
+            return Err(PlanError::NoMobula.into());
+        };
+        let Call {
+            function,
+            args,
+            options,
+        } = call;
+        let spec = functions.find(&function)?;
+        check_count(op, "batch_size", options.batch_size, MAX_BATCH_SIZE)?;
+        check_count(op, "concurrency", options.concurrency, MAX_CONCURRENCY)?;
+        check_call(op, &spec, &args, &options)?;
+        Ok(Self {
+            state,
+            input,
+            op,
+            spec,
+            args,
+            options,
+        })
+    }
 }
 
 /// SQL's limits, for counts that SQL has not read.
@@ -156,7 +286,7 @@ fn check_count(
 #[cfg(test)]
 mod tests {
     use datafusion::prelude::{SessionContext, col, lit};
-    use mobula_udfs::{FunctionSpec, Returns};
+    use mobula_udfs::Returns;
 
     use super::*;
     use crate::test_session::{FakeHost, plan, session};
@@ -177,6 +307,29 @@ mod tests {
                 .to_string()
         };
         assert_eq!(text(&found), text(&wanted));
+    }
+
+    #[tokio::test]
+    async fn groups_and_failed_rows_as_in_sql() {
+        let t = context().await.table("t").await.unwrap();
+        let down = SortWay {
+            descending: true,
+            nulls_first: true,
+        };
+        let call = Call::of("twice").on_error(OnError::Drop).max_errors(3);
+        let frame = t.map_groups(call, &["c", "s"], &[("b", down)]).unwrap();
+        same(
+            frame,
+            "SELECT * FROM map_groups(TABLE(t), twice, partition_by => (c, s), order_by => 'b DESC', on_error => 'drop', max_errors => 3)",
+        )
+        .await;
+        let t = context().await.table("t").await.unwrap();
+        let error = t.map_groups("twice", &["d"], &[]).unwrap_err();
+        let text = error.find_root().to_string();
+        assert!(
+            text.contains("option \"partition_by\" of map_groups"),
+            "{text}"
+        );
     }
 
     #[tokio::test]
@@ -216,7 +369,8 @@ mod tests {
         for (frame, word) in [
             (t.clone().map("nope"), "unknown function \"nope\""),
             (
-                t.clone().map(Call::of("inc").batch_size(2)),
+                t.clone()
+                    .map(Call::of("inc").batch_format(BatchFormat::Rows)),
                 "option of map_batches",
             ),
             (

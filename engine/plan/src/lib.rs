@@ -30,7 +30,7 @@ pub use config::{MobulaOptions, SETTINGS, Scope, Setting, SettingKind, settings_
 pub use dataframe::{Call, MobulaDataFrame};
 pub use error::PlanError;
 pub use function_catalog::FunctionCatalog;
-pub use operator::map_batches::{MapBatchesExec, map_batches_exec};
+pub use operator::map_batches::{MapBatchesExec, SortWay, map_batches_exec};
 pub use session::{MobulaPlanning, SessionStateBuilderExt};
 pub use sql::create_function::CreateFunction;
 pub use sql::statement::{MobulaStatement, parse_statements};

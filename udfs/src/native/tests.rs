@@ -516,6 +516,7 @@ fn fails_on_fours() -> Native {
             None => plus_one(batch),
         }
     })
+    .immutable()
 }
 
 #[tokio::test]

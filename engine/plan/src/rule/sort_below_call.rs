@@ -94,7 +94,9 @@ fn is_passed(node: &MapBatchesNode, keys: &[SortExpr]) -> bool {
         return false;
     };
     let reads = |key: &SortExpr| key.expr.column_refs().iter().any(|c| c.name == *result);
-    !node.call().is_volatile() && !keys.iter().any(reads)
+    // Rows that fail and are left out would be missing among those picked.
+    let keeps_rows = !node.call().errors().on_error.drops_rows();
+    keeps_rows && !node.call().is_volatile() && !keys.iter().any(reads)
 }
 
 /// `keys` in the columns that `projection` is made of; `None` when one of them

@@ -110,22 +110,39 @@ fn order(owner: &str, value: SqlExpr) -> Result<Vec<OrderByExpr>, PlanError> {
 }
 
 fn column(owner: &str, option: &str, expr: SqlExpr, input: &DFSchema) -> Result<Column, PlanError> {
+    match &expr {
+        SqlExpr::Identifier(ident) => column_named(owner, option, &normalized(ident), input),
+        other => Err(no_column(owner, option, &other.to_string(), "", input)),
+    }
+}
+
+/// The column `name` of `input`.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn column_named(
+    owner: &str,
+    option: &str,
+    name: &str,
+    input: &DFSchema,
+) -> Result<Column, PlanError> {
+    let names = || input.fields().iter().map(|f| f.name().as_str());
+    match names().any(|known| known == name) {
+        true => Ok(Column::new_unqualified(name)),
+        false => {
+            let hint = nearest::hint(name, names());
+            Err(no_column(owner, option, name, &hint, input))
+        }
+    }
+}
+
+fn no_column(owner: &str, option: &str, value: &str, hint: &str, input: &DFSchema) -> PlanError {
     let names: Vec<&str> = input.fields().iter().map(|f| f.name().as_str()).collect();
-    let refused = |hint: String| PlanError::OptionValue {
+    let names = names.join(", ");
+    PlanError::OptionValue {
         owner: owner.to_owned(),
         option: option.to_owned(),
-        value: expr.to_string(),
-        expected: format!(
-            "columns of the input ({}); compute others inside the query{hint}",
-            names.join(", ")
-        ),
-    };
-    let SqlExpr::Identifier(ident) = &expr else {
-        return Err(refused(String::new()));
-    };
-    let name = normalized(ident);
-    match names.contains(&name.as_str()) {
-        true => Ok(Column::new_unqualified(name)),
-        false => Err(refused(nearest::hint(&name, names.iter().copied()))),
+        value: value.to_owned(),
+        expected: format!("columns of the input ({names}); compute others inside the query{hint}"),
     }
 }

@@ -8,7 +8,7 @@
 pub mod call_options;
 mod chain_limit;
 pub mod create_function;
-mod grouping;
+pub(crate) mod grouping;
 pub mod relation;
 mod sql_type;
 pub mod statement;

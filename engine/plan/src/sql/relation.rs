@@ -35,7 +35,7 @@ use crate::error::PlanError;
 use crate::function_catalog::FunctionCatalog;
 use crate::nearest;
 use crate::operator::Operator;
-use crate::operator::map_batches::{FunctionCall, MapBatchesNode};
+use crate::operator::map_batches::{FunctionCall, Grouping, MapBatchesNode};
 
 /// Plans our relations; one per session.
 #[derive(Debug)]
@@ -81,7 +81,10 @@ impl RelationPlanner for OperatorPlanner {
         check_call(op, &spec, &written.args, &written.options)?;
         let input = context.plan(written.input.clone())?;
         let node = match written.grouping.given() {
-            Some(_) => groups_over(op, input, spec, written)?,
+            Some(_) => {
+                let grouping = |columns: &DFSchema| written.grouping.over(op.sql, columns);
+                groups_over(op, input, spec, written.args, &written.options, grouping)?
+            }
             None => operator_over(op, input, spec, written.args, &written.options)?,
         };
         let planned = PlannedRelation::new(node.into_plan(), alias);
@@ -123,16 +126,18 @@ pub(crate) fn operator_over(
     )
 }
 
-/// The same of each group of rows.
-fn groups_over(
+/// The same of each group of rows; `grouping` finds its columns in the input.
+pub(crate) fn groups_over(
     op: &Operator,
     input: LogicalPlan,
     spec: Arc<FunctionSpec>,
-    written: Written,
+    args: Vec<(String, Literal)>,
+    options: &CallOptions,
+    grouping: impl FnOnce(&DFSchema) -> Result<Option<Grouping>, PlanError>,
 ) -> Result<MapBatchesNode> {
     let input = without_qualifiers(input, &spec.name)?;
-    let grouping = written.grouping.over(op.sql, input.schema())?;
-    let call = FunctionCall::new(spec, op.mode, written.args, &written.options);
+    let grouping = grouping(input.schema())?;
+    let call = FunctionCall::new(spec, op.mode, args, options);
     MapBatchesNode::try_new_table(input, call, grouping)
 }
 

@@ -29,6 +29,7 @@ mod call;
 mod exec;
 mod failures;
 mod grouping;
+mod in_flight;
 #[cfg(test)]
 mod limit_tests;
 #[cfg(test)]

@@ -23,6 +23,8 @@ struct PoolMetrics {
     workers_started: Count,
     bytes_to_workers: Count,
     bytes_from_workers: Count,
+    bytes_shared: Count,
+    slots_created: Count,
 }
 
 /// A pool that opens when first needed.
@@ -64,6 +66,8 @@ impl SharedPool {
                 workers_started: global("workers_started"),
                 bytes_to_workers: global("bytes_to_workers"),
                 bytes_from_workers: global("bytes_from_workers"),
+                bytes_shared: global("bytes_shared"),
+                slots_created: global("slots_created"),
             },
         }
     }
@@ -113,6 +117,8 @@ impl Drop for SharedPool {
             self.metrics
                 .bytes_from_workers
                 .add(stats.bytes_out as usize);
+            self.metrics.bytes_shared.add(stats.bytes_shared as usize);
+            self.metrics.slots_created.add(stats.slots_created as usize);
         }
     }
 }

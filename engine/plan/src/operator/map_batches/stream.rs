@@ -22,16 +22,14 @@
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-use arrow::array::{
-    ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, new_empty_array,
-};
-use arrow::compute::{CastOptions, cast_with_options, concat_batches, filter_record_batch};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::{CastOptions, cast_with_options, concat_batches};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::runtime::SpawnedTask;
-use datafusion::common::{DataFusionError, Result, internal_datafusion_err};
+use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 use datafusion::physical_plan::metrics::{
     BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, Time,
@@ -44,21 +42,12 @@ use tokio::task::coop::unconstrained;
 use super::block_queue::{Block, BlockQueue};
 use super::exec::ExecShape;
 use super::grouping::{GroupMarker, with_starts};
-use super::piece::{Passed, Piece};
+use super::in_flight::{InFlight, Reply};
+use super::piece::Piece;
 use super::shared_pool::SharedPool;
-use crate::error::PlanError;
 
 /// Answers of a table call that may wait unread.
 const TABLE_ANSWERS: usize = 2;
-
-/// What a call's task sends back.
-enum Reply {
-    Rows(RecordBatch),
-    /// Rows of the block that are left out, told before them.
-    Dropped(Vec<usize>),
-    /// Tells a task that finished from one that died.
-    End,
-}
 
 /// Everything a partition needs to run.
 pub(super) struct Setup {
@@ -81,7 +70,7 @@ pub(super) struct Groups {
 
 /// Metrics of one partition.
 pub(super) struct StreamMetrics {
-    baseline: BaselineMetrics,
+    pub(super) baseline: BaselineMetrics,
     calls: Count,
     rows_to_workers: Count,
     wait_input: Time,
@@ -99,25 +88,6 @@ impl StreamMetrics {
             wait_workers: time("wait_workers"),
         }
     }
-}
-
-/// One call, sent and not yet answered whole.
-struct InFlight {
-    answers: mpsc::Receiver<Reply>,
-    /// Rows of the block that wait for their new column; empty for a table.
-    waiting: VecDeque<Passed>,
-    /// Rows sent, and those not answered yet.
-    sent: i64,
-    owed: i64,
-    /// An answer longer than the first of `waiting`.
-    rest: Option<RecordBatch>,
-    /// Rows of the block that are left out and have not come yet, in their order.
-    dropped: VecDeque<usize>,
-    /// Rows of the block that have come.
-    come: usize,
-    /// `None` when it was over at once.
-    _task: Option<SpawnedTask<()>>,
-    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// The running half of `map_batches` for one partition.
@@ -409,127 +379,8 @@ fn for_worker(block: &Block, call: &UdfCall) -> Result<RecordBatch> {
     )?)
 }
 
-impl InFlight {
-    /// The next rows of this call's output; `None` when it is answered whole.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        setup: &Setup,
-        metrics: &StreamMetrics,
-    ) -> Poll<Result<Option<RecordBatch>>> {
-        // Rows at the front that nobody is asked about wait for nothing.
-        if let Some(passed) = self.waiting.pop_front_if(|passed| passed.asked() == 0) {
-            let none = new_empty_array(setup.call.output.field(0).data_type());
-            return Poll::Ready(passed.filled(&none, &setup.schema).map(Some));
-        }
-        let answer = match self.rest.take() {
-            Some(rest) => rest,
-            None => loop {
-                match ready!(self.answers.poll_recv(cx)) {
-                    Some(Reply::Rows(rows)) => {
-                        self.owed -= rows.num_rows() as i64;
-                        break rows;
-                    }
-                    Some(Reply::Dropped(rows)) => self.leave_out(rows, setup),
-                    Some(Reply::End) => return Poll::Ready(self.end(setup)),
-                    None => return Poll::Ready(Err(lost_task(&setup.call))),
-                }
-            },
-        };
-        let _timer = metrics.baseline.elapsed_compute().timer();
-        Poll::Ready(match &setup.shape {
-            ExecShape::Column { .. } => {
-                let (passed, answer) = self.zip(answer, setup)?;
-                let whole = passed.filled(answer.column(0), &setup.schema)?;
-                Ok(Some(self.without_dropped(whole)?))
-            }
-            ExecShape::Filter { .. } => {
-                let (passed, answer) = self.zip(answer, setup)?;
-                // NULL drops the row, as in WHERE.
-                let kept = filter_record_batch(passed.rows(), answer.column(0).as_boolean())?;
-                Ok(Some(kept.with_schema(Arc::clone(&setup.schema))?))
-            }
-            ExecShape::Table { .. } => Ok(Some(answer.with_schema(Arc::clone(&setup.schema))?)),
-        })
-    }
-
-    /// The rows of the first waiting piece and what the answer says of them, as
-    /// far as both go; keeps the rest.
-    fn zip(&mut self, answer: RecordBatch, setup: &Setup) -> Result<(Passed, RecordBatch)> {
-        let Some(waiting) = self.waiting.pop_front() else {
-            return Err(wrong_rows(&setup.call, "more"));
-        };
-        let rows = waiting.asked().min(answer.num_rows());
-        if answer.num_rows() > rows {
-            self.rest = Some(answer.slice(rows, answer.num_rows() - rows));
-        }
-        let answer = answer.slice(0, rows);
-        if waiting.asked() == rows {
-            return Ok((waiting, answer));
-        }
-        let (waiting, later) = waiting.split(rows);
-        self.waiting.push_front(later);
-        Ok((waiting, answer))
-    }
-
-    /// Takes note of rows to leave out, where rows are not left out by themselves.
-    fn leave_out(&mut self, rows: Vec<usize>, setup: &Setup) {
-        let is_column = matches!(setup.shape, ExecShape::Column { .. });
-        if is_column && setup.call.errors.on_error.drops_rows() {
-            self.dropped.extend(rows);
-            self.dropped.make_contiguous().sort_unstable();
-        }
-    }
-
-    /// The next `rows` without those to leave out.
-    fn without_dropped(&mut self, rows: RecordBatch) -> Result<RecordBatch> {
-        let (start, end) = (self.come, self.come + rows.num_rows());
-        self.come = end;
-        let mut mask: Option<Vec<bool>> = None;
-        while let Some(row) = self.dropped.pop_front_if(|row| *row < end) {
-            let mask = mask.get_or_insert_with(|| vec![true; rows.num_rows()]);
-            // Told before its rows, so it is not behind `start`.
-            if let Some(stays) = row.checked_sub(start).and_then(|at| mask.get_mut(at)) {
-                *stays = false;
-            }
-        }
-        match mask {
-            Some(mask) => Ok(filter_record_batch(&rows, &BooleanArray::from(mask))?),
-            None => Ok(rows),
-        }
-    }
-
-    fn end(&self, setup: &Setup) -> Result<Option<RecordBatch>> {
-        if !self.waiting.is_empty() {
-            return Err(wrong_rows(&setup.call, "fewer"));
-        }
-        match setup.shape {
-            ExecShape::Table { keeps_rows: true } if self.owed != 0 => {
-                let count = |rows: i64| format!("{rows} row{}", if rows == 1 { "" } else { "s" });
-                Err(PlanError::RowsNotPreserved {
-                    function: setup.call.spec.name.clone(),
-                    sent: count(self.sent),
-                    given: count(self.sent - self.owed),
-                }
-                .into())
-            }
-            _ => Ok(None),
-        }
-    }
-}
-
 fn external(error: UdfError) -> DataFusionError {
     DataFusionError::External(Box::new(error))
-}
-
-fn wrong_rows(call: &UdfCall, how: &str) -> DataFusionError {
-    let name = &call.spec.name;
-    internal_datafusion_err!("the worker of \"{name}\" answered {how} rows than it was sent")
-}
-
-fn lost_task(call: &UdfCall) -> DataFusionError {
-    let name = &call.spec.name;
-    internal_datafusion_err!("a call of \"{name}\" ended without an answer")
 }
 
 impl Setup {

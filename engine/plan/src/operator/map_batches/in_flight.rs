@@ -1,0 +1,166 @@
+//! One call between its block and its last answer: answers beside their rows.
+//!
+//! Used by `stream`, whose tasks send the replies.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use arrow::array::{AsArray, BooleanArray, RecordBatch, new_empty_array};
+use arrow::compute::filter_record_batch;
+use datafusion::common::runtime::SpawnedTask;
+use datafusion::common::{DataFusionError, Result, internal_datafusion_err};
+use mobula_udfs::UdfCall;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::exec::ExecShape;
+use super::piece::Passed;
+use super::stream::{Setup, StreamMetrics};
+use crate::error::PlanError;
+
+/// What a call's task sends back.
+pub(super) enum Reply {
+    Rows(RecordBatch),
+    /// Rows of the block that are left out, told before them.
+    Dropped(Vec<usize>),
+    /// Tells a task that finished from one that died.
+    End,
+}
+
+/// One call, sent and not yet answered whole.
+pub(super) struct InFlight {
+    pub(super) answers: mpsc::Receiver<Reply>,
+    /// Rows of the block that wait for their new column; empty for a table.
+    pub(super) waiting: VecDeque<Passed>,
+    /// Rows sent, and those not answered yet.
+    pub(super) sent: i64,
+    pub(super) owed: i64,
+    /// An answer longer than the first of `waiting`.
+    pub(super) rest: Option<RecordBatch>,
+    /// Rows of the block that are left out and have not come yet, in their order.
+    pub(super) dropped: VecDeque<usize>,
+    /// Rows of the block that have come.
+    pub(super) come: usize,
+    /// `None` when it was over at once.
+    pub(super) _task: Option<SpawnedTask<()>>,
+    pub(super) _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl InFlight {
+    /// The next rows of this call's output; `None` when it is answered whole.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        setup: &Setup,
+        metrics: &StreamMetrics,
+    ) -> Poll<Result<Option<RecordBatch>>> {
+        // Rows at the front that nobody is asked about wait for nothing.
+        if let Some(passed) = self.waiting.pop_front_if(|passed| passed.asked() == 0) {
+            let none = new_empty_array(setup.call.output.field(0).data_type());
+            return Poll::Ready(passed.filled(&none, &setup.schema).map(Some));
+        }
+        let answer = match self.rest.take() {
+            Some(rest) => rest,
+            None => loop {
+                match ready!(self.answers.poll_recv(cx)) {
+                    Some(Reply::Rows(rows)) => {
+                        self.owed -= rows.num_rows() as i64;
+                        break rows;
+                    }
+                    Some(Reply::Dropped(rows)) => self.leave_out(rows, setup),
+                    Some(Reply::End) => return Poll::Ready(self.end(setup)),
+                    None => return Poll::Ready(Err(lost_task(&setup.call))),
+                }
+            },
+        };
+        let _timer = metrics.baseline.elapsed_compute().timer();
+        Poll::Ready(match &setup.shape {
+            ExecShape::Column { .. } => {
+                let (passed, answer) = self.zip(answer, setup)?;
+                let whole = passed.filled(answer.column(0), &setup.schema)?;
+                Ok(Some(self.without_dropped(whole)?))
+            }
+            ExecShape::Filter { .. } => {
+                let (passed, answer) = self.zip(answer, setup)?;
+                // NULL drops the row, as in WHERE.
+                let kept = filter_record_batch(passed.rows(), answer.column(0).as_boolean())?;
+                Ok(Some(kept.with_schema(Arc::clone(&setup.schema))?))
+            }
+            ExecShape::Table { .. } => Ok(Some(answer.with_schema(Arc::clone(&setup.schema))?)),
+        })
+    }
+
+    /// The rows of the first waiting piece and what the answer says of them, as
+    /// far as both go; keeps the rest.
+    fn zip(&mut self, answer: RecordBatch, setup: &Setup) -> Result<(Passed, RecordBatch)> {
+        let Some(waiting) = self.waiting.pop_front() else {
+            return Err(wrong_rows(&setup.call, "more"));
+        };
+        let rows = waiting.asked().min(answer.num_rows());
+        if answer.num_rows() > rows {
+            self.rest = Some(answer.slice(rows, answer.num_rows() - rows));
+        }
+        let answer = answer.slice(0, rows);
+        if waiting.asked() == rows {
+            return Ok((waiting, answer));
+        }
+        let (waiting, later) = waiting.split(rows);
+        self.waiting.push_front(later);
+        Ok((waiting, answer))
+    }
+
+    /// Takes note of rows to leave out, where rows are not left out by themselves.
+    fn leave_out(&mut self, rows: Vec<usize>, setup: &Setup) {
+        let is_column = matches!(setup.shape, ExecShape::Column { .. });
+        if is_column && setup.call.errors.on_error.drops_rows() {
+            self.dropped.extend(rows);
+            self.dropped.make_contiguous().sort_unstable();
+        }
+    }
+
+    /// The next `rows` without those to leave out.
+    fn without_dropped(&mut self, rows: RecordBatch) -> Result<RecordBatch> {
+        let (start, end) = (self.come, self.come + rows.num_rows());
+        self.come = end;
+        let mut mask: Option<Vec<bool>> = None;
+        while let Some(row) = self.dropped.pop_front_if(|row| *row < end) {
+            let mask = mask.get_or_insert_with(|| vec![true; rows.num_rows()]);
+            // Told before its rows, so it is not behind `start`.
+            if let Some(stays) = row.checked_sub(start).and_then(|at| mask.get_mut(at)) {
+                *stays = false;
+            }
+        }
+        match mask {
+            Some(mask) => Ok(filter_record_batch(&rows, &BooleanArray::from(mask))?),
+            None => Ok(rows),
+        }
+    }
+
+    fn end(&self, setup: &Setup) -> Result<Option<RecordBatch>> {
+        if !self.waiting.is_empty() {
+            return Err(wrong_rows(&setup.call, "fewer"));
+        }
+        match setup.shape {
+            ExecShape::Table { keeps_rows: true } if self.owed != 0 => {
+                let count = |rows: i64| format!("{rows} row{}", if rows == 1 { "" } else { "s" });
+                Err(PlanError::RowsNotPreserved {
+                    function: setup.call.spec.name.clone(),
+                    sent: count(self.sent),
+                    given: count(self.sent - self.owed),
+                }
+                .into())
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+fn wrong_rows(call: &UdfCall, how: &str) -> DataFusionError {
+    let name = &call.spec.name;
+    internal_datafusion_err!("the worker of \"{name}\" answered {how} rows than it was sent")
+}
+
+fn lost_task(call: &UdfCall) -> DataFusionError {
+    let name = &call.spec.name;
+    internal_datafusion_err!("a call of \"{name}\" ended without an answer")
+}
