@@ -112,26 +112,29 @@ def _values_of_rows(call, batch, start, failures):
         half = batch.num_rows // 2
         first = _values_of_rows(call, batch.slice(0, half), start, failures)
         return first + _values_of_rows(call, batch.slice(half), start + half, failures)
-    values, count, code = [], batch.num_rows, call.code
-    calls = map(code, *columns) if columns else (code() for _ in range(count))
-    while len(values) < count:
+    values, rows = [], zip(*columns) if len(columns) > 1 else iter(columns[0] if columns else range(batch.num_rows))
+    while True:
         try:
-            # What came before an exception stays in the list.
-            values.extend(calls)
-            if len(values) == count:
-                break
-            # `map` takes it for the end of the rows.
-            error = StopIteration()
+            _go_on(call.code, rows, len(columns), values)
+            return values
         except BaseException as raised:
-            error = raised
-        error = Raised(error, call.function)
+            error = Raised(raised, call.function)
         _raise_if_not_a_rows(error)
         failures.add(start + len(values), error)
         values.append(None)
-        if not columns:
-            # A generator ends with what it raised.
-            calls = (code() for _ in range(count - len(values)))
-    return values
+
+
+def _go_on(code, rows, params, values):
+    """Appends what `code` gives for the rows that are left; stops where it raises."""
+    if params == 1:
+        for value in rows:
+            values.append(code(value))
+    elif params:
+        for row in rows:
+            values.append(code(*row))
+    else:
+        for _ in rows:
+            values.append(code())
 
 
 def _converted_values(values, kind, start, failures):
