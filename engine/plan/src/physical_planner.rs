@@ -105,7 +105,7 @@ fn exec_grouping(node: &MapBatchesNode, grouping: &Grouping) -> Result<ExecGroup
 }
 
 /// Whether the rows of `plan` have the order of an ORDER BY.
-fn is_ordered(plan: &LogicalPlan) -> bool {
+pub(crate) fn is_ordered(plan: &LogicalPlan) -> bool {
     match plan {
         LogicalPlan::Sort(_) => true,
         LogicalPlan::Projection(node) => is_ordered(&node.input),

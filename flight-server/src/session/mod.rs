@@ -115,7 +115,7 @@ impl Session {
 
     async fn plan(&self, statement: MobulaStatement) -> Result<Work, ServerError> {
         Ok(match statement {
-            MobulaStatement::CreateFunction(create) => Work::CreateFunction(Box::new(create)),
+            MobulaStatement::CreateFunction(create) => Work::CreateFunction(create),
             MobulaStatement::DropFunction { name, if_exists } => {
                 Work::DropFunction { name, if_exists }
             }

@@ -23,7 +23,7 @@ const RECURSION_LIMIT: usize = 128;
 #[derive(Debug)]
 pub enum MobulaStatement {
     /// `CREATE FUNCTION … LANGUAGE python …`
-    CreateFunction(CreateFunction),
+    CreateFunction(Box<CreateFunction>),
     /// `DROP FUNCTION [IF EXISTS] name`
     DropFunction { name: String, if_exists: bool },
     /// Anything DataFusion knows.
@@ -63,7 +63,7 @@ fn parse_statement(df: &mut DFParser<'_>, text: &Text<'_>) -> Result<MobulaState
     let parser = &mut df.parser;
     if let Some(head) = create_function::head(parser) {
         let create = create_function::parse(parser, head, text)?;
-        return Ok(MobulaStatement::CreateFunction(create));
+        return Ok(MobulaStatement::CreateFunction(Box::new(create)));
     }
     if parser.parse_keywords(&[Keyword::DROP, Keyword::FUNCTION]) {
         let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);

@@ -34,12 +34,26 @@ def prepare(batch_format):
 
 def scalar_arguments(batch, batch_format):
     """One array per parameter."""
-    return [_ARRAYS[batch_format](column) for column in batch.columns]
+    return _converted(lambda batch: [_ARRAYS[batch_format](column) for column in batch.columns], batch, batch_format)
 
 
 def table_argument(batch, batch_format):
     """The whole batch."""
-    return _TABLES[batch_format](batch)
+    return _converted(_TABLES[batch_format], batch, batch_format)
+
+
+def _converted(convert, batch, batch_format):
+    try:
+        return convert(batch)
+    except Refused:
+        raise
+    except Exception as error:
+        columns = ", ".join(f'"{field.name}" {field.type}' for field in batch.schema)
+        text = " ".join(str(error).split())
+        raise Refused(
+            f"cannot be given a batch of {columns} in batch_format '{batch_format}': {text}."
+            " Use batch_format 'pyarrow', or CAST the column"
+        ) from None
 
 
 def _dict_of_numpy(batch):

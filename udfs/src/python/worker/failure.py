@@ -73,7 +73,8 @@ def type_of(error):
     if not isinstance(error, Raised):
         return "Refused"
     kind = type(error.error)
-    inside = kind.__module__ in ("builtins", source_name(error.function), "__main__")
+    # The body of a function is a module of its own, with a number.
+    inside = kind.__module__ in ("builtins", "__main__") or kind.__module__.startswith("mobula_function")
     return kind.__qualname__ if inside else f"{kind.__module__}.{kind.__qualname__}"
 
 

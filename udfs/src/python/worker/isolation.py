@@ -195,7 +195,8 @@ def _row_of_nulls(call):
 
 def _raise_if_not_a_rows(error):
     """Lets through what is no fault of a row: an end that user code asked for."""
-    if isinstance(error, Raised) and not isinstance(error.error, Exception):
+    ends = (SystemExit, KeyboardInterrupt, GeneratorExit)
+    if isinstance(error, Raised) and isinstance(error.error, ends):
         raise error
 
 

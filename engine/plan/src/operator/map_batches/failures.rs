@@ -7,8 +7,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow::array::RecordBatch;
-use arrow::compute::interleave_record_batch;
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::compute::{cast, interleave_record_batch};
+use arrow::datatypes::{DataType, Float32Type, Float64Type};
 use arrow::error::ArrowError;
 use arrow::json::writer::{LineDelimited, WriterBuilder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -180,6 +181,51 @@ fn listed(block: &[RecordBatch], mut failed: Vec<FailedRow>) -> Result<Vec<Liste
 
 /// Each row as a JSON object with all columns.
 fn json_lines(rows: &RecordBatch) -> Result<Vec<String>, ArrowError> {
+    if !rows.columns().iter().any(has_unwritable) {
+        return finite_json_lines(rows);
+    }
+    let lines = (0..rows.num_rows()).map(|at| {
+        let mut line = finite_json_lines(&with_texts(&rows.slice(at, 1))?)?;
+        Ok(line.pop().unwrap_or_default())
+    });
+    lines.collect()
+}
+
+/// Whether it has NaN or an infinity, which JSON would write as null.
+fn has_unwritable(column: &ArrayRef) -> bool {
+    match column.data_type() {
+        DataType::Float32 => {
+            let values = column.as_primitive::<Float32Type>();
+            values.iter().flatten().any(|x| !x.is_finite())
+        }
+        DataType::Float64 => {
+            let values = column.as_primitive::<Float64Type>();
+            values.iter().flatten().any(|x| !x.is_finite())
+        }
+        _ => false,
+    }
+}
+
+/// `row` with a text in place of each number that JSON does not have.
+fn with_texts(row: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let columns = row
+        .columns()
+        .iter()
+        .map(|column| match has_unwritable(column) {
+            true => cast(column, &DataType::Utf8),
+            false => Ok(Arc::clone(column)),
+        });
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    let schema = row.schema();
+    let named = schema
+        .fields()
+        .iter()
+        .map(|field| field.name())
+        .zip(columns);
+    RecordBatch::try_from_iter_with_nullable(named.map(|(name, column)| (name, column, true)))
+}
+
+fn finite_json_lines(rows: &RecordBatch) -> Result<Vec<String>, ArrowError> {
     let mut bytes = Vec::new();
     let builder = WriterBuilder::new().with_explicit_nulls(true);
     let mut writer = builder.build::<_, LineDelimited>(&mut bytes);

@@ -6,8 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
-use arrow::compute::kernels::cmp::distinct;
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, make_comparator};
 use arrow::compute::{SortOptions, partition};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::{Column, Result};
@@ -139,21 +138,43 @@ impl GroupMarker {
         }
         let keys = self.keys.iter().map(|key| Arc::clone(rows.column(*key)));
         let keys: Vec<ArrayRef> = keys.collect();
-        let mut starts: Vec<usize> = partition(&keys)?.ranges().iter().map(|r| r.start).collect();
         let row =
             |at: usize| -> Vec<ArrayRef> { keys.iter().map(|key| key.slice(at, 1)).collect() };
-        if let Some(last) = &self.last {
-            let mut goes_on = true;
-            for (last, first) in last.iter().zip(row(0)) {
-                goes_on &= !distinct(last, &first)?.value(0);
-            }
-            if goes_on {
-                starts.remove(0);
-            }
+        let mut starts = match keys.iter().any(|key| key.data_type().is_nested()) {
+            false => partition(&keys)?.ranges().iter().map(|r| r.start).collect(),
+            true => nested_starts(&keys)?,
+        };
+        if let Some(last) = &self.last
+            && equal(last, &row(0))?
+        {
+            starts.remove(0);
         }
         self.last = Some(row(rows.num_rows() - 1));
         Ok(starts)
     }
+}
+
+/// Where runs of equal keys start; of types that Arrow's kernels do not compare.
+fn nested_starts(keys: &[ArrayRef]) -> Result<Vec<usize>> {
+    let compare = keys
+        .iter()
+        .map(|key| make_comparator(key, key, SortOptions::default()));
+    let compare = compare.collect::<Result<Vec<_>, _>>()?;
+    let rows = keys.first().map_or(0, |key| key.len());
+    let differs =
+        |row: &usize| *row == 0 || compare.iter().any(|compare| compare(row - 1, *row).is_ne());
+    Ok((0..rows).filter(differs).collect())
+}
+
+/// Whether two rows have the same keys.
+fn equal(left: &[ArrayRef], right: &[ArrayRef]) -> Result<bool> {
+    for (left, right) in left.iter().zip(right) {
+        let compare = make_comparator(left, right, SortOptions::default())?;
+        if compare(0, 0).is_ne() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// `rows` with the column that tells where groups start.

@@ -23,6 +23,7 @@ use mobula_udfs::{FunctionSpec, Returns};
 
 use super::{FunctionCall, Grouping};
 use crate::error::PlanError;
+use crate::physical_planner::is_ordered;
 use crate::udf::check_arguments;
 
 /// How a call meets its input.
@@ -375,7 +376,9 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
 
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
         let input = self.input.schema();
-        if matches!(self.shape, NodeShape::Groups(_)) {
+        // The columns of an ORDER BY inside are among them, under whatever name.
+        let is_sorted = self.call.is_in_order() && is_ordered(&self.input);
+        if matches!(self.shape, NodeShape::Groups(_)) || is_sorted {
             return Some(vec![(0..input.fields().len()).collect()]);
         }
         if self.shape == NodeShape::Table {
