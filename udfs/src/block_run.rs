@@ -4,7 +4,8 @@
 //! has had some of what it made: who wrote it must expect that it runs twice. A
 //! block that ends two workers, or runs out of time, fails as if user code had
 //! raised: the query ends, or, where failed rows are let through, the block is
-//! halved down to the rows that do it.
+//! halved down to the rows that do it, if the function is called row by row or says
+//! the same when asked again.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,6 +13,7 @@ use std::sync::atomic::Ordering;
 use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::call::CallMode;
 use crate::error::{UdfError, UdfErrorClass, UserFailure};
 use crate::exchange::{Exchange, Interruption, Part, Parts};
 use crate::failed_rows::{FailedRow, OnError, RowFailure};
@@ -152,7 +154,9 @@ impl BlockRun<'_> {
         }
         let Todo { block, offset, .. } = lost;
         let rows = block.num_rows();
-        if let Some(half) = call.cut(&block).filter(|_| call.may_ask_again()) {
+        let by_row = !matches!(call.mode, CallMode::Batches | CallMode::Groups);
+        let may_cut = by_row || call.may_ask_again();
+        if let Some(half) = call.cut(&block).filter(|_| may_cut) {
             let part = |start: usize, rows: usize| Todo {
                 block: block.slice(start, rows),
                 offset: offset + start,

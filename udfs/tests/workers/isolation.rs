@@ -249,3 +249,17 @@ def f(x):
     assert_eq!(pool.stats().workers_started, 2);
     manager.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_row_of_a_row_function_that_ends_workers_is_found() {
+    let body = "
+import os
+def f(x):
+    if x == 5:
+        os._exit(9)
+    return x";
+    let case = Case::ints("f", body).by_row(CallMode::Map);
+    let (out, failed) = whole(&case.on_error(OnError::Drop), counting(9)).await;
+    assert_eq!(places(&failed), [5]);
+    assert_eq!(values(&out)[4..7], [Some(4), None, Some(6)]);
+}

@@ -237,6 +237,16 @@ fn check_options(
             &format!("\"{name}\" is native and gets Arrow arrays. Leave batch_format out"),
         ));
     }
+    let bounds = (
+        options.max_errors.flatten(),
+        options.max_error_ratio.flatten(),
+    );
+    if bounds != (None, None) && options.errors_of(spec).on_error == OnError::Raise {
+        return Err(relation(
+            op,
+            "max_errors and max_error_ratio say nothing with on_error => 'raise', the default. Give on_error as well",
+        ));
+    }
     // A NULL in place of rows of which nobody knows how many they are.
     let is_null = options.errors_of(spec).on_error == OnError::Null;
     if is_null && spec.is_table() && op.mode != CallMode::Map {

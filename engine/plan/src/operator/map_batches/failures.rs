@@ -95,11 +95,7 @@ impl Failures {
             count: new,
             rows: listed,
         };
-        let total = self
-            .host
-            .report_failed_rows(&self.context, report)
-            .await
-            .map_err(|problem| self.unlisted(&problem))?;
+        let total = self.host.report_failed_rows(&self.context, report).await?;
         let total = total.max(all);
         match self.call.max_errors {
             Some(most) if total > most => {
