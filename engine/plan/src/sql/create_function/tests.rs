@@ -214,13 +214,13 @@ fn refused_declarations() {
     check(
         &with("WITH (num_gpus = 1)"),
         expect![[
-            r#"option "num_gpus" of function "f" is not available yet. Options are batch_size, concurrency, batch_format, passthrough, row_preserving and reads"#
+            r#"option "num_gpus" of function "f" is not available yet. Options are batch_size, concurrency, batch_format, on_error, max_errors, max_error_ratio, passthrough, row_preserving and reads"#
         ]],
     );
     check(
         &with("WITH (batchsize = 1)"),
         expect![[
-            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, passthrough, row_preserving and reads. Did you mean "batch_size"?"#
+            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, on_error, max_errors, max_error_ratio, passthrough, row_preserving and reads. Did you mean "batch_size"?"#
         ]],
     );
     check(
