@@ -4,7 +4,7 @@
         [--cases small,workers,clean,failed,limit] [--rows 10000000]
 
     small    4,000 blocks of one row through map_batches
-    workers  a loop in pure Python on 4 M rows: two workers against one
+    workers  a loop in pure Python on 30 M rows: two workers against one
     clean    map and map_batches with on_error => 'dead_letter' against 'raise', no row fails
     failed   1, 10 and 1,000 rows that fail among ROWS: how many are listed, how many come out
     limit    rows that a function sees under WHERE and LIMIT
@@ -85,12 +85,12 @@ def small(cursor, arguments):
 
 
 def workers(cursor, arguments):
-    sql = "SELECT sum(spin) FROM map_batches(TABLE(SELECT value FROM generate_series(1, 4000000)), spin, concurrency => {})"
+    sql = "SELECT sum(spin) FROM map_batches(TABLE(SELECT value FROM generate_series(1, 30000000)), spin, concurrency => {})"
     pair(cursor, arguments, "workers: one takes {:.2f} x the time of two", sql.format(1), sql.format(2))
 
 
 def clean(cursor, arguments):
-    source = f"TABLE(SELECT value FROM generate_series(1, {arguments.rows // 2}))"
+    source = f"TABLE(SELECT value FROM generate_series(1, {arguments.rows}))"
     for operator, function in (("map", "picky"), ("map_batches", "same")):
         sql = "SELECT sum({1}) FROM {0}({2}, {1}, on_error => '{3}')"
         ours, plain = (sql.format(operator, function, source, policy) for policy in ("dead_letter", "raise"))
