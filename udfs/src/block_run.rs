@@ -11,15 +11,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::oneshot;
 
 use crate::call::CallMode;
 use crate::error::{UdfError, UdfErrorClass, UserFailure};
-use crate::exchange::{Exchange, Interruption, Part, Parts};
+use crate::exchange::{Ahead, Exchange, Interruption, Part, Parts};
 use crate::failed_rows::{FailedRow, OnError, RowFailure};
+use crate::line::{Permit, Ticket};
 use crate::manager::leaves_worker_usable;
 use crate::pool::Answer;
 use crate::process_pool::{Lease, Shared};
+use crate::spawn::spawn_detached;
 
 /// A part of the block that is still to be sent.
 struct Todo {
@@ -30,24 +32,73 @@ struct Todo {
     is_suspect: bool,
 }
 
+/// What a call has of a worker.
+pub(crate) enum Place {
+    /// The right to one.
+    Permit(Permit<Lease>),
+    Worker(Lease),
+    /// One that is at work on another block, with ours on its way to it.
+    Behind {
+        worker: oneshot::Receiver<Lease>,
+        ahead: Ahead,
+    },
+}
+
+impl Place {
+    /// Waits until `block` may be sent.
+    pub(crate) async fn wait(
+        shared: &Arc<Shared>,
+        block: &RecordBatch,
+        again: bool,
+    ) -> Result<Self, UdfError> {
+        let opening = match shared.line.wait(again).await {
+            Ticket::Permit(permit) => {
+                return Shared::lease(shared, permit).await.map(Self::Worker);
+            }
+            Ticket::Ahead(opening) => opening,
+        };
+        let (block, shared) = (block.clone(), Arc::clone(shared));
+        // Whole, even if the call is dropped: the worker listens to others, too.
+        let ahead = spawn_detached("udf-ahead", async move {
+            let mut sender = opening.sender.lock().await;
+            sender.send_ahead(&block, &shared.order).await
+        });
+        let worker = opening.worker;
+        Ok(Self::Behind { worker, ahead })
+    }
+
+    /// Waits for a worker, and for what was sent to it.
+    async fn lease(
+        mut self,
+        shared: &Arc<Shared>,
+        block: &RecordBatch,
+    ) -> Result<(Lease, Option<Ahead>), UdfError> {
+        loop {
+            self = match self {
+                Self::Permit(permit) => Self::Worker(Shared::lease(shared, permit).await?),
+                Self::Worker(lease) => return Ok((lease, None)),
+                Self::Behind { worker, ahead } => match worker.await {
+                    Ok(lease) => return Ok((lease, Some(ahead))),
+                    // Lost with the block before ours.
+                    Err(_) => Self::wait(shared, block, true).await?,
+                },
+            };
+        }
+    }
+}
+
 /// Runs `block`, tells `parts` what came of it, and gives the worker back.
-pub(crate) async fn run(
-    lease: Lease,
-    permit: OwnedSemaphorePermit,
-    block: RecordBatch,
-    parts: Parts,
-) {
-    let shared = lease.shared();
+pub(crate) async fn run(shared: Arc<Shared>, place: Place, block: RecordBatch, parts: Parts) {
     let mut run = BlockRun {
         shared: &shared,
         parts: &parts,
-        lease: Some(lease),
+        place: Some(place),
         held: vec![],
         failed: 0,
     };
     let outcome = run.all(block).await;
     shared.counters.calls.fetch_add(1, Ordering::Relaxed);
-    let BlockRun { lease, held, .. } = run;
+    let BlockRun { place, held, .. } = run;
     let reusable = match &outcome {
         Ok(()) => true,
         Err(Interruption::Failed(error)) => leaves_worker_usable(error),
@@ -55,11 +106,10 @@ pub(crate) async fn run(
     };
     // The worker is free before the reader sees the end, so that a reader's next
     // call finds it.
-    match (reusable, lease) {
-        (true, Some(lease)) => lease.end(),
-        (_, lease) => drop(lease),
+    match (reusable, place) {
+        (true, Some(Place::Worker(lease))) => lease.end(),
+        (_, place) => drop(place),
     }
-    drop(permit);
     match outcome {
         Ok(()) => {
             for answer in held {
@@ -78,8 +128,8 @@ pub(crate) async fn run(
 struct BlockRun<'a> {
     shared: &'a Arc<Shared>,
     parts: &'a Parts,
-    /// `None` between a worker that was lost and the next.
-    lease: Option<Lease>,
+    /// `None` only where it could not be had.
+    place: Option<Place>,
     held: Vec<Answer>,
     /// Rows that ended workers.
     failed: u64,
@@ -93,9 +143,8 @@ impl BlockRun<'_> {
             is_suspect: false,
         }];
         while let Some(next) = todo.pop() {
-            let (block, offset) = (next.block.clone(), next.offset);
             let held = self.held.len();
-            let (error, passed_on) = match self.once(block, offset).await {
+            let (error, passed_on) = match self.once(&next).await {
                 (Ok(()), _) => continue,
                 (Err(Interruption::Failed(error)), passed_on) => (error, passed_on),
                 (Err(abandoned), _) => return Err(abandoned),
@@ -103,7 +152,9 @@ impl BlockRun<'_> {
             if passed_on || self.shared.is_actor() || !ends_worker(&error) {
                 return Err(error.into());
             }
-            self.lease = None;
+            if let Some(Place::Worker(lease)) = self.place.take() {
+                self.place = Some(Place::Permit(lease.into_permit()));
+            }
             self.held.truncate(held);
             todo.extend(self.after(next, error)?);
         }
@@ -111,32 +162,36 @@ impl BlockRun<'_> {
     }
 
     /// Sends one block; whether the reader has had any of what came.
-    async fn once(
-        &mut self,
-        block: RecordBatch,
-        offset: usize,
-    ) -> (Result<(), Interruption>, bool) {
-        let lease = match self.lease.take() {
-            Some(lease) => lease,
-            None => match Shared::lease(self.shared).await {
-                Ok(lease) => lease,
-                Err(error) => return (Err(error.into()), false),
-            },
+    async fn once(&mut self, next: &Todo) -> (Result<(), Interruption>, bool) {
+        let block = &next.block;
+        let place = match self.place.take() {
+            Some(place) => Ok(place),
+            None => Place::wait(self.shared, block, true).await,
+        };
+        let leased = match place {
+            Ok(place) => place.lease(self.shared, block).await,
+            Err(error) => Err(error),
+        };
+        let (mut lease, ahead) = match leased {
+            Ok(leased) => leased,
+            Err(error) => return (Err(error.into()), false),
         };
         let shared = self.shared;
-        let lease = self.lease.insert(lease);
         let mut exchange = Exchange {
-            worker: &mut lease.worker,
+            lease: &mut lease,
             order: &shared.order,
             parts: self.parts,
             counters: &shared.counters,
             deadline: shared.manager.call_deadline(shared.order.call.timeout),
             passed_on: false,
             held: &mut self.held,
+            // Others must not be lost with a block that has ended a worker.
+            may_follow: !next.is_suspect,
         };
-        let outcome = exchange.run(block, offset).await;
+        let outcome = exchange.run(block.clone(), next.offset, ahead).await;
         let passed_on = exchange.passed_on;
         shared.counters.add_slots(lease.worker.channel.take_tally());
+        self.place = Some(Place::Worker(lease));
         (outcome, passed_on)
     }
 

@@ -1,35 +1,36 @@
 //! Frames over one Unix socket: bounded, one allocation each way.
 //!
-//! A frame is written with vectored writes straight from the arrays' buffers,
-//! and read into one aligned buffer that the decoded block then shares. Large
-//! payloads are copied to shared memory and from it instead, where a worker has
-//! [`Slots`]. Neither direction may be cancelled half-way and then used again: the
-//! owner ends the worker instead.
+//! A frame is read into one aligned buffer that the decoded block then shares; a
+//! large payload is copied from shared memory, where a worker has [`Slots`]. Reading
+//! may not be cut off half-way and the channel then used again: the owner ends the
+//! worker instead. [`Sender`] is the way out.
 
-use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
+use std::io;
+use std::sync::Arc;
 
 use arrow::buffer::{Buffer, MutableBuffer};
+use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
 
-use crate::descriptors::send_with;
-use crate::protocol::{Frame, HEADER_BYTES, Header, Kind, NewSlot, Payload, Span};
-use crate::slots::{News, OpenSlot, Slots, Tally};
+use crate::protocol::{Frame, HEADER_BYTES, Header, Kind, Payload, Span};
+use crate::sender::Sender;
+use crate::slots::{COPY_BYTES, Slots, Tally};
+use crate::spawn::spawn_detached;
 
-/// Most pieces given to one vectored write: what Linux takes.
-const PIECES_MAX: usize = 1024;
-/// How much is copied to or from a slot before others may run.
-const COPY_BYTES: usize = 4 << 20;
+/// A worker's slots, as both halves of its channel see them.
+pub(crate) type SharedSlots = Arc<Mutex<Slots>>;
 
 /// This process's end of a worker's socket.
 #[derive(Debug)]
 pub(crate) struct Channel {
-    socket: UnixStream,
+    socket: OwnedReadHalf,
+    sender: Arc<tokio::sync::Mutex<Sender>>,
     max_frame_bytes: usize,
     /// `None`: every payload goes with its frame.
-    slots: Option<Box<Slots>>,
+    slots: Option<SharedSlots>,
 }
 
 /// Why a frame did not pass.
@@ -55,16 +56,21 @@ impl From<io::Error> for ChannelError {
 impl Channel {
     /// Frames over `socket`, none longer than `max_frame_bytes`.
     pub(crate) fn new(socket: UnixStream, max_frame_bytes: usize) -> Self {
+        let (socket, outgoing) = socket.into_split();
+        let sender = Sender::new(outgoing, max_frame_bytes);
         Self {
             socket,
+            sender: Arc::new(tokio::sync::Mutex::new(sender)),
             max_frame_bytes,
             slots: None,
         }
     }
 
     /// Shares memory with the other end, a worker.
-    pub(crate) fn sharing(mut self, slots: Slots) -> Self {
-        self.slots = Some(Box::new(slots));
+    pub(crate) async fn sharing(mut self, slots: Slots) -> Self {
+        let slots = Arc::new(Mutex::new(slots));
+        self.sender.lock().await.share(Arc::clone(&slots));
+        self.slots = Some(slots);
         self
     }
 
@@ -75,53 +81,38 @@ impl Channel {
 
     /// What frames travel over, to wait for it or to send descriptors.
     pub(crate) fn socket(&self) -> &UnixStream {
-        &self.socket
+        self.socket.as_ref()
     }
 
-    /// Writes bytes that are no frame; only the worker's own source is sent so.
-    pub(crate) async fn send_raw(&mut self, bytes: &[u8]) -> Result<(), ChannelError> {
-        Ok(self.socket.write_all(bytes).await?)
+    /// The way out.
+    pub(crate) fn sender(&self) -> &Arc<tokio::sync::Mutex<Sender>> {
+        &self.sender
     }
 
     /// What crossed in slots since the last time.
     pub(crate) fn take_tally(&mut self) -> Tally {
-        let slots = self.slots.as_mut();
-        slots.map(|slots| slots.take_tally()).unwrap_or_default()
+        let slots = self.slots.as_ref();
+        slots
+            .map(|slots| slots.lock().take_tally())
+            .unwrap_or_default()
     }
 
-    /// Writes one frame; a large block to a slot, if there is one to be had.
-    pub(crate) async fn send(
+    /// Writes bytes that are no frame; only the worker's own source is sent so.
+    pub(crate) async fn send_raw(&mut self, bytes: &[u8]) -> Result<(), ChannelError> {
+        self.sender.lock().await.send_raw(bytes).await
+    }
+
+    /// Writes one frame; its `seq` is a new one.
+    pub(crate) async fn request(
         &mut self,
         kind: Kind,
-        seq: u64,
         body: &impl Serialize,
         payload: &[Buffer],
-    ) -> Result<(), ChannelError> {
-        let body = serde_json::to_vec(body)
-            .map_err(|e| ChannelError::Malformed(format!("{kind:?} cannot be written: {e}")))?;
-        let payload_bytes = payload.iter().map(Buffer::len).sum();
-        let start = Header::frame_start(kind, seq, &body, payload_bytes)
-            .filter(|start| start.len() + payload_bytes <= self.max_frame_bytes)
-            .ok_or_else(|| too_long(kind))?;
-        let slots = self.slots.as_mut().filter(|_| kind == Kind::Process);
-        let slot = slots.and_then(|slots| slots.open_input(payload_bytes));
-        let mut head = self.tell_news().await?;
-        if let Some(slots) = self.slots.as_mut().filter(|_| kind.has_answer()) {
-            slots.begin_request();
-        }
-        match slot {
-            None => {
-                head.extend_from_slice(&start);
-                self.write(&head, payload).await
-            }
-            Some(slot) => {
-                let number = slot.number;
-                self.fill(slot, payload).await?;
-                let frame = Header::frame_with_slot(kind, seq, &body, number, payload_bytes);
-                head.extend_from_slice(&frame.ok_or_else(|| too_long(kind))?);
-                self.write(&head, &[]).await
-            }
-        }
+    ) -> Result<u64, ChannelError> {
+        let mut sender = self.sender.lock().await;
+        let seq = sender.next_seq();
+        sender.send(kind, seq, body, payload).await?;
+        Ok(seq)
     }
 
     /// Reads one frame.
@@ -139,10 +130,9 @@ impl Channel {
             let mut rest = MutableBuffer::from_len_zeroed(header.rest_bytes);
             self.socket.read_exact(rest.as_slice_mut()).await?;
             if header.kind == Kind::Released {
-                let slots = self.slots.as_mut().ok_or_else(no_slots)?;
-                slots
-                    .release_input(header.slot)
-                    .map_err(ChannelError::Malformed)?;
+                let slots = self.slots.as_ref().ok_or_else(no_slots)?;
+                let released = slots.lock().release_input(header.slot);
+                released.map_err(ChannelError::Malformed)?;
                 continue;
             }
             let span = Frame::span(rest.as_slice());
@@ -155,28 +145,12 @@ impl Channel {
         }
     }
 
-    /// Copies `payload` to a slot that is then the worker's.
-    async fn fill(&mut self, mut slot: OpenSlot, payload: &[Buffer]) -> Result<(), ChannelError> {
-        let mut at = 0;
-        for chunk in payload.iter().flat_map(|piece| piece.chunks(COPY_BYTES)) {
-            if !slot.memory.write(at, chunk) {
-                return Err(ChannelError::Malformed("a slot is too small".into()));
-            }
-            let before = at;
-            at += chunk.len();
-            breathe(before, at).await;
-        }
-        if let Some(slots) = &mut self.slots {
-            slots.close_input(slot, at);
-        }
-        Ok(())
-    }
-
     /// Copies what the worker says is in a slot, which is then the worker's again.
     /// Only the copy may be checked and used: the worker can still change the slot.
     async fn empty(&mut self, number: u16, span: Span) -> Result<Buffer, ChannelError> {
-        let slots = self.slots.as_mut().ok_or_else(no_slots)?;
-        let slot = slots.open_output(number).map_err(ChannelError::Malformed)?;
+        let slots = self.slots.as_ref().ok_or_else(no_slots)?;
+        let slot = slots.lock().open_output(number);
+        let slot = slot.map_err(ChannelError::Malformed)?;
         let Span { at, bytes } = span;
         let end = at
             .checked_add(bytes)
@@ -195,87 +169,56 @@ impl Channel {
             }
             breathe(from - at, until - at).await;
         }
-        slots.close_output(slot, span);
+        slots.lock().close_output(slot, span);
         Ok(Buffer::from_vec(copy))
     }
 
     /// Keeps count of what the worker answers.
-    async fn note(&mut self, frame: &Frame, payload: Payload) -> Result<(), ChannelError> {
-        let Some(slots) = &mut self.slots else {
+    async fn note(&self, frame: &Frame, payload: Payload) -> Result<(), ChannelError> {
+        let Some(slots) = &self.slots else {
             return Ok(());
         };
         match frame.kind {
             Kind::Output => {
-                if payload == Payload::Inline {
-                    slots.note_inline_output(frame.payload.as_ref().map_or(0, Buffer::len));
-                }
-                if slots.note_output() {
-                    let news = self.tell_news().await?;
-                    self.socket.write_all(&news).await?;
+                let has_more = {
+                    let mut slots = slots.lock();
+                    if payload == Payload::Inline {
+                        slots.note_inline_output(frame.payload.as_ref().map_or(0, Buffer::len));
+                    }
+                    slots.note_output()
+                };
+                if has_more {
+                    self.tell_news().await?;
                 }
             }
-            Kind::Ready | Kind::Done | Kind::Error => slots.end_request(),
+            Kind::Ready | Kind::Done | Kind::Error => slots.lock().end_request(),
             _ => {}
         }
         Ok(())
     }
 
-    /// Tells what has become of slots; what may go with the next frame is
-    /// returned.
-    async fn tell_news(&mut self) -> Result<Vec<u8>, ChannelError> {
-        let mut frames = Vec::new();
-        let news = self.slots.as_mut().map(|slots| slots.take_news());
-        for news in news.unwrap_or_default() {
-            let about = |kind, slot, body: &[u8]| {
-                Header::frame_about_slot(kind, slot, body).ok_or_else(|| too_long(kind))
-            };
-            match news {
-                News::Free(number) => frames.extend(about(Kind::Free, number, &[])?),
-                News::Drop(number) => frames.extend(about(Kind::Drop, number, &[])?),
-                News::Slot {
-                    number,
-                    bytes,
-                    output,
-                    file,
-                } => {
-                    let body = serde_json::to_vec(&NewSlot { bytes, output });
-                    let body = body.map_err(|_| too_long(Kind::Slot))?;
-                    // Its descriptor travels with its own first byte.
-                    self.socket.write_all(&std::mem::take(&mut frames)).await?;
-                    let frame = about(Kind::Slot, number, &body)?;
-                    send_with(&self.socket, &frame, &[file.as_fd()]).await?;
-                }
-            }
+    /// Tells the worker what has become of slots. Reading does not wait where the way
+    /// out is in use: maybe the worker listens only when it was heard.
+    async fn tell_news(&self) -> Result<(), ChannelError> {
+        if let Ok(mut sender) = self.sender.try_lock() {
+            return sender.tell_news().await;
         }
-        Ok(frames)
-    }
-
-    async fn write(&mut self, head: &[u8], payload: &[Buffer]) -> Result<(), ChannelError> {
-        let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(payload.len() + 1);
-        slices.push(IoSlice::new(head));
-        let pieces = payload.iter().filter(|piece| !piece.is_empty());
-        slices.extend(pieces.map(|piece| IoSlice::new(piece)));
-        let mut left = slices.as_mut_slice();
-        while !left.is_empty() {
-            let now = left.len().min(PIECES_MAX);
-            let written = self.socket.write_vectored(&left[..now]).await?;
-            if written == 0 {
-                return Err(ChannelError::Closed);
-            }
-            IoSlice::advance_slices(&mut left, written);
-        }
+        let sender = Arc::clone(&self.sender);
+        // A worker that cannot hear has ended, which its reader is told.
+        let tell = async move { drop(sender.lock().await.tell_news().await) };
+        drop(spawn_detached("udf-news", tell));
         Ok(())
     }
 }
 
 /// Lets others run each time that so much more has been copied.
-async fn breathe(before: usize, after: usize) {
+pub(crate) async fn breathe(before: usize, after: usize) {
     if before / COPY_BYTES < after / COPY_BYTES {
         tokio::task::yield_now().await;
     }
 }
 
-fn too_long(kind: Kind) -> ChannelError {
+pub(crate) fn too_long(kind: Kind) -> ChannelError {
     ChannelError::Malformed(format!("{kind:?} is too long to be sent"))
 }
 
@@ -285,6 +228,8 @@ fn no_slots() -> ChannelError {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
     use crate::protocol::Done;
 
@@ -297,7 +242,7 @@ mod tests {
             .collect();
         let expected: Vec<u8> = pieces.iter().flat_map(|p| p.to_vec()).collect();
         channel
-            .send(Kind::Done, 3, &serde_json::json!({"user_us": 1}), &pieces)
+            .request(Kind::Done, &serde_json::json!({"user_us": 1}), &pieces)
             .await
             .unwrap();
         drop(channel);
@@ -319,7 +264,7 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut channel = Channel::new(ours, 100);
         let long = [Buffer::from_vec(vec![0_u8; 200])];
-        let sent = channel.send(Kind::Process, 1, &(), &long).await;
+        let sent = channel.request(Kind::Process, &(), &long).await;
         assert!(matches!(sent, Err(ChannelError::Malformed(_))));
         let start = Header::frame_start(Kind::Done, 1, &[b' '; 101], 0).unwrap();
         theirs.write_all(&start).await.unwrap();

@@ -7,16 +7,17 @@
 //! reader looks. Only time spent waiting for the worker counts against the
 //! deadline.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use arrow::buffer::Buffer;
 use mobula_block::BlockError;
 use mobula_block::ipc::decode_block;
 use mobula_block::plain::block_as;
 use mobula_block::size::block_bytes;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::activity::WorkerState;
@@ -24,12 +25,17 @@ use crate::error::UdfError;
 use crate::failed_rows::OnError;
 use crate::order::CallOrder;
 use crate::pool::{Answer, PoolStats};
-use crate::protocol::{Done, Failed, Frame, Kind, Process};
+use crate::process_pool::Lease;
+use crate::protocol::{Done, Failed, Frame, Kind};
+use crate::sender::{Encoded, SentBlock};
 use crate::slots::Tally;
-use crate::worker::{Deadline, Worker};
+use crate::worker::Deadline;
 
-/// Bytes of a frame that are not the block: the header and the body.
-const OVERHEAD_BYTES: usize = 4096;
+/// Blocks that take a worker longer than this on average are not sent ahead: the way
+/// to it would hardly count, and a worker that comes free earlier could not have them.
+const QUICK: Duration = Duration::from_millis(25);
+/// Of how many blocks, about, that average is.
+const MEAN_OF: u64 = 8;
 
 /// What goes to the reader of a call.
 #[derive(Debug)]
@@ -38,6 +44,10 @@ pub(crate) enum Part {
     /// The call is over; without it, it was cut off.
     End,
 }
+
+/// A block being sent to a worker that is at work on another; `None` if it could
+/// not be.
+pub(crate) type Ahead = JoinHandle<Option<SentBlock>>;
 
 /// The sending half of a call's stream.
 pub(crate) type Parts = mpsc::Sender<Result<Part, UdfError>>;
@@ -69,9 +79,28 @@ pub(crate) struct Counters {
     slots_created: AtomicU64,
     user_us: AtomicU64,
     transport_us: AtomicU64,
+    blocks_ahead: AtomicU64,
+    /// What a block took lately; 0 before the first.
+    mean_us: AtomicU64,
 }
 
 impl Counters {
+    /// Whether blocks take so short a time that the next should be on its way.
+    pub(crate) fn is_quick(&self) -> bool {
+        let mean = self.mean_us.load(Ordering::Relaxed);
+        mean > 0 && Duration::from_micros(mean) < QUICK
+    }
+
+    fn took(&self, block: Duration) {
+        let took = u64::try_from(block.as_micros()).unwrap_or(u64::MAX).max(1);
+        // Two at a time may forget one of them.
+        let mean = match self.mean_us.load(Ordering::Relaxed) {
+            0 => took,
+            mean => mean - mean / MEAN_OF + took / MEAN_OF,
+        };
+        self.mean_us.store(mean.max(1), Ordering::Relaxed);
+    }
+
     /// Adds what a worker's slots did for the pool.
     pub(crate) fn add_slots(&self, tally: Tally) {
         let Tally {
@@ -96,13 +125,14 @@ impl Counters {
             user_time: Duration::from_micros(read(&self.user_us)),
             transport_time: Duration::from_micros(read(&self.transport_us)),
             workers_started: read(&self.workers_started),
+            blocks_ahead: read(&self.blocks_ahead),
         }
     }
 }
 
 /// One call at work on one worker, which has it loaded.
 pub(crate) struct Exchange<'a> {
-    pub(crate) worker: &'a mut Worker,
+    pub(crate) lease: &'a mut Lease,
     pub(crate) order: &'a CallOrder,
     pub(crate) parts: &'a Parts,
     pub(crate) counters: &'a Counters,
@@ -112,106 +142,134 @@ pub(crate) struct Exchange<'a> {
     pub(crate) passed_on: bool,
     /// Answers not yet passed on, those of earlier blocks included.
     pub(crate) held: &'a mut Vec<Answer>,
+    /// Whether the next block may be sent while the worker is at work on this one.
+    pub(crate) may_follow: bool,
 }
 
 impl Exchange<'_> {
     /// Runs `block`, which `offset` rows of the call's went before, through the
-    /// worker.
+    /// worker; it may have been sent `ahead`.
     pub(crate) async fn run(
         &mut self,
         block: RecordBatch,
         mut offset: usize,
+        ahead: Option<Ahead>,
     ) -> Result<(), Interruption> {
-        self.worker
-            .process()
-            .enter(WorkerState::Busy, Some(self.order.function()));
-        let rows = block.num_rows();
-        let before = self.held.len();
-        let mut todo = vec![block];
+        let process = Arc::clone(self.lease.worker.process());
+        process.enter(WorkerState::Busy, Some(self.order.function()));
+        let (rows, before) = (block.num_rows(), self.held.len());
+        let mut todo = match self.sent_ahead(ahead).await? {
+            Some(sent) => {
+                self.counters.blocks_ahead.fetch_add(1, Ordering::Relaxed);
+                self.offer();
+                self.collect(sent, &block, offset).await?;
+                vec![]
+            }
+            None => vec![block],
+        };
         while let Some(block) = todo.pop() {
-            let (call, pieces) = self.encode(&block)?;
-            let bytes: usize = pieces.iter().map(Buffer::len).sum();
-            let limit = self.worker.channel.max_frame_bytes();
-            if bytes + OVERHEAD_BYTES <= limit {
-                self.send_and_collect(call, &block, offset, &pieces).await?;
+            let encoded = self.encode(&block).await?;
+            if encoded.fits(self.lease.worker.channel.max_frame_bytes()) {
+                let deadline = self.deadline_from_now();
+                let worker = &mut self.lease.worker;
+                let sent = worker.send_block(&encoded, self.order, deadline).await?;
+                drop(encoded);
+                if todo.is_empty() {
+                    self.offer();
+                }
+                self.collect(sent, &block, offset).await?;
                 offset += block.num_rows();
             } else if let Some(half) = self.order.call.cut(&block) {
                 todo.push(block.slice(half, block.num_rows() - half));
                 todo.push(block.slice(0, half));
             } else {
-                let function = self.order.function().to_owned();
-                let error = match block.num_rows() {
-                    1 => UdfError::RowTooLarge {
-                        function,
-                        bytes,
-                        limit,
-                    },
-                    _ => UdfError::GroupTooLarge {
-                        function,
-                        bytes,
-                        limit,
-                    },
-                };
-                return Err(error.into());
+                return Err(self.too_large(&block, encoded.bytes).into());
             }
         }
         self.check_rows(rows, before)?;
-        self.worker.process().enter(WorkerState::Idle, None);
+        process.enter(WorkerState::Idle, None);
         Ok(())
     }
 
-    fn encode(&mut self, block: &RecordBatch) -> Result<(u64, Vec<Buffer>), UdfError> {
-        match self.worker.current() {
-            Some((call, encoder)) => {
-                let pieces = encoder.encode(block);
-                pieces
-                    .map(|pieces| (call, pieces))
-                    .map_err(|source| self.bad_block(source))
-            }
-            None => Err(self
-                .worker
-                .broken(self.order.function(), "it has nothing loaded".into())),
+    /// Nothing of this call is sent after this.
+    fn offer(&mut self) {
+        if self.may_follow {
+            self.lease.offer();
         }
     }
 
-    async fn send_and_collect(
+    async fn sent_ahead(&mut self, ahead: Option<Ahead>) -> Result<Option<SentBlock>, UdfError> {
+        let Some(ahead) = ahead else {
+            return Ok(None);
+        };
+        let (worker, deadline) = (&mut self.lease.worker, self.deadline);
+        worker.sent(ahead, self.order.function(), deadline).await
+    }
+
+    async fn encode(&self, block: &RecordBatch) -> Result<Encoded, UdfError> {
+        let worker = &self.lease.worker;
+        let encoded = worker.channel.sender().lock().await.encode(block);
+        match encoded {
+            Some(encoded) => encoded.map_err(|source| self.bad_block(source)),
+            None => Err(worker.broken(self.order.function(), "it has nothing loaded".into())),
+        }
+    }
+
+    fn too_large(&self, block: &RecordBatch, bytes: usize) -> UdfError {
+        let function = self.order.function().to_owned();
+        let limit = self.lease.worker.channel.max_frame_bytes();
+        match block.num_rows() {
+            1 => UdfError::RowTooLarge {
+                function,
+                bytes,
+                limit,
+            },
+            _ => UdfError::GroupTooLarge {
+                function,
+                bytes,
+                limit,
+            },
+        }
+    }
+
+    fn deadline_from_now(&self) -> Deadline {
+        let mut deadline = self.deadline;
+        deadline.at = (deadline.at.is_some()).then(|| Instant::now() + deadline.limit);
+        deadline
+    }
+
+    /// Passes on what the worker answers to a block, which is the oldest it has.
+    async fn collect(
         &mut self,
-        call: u64,
+        sent: SentBlock,
         block: &RecordBatch,
         offset: usize,
-        pieces: &[Buffer],
     ) -> Result<(), Interruption> {
         let function = self.order.function();
-        let sent = Instant::now();
-        let mut deadline = self.deadline;
-        deadline.at = (deadline.at.is_some()).then(|| sent + deadline.limit);
-        let max_errors = self.order.call.max_errors;
-        let request = Process { call, max_errors };
-        let seq = self
-            .worker
-            .request(function, Kind::Process, &request, pieces, deadline)
-            .await?;
-        let bytes: usize = pieces.iter().map(Buffer::len).sum();
+        let since = Instant::now();
+        let mut deadline = self.deadline_from_now();
+        let SentBlock { seq, bytes } = sent;
         add(&self.counters.rows_in, block.num_rows());
         add(&self.counters.bytes_in, bytes);
         let mut reader_time = Duration::ZERO;
         loop {
-            let frame = self.worker.answer(function, seq, deadline).await?;
+            let frame = self.lease.worker.answer(function, seq, deadline).await?;
             match frame.kind {
                 Kind::Output | Kind::Failed => {
                     let output = match frame.kind {
                         Kind::Failed => self.failed(&frame, block.num_rows(), offset)?,
                         _ => Answer::Rows(self.decode(&frame)?),
                     };
-                    let since = Instant::now();
+                    let given = Instant::now();
                     self.pass_on(output).await?;
-                    let waited = since.elapsed();
+                    let waited = given.elapsed();
                     reader_time += waited;
                     deadline.at = deadline.at.map(|at| at + waited);
                 }
                 Kind::Done => {
-                    let done: Done = self.worker.read(&frame, function)?;
-                    let wall = sent.elapsed().saturating_sub(reader_time);
+                    let done: Done = self.lease.worker.read(&frame, function)?;
+                    let wall = since.elapsed().saturating_sub(reader_time);
+                    self.counters.took(wall);
                     let transport = wall.saturating_sub(Duration::from_micros(done.user_us));
                     self.counters
                         .user_us
@@ -221,7 +279,7 @@ impl Exchange<'_> {
                 }
                 other => {
                     let problem = format!("it answers {other:?} instead of Output or Done");
-                    return Err(self.worker.broken(function, problem).into());
+                    return Err(self.lease.worker.broken(function, problem).into());
                 }
             }
         }
@@ -230,7 +288,7 @@ impl Exchange<'_> {
     fn decode(&self, frame: &Frame) -> Result<RecordBatch, UdfError> {
         let Some(payload) = &frame.payload else {
             let problem = "it sent an Output without a block".to_owned();
-            return Err(self.worker.broken(self.order.function(), problem));
+            return Err(self.lease.worker.broken(self.order.function(), problem));
         };
         let output = decode_block(payload, &self.order.output)
             .and_then(|block| block_as(block, &self.order.call.output))
@@ -241,11 +299,11 @@ impl Exchange<'_> {
     }
 
     fn failed(&self, frame: &Frame, rows: usize, offset: usize) -> Result<Answer, UdfError> {
-        let failed: Failed = self.worker.read(frame, self.order.function())?;
+        let failed: Failed = self.lease.worker.read(frame, self.order.function())?;
         let failed = failed.rows(rows, offset);
         failed
             .map(Answer::Failed)
-            .map_err(|problem| self.worker.broken(self.order.function(), problem))
+            .map_err(|problem| self.lease.worker.broken(self.order.function(), problem))
     }
 
     async fn pass_on(&mut self, output: Answer) -> Result<(), Interruption> {
@@ -274,7 +332,8 @@ impl Exchange<'_> {
             Answer::Failed(_) => 0,
         };
         call.errors.on_error != OnError::Raise
-            && self.held.iter().map(bytes).sum::<usize>() < self.worker.channel.max_frame_bytes()
+            && self.held.iter().map(bytes).sum::<usize>()
+                < self.lease.worker.channel.max_frame_bytes()
     }
 
     /// A scalar function gives a value for every row; its answers are those held
@@ -292,7 +351,7 @@ impl Exchange<'_> {
             return Ok(());
         }
         let problem = format!("it gave {found} values for {wanted} rows");
-        Err(self.worker.broken(self.order.function(), problem))
+        Err(self.lease.worker.broken(self.order.function(), problem))
     }
 
     fn bad_block(&self, source: BlockError) -> UdfError {

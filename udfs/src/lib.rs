@@ -20,6 +20,7 @@ mod error;
 mod exchange;
 mod failed_rows;
 mod launch;
+mod line;
 mod log;
 mod manager;
 pub mod native;
@@ -36,6 +37,7 @@ mod segment;
 #[cfg(not(target_os = "linux"))]
 #[path = "segment_absent.rs"]
 mod segment;
+mod sender;
 mod signal;
 mod slot_table;
 mod slots;

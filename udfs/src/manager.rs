@@ -218,6 +218,11 @@ impl WorkerManager {
         })
     }
 
+    /// Whether somebody waits for a worker to come free.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.roster.has_waiting()
+    }
+
     /// The worker of `grant`, started if need be.
     pub(crate) async fn employ(
         &self,
@@ -306,7 +311,8 @@ impl WorkerManager {
         tracing::debug!(pid, function, greeted, "worker started");
         let mut channel = Channel::new(socket, settings.max_frame_bytes);
         if settings.shared_memory {
-            channel = channel.sharing(Slots::new(pid, settings.max_frame_bytes));
+            let slots = Slots::new(pid, settings.max_frame_bytes);
+            channel = channel.sharing(slots).await;
         }
         let mut worker = Worker::new(process, channel, slot);
         if !greeted {

@@ -68,4 +68,6 @@ pub struct PoolStats {
     pub transport_time: Duration,
     /// Processes started for this pool; re-used ones do not count.
     pub workers_started: u64,
+    /// Blocks that were sent while their worker was at work on another.
+    pub blocks_ahead: u64,
 }

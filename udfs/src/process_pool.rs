@@ -4,7 +4,9 @@
 //! workers, the actors, on a shelf until the pool is dropped; with one actor,
 //! blocks reach it in the order of the calls. A call that finds all actors at work
 //! takes the first to come free, or one more if the manager has a place before
-//! that. What is at work when the pool goes finishes for whoever still reads it,
+//! that. Where all that the pool may have are at work, on blocks that take them so
+//! short a time that the way counts, the next block goes ahead to one of them, and
+//! its call gets that worker when it comes free. What is at work when the pool goes finishes for whoever still reads it,
 //! and then ends too.
 
 use std::pin::pin;
@@ -15,11 +17,12 @@ use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
 use mobula_block::plain::{block_as, plain_block};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 
-use crate::block_run::run;
+use crate::block_run::{Place, run};
 use crate::error::UdfError;
 use crate::exchange::{Counters, Part};
+use crate::line::{Line, Offer, Permit};
 use crate::manager::{WorkerManager, leaves_worker_usable};
 use crate::order::CallOrder;
 use crate::pool::{Answer, AnswerStream, PoolStats, UdfPool};
@@ -35,7 +38,6 @@ const PARTS_WAITING: usize = 2;
 #[derive(Debug)]
 pub(crate) struct ProcessPool {
     shared: Arc<Shared>,
-    permits: Arc<Semaphore>,
     concurrency: usize,
 }
 
@@ -45,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) manager: Arc<WorkerManager>,
     pub(crate) order: CallOrder,
     pub(crate) counters: Counters,
+    pub(crate) line: Arc<Line<Lease>>,
     shelf: Mutex<Shelf>,
     /// An actor came free, or the last worker went.
     shelf_changed: Notify,
@@ -62,17 +65,17 @@ struct Shelf {
 
 impl ProcessPool {
     pub(crate) fn new(manager: Arc<WorkerManager>, order: CallOrder, concurrency: usize) -> Self {
-        let concurrency = concurrency.clamp(1, Semaphore::MAX_PERMITS);
+        let concurrency = concurrency.max(1);
         let shared = Shared {
             manager,
             order,
             counters: Counters::default(),
+            line: Line::new(concurrency),
             shelf: Mutex::default(),
             shelf_changed: Notify::new(),
         };
         Self {
             shared: Arc::new(shared),
-            permits: Arc::new(Semaphore::new(concurrency)),
             concurrency,
         }
     }
@@ -90,15 +93,12 @@ impl UdfPool for ProcessPool {
                 function: self.shared.function(),
                 source,
             })?;
-        let permit = Arc::clone(&self.permits)
-            .acquire_owned()
-            .await
-            .map_err(|_| UdfError::ShuttingDown {
-                function: self.shared.function(),
-            })?;
-        let lease = Shared::lease(&self.shared).await?;
+        let place = Place::wait(&self.shared, &block, false).await?;
         let (parts, reader) = mpsc::channel(PARTS_WAITING);
-        let task = spawn_named("udf-call", run(lease, permit, block, parts));
+        let task = spawn_named(
+            "udf-call",
+            run(Arc::clone(&self.shared), place, block, parts),
+        );
         Ok(stream_of(reader, task, self.shared.function()))
     }
 
@@ -153,19 +153,27 @@ impl Shared {
     }
 
     /// A worker with the call loaded.
-    pub(crate) async fn lease(shared: &Arc<Self>) -> Result<Lease, UdfError> {
-        let (turn, offer) = Self::take_turn(shared).await?;
+    pub(crate) async fn lease(
+        shared: &Arc<Self>,
+        permit: Permit<Lease>,
+    ) -> Result<Lease, UdfError> {
+        let (turn, source) = Self::take_turn(shared).await?;
         let manager = &shared.manager;
-        let mut worker = match offer {
-            Offer::Own(actor) => actor,
-            Offer::Granted(grant) => {
+        let mut worker = match source {
+            Source::Own(actor) => actor,
+            Source::Granted(grant) => {
                 let started = &shared.counters.workers_started;
                 let function = shared.order.function();
                 manager.employ(grant, function, started).await?
             }
         };
         match worker.load(&shared.order, manager.init_deadline()).await {
-            Ok(()) => Ok(Lease { worker, turn }),
+            Ok(()) => Ok(Lease {
+                worker,
+                turn,
+                permit,
+                offer: None,
+            }),
             Err(error) => {
                 if leaves_worker_usable(&error) && !shared.is_actor() {
                     manager.release(worker);
@@ -177,7 +185,7 @@ impl Shared {
 
     /// Waits for an actor of our own to come free or for one more worker,
     /// whichever is first.
-    async fn take_turn(shared: &Arc<Self>) -> Result<(Turn, Offer), UdfError> {
+    async fn take_turn(shared: &Arc<Self>) -> Result<(Turn, Source), UdfError> {
         let (manager, function) = (&shared.manager, shared.order.function());
         loop {
             let mut changed = pin!(shared.shelf_changed.notified());
@@ -186,19 +194,19 @@ impl Shared {
             let first = {
                 let mut shelf = shared.shelf.lock();
                 if let Some(actor) = shelf.free_actor() {
-                    return Ok((Turn::begin(shared, &mut shelf), Offer::Own(actor)));
+                    return Ok((Turn::begin(shared, &mut shelf), Source::Own(actor)));
                 }
                 (shelf.at_work == 0).then(|| Turn::begin(shared, &mut shelf))
             };
             if let Some(turn) = first {
                 let grant = manager.place(function, shared.want(), Rank::First).await?;
-                return Ok((turn, Offer::Granted(grant)));
+                return Ok((turn, Source::Granted(grant)));
             }
             tokio::select! {
                 biased;
                 grant = manager.place(function, shared.want(), Rank::More) => {
                     let turn = Turn::begin(shared, &mut shared.shelf.lock());
-                    return Ok((turn, Offer::Granted(grant?)));
+                    return Ok((turn, Source::Granted(grant?)));
                 }
                 () = changed => {}
             }
@@ -236,12 +244,13 @@ impl Shelf {
 }
 
 /// Where a pool's next worker comes from.
-enum Offer {
+enum Source {
     Own(Worker),
     Granted(Grant),
 }
 
 /// Counts as one of the pool's workers at work.
+#[derive(Debug)]
 struct Turn {
     shared: Arc<Shared>,
 }
@@ -267,19 +276,47 @@ impl Drop for Turn {
 }
 
 /// A worker at work for this pool. Dropped while it still has it, it ends it.
+#[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) worker: Worker,
     turn: Turn,
+    permit: Permit<Lease>,
+    /// Who may follow.
+    offer: Option<Offer<Lease>>,
 }
 
 impl Lease {
-    pub(crate) fn shared(&self) -> Arc<Shared> {
-        Arc::clone(&self.turn.shared)
+    /// Lets the next block be sent while the worker is at work on one, the last of
+    /// this call.
+    pub(crate) fn offer(&mut self) {
+        let shared = &self.turn.shared;
+        if shared.counters.is_quick() && !shared.manager.has_waiting() {
+            self.offer = Some(shared.line.offer(self.worker.channel.sender()));
+        }
     }
 
-    /// Gives the worker back.
-    pub(crate) fn end(self) {
-        self.turn.shared.give_back(self.worker);
+    /// Hands the worker to who follows, or gives it back.
+    pub(crate) fn end(mut self) {
+        let back = match self.offer.take() {
+            Some(offer) => offer.hand_over(self).err(),
+            None => Some(self),
+        };
+        let Some(Self {
+            worker,
+            turn,
+            permit,
+            ..
+        }) = back
+        else {
+            return;
+        };
+        turn.shared.give_back(worker);
+        drop(permit);
+    }
+
+    /// The right to another worker, this one gone.
+    pub(crate) fn into_permit(self) -> Permit<Lease> {
+        self.permit
     }
 }
 

@@ -222,6 +222,13 @@ impl Roster {
         state.used - state.idle.len() > self.max_workers
     }
 
+    /// Whether somebody waits for a worker.
+    pub(crate) fn has_waiting(&self) -> bool {
+        let state = self.state.lock();
+        let mut all = state.waiting_first.iter().chain(&state.waiting_more);
+        all.any(|waiter| !waiter.grant.is_closed())
+    }
+
     /// What can be had without waiting.
     fn take(self: &Arc<Self>, state: &mut State, want: Want, rank: Rank) -> Option<Grant> {
         // The last one used is the warmest. One that has just ended is skipped;

@@ -77,6 +77,15 @@ impl<S> SlotTable<S> {
         slot.memory.take().map(|memory| (slot.number, memory))
     }
 
+    /// Whether [`Self::take_free`] would find one.
+    pub(crate) fn has_free(&self, bytes: usize) -> bool {
+        let free = |slot: &&Slot<S>| slot.state == State::Free && slot.memory.is_some();
+        self.slots
+            .iter()
+            .filter(free)
+            .any(|slot| slot.bytes >= bytes)
+    }
+
     /// Takes a slot that its filler says is full, to be read.
     pub(crate) fn take_full(&mut self, number: u16) -> Option<S> {
         let slot = self.slot(number)?;

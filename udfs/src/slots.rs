@@ -22,6 +22,8 @@ use crate::spawn::{OwnedTask, spawn_named};
 /// Payloads up to this go with their frame: looking after a slot costs what the
 /// socket costs for so few bytes (`cargo run --release --example transport`).
 pub(crate) const INLINE_BYTES: usize = 64 << 10;
+/// How much is copied to or from a slot before others may run.
+pub(crate) const COPY_BYTES: usize = 4 << 20;
 /// Slots for outputs: the worker fills one while we empty the other.
 const OUTPUTS_AHEAD: usize = 2;
 /// How often memory is given back that was not used since the last time.
@@ -68,7 +70,7 @@ pub(crate) struct Slots {
     news: Vec<News>,
     /// An output of so many bytes found no slot.
     wanted_output: Option<usize>,
-    /// Outputs since the last request went out.
+    /// Outputs of the request that is being answered.
     outputs: usize,
     tally: Tally,
     /// The system has refused.
@@ -114,13 +116,21 @@ impl Slots {
     /// A request goes out; after this the worker may write.
     pub(crate) fn begin_request(&mut self) {
         self.tables.lock().requests += 1;
-        self.outputs = 0;
     }
 
     /// A request has its last answer.
     pub(crate) fn end_request(&mut self) {
         let mut tables = self.tables.lock();
         tables.requests = tables.requests.saturating_sub(1);
+        drop(tables);
+        self.outputs = 0;
+    }
+
+    /// Whether [`Self::open_input`] would find a slot.
+    pub(crate) fn has_input(&self, bytes: usize) -> bool {
+        let tables = self.tables.lock();
+        let inputs = &tables.inputs;
+        !self.refused && (inputs.has_free(bytes) || inputs.room_for(bytes, false).is_some())
     }
 
     /// A slot to write `bytes` bytes to, if they are to have one.

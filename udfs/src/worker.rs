@@ -4,7 +4,6 @@
 //! ends its process at once, so a call that is dropped half-way leaves nothing
 //! behind; to keep it, give it back to the roster or to a pool's shelf.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::path::Path;
 use std::pin::pin;
@@ -18,16 +17,16 @@ use tokio::time::Instant;
 use crate::activity::WorkerState;
 use crate::channel::{Channel, ChannelError};
 use crate::error::{UdfError, UserFailure};
+use crate::exchange::Ahead;
 use crate::order::{CallOrder, source};
 use crate::process::Process;
 use crate::protocol::{self, Describe, Failure, FailureReason, Frame, Hello, Init, Kind, Ready};
 use crate::python;
 use crate::roster::Slot;
+use crate::sender::{Encoded, SentBlock};
 use crate::slots::INLINE_BYTES;
 use crate::spec::{FunctionSpec, ObjectKind};
 
-/// Calls a worker keeps loaded; the oldest goes first.
-const CALLS_MAX: usize = 32;
 /// How long an ended process's last frames may take, and how long a process
 /// that closed its socket may take to end.
 const LINGER: Duration = Duration::from_secs(1);
@@ -49,17 +48,7 @@ pub(crate) struct Deadline {
 pub(crate) struct Worker {
     process: Arc<Process>,
     pub(crate) channel: Channel,
-    seq: u64,
-    loaded: VecDeque<Loaded>,
     slot: Option<Slot>,
-}
-
-/// A call the process has compiled and built.
-#[derive(Debug)]
-struct Loaded {
-    key: blake3::Hash,
-    id: u64,
-    encoder: BlockEncoder,
 }
 
 impl Worker {
@@ -67,8 +56,6 @@ impl Worker {
         Self {
             process,
             channel,
-            seq: 0,
-            loaded: VecDeque::new(),
             slot: Some(slot),
         }
     }
@@ -113,9 +100,9 @@ impl Worker {
             max_frame_bytes: self.channel.max_frame_bytes(),
             inline_bytes: INLINE_BYTES,
         };
-        let send = self.channel.send(Kind::Init, 0, &init, &[]);
+        let send = self.channel.request(Kind::Init, &init, &[]);
         match watched(&self.process, deadline.at, send).await {
-            Ok(()) => Ok(()),
+            Ok(_) => Ok(()),
             Err(stop) => Err(self.explain(stop, function, deadline).await),
         }
     }
@@ -154,26 +141,15 @@ impl Worker {
         order: &CallOrder,
         deadline: Deadline,
     ) -> Result<(), UdfError> {
-        if let Some(at) = self
-            .loaded
-            .iter()
-            .position(|loaded| loaded.key == order.key)
-        {
-            // The last one used is the last to go.
-            if let Some(loaded) = self.loaded.remove(at) {
-                self.loaded.push_back(loaded);
+        let (id, forget) = {
+            let mut sender = self.channel.sender().lock().await;
+            if sender.choose(order.key) {
+                return Ok(());
             }
-            return Ok(());
-        }
+            (sender.seq() + 1, sender.forget_oldest())
+        };
         let function = order.function();
         self.process.enter(WorkerState::Loading, Some(function));
-        let surplus = (self.loaded.len() + 1).saturating_sub(CALLS_MAX);
-        let forget = self
-            .loaded
-            .drain(..surplus)
-            .map(|loaded| loaded.id)
-            .collect();
-        let id = self.seq + 1;
         let body = order.load(id, forget);
         let encoder = BlockEncoder::try_new(&order.input).map_err(|source| UdfError::Block {
             function: function.to_owned(),
@@ -184,19 +160,38 @@ impl Worker {
             .await?;
         let ready = self.answer(function, seq, deadline).await?;
         self.ready(&ready, function)?;
-        self.loaded.push_back(Loaded {
-            key: order.key,
-            id,
-            encoder,
-        });
+        let mut sender = self.channel.sender().lock().await;
+        sender.add_loaded(order.key, id, encoder);
         Ok(())
     }
 
-    /// The id under which the last loaded call is known, and its encoder.
-    pub(crate) fn current(&mut self) -> Option<(u64, &mut BlockEncoder)> {
-        self.loaded
-            .back_mut()
-            .map(|loaded| (loaded.id, &mut loaded.encoder))
+    /// Sends a block, which fits, to the call last loaded.
+    pub(crate) async fn send_block(
+        &mut self,
+        block: &Encoded,
+        order: &CallOrder,
+        deadline: Deadline,
+    ) -> Result<SentBlock, UdfError> {
+        let sender = Arc::clone(self.channel.sender());
+        let send = async move { sender.lock().await.send_block(block, order).await };
+        match watched(&self.process, deadline.at, send).await {
+            Ok(sent) => Ok(sent),
+            Err(stop) => Err(self.explain(stop, order.function(), deadline).await),
+        }
+    }
+
+    /// Waits until a block is sent that was sent ahead; `None` if it was not.
+    pub(crate) async fn sent(
+        &mut self,
+        ahead: Ahead,
+        function: &str,
+        deadline: Deadline,
+    ) -> Result<Option<SentBlock>, UdfError> {
+        let sent = async { Ok(ahead.await.ok().flatten()) };
+        match watched(&self.process, deadline.at, sent).await {
+            Ok(sent) => Ok(sent),
+            Err(stop) => Err(self.explain(stop, function, deadline).await),
+        }
     }
 
     /// Sends one request; its `seq`.
@@ -208,10 +203,9 @@ impl Worker {
         payload: &[Buffer],
         deadline: Deadline,
     ) -> Result<u64, UdfError> {
-        self.seq += 1;
-        let send = self.channel.send(kind, self.seq, body, payload);
+        let send = self.channel.request(kind, body, payload);
         match watched(&self.process, deadline.at, send).await {
-            Ok(()) => Ok(self.seq),
+            Ok(seq) => Ok(seq),
             Err(stop) => Err(self.explain(stop, function, deadline).await),
         }
     }
@@ -266,7 +260,7 @@ impl Worker {
             // If it cannot hear, it is ended all the same.
             let _ = self
                 .channel
-                .send(Kind::Shutdown, 0, &serde_json::json!({}), &[])
+                .request(Kind::Shutdown, &serde_json::json!({}), &[])
                 .await;
             self.process.ended().await
         };

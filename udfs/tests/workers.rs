@@ -5,6 +5,9 @@
 //! wait is bounded; every test has a manager of its own and leaves no process.
 
 #[cfg(test)]
+#[path = "workers/ahead.rs"]
+mod ahead;
+#[cfg(test)]
 #[path = "workers/bench.rs"]
 mod bench;
 #[cfg(test)]

@@ -25,6 +25,7 @@ struct PoolMetrics {
     bytes_from_workers: Count,
     bytes_shared: Count,
     slots_created: Count,
+    blocks_ahead: Count,
 }
 
 /// A pool that opens when first needed.
@@ -59,7 +60,8 @@ impl SharedPool {
             call,
             workers,
             opened: Mutex::new(None),
-            extra: Arc::new(Semaphore::new(workers)),
+            // With a partition's own, one at work and one on its way for each worker.
+            extra: Arc::new(Semaphore::new(2 * workers - 1)),
             metrics: PoolMetrics {
                 user_time: time("user_time"),
                 transport_time: time("transport_time"),
@@ -68,6 +70,7 @@ impl SharedPool {
                 bytes_from_workers: global("bytes_from_workers"),
                 bytes_shared: global("bytes_shared"),
                 slots_created: global("slots_created"),
+                blocks_ahead: global("blocks_ahead"),
             },
         }
     }
@@ -119,6 +122,7 @@ impl Drop for SharedPool {
                 .add(stats.bytes_out as usize);
             self.metrics.bytes_shared.add(stats.bytes_shared as usize);
             self.metrics.slots_created.add(stats.slots_created as usize);
+            self.metrics.blocks_ahead.add(stats.blocks_ahead as usize);
         }
     }
 }

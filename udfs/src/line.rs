@@ -1,0 +1,278 @@
+//! Where the calls of one pool wait for their turn.
+//!
+//! A call gets a permit, the right to one of the pool's workers, or goes ahead: its
+//! block is sent to a worker that is still at work on another, which hands it the
+//! worker and its permit when it is through. Who came first is served first,
+//! whatever it gets, so that the one worker of a pool sees blocks in order.
+//!
+//! `W` is the worker with its permit.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use crate::sender::Sender;
+
+/// The calls of one pool that wait, and what there is for them.
+#[derive(Debug)]
+pub(crate) struct Line<W> {
+    state: Mutex<State<W>>,
+}
+
+#[derive(Debug)]
+struct State<W> {
+    permits: usize,
+    /// Workers whose next block may be sent, the longest at work first.
+    openings: VecDeque<Opening<W>>,
+    opened: u64,
+    waiting: VecDeque<oneshot::Sender<Ticket<W>>>,
+}
+
+/// What a call gets.
+#[derive(Debug)]
+pub(crate) enum Ticket<W> {
+    Permit(Permit<W>),
+    Ahead(Opening<W>),
+}
+
+/// The right to one worker; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Permit<W> {
+    line: Arc<Line<W>>,
+}
+
+/// The place behind the block that a worker is at work on.
+#[derive(Debug)]
+pub(crate) struct Opening<W> {
+    id: u64,
+    pub(crate) sender: Arc<tokio::sync::Mutex<Sender>>,
+    /// The worker, when it is through; closed if it is lost instead.
+    pub(crate) worker: oneshot::Receiver<W>,
+}
+
+/// The same place, as the call sees it that is at work. Dropped, nobody may take it
+/// any more, and who has taken it is told that the worker is lost.
+#[derive(Debug)]
+pub(crate) struct Offer<W> {
+    line: Arc<Line<W>>,
+    id: u64,
+    worker: Option<oneshot::Sender<W>>,
+}
+
+impl<W> Line<W> {
+    pub(crate) fn new(permits: usize) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                permits,
+                openings: VecDeque::new(),
+                opened: 0,
+                waiting: VecDeque::new(),
+            }),
+        })
+    }
+
+    /// Waits in line; before all others if `again`, for it has been through once.
+    pub(crate) async fn wait(self: &Arc<Self>, again: bool) -> Ticket<W> {
+        loop {
+            let (turn, mine) = oneshot::channel();
+            {
+                let waiting = &mut self.state.lock().waiting;
+                match again {
+                    true => waiting.push_front(turn),
+                    false => waiting.push_back(turn),
+                }
+            }
+            self.serve();
+            // The line is there, so the turn comes.
+            if let Ok(ticket) = mine.await {
+                return ticket;
+            }
+        }
+    }
+
+    /// Offers the place behind a block that a worker is at work on.
+    pub(crate) fn offer(self: &Arc<Self>, sender: &Arc<tokio::sync::Mutex<Sender>>) -> Offer<W> {
+        let (hand_over, worker) = oneshot::channel();
+        let id = {
+            let mut state = self.state.lock();
+            state.opened += 1;
+            let opening = Opening {
+                id: state.opened,
+                sender: Arc::clone(sender),
+                worker,
+            };
+            state.openings.push_back(opening);
+            state.opened
+        };
+        self.serve();
+        Offer {
+            line: Arc::clone(self),
+            id,
+            worker: Some(hand_over),
+        }
+    }
+
+    /// Gives what there is to those who wait.
+    fn serve(self: &Arc<Self>) {
+        loop {
+            let (turn, ticket) = {
+                let mut state = self.state.lock();
+                state.waiting.retain(|turn| !turn.is_closed());
+                if state.waiting.is_empty() {
+                    return;
+                }
+                let ticket = match state.permits.checked_sub(1) {
+                    Some(left) => {
+                        state.permits = left;
+                        Ticket::Permit(Permit {
+                            line: Arc::clone(self),
+                        })
+                    }
+                    None => match state.openings.pop_front() {
+                        Some(opening) => Ticket::Ahead(opening),
+                        None => return,
+                    },
+                };
+                (state.waiting.pop_front(), ticket)
+            };
+            let unwanted = match turn {
+                Some(turn) => turn.send(ticket).err(),
+                None => Some(ticket),
+            };
+            // Who waited has just gone. A permit gives itself back.
+            if let Some(Ticket::Ahead(opening)) = unwanted {
+                self.state.lock().openings.push_front(opening);
+            }
+        }
+    }
+}
+
+impl<W> Drop for Permit<W> {
+    fn drop(&mut self) {
+        self.line.state.lock().permits += 1;
+        self.line.serve();
+    }
+}
+
+impl<W> Offer<W> {
+    /// Gives the worker to who has taken the place; `Err` where nobody has. If who
+    /// has is gone, so is the worker: it may be at work on what nobody wants.
+    pub(crate) fn hand_over(mut self, worker: W) -> Result<(), W> {
+        match self.withdraw() {
+            true => Err(worker),
+            false => {
+                if let Some(next) = self.worker.take() {
+                    drop(next.send(worker));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the place was still to be had.
+    fn withdraw(&self) -> bool {
+        let mut state = self.line.state.lock();
+        let at = state.openings.iter().position(|o| o.id == self.id);
+        at.and_then(|at| state.openings.remove(at)).is_some()
+    }
+}
+
+impl<W> Drop for Offer<W> {
+    fn drop(&mut self) {
+        self.withdraw();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use futures::future::BoxFuture;
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    type Calls = Arc<Line<u32>>;
+
+    fn way_out() -> Arc<tokio::sync::Mutex<Sender>> {
+        let (socket, _) = UnixStream::pair().unwrap();
+        let sender = Sender::new(socket.into_split().1, 100);
+        Arc::new(tokio::sync::Mutex::new(sender))
+    }
+
+    /// A call in line.
+    fn stand(line: &Calls, again: bool) -> BoxFuture<'static, Ticket<u32>> {
+        let line = Arc::clone(line);
+        let mut call = async move { line.wait(again).await }.boxed();
+        assert!((&mut call).now_or_never().is_none());
+        call
+    }
+
+    async fn permit(line: &Calls) -> Permit<u32> {
+        match line.wait(false).await {
+            Ticket::Permit(permit) => permit,
+            Ticket::Ahead(_) => panic!("no permit"),
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_are_served_in_the_order_they_came() {
+        let line = Line::new(1);
+        let first = permit(&line).await;
+        let (mut second, mut third) = (stand(&line, false), stand(&line, false));
+        let offer = line.offer(&way_out());
+        let Some(Ticket::Ahead(opening)) = (&mut second).now_or_never() else {
+            panic!("it was first");
+        };
+        assert!((&mut third).now_or_never().is_none());
+        // Through once, before those who wait.
+        let mut again = stand(&line, true);
+        drop(first);
+        assert!(matches!(
+            (&mut again).now_or_never(),
+            Some(Ticket::Permit(_))
+        ));
+        assert!(matches!(
+            (&mut third).now_or_never(),
+            Some(Ticket::Permit(_))
+        ));
+        assert_eq!(offer.hand_over(7), Ok(()));
+        assert_eq!(opening.worker.await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_nobody_follows_comes_back() {
+        let line = Line::new(1);
+        let first = permit(&line).await;
+        assert_eq!(line.offer(&way_out()).hand_over(7), Err(7));
+        // Who gave up waiting takes nothing.
+        drop(stand(&line, false));
+        let offer = line.offer(&way_out());
+        assert_eq!(offer.hand_over(7), Err(7));
+        drop(line.offer(&way_out()));
+        let mut waits = stand(&line, false);
+        drop(first);
+        assert!(matches!(
+            (&mut waits).now_or_never(),
+            Some(Ticket::Permit(_))
+        ));
+    }
+
+    #[tokio::test]
+    async fn who_follows_a_lost_worker_is_told() {
+        let line = Line::new(0);
+        let mut second = stand(&line, false);
+        let offer = line.offer(&way_out());
+        let Some(Ticket::Ahead(opening)) = (&mut second).now_or_never() else {
+            panic!("it was first");
+        };
+        drop(offer);
+        assert!(opening.worker.await.is_err());
+        // And who was to follow and is gone takes the worker along.
+        let mut third = stand(&line, false);
+        let offer = line.offer(&way_out());
+        drop((&mut third).now_or_never());
+        assert_eq!(offer.hand_over(7), Ok(()));
+    }
+}

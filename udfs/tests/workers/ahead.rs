@@ -1,0 +1,141 @@
+//! Blocks that are sent while their worker is still at work on another.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::datatypes::DataType;
+use futures::future::join_all;
+use mobula_udfs::{UdfError, UdfErrorClass, UdfPool};
+
+use crate::bench::*;
+
+/// One call for each value, all at once and in their order.
+async fn one_by_one(
+    pool: &Arc<dyn UdfPool>,
+    values: std::ops::Range<i64>,
+) -> Vec<Result<Vec<Option<i64>>, UdfError>> {
+    let calls = values.map(|x| async move {
+        let out = run(pool, ints([Some(x)])).await?;
+        Ok(crate::bench::values(&out))
+    });
+    join_all(calls).await
+}
+
+#[tokio::test]
+async fn an_actor_sees_blocks_in_their_order() {
+    let manager = manager();
+    let body = "
+class f:
+    def __init__(self):
+        self.seen = 0
+    def __call__(self, x):
+        self.seen += 1
+        return x * 1000 + self.seen";
+    let pool = Case::ints("f", body).class().pool(&manager, 1);
+    let found = one_by_one(&pool, 0..200).await;
+    for (x, found) in (0..).zip(found) {
+        assert_eq!(found.unwrap(), [Some(x * 1000 + x + 1)]);
+    }
+    let stats = pool.stats();
+    assert_eq!((stats.calls, stats.workers_started), (200, 1));
+    assert!(stats.blocks_ahead > 10, "{stats:?}");
+    manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn slow_blocks_wait_for_the_first_worker_that_comes_free() {
+    let manager = manager();
+    let body = "\nimport time\ndef f(x):\n    time.sleep(0.03)\n    return x";
+    let pool = Case::ints("f", body).pool(&manager, 2);
+    for found in one_by_one(&pool, 0..20).await {
+        found.unwrap();
+    }
+    assert_eq!(pool.stats().blocks_ahead, 0);
+    manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_error_of_one_block_is_not_that_of_the_next() {
+    let manager = manager();
+    let body = "\ndef f(x):\n    if x[0] % 10 == 3: raise ValueError(x[0])\n    return x";
+    let pool = Case::ints("f", body).pool(&manager, 1);
+    for (x, found) in (0..).zip(one_by_one(&pool, 0..100).await) {
+        match (x % 10, found) {
+            (3, found) => {
+                let error = found.unwrap_err();
+                assert!(
+                    error.to_string().contains(&format!("ValueError: {x}")),
+                    "{error}"
+                );
+            }
+            (_, found) => assert_eq!(found.unwrap(), [Some(x)]),
+        }
+    }
+    let stats = pool.stats();
+    assert_eq!(stats.workers_started, 1);
+    assert!(stats.blocks_ahead > 10, "{stats:?}");
+    manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_follows_a_block_that_ends_workers_is_sent_again() {
+    let manager = manager();
+    let body = "\nimport os\ndef f(x):\n    if x[0] == 50: os._exit(3)\n    return x";
+    let pool = Case::ints("f", body).pool(&manager, 1);
+    for (x, found) in (0..).zip(one_by_one(&pool, 0..100).await) {
+        match (x, found) {
+            (50, found) => assert_eq!(found.unwrap_err().class(), UdfErrorClass::Lost),
+            (_, found) => assert_eq!(found.unwrap(), [Some(x)]),
+        }
+    }
+    let stats = pool.stats();
+    // The first, one for the second try, one after that.
+    assert_eq!((stats.calls, stats.workers_started), (100, 3));
+    manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_call_that_is_dropped_on_its_way_takes_nobody_along() {
+    let manager = manager();
+    let body = "\nimport time\ndef f(x):\n    if x[0] < 0: time.sleep(0.5)\n    return x";
+    let pool = Case::ints("f", body).pool(&manager, 1);
+    for found in one_by_one(&pool, 0..20).await {
+        found.unwrap();
+    }
+    let slow = run(&pool, ints([Some(-1)]));
+    let rest = async {
+        worker_in(&manager, "busy").await;
+        let behind = run(&pool, ints([Some(1)]));
+        let third = run(&pool, ints([Some(2)]));
+        let dropped = tokio::time::timeout(Duration::from_millis(100), behind).await;
+        assert!(dropped.is_err(), "{dropped:?}");
+        third.await
+    };
+    let (slow, third) = tokio::join!(slow, rest);
+    assert_eq!(values(&slow.unwrap()), [Some(-1)]);
+    assert_eq!(values(&third.unwrap()), [Some(2)]);
+    manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn large_outputs_and_large_blocks_on_their_way_share_the_socket() {
+    let body = "
+def f(rows):
+    for part in range(6):
+        yield {'y': rows['x'] + part}";
+    for shared_memory in [true, false] {
+        let manager = mobula_udfs::WorkerManager::new(mobula_udfs::WorkerSettings {
+            shared_memory,
+            ..settings()
+        });
+        let pool = Case::table("f", &[("y", DataType::Int64)], body).pool(&manager, 1);
+        let rows = 100_000;
+        let calls = (0..30).map(|_| run(&pool, counting(rows)));
+        for out in join_all(calls).await {
+            let out = values(&out.unwrap());
+            let expected = (0..6).flat_map(|part| (0..rows).map(move |x| Some(x + part)));
+            assert!(out.into_iter().eq(expected));
+        }
+        manager.shutdown().await;
+    }
+}
