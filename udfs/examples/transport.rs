@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use arrow::array::{ArrayRef, Float64Array, RecordBatch};
 use futures::TryStreamExt;
 use mobula_udfs::{
-    BatchFormat, CallDefaults, CallMode, FunctionSpec, Language, ObjectKind, Param, ParamKind,
-    Returns, UdfCall, UdfPool, Volatility, WorkerManager, WorkerSettings,
+    BatchFormat, CallDefaults, CallMode, FunctionSpec, Handling, Language, ObjectKind, Param,
+    ParamKind, Returns, UdfCall, UdfPool, Volatility, WorkerManager, WorkerSettings,
 };
 
 type Failure = Box<dyn std::error::Error>;
@@ -119,6 +119,7 @@ fn identity(block: &RecordBatch) -> Arc<UdfCall> {
         output: schema,
         errors: mobula_udfs::ErrorPolicy::default(),
         timeout: None,
+        handling: Handling::default(),
         max_errors: None,
     })
 }

@@ -51,7 +51,8 @@ impl Place {
         block: &RecordBatch,
         again: bool,
     ) -> Result<Self, UdfError> {
-        let opening = match shared.line.wait(again).await {
+        let mean = || shared.counters.mean();
+        let opening = match shared.line.wait_or_grow(again, mean).await {
             Ticket::Permit(permit) => {
                 return Shared::lease(shared, permit).await.map(Self::Worker);
             }
@@ -201,6 +202,8 @@ impl BlockRun<'_> {
         // Who runs out of time will do so again.
         if !lost.is_suspect && error.class() == UdfErrorClass::Lost {
             tracing::warn!(%error, "a block is sent once more");
+            let retries = &self.shared.counters.retries;
+            retries.fetch_add(1, Ordering::Relaxed);
             let is_suspect = true;
             return Ok(vec![Todo { is_suspect, ..lost }]);
         }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::UdfError;
 use crate::failed_rows::ErrorPolicy;
+use crate::handling::Handling;
 use crate::schema_bytes;
 use crate::spec::{BatchFormat, FunctionSpec, ObjectKind, Volatility};
 
@@ -49,6 +50,7 @@ pub struct UdfCall {
     pub batch_format: BatchFormat,
     /// What becomes of rows that fail.
     pub errors: ErrorPolicy,
+    pub handling: Handling,
     /// What the worker receives: exactly the parameters in order, or all columns
     /// where the parameter is a table. Plain types.
     pub input: SchemaRef,
@@ -82,6 +84,7 @@ struct Encoded {
     batch_size: Option<usize>,
     batch_format: BatchFormat,
     errors: ErrorPolicy,
+    handling: Handling,
     #[serde(with = "schema_bytes::schema")]
     input: SchemaRef,
     #[serde(with = "schema_bytes::schema")]
@@ -119,6 +122,7 @@ impl UdfCall {
             batch_size: self.batch_size,
             batch_format: self.batch_format,
             errors: self.errors,
+            handling: self.handling.clone(),
             input: Arc::clone(&self.input),
             output: Arc::clone(&self.output),
         };
@@ -138,6 +142,7 @@ impl UdfCall {
             batch_size: encoded.batch_size,
             batch_format: encoded.batch_format,
             errors: encoded.errors,
+            handling: encoded.handling,
             input: encoded.input,
             output: encoded.output,
             timeout: None,
@@ -187,6 +192,14 @@ mod tests {
                 on_error: OnError::DeadLetter,
                 max_errors: Some(7),
                 max_error_ratio: Some(0.1),
+            },
+            handling: Handling {
+                retry_exceptions: vec!["OSError".into()],
+                max_retries: 2,
+                zero_copy_batch: false,
+                preserve_order: Some(true),
+                min_workers: Some(3),
+                timeout: Some(Duration::from_millis(5)),
             },
             input: schema(DataType::Utf8),
             output: schema(DataType::Float64),

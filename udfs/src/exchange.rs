@@ -80,15 +80,28 @@ pub(crate) struct Counters {
     user_us: AtomicU64,
     transport_us: AtomicU64,
     blocks_ahead: AtomicU64,
+    workers_at_once: AtomicU64,
+    pub(crate) retries: AtomicU64,
     /// What a block took lately; 0 before the first.
     mean_us: AtomicU64,
 }
 
 impl Counters {
+    /// What a block takes lately.
+    pub(crate) fn mean(&self) -> Option<Duration> {
+        let mean = self.mean_us.load(Ordering::Relaxed);
+        (mean > 0).then(|| Duration::from_micros(mean))
+    }
+
     /// Whether blocks take so short a time that the next should be on its way.
     pub(crate) fn is_quick(&self) -> bool {
-        let mean = self.mean_us.load(Ordering::Relaxed);
-        mean > 0 && Duration::from_micros(mean) < QUICK
+        self.mean().is_some_and(|mean| mean < QUICK)
+    }
+
+    /// So many workers are at work now.
+    pub(crate) fn at_work(&self, workers: usize) {
+        self.workers_at_once
+            .fetch_max(workers as u64, Ordering::Relaxed);
     }
 
     fn took(&self, block: Duration) {
@@ -126,6 +139,8 @@ impl Counters {
             transport_time: Duration::from_micros(read(&self.transport_us)),
             workers_started: read(&self.workers_started),
             blocks_ahead: read(&self.blocks_ahead),
+            workers_at_once: read(&self.workers_at_once),
+            retries: read(&self.retries),
         }
     }
 }
@@ -270,6 +285,9 @@ impl Exchange<'_> {
                     let done: Done = self.lease.worker.read(&frame, function)?;
                     let wall = since.elapsed().saturating_sub(reader_time);
                     self.counters.took(wall);
+                    self.counters
+                        .retries
+                        .fetch_add(done.retries, Ordering::Relaxed);
                     let transport = wall.saturating_sub(Duration::from_micros(done.user_us));
                     self.counters
                         .user_us

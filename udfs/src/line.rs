@@ -5,15 +5,27 @@
 //! worker and its permit when it is through. Who came first is served first,
 //! whatever it gets, so that the one worker of a pool sees blocks in order.
 //!
+//! A pool may start with fewer workers than it may have: it gets one more permit when
+//! a call has waited so long that more will have to.
+//!
 //! `W` is the worker with its permit.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 use crate::sender::Sender;
+
+/// How often, at most, a pool grows by a worker.
+const GROW_EVERY: Duration = Duration::from_millis(100);
+/// How long a call waits for its turn before the pool grows, if nothing is known of how
+/// long blocks take.
+const UNKNOWN: Duration = Duration::from_secs(10);
 
 /// The calls of one pool that wait, and what there is for them.
 #[derive(Debug)]
@@ -24,6 +36,9 @@ pub(crate) struct Line<W> {
 #[derive(Debug)]
 struct State<W> {
     permits: usize,
+    /// Permits that there may be besides.
+    growth: usize,
+    grown_at: Option<Instant>,
     /// Workers whose next block may be sent, the longest at work first.
     openings: VecDeque<Opening<W>>,
     opened: u64,
@@ -62,10 +77,13 @@ pub(crate) struct Offer<W> {
 }
 
 impl<W> Line<W> {
-    pub(crate) fn new(permits: usize) -> Arc<Self> {
+    /// With `permits`, at least 1, and up to `growth` more.
+    pub(crate) fn new(permits: usize, growth: usize) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 permits,
+                growth,
+                grown_at: None,
                 openings: VecDeque::new(),
                 opened: 0,
                 waiting: VecDeque::new(),
@@ -90,6 +108,39 @@ impl<W> Line<W> {
                 return ticket;
             }
         }
+    }
+
+    /// As [`Self::wait`]; meanwhile the pool grows if that is worth it. `block`: what a
+    /// block takes lately.
+    pub(crate) async fn wait_or_grow(
+        self: &Arc<Self>,
+        again: bool,
+        block: impl Fn() -> Option<Duration>,
+    ) -> Ticket<W> {
+        let since = Instant::now();
+        let mut ticket = pin!(self.wait(again));
+        loop {
+            let may_grow = self.state.lock().growth > 0;
+            tokio::select! {
+                biased;
+                ticket = &mut ticket => return ticket,
+                () = sleep(GROW_EVERY), if may_grow => self.grow(since, block()),
+            }
+        }
+    }
+
+    fn grow(self: &Arc<Self>, waiting_since: Instant, block: Option<Duration>) {
+        {
+            let mut state = self.state.lock();
+            let last = state.grown_at.map(|at| at.elapsed());
+            if state.growth == 0 || !is_worth_a_worker(waiting_since.elapsed(), last, block) {
+                return;
+            }
+            state.growth -= 1;
+            state.permits += 1;
+            state.grown_at = Some(Instant::now());
+        }
+        self.serve();
     }
 
     /// Offers the place behind a block that a worker is at work on.
@@ -185,6 +236,18 @@ impl<W> Drop for Offer<W> {
     }
 }
 
+/// Whether a pool should have one more worker: for a call that has `waited` for its
+/// turn, the `last` one having been added so long ago, when a block takes so long.
+fn is_worth_a_worker(waited: Duration, last: Option<Duration>, block: Option<Duration>) -> bool {
+    // Before the first answer nobody knows: workers take their time to start.
+    let Some(block) = block else {
+        return waited >= UNKNOWN;
+    };
+    let long = block.max(GROW_EVERY);
+    // What the last one makes of it is to be seen first.
+    waited >= long && last.is_none_or(|last| last >= long)
+}
+
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
@@ -216,9 +279,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_pool_grows_while_calls_wait_longer_than_a_block_takes() {
+        let ms = Duration::from_millis;
+        for (waited, last, block, grows) in [
+            (99, None, Some(1), false),
+            (100, None, Some(1), true),
+            (100, Some(99), Some(1), false),
+            (150, Some(100), Some(1), true),
+            (2_000, None, Some(3_000), false),
+            (3_000, Some(2_000), Some(3_000), false),
+            (4_000, Some(3_000), Some(3_000), true),
+            (5_000, None, None, false),
+            (10_000, None, None, true),
+        ] {
+            let found = is_worth_a_worker(ms(waited), last.map(ms), block.map(ms));
+            assert_eq!(found, grows, "{waited} {last:?} {block:?}");
+        }
+    }
+
     #[tokio::test]
     async fn calls_are_served_in_the_order_they_came() {
-        let line = Line::new(1);
+        let line = Line::new(1, 0);
         let first = permit(&line).await;
         let (mut second, mut third) = (stand(&line, false), stand(&line, false));
         let offer = line.offer(&way_out());
@@ -243,7 +325,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_worker_that_nobody_follows_comes_back() {
-        let line = Line::new(1);
+        let line = Line::new(1, 0);
         let first = permit(&line).await;
         assert_eq!(line.offer(&way_out()).hand_over(7), Err(7));
         // Who gave up waiting takes nothing.
@@ -261,7 +343,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_follows_a_lost_worker_is_told() {
-        let line = Line::new(0);
+        let line = Line::new(0, 0);
         let mut second = stand(&line, false);
         let offer = line.offer(&way_out());
         let Some(Ticket::Ahead(opening)) = (&mut second).now_or_never() else {

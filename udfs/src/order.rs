@@ -74,6 +74,8 @@ impl CallOrder {
             strict: call.spec.strict,
             on_error: call.errors.on_error,
             bisect: call.may_ask_again(),
+            retry: call.handling.retry(),
+            zero_copy: call.handling.zero_copy_batch,
             input_schema_bytes: self.schemas[0].len(),
         }
     }

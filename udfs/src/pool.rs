@@ -68,6 +68,10 @@ pub struct PoolStats {
     pub transport_time: Duration,
     /// Processes started for this pool; re-used ones do not count.
     pub workers_started: u64,
+    /// Most workers at work at a time.
+    pub workers_at_once: u64,
     /// Blocks that were sent while their worker was at work on another.
     pub blocks_ahead: u64,
+    /// Calls of user code that were made again, and blocks that were sent again.
+    pub retries: u64,
 }

@@ -66,11 +66,13 @@ struct Shelf {
 impl ProcessPool {
     pub(crate) fn new(manager: Arc<WorkerManager>, order: CallOrder, concurrency: usize) -> Self {
         let concurrency = concurrency.max(1);
+        let least = order.call.handling.min_workers.unwrap_or(concurrency);
+        let least = least.clamp(1, concurrency);
         let shared = Shared {
             manager,
             order,
             counters: Counters::default(),
-            line: Line::new(concurrency),
+            line: Line::new(least, concurrency - least),
             shelf: Mutex::default(),
             shelf_changed: Notify::new(),
         };
@@ -258,6 +260,7 @@ struct Turn {
 impl Turn {
     fn begin(shared: &Arc<Shared>, shelf: &mut Shelf) -> Self {
         shelf.at_work += 1;
+        shared.counters.at_work(shelf.at_work);
         Self {
             shared: Arc::clone(shared),
         }

@@ -347,6 +347,10 @@ pub(crate) struct Load<'a> {
     pub(crate) on_error: crate::failed_rows::OnError,
     /// Whether a batch that fails may be tried again in halves.
     pub(crate) bisect: bool,
+    /// Exceptions on which user code is called again, and how often at most.
+    pub(crate) retry: Option<(&'a [String], u32)>,
+    /// Whether batches are seen where they lie, and cannot be written to.
+    pub(crate) zero_copy: bool,
     pub(crate) input_schema_bytes: usize,
 }
 
@@ -407,6 +411,8 @@ pub(crate) struct Process {
 pub(crate) struct Done {
     /// Time in user code and in converting batches for it.
     pub(crate) user_us: u64,
+    /// How often user code was called again.
+    pub(crate) retries: u64,
 }
 
 /// FAILED: rows of the block that failed, told before the rows that come instead.

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use arrow::datatypes::{DataType, SchemaRef};
 use serde::{Deserialize, Serialize};
@@ -97,6 +98,20 @@ pub struct CallDefaults {
     pub max_errors: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_error_ratio: Option<f64>,
+    /// Of `concurrency`, those to start with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_workers: Option<usize>,
+    /// As in [`Handling`](crate::Handling), and the next ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_exceptions: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_retries: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zero_copy_batch: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preserve_order: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
     /// Columns of RETURNS TABLE that each row has from the input row it was made
     /// of, whatever other rows there are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -23,6 +23,9 @@ mod functions;
 #[path = "workers/groups.rs"]
 mod groups;
 #[cfg(test)]
+#[path = "workers/handling.rs"]
+mod handling;
+#[cfg(test)]
 #[path = "workers/isolation.rs"]
 mod isolation;
 #[cfg(test)]

@@ -10,7 +10,9 @@
 //! expression.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use arrow::datatypes::SchemaRef;
 use datafusion::common::{DFSchema, Result};
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::SessionState;
@@ -21,9 +23,10 @@ use crate::error::PlanError;
 use crate::function_catalog::FunctionCatalog;
 use crate::operator::Operator;
 use crate::operator::map_batches::{Grouping, SortWay};
-use crate::sql::call_options::{CallOptions, MAX_BATCH_SIZE, MAX_CONCURRENCY};
+use crate::sql::call_options::{CallOptions, MAX_BATCH_SIZE, MAX_CONCURRENCY, MAX_RETRIES};
+use crate::sql::check_call::check_call;
 use crate::sql::grouping::column_named;
-use crate::sql::relation::{check_call, groups_over, operator_over};
+use crate::sql::relation::{groups_over, operator_over};
 
 /// Which function an operator calls, and how. A function's name alone is one too.
 #[derive(Debug, Clone)]
@@ -59,6 +62,45 @@ impl Call {
     /// Workers over the whole cluster; `None`: as many as each task has cores.
     pub fn concurrency(mut self, workers: impl Into<Option<usize>>) -> Self {
         self.options.concurrency = Some(workers.into());
+        self
+    }
+
+    /// Workers over the whole cluster: `least` to start with, up to `most` while blocks
+    /// wait long.
+    pub fn concurrency_range(mut self, least: usize, most: usize) -> Self {
+        self.options.min_workers = Some(least.clamp(1, most.max(1)));
+        self.options.concurrency = Some(Some(most));
+        self
+    }
+
+    /// Whether batches are seen where they lie, and cannot be written to.
+    pub fn zero_copy_batch(mut self, zero_copy: bool) -> Self {
+        self.options.zero_copy_batch = Some(zero_copy);
+        self
+    }
+
+    /// Whether blocks come out in the order they went in.
+    pub fn preserve_order(mut self, keeps_order: bool) -> Self {
+        self.options.preserve_order = Some(keeps_order);
+        self
+    }
+
+    /// The table that the function returns, instead of the declared one.
+    pub fn schema(mut self, schema: SchemaRef) -> Self {
+        self.options.schema = Some(schema);
+        self
+    }
+
+    /// Longest time one block may take; `None`: as the session is set.
+    pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.options.timeout = Some(limit.into());
+        self
+    }
+
+    /// Python exceptions on which the function is called again, up to `most` times.
+    pub fn retry(mut self, exceptions: &[&str], most: u32) -> Self {
+        self.options.retry_exceptions = Some(owned(exceptions));
+        self.options.max_retries = Some(most.min(MAX_RETRIES));
         self
     }
 
@@ -250,7 +292,7 @@ impl Checked {
             args,
             options,
         } = call;
-        let spec = functions.find(&function)?;
+        let spec = options.declare(functions.find(&function)?)?;
         check_count(op, "batch_size", options.batch_size, MAX_BATCH_SIZE)?;
         check_count(op, "concurrency", options.concurrency, MAX_CONCURRENCY)?;
         check_call(op, &spec, &args, &options)?;

@@ -66,11 +66,12 @@ pub enum PlanError {
         option: String,
         hint: String,
     },
-    #[error(
-        "option \"{option}\" of {owner} is not available yet. Options are {}",
-        call_options::listed()
-    )]
-    LaterOption { owner: String, option: String },
+    #[error("{owner} has no option \"{option}\". {instead}")]
+    OptionElsewhere {
+        owner: String,
+        option: String,
+        instead: &'static str,
+    },
     #[error(
         "option \"{option}\" is for functions that return a table, and \"{function}\" returns a value: all columns of its input pass by it anyway"
     )]

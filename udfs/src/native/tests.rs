@@ -15,6 +15,7 @@ use super::{Native, NativeBatches, NativeError, NativeFunction, NativeFunctions,
 use crate::call::{CallMode, Literal, UdfCall};
 use crate::error::{UdfError, UdfErrorClass};
 use crate::failed_rows::{ErrorPolicy, OnError};
+use crate::handling::Handling;
 use crate::pool::{Answer, UdfPool};
 use crate::spec::{BatchFormat, FunctionSpec, ParamKind, Returns};
 
@@ -41,6 +42,7 @@ fn call_of(spec: &FunctionSpec) -> UdfCall {
         spec: Arc::new(spec.clone()),
         errors: ErrorPolicy::default(),
         timeout: None,
+        handling: Handling::default(),
         max_errors: None,
     }
 }

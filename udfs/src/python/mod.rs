@@ -10,7 +10,7 @@ use serde_json::json;
 pub(crate) const BOOTSTRAP: &str = include_str!("worker/bootstrap.py");
 
 /// The modules in the order they are loaded; each may import those before it.
-const MODULES: [(&str, &str); 10] = [
+const MODULES: [(&str, &str); 11] = [
     ("slots", include_str!("worker/slots.py")),
     ("protocol", include_str!("worker/protocol.py")),
     ("failure", include_str!("worker/failure.py")),
@@ -18,6 +18,7 @@ const MODULES: [(&str, &str); 10] = [
     ("arguments", include_str!("worker/arguments.py")),
     ("results", include_str!("worker/results.py")),
     ("rows", include_str!("worker/rows.py")),
+    ("retry", include_str!("worker/retry.py")),
     ("isolation", include_str!("worker/isolation.py")),
     ("serve", include_str!("worker/serve.py")),
     ("zygote", include_str!("worker/zygote.py")),

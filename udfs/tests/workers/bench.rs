@@ -10,8 +10,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use futures::{StreamExt, TryStreamExt};
 use mobula_udfs::{
     Answer, AnswerStream, BatchFormat, CallDefaults, CallMode, ErrorPolicy, FailedRow,
-    FunctionSpec, Language, Literal, ObjectKind, OnError, Param, ParamKind, Returns, UdfCall,
-    UdfError, UdfPool, Volatility, WorkerManager, WorkerSettings,
+    FunctionSpec, Handling, Language, Literal, ObjectKind, OnError, Param, ParamKind, Returns,
+    UdfCall, UdfError, UdfPool, Volatility, WorkerManager, WorkerSettings,
 };
 
 /// No answer takes longer, unless something hangs.
@@ -44,6 +44,7 @@ pub struct Case {
     pub batch_format: BatchFormat,
     pub mode: CallMode,
     pub errors: ErrorPolicy,
+    pub handling: Handling,
     pub max_errors: Option<u64>,
     pub input: SchemaRef,
 }
@@ -63,6 +64,7 @@ impl Case {
             batch_format: BatchFormat::Numpy,
             mode: CallMode::Batches,
             errors: ErrorPolicy::default(),
+            handling: Handling::default(),
             max_errors: None,
             input: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
         }
@@ -150,6 +152,7 @@ impl Case {
             output,
             timeout: None,
             errors: self.errors,
+            handling: self.handling.clone(),
             max_errors: self.max_errors,
         })
     }

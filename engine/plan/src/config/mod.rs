@@ -22,6 +22,7 @@ use crate::error::PlanError;
 use crate::nearest;
 pub use settings::SETTINGS;
 use value::Value;
+pub(crate) use value::duration;
 
 /// Worker processes per core when `udf_max_workers` is 0.
 const WORKERS_PER_CORE: usize = 4;

@@ -99,7 +99,7 @@ fn bytes(text: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
-fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split_unit(text)?;
     match unit.to_ascii_lowercase().as_str() {
         "" if number == 0 => Some(Duration::ZERO),

@@ -5,14 +5,25 @@
 //! defaults, and in `map_batches(…, k => v)`, where they decide. Anything else
 //! is refused by name: no option is silently ignored.
 
+use std::collections::HashSet;
 use std::fmt::Display;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
 
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::sql::sqlparser::ast::{Expr, UnaryOperator, Value, ValueWithSpan};
-use mobula_udfs::{BatchFormat, CallDefaults, ErrorPolicy, FunctionSpec, Literal, OnError};
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::Token;
+use mobula_udfs::{
+    BatchFormat, CallDefaults, ErrorPolicy, FunctionSpec, Handling, Literal, OnError, Returns,
+};
 
+use crate::config::duration;
 use crate::error::PlanError;
 use crate::nearest;
+use crate::sql::sql_type::arrow_schema;
 
 /// Most rows of a batch.
 pub const MAX_BATCH_SIZE: usize = 1 << 20;
@@ -23,6 +34,12 @@ const KNOWN: &[&str] = &[
     "batch_size",
     "concurrency",
     "batch_format",
+    "zero_copy_batch",
+    "preserve_order",
+    "schema",
+    "timeout",
+    "retry_exceptions",
+    "max_retries",
     "on_error",
     "max_errors",
     "max_error_ratio",
@@ -31,21 +48,48 @@ const KNOWN: &[&str] = &[
     "reads",
 ];
 
-/// Options of Ray Data and of the design that come later: refused with that
-/// word, not as unknown.
-const LATER: &[&str] = &[
-    "compute",
-    "max_concurrency",
-    "memory",
-    "mode",
-    "num_cpus",
-    "num_gpus",
-    "requirements",
-    "schema",
-    "timeout",
-    "udf_modifying_row_count",
-    "zero_copy_batch",
+/// Options that Ray Data has, and what to do here instead.
+const ELSEWHERE: &[(&str, &str)] = &[
+    (
+        "compute",
+        "Say how many workers by concurrency => n or 'min..max'",
+    ),
+    (
+        "fn_constructor_args",
+        "Write a class's arguments behind its name: f(model => 'big')",
+    ),
+    (
+        "fn_constructor_kwargs",
+        "Write a class's arguments behind its name: f(model => 'big')",
+    ),
+    (
+        "max_concurrency",
+        "A worker runs one call at a time. Say how many workers by concurrency",
+    ),
+    (
+        "memory",
+        "Executors do not share out memory yet. Leave it out",
+    ),
+    (
+        "num_cpus",
+        "A worker is one process with one core, and executors do not share out cores yet. Say how many workers by concurrency",
+    ),
+    (
+        "num_gpus",
+        "Executors do not share out GPUs yet. Leave it out: workers see all GPUs of their executor",
+    ),
+    (
+        "requirements",
+        "Workers use the Python of their executor. Install there what the function imports",
+    ),
+    (
+        "udf_modifying_row_count",
+        "Say row_preserving => true of a function that gives a row for each row",
+    ),
 ];
+
+/// Most calls of user code that are made again for one row, batch or group.
+pub const MAX_RETRIES: u32 = 1000;
 
 /// Options as given; `None` where not given.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -54,7 +98,18 @@ pub struct CallOptions {
     pub batch_size: Option<Option<usize>>,
     /// `Some(None)`: as many workers as the task has cores, asked for with NULL.
     pub concurrency: Option<Option<usize>>,
+    /// Workers to start with, of those of `concurrency`.
+    pub min_workers: Option<usize>,
     pub batch_format: Option<BatchFormat>,
+    pub zero_copy_batch: Option<bool>,
+    pub preserve_order: Option<bool>,
+    /// The table that a function returns, instead of the declared one.
+    pub schema: Option<SchemaRef>,
+    /// `Some(None)`: as the session is set, asked for with NULL.
+    pub timeout: Option<Option<Duration>>,
+    /// `Some(vec![])`: none, asked for with NULL.
+    pub retry_exceptions: Option<Vec<String>>,
+    pub max_retries: Option<u32>,
     pub on_error: Option<OnError>,
     /// `Some(None)`: no bound, asked for with NULL; as is the next.
     pub max_errors: Option<Option<u64>>,
@@ -78,10 +133,22 @@ impl CallOptions {
                 .batch_size
                 .replace(option.count(MAX_BATCH_SIZE)?)
                 .is_some(),
-            "concurrency" => self
-                .concurrency
-                .replace(option.count(MAX_CONCURRENCY)?)
+            "concurrency" => {
+                let (least, most) = option.workers()?;
+                self.min_workers = least;
+                self.concurrency.replace(most).is_some()
+            }
+            "zero_copy_batch" => self.zero_copy_batch.replace(option.truth()?).is_some(),
+            "preserve_order" => self.preserve_order.replace(option.truth()?).is_some(),
+            "schema" => self.schema.replace(option.schema()?).is_some(),
+            "timeout" => self.timeout.replace(option.time()?).is_some(),
+            "retry_exceptions" => self
+                .retry_exceptions
+                .replace(option.exceptions()?)
                 .is_some(),
+            "max_retries" => self.max_retries.replace(option.retries()?).is_some(),
+            // What a worker is anyway.
+            "num_cpus" if literal(value) == Some(Literal::Int(1)) => false,
             "batch_format" => self.batch_format.replace(option.format()?).is_some(),
             "on_error" => self.on_error.replace(option.on_error()?).is_some(),
             "max_errors" => self.max_errors.replace(option.bound()?).is_some(),
@@ -106,6 +173,12 @@ impl CallOptions {
             batch_size: self.batch_size.flatten(),
             concurrency: self.concurrency.flatten(),
             batch_format: self.batch_format,
+            min_workers: self.min_workers,
+            retry_exceptions: self.retry_exceptions,
+            max_retries: self.max_retries,
+            zero_copy_batch: self.zero_copy_batch,
+            preserve_order: self.preserve_order,
+            timeout: self.timeout.flatten(),
             on_error: self.on_error,
             max_errors: self.max_errors.flatten(),
             max_error_ratio: self.max_error_ratio.flatten(),
@@ -122,6 +195,43 @@ impl CallOptions {
             on_error: self.on_error.or(defaults.on_error).unwrap_or_default(),
             max_errors: self.max_errors.unwrap_or(defaults.max_errors),
             max_error_ratio: self.max_error_ratio.unwrap_or(defaults.max_error_ratio),
+        }
+    }
+
+    /// How the blocks of a call of `spec` are handled.
+    pub fn handling_of(&self, spec: &FunctionSpec) -> Handling {
+        let (defaults, none) = (&spec.defaults, Handling::default());
+        let retry_exceptions = self.retry_exceptions.as_ref();
+        let retry_exceptions = retry_exceptions.or(defaults.retry_exceptions.as_ref());
+        let zero_copy_batch = self.zero_copy_batch.or(defaults.zero_copy_batch);
+        Handling {
+            retry_exceptions: retry_exceptions.cloned().unwrap_or_default(),
+            max_retries: (self.max_retries.or(defaults.max_retries)).unwrap_or(none.max_retries),
+            zero_copy_batch: zero_copy_batch.unwrap_or(none.zero_copy_batch),
+            preserve_order: self.preserve_order.or(defaults.preserve_order),
+            min_workers: match self.concurrency {
+                Some(_) => self.min_workers,
+                None => defaults.min_workers,
+            },
+            timeout: self.timeout.unwrap_or(defaults.timeout),
+        }
+    }
+
+    /// `spec` as this call declares it.
+    ///
+    /// # Errors
+    /// [`PlanError::TableOption`] where it returns a value.
+    pub fn declare(&self, spec: Arc<FunctionSpec>) -> Result<Arc<FunctionSpec>, PlanError> {
+        match &self.schema {
+            None => Ok(spec),
+            Some(_) if !spec.is_table() => Err(PlanError::TableOption {
+                function: spec.name.clone(),
+                option: "schema".to_owned(),
+            }),
+            Some(schema) => Ok(Arc::new(FunctionSpec {
+                returns: Returns::Table(Arc::clone(schema)),
+                ..spec.as_ref().clone()
+            })),
         }
     }
 
@@ -186,6 +296,93 @@ impl Given<'_> {
                 _ => Err(expected()),
             },
             _ => Err(expected()),
+        }
+    }
+
+    /// A count of workers, or `'min..max'`: those to start with, and most.
+    fn workers(&self) -> Result<(Option<usize>, Option<usize>), PlanError> {
+        let Some(Literal::Text(text)) = literal(self.value) else {
+            let expected =
+                format!("a count of workers from 1 to {MAX_CONCURRENCY}, 'min..max', or NULL");
+            return match self.count(MAX_CONCURRENCY) {
+                Ok(most) => Ok((None, most)),
+                Err(_) => Err(self.refused(expected)),
+            };
+        };
+        let range = text.split_once("..");
+        let range = range.map(|(least, most)| (least.trim().parse(), most.trim().parse()));
+        match range {
+            Some((Ok(least), Ok(most)))
+                if 1 <= least && least <= most && most <= MAX_CONCURRENCY =>
+            {
+                Ok((Some(least), Some(most)))
+            }
+            _ => Err(self.refused(format!(
+                "a range 'min..max' with 1 <= min <= max <= {MAX_CONCURRENCY}, as in '1..4'"
+            ))),
+        }
+    }
+
+    /// A time such as `'30s'`, a number of seconds, or NULL.
+    fn time(&self) -> Result<Option<Duration>, PlanError> {
+        let time = match literal(self.value) {
+            Some(Literal::Null) => return Ok(None),
+            Some(Literal::Int(n)) => u64::try_from(n).ok().map(Duration::from_secs),
+            Some(Literal::Text(text)) => duration(&text),
+            _ => None,
+        };
+        match time.filter(|time| !time.is_zero()) {
+            Some(time) => Ok(Some(time)),
+            None => Err(self.refused("a time above 0, as in '30s', or NULL")),
+        }
+    }
+
+    /// `'ConnectionError, TimeoutError'`, true for every exception, or none.
+    fn exceptions(&self) -> Result<Vec<String>, PlanError> {
+        let is_name = |name: &String| {
+            let mut parts = name.split('.');
+            parts.all(|part| {
+                let starts = part.starts_with(|c: char| c.is_alphabetic() || c == '_');
+                starts && part.chars().all(|c| c.is_alphanumeric() || c == '_')
+            })
+        };
+        let names = match literal(self.value) {
+            Some(Literal::Null | Literal::Bool(false)) => return Ok(vec![]),
+            Some(Literal::Bool(true)) => return Ok(vec!["Exception".to_owned()]),
+            Some(Literal::Text(_)) => self.columns().ok(),
+            _ => None,
+        };
+        names.filter(|names| names.iter().all(is_name)).ok_or_else(|| {
+            self.refused("names of Python exceptions, as in 'ConnectionError, TimeoutError', true for all, or NULL")
+        })
+    }
+
+    /// `'a BIGINT, b VARCHAR'` as columns.
+    fn schema(&self) -> Result<SchemaRef, PlanError> {
+        let text = match literal(self.value) {
+            Some(Literal::Text(text)) => format!("({text})"),
+            _ => String::new(),
+        };
+        let columns = Parser::new(&PostgreSqlDialect {})
+            .try_with_sql(&text)
+            .and_then(|mut parser| {
+                let (columns, _) = parser.parse_columns()?;
+                parser.expect_token(&Token::EOF).map(|_| columns)
+            });
+        let schema = columns.ok().and_then(|columns| arrow_schema(columns).ok());
+        let names = |schema: &Schema| {
+            let names: HashSet<_> = schema.fields().iter().map(|field| field.name()).collect();
+            names.len()
+        };
+        let schema = schema.filter(|s| !s.fields().is_empty() && names(s) == s.fields().len());
+        let expected = "columns, each once, with their types, as in 'a BIGINT, b VARCHAR'";
+        schema.map(Arc::new).ok_or_else(|| self.refused(expected))
+    }
+
+    fn retries(&self) -> Result<u32, PlanError> {
+        match literal(self.value) {
+            Some(Literal::Int(n)) if (0..=i64::from(MAX_RETRIES)).contains(&n) => Ok(n as u32),
+            _ => Err(self.refused(format!("a number of calls from 0 to {MAX_RETRIES}"))),
         }
     }
 
@@ -254,9 +451,13 @@ impl Given<'_> {
 
     fn unknown(&self) -> PlanError {
         let (owner, option) = (self.owner.to_owned(), self.name.to_owned());
-        match LATER.contains(&self.name) {
-            true => PlanError::LaterOption { owner, option },
-            false => PlanError::UnknownOption {
+        match ELSEWHERE.iter().find(|(name, _)| *name == self.name) {
+            Some((_, instead)) => PlanError::OptionElsewhere {
+                owner,
+                option,
+                instead,
+            },
+            None => PlanError::UnknownOption {
                 hint: nearest::hint(&option, KNOWN.iter().copied()),
                 owner,
                 option,

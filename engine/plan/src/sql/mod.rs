@@ -7,6 +7,7 @@
 
 pub mod call_options;
 mod chain_limit;
+pub(crate) mod check_call;
 pub mod create_function;
 pub(crate) mod grouping;
 pub mod relation;

@@ -26,9 +26,10 @@ use datafusion::sql::sqlparser::ast::{
     Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, ObjectName, ObjectNamePart,
     TableFactor,
 };
-use mobula_udfs::{CallMode, FunctionSpec, Language, Literal, ObjectKind, OnError, Returns};
+use mobula_udfs::{CallMode, FunctionSpec, Literal, Returns};
 
 use super::call_options::{CallOptions, literal};
+use super::check_call::check_call;
 use super::grouping::WrittenGrouping;
 use super::normalized;
 use crate::error::PlanError;
@@ -78,6 +79,7 @@ impl RelationPlanner for OperatorPlanner {
         };
         let written = Written::read(op, args)?;
         let spec = self.functions.find(&written.function)?;
+        let spec = written.options.declare(spec)?;
         check_call(op, &spec, &written.args, &written.options)?;
         let input = context.plan(written.input.clone())?;
         let node = match written.grouping.given() {
@@ -97,18 +99,6 @@ fn operator(name: &ObjectName) -> Option<&'static Operator> {
         [ObjectNamePart::Identifier(ident)] => Operator::named(&normalized(ident)),
         _ => None,
     }
-}
-
-/// Refuses a call of `spec` that `op` does not make.
-pub(crate) fn check_call(
-    op: &Operator,
-    spec: &FunctionSpec,
-    args: &[(String, Literal)],
-    options: &CallOptions,
-) -> Result<(), PlanError> {
-    check_constructor(op, spec, args)?;
-    check_function(op, spec)?;
-    check_options(op, spec, options)
 }
 
 /// The node of `op` over `input`, for a call that [`check_call`] allows.
@@ -186,76 +176,6 @@ fn as_declared(input: LogicalPlan, call: &FunctionCall) -> Result<LogicalPlan> {
     });
     let columns: Vec<_> = columns.collect();
     LogicalPlanBuilder::from(input).project(columns)?.build()
-}
-
-/// Refuses a function of another form than the operator calls.
-fn check_function(op: &Operator, spec: &FunctionSpec) -> Result<(), PlanError> {
-    let name = &spec.name;
-    let problem = match (op.mode, spec.is_table(), spec.takes_table()) {
-        (CallMode::Filter, true, _) => format!(
-            "\"{name}\" returns a table. Declare it with RETURNS BOOLEAN, or call it by map or flat_map"
-        ),
-        (CallMode::FlatMap, false, _) => format!(
-            "\"{name}\" returns a value. Declare it as {name}(row TABLE) RETURNS TABLE(…), or call it by map"
-        ),
-        (CallMode::Groups, false, _) => {
-            format!("\"{name}\" returns a value. Declare it as {name}(rows TABLE) RETURNS TABLE(…)")
-        }
-        (CallMode::Map | CallMode::Batches, false, true) => {
-            format!("\"{name}\" says which rows stay. Call it by filter")
-        }
-        _ => return Ok(()),
-    };
-    Err(relation(op, &problem))
-}
-
-/// Refuses options that mean nothing for this call.
-fn check_options(
-    op: &Operator,
-    spec: &FunctionSpec,
-    options: &CallOptions,
-) -> Result<(), PlanError> {
-    if let (Some(option), false) = (options.promise(), spec.is_table()) {
-        let (function, option) = (spec.name.clone(), option.to_owned());
-        return Err(PlanError::TableOption { function, option });
-    }
-    if let (Some(option), CallMode::Groups) = (options.promise(), op.mode) {
-        let problem = format!("nothing moves below a call of groups, so {option} says nothing");
-        return Err(relation(op, &problem));
-    }
-    let by_row = !matches!(op.mode, CallMode::Batches | CallMode::Groups);
-    if by_row && options.batch_format.is_some() {
-        return Err(relation(
-            op,
-            "it calls functions row by row. batch_format is an option of map_batches",
-        ));
-    }
-    if spec.language == Language::Native && options.batch_format.is_some() {
-        let name = &spec.name;
-        return Err(relation(
-            op,
-            &format!("\"{name}\" is native and gets Arrow arrays. Leave batch_format out"),
-        ));
-    }
-    let bounds = (
-        options.max_errors.flatten(),
-        options.max_error_ratio.flatten(),
-    );
-    if bounds != (None, None) && options.errors_of(spec).on_error == OnError::Raise {
-        return Err(relation(
-            op,
-            "max_errors and max_error_ratio say nothing with on_error => 'raise', the default. Give on_error as well",
-        ));
-    }
-    // A NULL in place of rows of which nobody knows how many they are.
-    let is_null = options.errors_of(spec).on_error == OnError::Null;
-    if is_null && spec.is_table() && op.mode != CallMode::Map {
-        return Err(relation(
-            op,
-            "on_error => 'null' has no row to leave NULL in, since the function gives any number. Use 'drop' or 'dead_letter', or call it by map",
-        ));
-    }
-    Ok(())
 }
 
 /// The arguments of an operator, read.
@@ -336,7 +256,7 @@ fn check_grouping(
     Err(relation(op, &problem))
 }
 
-fn relation(op: &Operator, problem: &str) -> PlanError {
+pub(super) fn relation(op: &Operator, problem: &str) -> PlanError {
     PlanError::Relation {
         operator: op.sql,
         problem: problem.to_owned(),
@@ -436,37 +356,6 @@ fn constructor_argument(
             op,
             &format!("write the argument {value} of {function} as name => {value}"),
         )),
-    }
-}
-
-fn check_constructor(
-    op: &Operator,
-    spec: &FunctionSpec,
-    args: &[(String, Literal)],
-) -> Result<(), PlanError> {
-    let mut seen = HashSet::new();
-    if let Some((name, _)) = args.iter().find(|(name, _)| !seen.insert(name)) {
-        return Err(relation(
-            op,
-            &format!("argument \"{name}\" of {} is given twice", spec.name),
-        ));
-    }
-    match (&spec.object, args.first()) {
-        (ObjectKind::Function, Some((name, _))) if spec.language == Language::Native => {
-            let problem = format!(
-                "\"{}\" is native, keeps no state and has no argument \"{name}\"",
-                spec.name
-            );
-            Err(relation(op, &problem))
-        }
-        (ObjectKind::Function, Some((name, _))) => Err(relation(
-            op,
-            &format!(
-                "\"{}\" is a def and has no constructor for \"{name}\". Only a class takes arguments here",
-                spec.name
-            ),
-        )),
-        _ => Ok(()),
     }
 }
 
@@ -619,10 +508,10 @@ mod tests {
             expect!["Error during planning: table 'datafusion.public.nowhere' not found"],
         )
         .await;
-        check("SELECT * FROM map_batches(TABLE(t), inc, num_gpus => 1)", expect![[r#"External error: option "num_gpus" of map_batches is not available yet. Options are batch_size, concurrency, batch_format, on_error, max_errors, max_error_ratio, passthrough, row_preserving and reads"#]]).await;
-        check("SELECT * FROM map_batches(TABLE(t), inc, batchsize => 1)", expect![[r#"External error: unknown option "batchsize" of map_batches. Options are batch_size, concurrency, batch_format, on_error, max_errors, max_error_ratio, passthrough, row_preserving and reads. Did you mean "batch_size"?"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(t), inc, num_gpus => 1)", expect![[r#"External error: map_batches has no option "num_gpus". Executors do not share out GPUs yet. Leave it out: workers see all GPUs of their executor"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(t), inc, batchsize => 1)", expect![[r#"External error: unknown option "batchsize" of map_batches. Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving and reads. Did you mean "batch_size"?"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc, batch_size => 'x')", expect![[r#"External error: invalid value 'x' for option "batch_size" of map_batches: expected a count from 1 to 1048576, or NULL"#]]).await;
-        check("SELECT * FROM map_batches(TABLE(t), inc, concurrency => 100000)", expect![[r#"External error: invalid value 100000 for option "concurrency" of map_batches: expected a count from 1 to 1024, or NULL"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(t), inc, concurrency => 100000)", expect![[r#"External error: invalid value 100000 for option "concurrency" of map_batches: expected a count of workers from 1 to 1024, 'min..max', or NULL"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc(k => 1))", expect![[r#"External error: cannot plan map_batches: "inc" is a def and has no constructor for "k". Only a class takes arguments here"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), \"Embed\"(k => a))", expect![[r#"External error: cannot plan map_batches: argument "k" of Embed must be a literal, not a"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), \"Embed\"(1))", expect!["External error: cannot plan map_batches: write the argument 1 of Embed as name => 1"]).await;

@@ -4,8 +4,8 @@ Arrow arrays pass as they are; polars has the same layout and shares them. As ro
 values are Python's own. As pandas, a column has the type that pandas gives it by
 default, and where it has NULLs or NaN an Arrow type of pandas, which tells them
 apart. As numpy, columns without NULL are read-only views
-of the block where Arrow has the same layout; with NULL they are masked arrays,
-so NaN stays NaN. What numpy has no type for comes as Python objects and None;
+of the block where Arrow has the same layout, or copies of it where user code is to
+write to them; with NULL they are masked arrays, so NaN stays NaN. What numpy has no type for comes as Python objects and None;
 lists of numbers come as one small array each.
 """
 
@@ -32,14 +32,16 @@ def prepare(batch_format):
         ) from None
 
 
-def scalar_arguments(batch, batch_format):
+def scalar_arguments(batch, batch_format, zero_copy):
     """One array per parameter."""
-    return _converted(lambda batch: [_ARRAYS[batch_format](column) for column in batch.columns], batch, batch_format)
+    made = _converted(lambda batch: [_ARRAYS[batch_format](column) for column in batch.columns], batch, batch_format)
+    return made if zero_copy else [_writable(array) for array in made]
 
 
-def table_argument(batch, batch_format):
+def table_argument(batch, batch_format, zero_copy):
     """The whole batch."""
-    return _converted(_TABLES[batch_format], batch, batch_format)
+    made = _converted(_TABLES[batch_format], batch, batch_format)
+    return made if zero_copy else _writable(made)
 
 
 def _converted(convert, batch, batch_format):
@@ -139,6 +141,18 @@ def _item(values):
     kind = values.type
     numbers = t.is_integer(kind) or t.is_floating(kind) or t.is_boolean(kind)
     return to_numpy(values) if numbers else values.to_pylist()
+
+
+def _writable(made):
+    """The same, in memory that is user code's alone."""
+    if isinstance(made, dict):
+        return {name: _writable(array) for name, array in made.items()}
+    if not isinstance(made, np.ndarray):
+        # Of pandas; the other formats cannot be written to.
+        return made.copy()
+    if made.dtype == object:
+        return _objects([_writable(item) if isinstance(item, np.ndarray) else item for item in made])
+    return made if made.flags.writeable and not isinstance(made, np.ma.MaskedArray) else made.copy()
 
 
 def _objects(values):

@@ -15,6 +15,7 @@ from .failure import RowTooLarge, Refused, report, run
 from .isolation import Failures, isolated_column, isolated_parts
 from .protocol import Channel
 from .results import to_batches, to_column
+from .retry import Retrying
 from .rows import rows_of_rows, values_of_rows
 from .source import Source
 
@@ -28,6 +29,7 @@ class Call:
         self.table = body["table"]
         self.batch_size = body["batch_size"]
         self.batch_format = body["batch_format"]
+        self.zero_copy = body["zero_copy"]
         self.strict = body["strict"]
         self.mode = body["mode"]
         self.by_row = self.mode not in ("batches", "groups")
@@ -43,6 +45,12 @@ class Call:
         if self.source.is_class:
             args = {name: _literal(kind, text) for name, kind, text in body["args"]}
             self.code = run(self.function, self.source.object, **args)
+        if body["retry"]:
+            self.code = Retrying(self.code, self.by_row, *body["retry"])
+
+    def take_retries(self):
+        """How often user code was called again since the last time."""
+        return self.code.take_retries() if isinstance(self.code, Retrying) else 0
 
     def failures(self, limit):
         """Where rows that fail are told; None where the first one ends the call."""
@@ -67,7 +75,7 @@ class Call:
         if self.by_row:
             rows = rows_of_rows(self.function, self.code, batch, self.mode)
             return to_batches(self.function, rows, self.output, True)
-        argument = table_argument(batch, self.batch_format)
+        argument = table_argument(batch, self.batch_format, self.zero_copy)
         value = run(self.function, self.code, argument)
         return to_batches(self.function, value, self.output, self.batch_format == "rows")
 
@@ -96,7 +104,7 @@ class Call:
         if self.by_row:
             values = values_of_rows(self.function, self.code, batch, self.takes_table)
             return to_column(values, batch.num_rows, kind, True)
-        arguments = scalar_arguments(batch, self.batch_format)
+        arguments = scalar_arguments(batch, self.batch_format, self.zero_copy)
         value = run(self.function, self.code, *arguments)
         return to_column(value, batch.num_rows, kind, bool(arguments))
 
@@ -158,7 +166,8 @@ class Worker:
         # With its last answer the engine gets the block's memory back, unless user
         # code keeps some of it.
         block = output = frame.payload = None
-        self.channel.send(protocol.DONE, frame.seq, {"user_us": spent // 1000})
+        done = {"user_us": spent // 1000, "retries": call.take_retries()}
+        self.channel.send(protocol.DONE, frame.seq, done)
 
     def _send_failures(self, seq, failures):
         """Told before the rows that come without them."""

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use mobula_block::plain::plain_schema;
 use mobula_udfs::{
-    BatchFormat, CallMode, ErrorPolicy, FunctionSpec, Literal, ParamKind, Returns, UdfCall,
-    Volatility,
+    BatchFormat, CallMode, ErrorPolicy, FunctionSpec, Handling, Literal, ParamKind, Returns,
+    UdfCall, Volatility,
 };
 
 use super::grouping::starts_field;
@@ -31,6 +31,7 @@ pub struct FunctionCall {
     batch_format: BatchFormat,
     concurrency: Option<usize>,
     errors: ErrorPolicy,
+    handling: Handling,
     passthrough: Vec<String>,
     row_preserving: bool,
     reads: Option<Vec<String>>,
@@ -52,6 +53,7 @@ impl FunctionCall {
         let batch_format = options.batch_format_of(&spec);
         let concurrency = options.concurrency_of(&spec);
         let errors = options.errors_of(&spec);
+        let handling = options.handling_of(&spec);
         let promised = spec.defaults.clone();
         let passthrough = options.passthrough.clone();
         let passthrough = passthrough.unwrap_or(promised.passthrough);
@@ -59,7 +61,7 @@ impl FunctionCall {
         let reads = options.reads.clone().or(promised.reads);
         let identity = format!(
             "{} {} {mode:?} {args:?} {batch_size:?} {batch_format} {concurrency:?} {errors:?} \
-             {passthrough:?} {row_preserving} {reads:?}",
+             {handling:?} {passthrough:?} {row_preserving} {reads:?}",
             spec.name,
             spec.hash()
         );
@@ -71,6 +73,7 @@ impl FunctionCall {
             batch_format,
             concurrency,
             errors,
+            handling,
             passthrough,
             row_preserving,
             reads,
@@ -177,6 +180,7 @@ impl FunctionCall {
             batch_size: self.batch_size,
             batch_format: self.batch_format,
             errors: self.errors,
+            handling: self.handling.clone(),
             input,
             output,
             timeout: None,

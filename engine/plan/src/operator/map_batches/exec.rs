@@ -5,7 +5,6 @@
 //! partitions of one exec in one task share one pool. Made by the physical
 //! planner, and by the codec on the other side.
 
-use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -22,13 +21,12 @@ use datafusion::physical_plan::execution_plan::{
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
-    InputDistributionRequirements, Partitioning, PlanProperties,
+    ExecutionPlan, ExecutionPlanProperties, InputDistributionRequirements, Partitioning,
+    PlanProperties,
 };
-use mobula_udfs::{CallMode, Language, OnError, UdfCall};
+use mobula_udfs::{CallMode, Handling, OnError, UdfCall};
 
 use super::block_queue::{BlockLimits, BlockQueue};
-use super::call::write_call;
 use super::grouping::{ExecGrouping, GroupMarker};
 use super::shared_pool::SharedPool;
 use super::stream::{Groups, MapBatchesStream, Setup, StreamMetrics};
@@ -148,7 +146,7 @@ impl MapBatchesExec {
     }
 
     /// Whether a row comes out of every row of the input.
-    fn keeps_rows(&self) -> bool {
+    pub(super) fn keeps_rows(&self) -> bool {
         match self.shape {
             ExecShape::Column { .. } => !self.drops_rows(),
             ExecShape::Filter { .. } => false,
@@ -161,7 +159,13 @@ impl MapBatchesExec {
         self.call.errors.on_error.drops_rows()
     }
 
-    fn is_table(&self) -> bool {
+    /// Whether blocks come out in the order they went in: values do unless told
+    /// otherwise, tables only if.
+    fn keeps_order(&self) -> bool {
+        keeps_order(&self.call, &self.shape)
+    }
+
+    pub(super) fn is_table(&self) -> bool {
         matches!(self.shape, ExecShape::Table { .. })
     }
 
@@ -181,15 +185,19 @@ impl MapBatchesExec {
                 partitions.max(context.session_config().target_partitions())
             }
         };
-        let options = &context.session_config().options().extensions;
-        let defaults = MobulaOptions::default();
-        let options = options.get::<MobulaOptions>().unwrap_or(&defaults);
+        let options = options(context);
         let listed = match self.call.errors.on_error {
             OnError::DeadLetter => Some(options.udf_errors_max_rows()),
             _ => None,
         };
+        let handling = &self.call.handling;
+        let least = handling.min_workers;
         let call = Arc::new(UdfCall {
-            timeout: options.udf_call_timeout(),
+            handling: Handling {
+                min_workers: least.map(|total| host.task_share(context, total)),
+                ..handling.clone()
+            },
+            timeout: handling.timeout.or(options.udf_call_timeout()),
             max_errors: self.call.errors.max_errors.into_iter().chain(listed).min(),
             ..self.call.as_ref().clone()
         });
@@ -201,19 +209,14 @@ impl MapBatchesExec {
 
     fn groups(&self, context: &TaskContext) -> Option<Groups> {
         let grouping = self.grouping.as_ref()?;
-        let extensions = &context.session_config().options().extensions;
-        let defaults = MobulaOptions::default();
-        let options = extensions.get::<MobulaOptions>().unwrap_or(&defaults);
         Some(Groups {
             marker: GroupMarker::new(grouping.keys.clone()),
-            max_bytes: options.udf_max_frame_bytes(),
+            max_bytes: options(context).udf_max_frame_bytes(),
         })
     }
 
     fn limits(&self, context: &TaskContext) -> BlockLimits {
-        let extensions = &context.session_config().options().extensions;
-        let defaults = MobulaOptions::default();
-        let options = extensions.get::<MobulaOptions>().unwrap_or(&defaults);
+        let options = options(context);
         let rows = options.udf_batch_rows();
         let (rows, batch_size) = match self.call.mode {
             CallMode::Batches => (rows, self.call.batch_size),
@@ -270,6 +273,15 @@ fn properties(
 ) -> Result<PlanProperties> {
     let (equivalence, partitioning) = match shape {
         // Old columns keep their places, so all that was known of them holds.
+        ExecShape::Column { .. } if !keeps_order(call, shape) => {
+            let schema = appended(&input.schema(), &call.output);
+            let partitioning = input.output_partitioning().clone();
+            (EquivalenceProperties::new(schema), partitioning)
+        }
+        ExecShape::Filter { .. } if !keeps_order(call, shape) => (
+            EquivalenceProperties::new(input.schema()),
+            input.output_partitioning().clone(),
+        ),
         ExecShape::Column { .. } => {
             let schema = appended(&input.schema(), &call.output);
             let known = input.equivalence_properties().clone();
@@ -294,65 +306,23 @@ fn properties(
     ))
 }
 
+/// Our settings in the session of `context`.
+fn options(context: &TaskContext) -> MobulaOptions {
+    let extensions = &context.session_config().options().extensions;
+    extensions.get().cloned().unwrap_or_default()
+}
+
+fn keeps_order(call: &UdfCall, shape: &ExecShape) -> bool {
+    let is_table = matches!(shape, ExecShape::Table { .. });
+    call.handling.preserve_order.unwrap_or(!is_table)
+}
+
 fn appended(input: &Schema, result: &Schema) -> SchemaRef {
     let fields = input.fields().iter().chain(result.fields()).cloned();
     Arc::new(Schema::new_with_metadata(
         fields.collect::<Vec<_>>(),
         input.metadata().clone(),
     ))
-}
-
-impl DisplayAs for MapBatchesExec {
-    fn fmt_as(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let separator = match t {
-            DisplayFormatType::Default | DisplayFormatType::Verbose => {
-                write!(f, "{}: ", self.name())?;
-                ", "
-            }
-            DisplayFormatType::TreeRender => "\n",
-        };
-        write!(f, "udf=")?;
-        write_call(f, &self.call.spec.name, &self.call.args)?;
-        let kind = if self.is_table() { "table" } else { "scalar" };
-        let count = |n: Option<usize>, none: &str| n.map_or(none.to_owned(), |n| n.to_string());
-        let batch_size = count(self.call.batch_size, "block");
-        let concurrency = count(self.concurrency, "cores");
-        let format = &self.call.batch_format;
-        let is_native = self.call.spec.language == Language::Native;
-        write!(f, "{separator}kind={kind}")?;
-        if is_native {
-            write!(f, "{separator}language=native")?;
-        }
-        if let Some(grouping) = &self.grouping {
-            grouping.write(f, &self.input.schema(), separator)?;
-        }
-        let mode = self.call.mode;
-        if mode == CallMode::Batches || self.call.batch_size.is_some() {
-            write!(f, "{separator}batch_size={batch_size}")?;
-        }
-        if matches!(mode, CallMode::Batches | CallMode::Groups) && !is_native {
-            write!(f, "{separator}batch_format={format}")?;
-        }
-        write!(f, "{separator}concurrency={concurrency}")?;
-        if self.is_table() && self.keeps_rows() {
-            write!(f, "{separator}row_preserving=true")?;
-        }
-        if let Some(mask) = self.shape.mask() {
-            let schema = self.input.schema();
-            write!(f, "{separator}mask={}@{mask}", schema.field(mask).name())?;
-        }
-        let errors = &self.call.errors;
-        if errors.on_error != OnError::Raise {
-            write!(f, "{separator}on_error={}", errors.on_error)?;
-        }
-        if let Some(most) = errors.max_errors {
-            write!(f, "{separator}max_errors={most}")?;
-        }
-        if let Some(most) = errors.max_error_ratio {
-            write!(f, "{separator}max_error_ratio={most}")?;
-        }
-        Ok(())
-    }
 }
 
 impl ExecutionPlan for MapBatchesExec {
@@ -421,7 +391,7 @@ impl ExecutionPlan for MapBatchesExec {
     }
 
     fn maintains_input_order(&self) -> Vec<bool> {
-        vec![!self.is_table()]
+        vec![!self.is_table() && self.keeps_order()]
     }
 
     fn supports_limit_pushdown(&self) -> bool {
@@ -476,6 +446,8 @@ impl ExecutionPlan for MapBatchesExec {
     ) -> Result<SendableRecordBatchStream> {
         let pool = self.shared_pool(&context)?;
         let setup = Setup {
+            keeps_order: self.keeps_order(),
+            keep_bytes: options(&context).udf_max_frame_bytes(),
             queue: BlockQueue::new(self.limits(&context)),
             groups: self.groups(&context),
             input: self.input.execute(partition, context)?,

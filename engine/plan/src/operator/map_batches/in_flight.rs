@@ -10,6 +10,7 @@ use arrow::array::{AsArray, BooleanArray, RecordBatch, new_empty_array};
 use arrow::compute::filter_record_batch;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::{DataFusionError, Result, internal_datafusion_err};
+use mobula_block::size::block_bytes;
 use mobula_udfs::UdfCall;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
@@ -27,9 +28,20 @@ pub(super) enum Reply {
     End,
 }
 
+impl Reply {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Rows(rows) => block_bytes(rows),
+            Self::Dropped(_) | Self::End => 0,
+        }
+    }
+}
+
 /// One call, sent and not yet answered whole.
 pub(super) struct InFlight {
     pub(super) answers: mpsc::Receiver<Reply>,
+    /// Answers that were read before it was this call's turn.
+    pub(super) kept: VecDeque<Reply>,
     /// Rows of the block that wait for their new column; empty for a table.
     pub(super) waiting: VecDeque<Passed>,
     /// Rows sent, and those not answered yet.
@@ -47,6 +59,22 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
+    /// Reads what there is for later, as long as it may be kept.
+    pub(super) fn read_ahead(&mut self, cx: &mut Context<'_>, room: &mut usize) {
+        while *room > 0 {
+            let Poll::Ready(Some(reply)) = self.answers.poll_recv(cx) else {
+                return;
+            };
+            self.kept.push_back(reply);
+            *room = room.saturating_sub(self.kept.back().map_or(0, Reply::bytes));
+        }
+    }
+
+    /// Bytes that are kept.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.kept.iter().map(Reply::bytes).sum()
+    }
+
     /// The next rows of this call's output; `None` when it is answered whole.
     pub(super) fn poll(
         &mut self,
@@ -62,7 +90,12 @@ impl InFlight {
         let answer = match self.rest.take() {
             Some(rest) => rest,
             None => loop {
-                match ready!(self.answers.poll_recv(cx)) {
+                let kept = self.kept.pop_front();
+                let reply = match kept {
+                    None => ready!(self.answers.poll_recv(cx)),
+                    kept => kept,
+                };
+                match reply {
                     Some(Reply::Rows(rows)) => {
                         self.owed -= rows.num_rows() as i64;
                         break rows;

@@ -26,6 +26,7 @@
 
 mod block_queue;
 mod call;
+mod display;
 mod exec;
 mod failures;
 mod grouping;

@@ -26,6 +26,8 @@ struct PoolMetrics {
     bytes_shared: Count,
     slots_created: Count,
     blocks_ahead: Count,
+    retries: Count,
+    workers_at_once: Count,
 }
 
 /// A pool that opens when first needed.
@@ -71,6 +73,8 @@ impl SharedPool {
                 bytes_shared: global("bytes_shared"),
                 slots_created: global("slots_created"),
                 blocks_ahead: global("blocks_ahead"),
+                retries: global("retries"),
+                workers_at_once: global("workers_at_once"),
             },
         }
     }
@@ -123,6 +127,10 @@ impl Drop for SharedPool {
             self.metrics.bytes_shared.add(stats.bytes_shared as usize);
             self.metrics.slots_created.add(stats.slots_created as usize);
             self.metrics.blocks_ahead.add(stats.blocks_ahead as usize);
+            self.metrics.retries.add(stats.retries as usize);
+            self.metrics
+                .workers_at_once
+                .add(stats.workers_at_once as usize);
         }
     }
 }

@@ -59,6 +59,10 @@ pub(super) struct Setup {
     pub call: Arc<UdfCall>,
     pub shape: ExecShape,
     pub schema: SchemaRef,
+    /// Whether blocks come out in the order they went in.
+    pub keeps_order: bool,
+    /// Most bytes of answers of later calls that wait for an older one.
+    pub keep_bytes: usize,
 }
 
 /// Groups of rows that go in together.
@@ -195,21 +199,28 @@ impl Running {
     }
 
     /// The first answer there is, and of which call: of the oldest alone where
-    /// rows keep their order.
+    /// rows keep their order. A table's later calls are read all the same, see
+    /// above, as far as their answers may be kept.
     fn poll_answers(
         &mut self,
         cx: &mut Context<'_>,
         metrics: &StreamMetrics,
     ) -> Option<(usize, Result<Option<RecordBatch>>)> {
-        let readable = match &self.setup.shape {
-            ExecShape::Column { .. } | ExecShape::Filter { .. } => 1,
-            ExecShape::Table { .. } => self.in_flight.len(),
+        let readable = match self.setup.keeps_order {
+            true => 1,
+            false => self.in_flight.len(),
         };
         let calls = self.in_flight.iter_mut().take(readable).enumerate();
         for (idx, call) in calls {
             if let Poll::Ready(answer) = call.poll(cx, &self.setup, metrics) {
                 return Some((idx, answer));
             }
+        }
+        if self.setup.keeps_order && matches!(self.setup.shape, ExecShape::Table { .. }) {
+            let kept: usize = self.in_flight.iter().map(InFlight::kept_bytes).sum();
+            let mut room = self.setup.keep_bytes.saturating_sub(kept);
+            let later = self.in_flight.iter_mut().skip(1);
+            later.for_each(|call| call.read_ahead(cx, &mut room));
         }
         None
     }
@@ -309,6 +320,7 @@ impl Running {
         let task = (!over).then(|| SpawnedTask::spawn(call));
         self.in_flight.push_back(InFlight {
             answers,
+            kept: VecDeque::new(),
             waiting,
             sent: block.rows as i64,
             owed: block.rows as i64,

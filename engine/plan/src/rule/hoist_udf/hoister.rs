@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, Result};
+use datafusion::common::{Column, Result, plan_err};
 use datafusion::logical_expr::expr::{
     AggregateFunction, BinaryExpr, Case, ScalarFunction, WindowFunction,
 };
@@ -205,6 +205,7 @@ impl Hoister {
         if let Some(called) = lazy {
             return match call.func.name() {
                 "coalesce" | "nvl" => self.lift_coalesce(call, guard),
+                "nvl2" => self.lift_under(nvl2_as_case(call)?, guard),
                 other => Err(refused(called, &other.to_uppercase())),
             };
         }
@@ -439,4 +440,12 @@ fn refused(called: &Expr, place: &str) -> datafusion::common::DataFusionError {
         place: place.to_owned(),
     }
     .into()
+}
+
+/// `nvl2(test, a, b)` as the CASE that it means.
+fn nvl2_as_case(call: ScalarFunction) -> Result<Expr> {
+    match <[Expr; 3]>::try_from(call.args) {
+        Ok([test, given, otherwise]) => when(test.is_not_null(), given).otherwise(otherwise),
+        Err(args) => plan_err!("nvl2 takes three arguments, not {}", args.len()),
+    }
 }

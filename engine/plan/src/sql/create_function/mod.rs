@@ -308,6 +308,11 @@ impl Clauses {
         check_shape(&name, &params, &returns)?;
         let options = self.options.unwrap_or_default();
         check_promises(&name, &options, &returns)?;
+        if options.schema.is_some() {
+            let problem =
+                "schema is an option of calls. RETURNS TABLE(…) says which columns come out";
+            return Err(declaration(&name, problem));
+        }
         Ok(FunctionSpec {
             name,
             language: Language::Python,

@@ -59,6 +59,12 @@ $$",
                         on_error: None,
                         max_errors: None,
                         max_error_ratio: None,
+                        min_workers: None,
+                        retry_exceptions: None,
+                        max_retries: None,
+                        zero_copy_batch: None,
+                        preserve_order: None,
+                        timeout: None,
                         passthrough: [],
                         row_preserving: false,
                         reads: None,
@@ -131,6 +137,12 @@ fn a_table_function_with_clauses_in_another_order() {
                         on_error: None,
                         max_errors: None,
                         max_error_ratio: None,
+                        min_workers: None,
+                        retry_exceptions: None,
+                        max_retries: None,
+                        zero_copy_batch: None,
+                        preserve_order: None,
+                        timeout: None,
                         passthrough: [],
                         row_preserving: false,
                         reads: None,
@@ -214,13 +226,13 @@ fn refused_declarations() {
     check(
         &with("WITH (num_gpus = 1)"),
         expect![[
-            r#"option "num_gpus" of function "f" is not available yet. Options are batch_size, concurrency, batch_format, on_error, max_errors, max_error_ratio, passthrough, row_preserving and reads"#
+            r#"function "f" has no option "num_gpus". Executors do not share out GPUs yet. Leave it out: workers see all GPUs of their executor"#
         ]],
     );
     check(
         &with("WITH (batchsize = 1)"),
         expect![[
-            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, on_error, max_errors, max_error_ratio, passthrough, row_preserving and reads. Did you mean "batch_size"?"#
+            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving and reads. Did you mean "batch_size"?"#
         ]],
     );
     check(
@@ -235,9 +247,51 @@ fn refused_declarations() {
     );
     check(
         &with("WITH (concurrency = '1..4')"),
-        expect![[
-            r#"invalid value '1..4' for option "concurrency" of function "f": expected a count from 1 to 1024, or NULL"#
-        ]],
+        expect![[r#"
+            CreateFunction {
+                or_replace: false,
+                if_not_exists: false,
+                spec: FunctionSpec {
+                    name: "f",
+                    language: Python,
+                    params: [
+                        Param {
+                            name: "a",
+                            kind: Value(
+                                Int32,
+                            ),
+                        },
+                    ],
+                    returns: Scalar(
+                        Int32,
+                    ),
+                    object: Function,
+                    volatility: Volatile,
+                    strict: false,
+                    body: "x",
+                    defaults: CallDefaults {
+                        batch_size: None,
+                        concurrency: Some(
+                            4,
+                        ),
+                        batch_format: None,
+                        on_error: None,
+                        max_errors: None,
+                        max_error_ratio: None,
+                        min_workers: Some(
+                            1,
+                        ),
+                        retry_exceptions: None,
+                        max_retries: None,
+                        zero_copy_batch: None,
+                        preserve_order: None,
+                        timeout: None,
+                        passthrough: [],
+                        row_preserving: false,
+                        reads: None,
+                    },
+                },
+            }"#]],
     );
     check(
         &with("WITH (batch_format = 'arrow')"),

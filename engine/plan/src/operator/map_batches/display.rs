@@ -1,0 +1,84 @@
+//! How a call reads in EXPLAIN.
+
+use std::fmt;
+
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan};
+use mobula_udfs::{CallMode, Handling, Language, OnError};
+
+use super::call::write_call;
+use super::exec::MapBatchesExec;
+
+impl DisplayAs for MapBatchesExec {
+    fn fmt_as(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let separator = match t {
+            DisplayFormatType::Default | DisplayFormatType::Verbose => {
+                write!(f, "{}: ", self.name())?;
+                ", "
+            }
+            DisplayFormatType::TreeRender => "\n",
+        };
+        write!(f, "udf=")?;
+        write_call(f, &self.call().spec.name, &self.call().args)?;
+        let kind = if self.is_table() { "table" } else { "scalar" };
+        let count = |n: Option<usize>, none: &str| n.map_or(none.to_owned(), |n| n.to_string());
+        let batch_size = count(self.call().batch_size, "block");
+        let concurrency = match self.call().handling.min_workers {
+            Some(least) => format!("{least}..{}", count(self.concurrency(), "cores")),
+            None => count(self.concurrency(), "cores"),
+        };
+        let format = &self.call().batch_format;
+        let is_native = self.call().spec.language == Language::Native;
+        write!(f, "{separator}kind={kind}")?;
+        if is_native {
+            write!(f, "{separator}language=native")?;
+        }
+        if let Some(grouping) = self.grouping() {
+            grouping.write(f, &self.input().schema(), separator)?;
+        }
+        let mode = self.call().mode;
+        if mode == CallMode::Batches || self.call().batch_size.is_some() {
+            write!(f, "{separator}batch_size={batch_size}")?;
+        }
+        if matches!(mode, CallMode::Batches | CallMode::Groups) && !is_native {
+            write!(f, "{separator}batch_format={format}")?;
+        }
+        write!(f, "{separator}concurrency={concurrency}")?;
+        if self.is_table() && self.keeps_rows() {
+            write!(f, "{separator}row_preserving=true")?;
+        }
+        if let Some(mask) = self.shape().mask() {
+            let schema = self.input().schema();
+            write!(f, "{separator}mask={}@{mask}", schema.field(mask).name())?;
+        }
+        write_handling(f, &self.call().handling, separator)?;
+        let errors = &self.call().errors;
+        if errors.on_error != OnError::Raise {
+            write!(f, "{separator}on_error={}", errors.on_error)?;
+        }
+        if let Some(most) = errors.max_errors {
+            write!(f, "{separator}max_errors={most}")?;
+        }
+        if let Some(most) = errors.max_error_ratio {
+            write!(f, "{separator}max_error_ratio={most}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What is not as by default.
+fn write_handling(f: &mut fmt::Formatter<'_>, handling: &Handling, separator: &str) -> fmt::Result {
+    if !handling.zero_copy_batch {
+        write!(f, "{separator}zero_copy_batch=false")?;
+    }
+    if let Some(ordered) = handling.preserve_order {
+        write!(f, "{separator}preserve_order={ordered}")?;
+    }
+    if let Some(timeout) = handling.timeout {
+        write!(f, "{separator}timeout={timeout:?}")?;
+    }
+    if let Some((exceptions, most)) = handling.retry() {
+        let exceptions = exceptions.join(" | ");
+        write!(f, "{separator}retry={exceptions} up to {most} times")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,174 @@
+//! Refuses calls that an operator does not make, and says what to do instead.
+//!
+//! For SQL's relations and for DataFrames alike.
+
+use std::collections::HashSet;
+
+use mobula_udfs::{BatchFormat, CallMode, FunctionSpec, Language, Literal, ObjectKind, OnError};
+
+use super::call_options::CallOptions;
+use super::relation::relation;
+use crate::error::PlanError;
+use crate::operator::Operator;
+
+/// Refuses a call of `spec` that `op` does not make.
+pub(crate) fn check_call(
+    op: &Operator,
+    spec: &FunctionSpec,
+    args: &[(String, Literal)],
+    options: &CallOptions,
+) -> Result<(), PlanError> {
+    check_constructor(op, spec, args)?;
+    check_function(op, spec)?;
+    check_options(op, spec, options)
+}
+
+/// Refuses a function of another form than the operator calls.
+fn check_function(op: &Operator, spec: &FunctionSpec) -> Result<(), PlanError> {
+    let name = &spec.name;
+    let problem = match (op.mode, spec.is_table(), spec.takes_table()) {
+        (CallMode::Filter, true, _) => format!(
+            "\"{name}\" returns a table. Declare it with RETURNS BOOLEAN, or call it by map or flat_map"
+        ),
+        (CallMode::FlatMap, false, _) => format!(
+            "\"{name}\" returns a value. Declare it as {name}(row TABLE) RETURNS TABLE(…), or call it by map"
+        ),
+        (CallMode::Groups, false, _) => {
+            format!("\"{name}\" returns a value. Declare it as {name}(rows TABLE) RETURNS TABLE(…)")
+        }
+        (CallMode::Map | CallMode::Batches, false, true) => {
+            format!("\"{name}\" says which rows stay. Call it by filter")
+        }
+        _ => return Ok(()),
+    };
+    Err(relation(op, &problem))
+}
+
+/// Refuses options that mean nothing for this call.
+fn check_options(
+    op: &Operator,
+    spec: &FunctionSpec,
+    options: &CallOptions,
+) -> Result<(), PlanError> {
+    if let (Some(option), false) = (options.promise(), spec.is_table()) {
+        let (function, option) = (spec.name.clone(), option.to_owned());
+        return Err(PlanError::TableOption { function, option });
+    }
+    if let (Some(option), CallMode::Groups) = (options.promise(), op.mode) {
+        let problem = format!("nothing moves below a call of groups, so {option} says nothing");
+        return Err(relation(op, &problem));
+    }
+    let by_row = !matches!(op.mode, CallMode::Batches | CallMode::Groups);
+    if by_row && options.batch_format.is_some() {
+        return Err(relation(
+            op,
+            "it calls functions row by row. batch_format is an option of map_batches",
+        ));
+    }
+    if spec.language == Language::Native && options.batch_format.is_some() {
+        let name = &spec.name;
+        return Err(relation(
+            op,
+            &format!("\"{name}\" is native and gets Arrow arrays. Leave batch_format out"),
+        ));
+    }
+    check_handling(op, spec, options)?;
+    let bounds = (
+        options.max_errors.flatten(),
+        options.max_error_ratio.flatten(),
+    );
+    if bounds != (None, None) && options.errors_of(spec).on_error == OnError::Raise {
+        return Err(relation(
+            op,
+            "max_errors and max_error_ratio say nothing with on_error => 'raise', the default. Give on_error as well",
+        ));
+    }
+    // A NULL in place of rows of which nobody knows how many they are.
+    let is_null = options.errors_of(spec).on_error == OnError::Null;
+    if is_null && spec.is_table() && op.mode != CallMode::Map {
+        return Err(relation(
+            op,
+            "on_error => 'null' has no row to leave NULL in, since the function gives any number. Use 'drop' or 'dead_letter', or call it by map",
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses ways to handle blocks that mean nothing for this call.
+fn check_handling(
+    op: &Operator,
+    spec: &FunctionSpec,
+    options: &CallOptions,
+) -> Result<(), PlanError> {
+    let name = &spec.name;
+    let given = [
+        ("zero_copy_batch", options.zero_copy_batch.is_some()),
+        ("retry_exceptions", options.retry_exceptions.is_some()),
+        ("max_retries", options.max_retries.is_some()),
+    ];
+    let of_python = given.into_iter().find(|(_, given)| *given);
+    if let (Some((option, _)), Language::Native) = (of_python, spec.language) {
+        let problem = format!("{option} is for functions in Python, and \"{name}\" is native");
+        return Err(relation(op, &problem));
+    }
+    let handling = options.handling_of(spec);
+    if handling.min_workers.is_some() && spec.language == Language::Native {
+        let problem = format!(
+            "\"{name}\" is native, and its threads start as they are needed. Write concurrency => n"
+        );
+        return Err(relation(op, &problem));
+    }
+    if options.max_retries.is_some() && handling.retry_exceptions.is_empty() {
+        return Err(relation(
+            op,
+            "max_retries says nothing without retry_exceptions: which exceptions to call again for",
+        ));
+    }
+    let by_row = !matches!(op.mode, CallMode::Batches | CallMode::Groups);
+    if by_row && options.zero_copy_batch.is_some() {
+        return Err(relation(
+            op,
+            "it gives functions Python values, row by row. zero_copy_batch is an option of map_batches",
+        ));
+    }
+    let format = options.batch_format_of(spec);
+    let may_write = matches!(format, BatchFormat::Numpy | BatchFormat::Pandas);
+    if options.zero_copy_batch == Some(false) && !may_write {
+        let problem = format!(
+            "zero_copy_batch => false gives batches to write to, and those of batch_format '{format}' cannot be written to or are copies anyway. Leave it out"
+        );
+        return Err(relation(op, &problem));
+    }
+    Ok(())
+}
+
+fn check_constructor(
+    op: &Operator,
+    spec: &FunctionSpec,
+    args: &[(String, Literal)],
+) -> Result<(), PlanError> {
+    let mut seen = HashSet::new();
+    if let Some((name, _)) = args.iter().find(|(name, _)| !seen.insert(name)) {
+        return Err(relation(
+            op,
+            &format!("argument \"{name}\" of {} is given twice", spec.name),
+        ));
+    }
+    match (&spec.object, args.first()) {
+        (ObjectKind::Function, Some((name, _))) if spec.language == Language::Native => {
+            let problem = format!(
+                "\"{}\" is native, keeps no state and has no argument \"{name}\"",
+                spec.name
+            );
+            Err(relation(op, &problem))
+        }
+        (ObjectKind::Function, Some((name, _))) => Err(relation(
+            op,
+            &format!(
+                "\"{}\" is a def and has no constructor for \"{name}\". Only a class takes arguments here",
+                spec.name
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
