@@ -14,7 +14,7 @@ use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
 use tokio::sync::oneshot;
 
 use crate::call::CallMode;
-use crate::error::{UdfError, UdfErrorClass, UserFailure};
+use crate::error::{ErrorBound, UdfError, UdfErrorClass, UserFailure};
 use crate::exchange::{Ahead, Exchange, Interruption, Part, Parts};
 use crate::failed_rows::{FailedRow, OnError, RowFailure};
 use crate::line::{Permit, Ticket};
@@ -224,11 +224,14 @@ impl BlockRun<'_> {
         }
         self.failed += rows as u64;
         if call.max_errors.is_some_and(|most| self.failed > most) {
-            return Err(UdfError::TooManyErrors(Box::new(UserFailure {
-                function: call.spec.name.clone(),
-                message: error.to_string(),
-                traceback: error.traceback().map(str::to_owned),
-            })));
+            return Err(UdfError::TooManyErrors {
+                bound: ErrorBound::Unknown,
+                last: Box::new(UserFailure {
+                    function: call.spec.name.clone(),
+                    message: error.to_string(),
+                    traceback: error.traceback().map(str::to_owned),
+                }),
+            });
         }
         self.held.extend(self.without(rows, offset, &error));
         Ok(vec![])

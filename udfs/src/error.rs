@@ -4,10 +4,13 @@
 //! with the way out as a second sentence; tracebacks and log tails are kept
 //! apart. `mobula-execution` turns the class into what clients see.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use mobula_block::BlockError;
+
+use crate::call::UdfCall;
 
 /// What user code did wrong, as its worker saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +39,27 @@ pub enum UdfErrorClass {
     Bug,
 }
 
+/// What says how many rows may fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorBound {
+    /// The call's or the function's own option.
+    Option(u64),
+    /// The room of the list.
+    Setting(u64),
+    /// One of the two.
+    Unknown,
+}
+
+impl fmt::Display for ErrorBound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Option(rows) => write!(f, "max_errors => {rows}"),
+            Self::Setting(rows) => write!(f, "the setting udf_errors_max_rows = {rows}"),
+            Self::Unknown => f.write_str("max_errors, or the setting udf_errors_max_rows,"),
+        }
+    }
+}
+
 /// A call of user code that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum UdfError {
@@ -44,10 +68,13 @@ pub enum UdfError {
     #[error("function \"{}\" {}", .0.function, .0.message)]
     Refused(Box<UserFailure>),
     #[error(
-        "function \"{}\" failed for more rows than `max_errors`, or `udf_errors_max_rows`, lets it. Raise them, or mend the last error: {}",
-        .0.function, .0.message
+        "function \"{}\" failed for more rows than {bound} lets it. Raise that, or mend the last error: {}",
+        last.function, last.message
     )]
-    TooManyErrors(Box<UserFailure>),
+    TooManyErrors {
+        last: Box<UserFailure>,
+        bound: ErrorBound,
+    },
     #[error(
         "function \"{function}\" failed for {failed} of {rows} rows, more than `max_error_ratio` => {ratio} lets it"
     )]
@@ -183,12 +210,23 @@ pub enum UdfError {
 }
 
 impl UdfError {
+    /// The same, saying which bound of `call` was hit.
+    pub fn of_call(mut self, call: &UdfCall) -> Self {
+        if let (Self::TooManyErrors { bound, .. }, Some(most)) = (&mut self, call.max_errors) {
+            *bound = match call.errors.max_errors {
+                Some(own) if own == most => ErrorBound::Option(own),
+                _ => ErrorBound::Setting(most),
+            };
+        }
+        self
+    }
+
     /// Whose turn it is.
     pub fn class(&self) -> UdfErrorClass {
         match self {
             Self::Raised(_)
             | Self::Refused(_)
-            | Self::TooManyErrors(_)
+            | Self::TooManyErrors { .. }
             | Self::ErrorRatio { .. }
             | Self::ConstructorArguments { .. }
             | Self::StrictTable { .. } => UdfErrorClass::User,
@@ -219,9 +257,9 @@ impl UdfError {
     /// worker said last.
     pub fn traceback(&self) -> Option<&str> {
         let text = match self {
-            Self::Raised(failure) | Self::Refused(failure) | Self::TooManyErrors(failure) => {
-                failure.traceback.as_deref()?
-            }
+            Self::Raised(failure)
+            | Self::Refused(failure)
+            | Self::TooManyErrors { last: failure, .. } => failure.traceback.as_deref()?,
             Self::WorkerLost { log, .. } | Self::Handshake { log, .. } => log,
             Self::TimedOut { stack, .. } => stack,
             _ => return None,

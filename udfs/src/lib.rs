@@ -49,7 +49,7 @@ mod zygote;
 
 pub use activity::{WorkerInfo, WorkerState};
 pub use call::{CallMode, GROUP_STARTS, Literal, UdfCall};
-pub use error::{UdfError, UdfErrorClass, UserFailure};
+pub use error::{ErrorBound, UdfError, UdfErrorClass, UserFailure};
 pub use failed_rows::{ErrorPolicy, FailedRow, OnError, RowFailure};
 pub use handling::Handling;
 pub use manager::{StartMethod, WorkerManager, WorkerSettings};

@@ -337,7 +337,7 @@ pub(crate) fn leaves_worker_usable(error: &UdfError) -> bool {
         error,
         UdfError::Raised(_)
             | UdfError::Refused(_)
-            | UdfError::TooManyErrors(_)
+            | UdfError::TooManyErrors { .. }
             | UdfError::RowTooLarge { .. }
             | UdfError::GroupTooLarge { .. }
     )

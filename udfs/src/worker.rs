@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::activity::WorkerState;
 use crate::channel::{Channel, ChannelError};
-use crate::error::{UdfError, UserFailure};
+use crate::error::{ErrorBound, UdfError, UserFailure};
 use crate::exchange::Ahead;
 use crate::order::{CallOrder, source};
 use crate::process::Process;
@@ -304,11 +304,14 @@ impl Worker {
                 message,
                 traceback,
             })),
-            FailureReason::TooMany => UdfError::TooManyErrors(Box::new(UserFailure {
-                function,
-                message,
-                traceback,
-            })),
+            FailureReason::TooMany => UdfError::TooManyErrors {
+                bound: ErrorBound::Unknown,
+                last: Box::new(UserFailure {
+                    function,
+                    message,
+                    traceback,
+                }),
+            },
             FailureReason::RowTooLarge => UdfError::RowTooLarge {
                 function,
                 bytes,

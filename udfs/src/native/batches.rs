@@ -24,7 +24,7 @@ use super::pool::{Counters, add};
 use super::worker::{Part, raised, refused};
 use super::{NativeError, NativeInstance, told};
 use crate::call::{CallMode, UdfCall};
-use crate::error::{UdfError, UserFailure};
+use crate::error::{ErrorBound, UdfError, UserFailure};
 use crate::failed_rows::{FailedRow, OnError, RowFailure};
 use crate::pool::Answer;
 
@@ -437,11 +437,14 @@ fn groups(block: &RecordBatch) -> Result<Vec<(usize, RecordBatch)>, ArrowError> 
 }
 
 fn too_many(function: &str, last: &UdfError) -> UdfError {
-    UdfError::TooManyErrors(Box::new(UserFailure {
-        function: function.to_owned(),
-        message: last.to_string(),
-        traceback: None,
-    }))
+    UdfError::TooManyErrors {
+        bound: ErrorBound::Unknown,
+        last: Box::new(UserFailure {
+            function: function.to_owned(),
+            message: last.to_string(),
+            traceback: None,
+        }),
+    }
 }
 
 fn joined(pieces: &[ArrayRef], data_type: &DataType) -> Result<ArrayRef, arrow::error::ArrowError> {

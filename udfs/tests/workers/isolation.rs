@@ -167,7 +167,9 @@ async fn too_many_end_the_call_and_leave_the_worker() {
     assert_eq!(error.class(), UdfErrorClass::User);
     let text = error.to_string();
     assert!(
-        text.contains("failed for more rows than `max_errors`"),
+        text.contains(
+            "failed for more rows than max_errors, or the setting udf_errors_max_rows, lets it"
+        ),
         "{text}"
     );
     assert!(text.contains("ValueError: no 28"), "{text}");

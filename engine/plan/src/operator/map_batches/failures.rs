@@ -15,7 +15,7 @@ use arrow::json::writer::{LineDelimited, WriterBuilder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
-use mobula_udfs::{FailedRow, OnError, UdfCall, UdfError, UserFailure};
+use mobula_udfs::{ErrorBound, FailedRow, OnError, UdfCall, UdfError, UserFailure};
 
 use crate::operator::Operator;
 use crate::task_host::{FailedRows, ListedRow, TaskHost};
@@ -103,11 +103,14 @@ impl Failures {
                     Some(reason) => (reason.message, Some(reason.traceback)),
                     None => (format!("{total} rows failed"), None),
                 };
-                Err(UdfError::TooManyErrors(Box::new(UserFailure {
-                    function: self.call.spec.name.clone(),
-                    message,
-                    traceback: traceback.filter(|text| !text.is_empty()),
-                })))
+                Err(UdfError::TooManyErrors {
+                    bound: ErrorBound::Unknown,
+                    last: Box::new(UserFailure {
+                        function: self.call.spec.name.clone(),
+                        message,
+                        traceback: traceback.filter(|text| !text.is_empty()),
+                    }),
+                })
             }
             _ => Ok(()),
         }

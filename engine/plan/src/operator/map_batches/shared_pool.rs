@@ -93,6 +93,11 @@ impl SharedPool {
         Ok(pool)
     }
 
+    /// The call, as this task makes it.
+    pub fn call(&self) -> &UdfCall {
+        &self.call
+    }
+
     /// Where failed rows go.
     pub fn failures(&self) -> &Failures {
         &self.failures

@@ -305,6 +305,7 @@ impl Running {
                 Some(sent) => run_call(&pool, sent, kept, &sender).await,
                 None => Ok(()),
             };
+            let end = end.map_err(|error| error.of_call(pool.call()));
             // The pool must not outlive the stream, which may end on this.
             drop(pool);
             // A receiver that is gone wants no answer, and one failure is enough.
