@@ -412,6 +412,7 @@ pub(crate) struct Done {
     /// Time in user code and in converting batches for it.
     pub(crate) user_us: u64,
     /// How often user code was called again.
+    #[serde(default)]
     pub(crate) retries: u64,
 }
 
