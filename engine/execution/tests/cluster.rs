@@ -273,6 +273,37 @@ async fn a_join_and_a_leave_change_the_next_query() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_go_to_as_many_executors_as_there_are_of_both() {
+    let cluster = TestCluster::start(3, false).await;
+    let stages = |partitions| {
+        let rows =
+            format!("repartition((SELECT value FROM generate_series(1, 999)), {partitions})");
+        format!("explain select value % 7, count(*) from {rows} group by 1")
+    };
+    for (partitions, tasks, each) in [(1, 1, 1), (2, 2, 1), (3, 3, 1), (7, 3, 3)] {
+        let found = cluster.text(&stages(partitions)).await;
+        let all = tasks * each;
+        let (many, spread) = match tasks {
+            1 => (String::new(), format!("SpreadExec: partitions={all}")),
+            _ => (
+                format!("tasks={tasks}"),
+                format!("SpreadExec: partitions={all}, tasks={tasks}"),
+            ),
+        };
+        assert!(found.contains(&many) && found.contains(&spread), "{found}");
+        assert!(
+            found.contains(&format!("RouteExec: partitions={all}")),
+            "{found}"
+        );
+    }
+    // Each of them got its third of the rows.
+    let counts = "select n, count(*) from (select count(*) as n from \
+                  repartition((SELECT value FROM generate_series(1, 999)), 3) \
+                  group by value % 1) group by n";
+    assert!(cluster.text(counts).await.contains("| 999 | 1 "));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_error_on_an_executor_keeps_class_and_address() {
     let cluster = TestCluster::start(2, false).await;
     let error = cluster

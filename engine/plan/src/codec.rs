@@ -12,13 +12,17 @@ use datafusion_proto::physical_plan::{PhysicalExtensionCodec, PhysicalProtoConve
 use mobula_proto::plan as proto;
 use mobula_proto::plan::exec_node::Kind;
 use mobula_proto::plan::map_batches_exec_node::Shape;
-use mobula_proto::plan::{ColumnShape, ExecNode, MapBatchesExecNode, TableShape};
+use mobula_proto::plan::{
+    BlocksExecNode, ColumnShape, ExecNode, MapBatchesExecNode, RouteExecNode, SpreadExecNode,
+    TableShape,
+};
 use mobula_udfs::{UdfCall, UdfError};
 use prost::Message;
 
 use crate::operator::map_batches::{
     ExecGrouping, ExecShape, MapBatchesExec, SortWay, map_batches_exec,
 };
+use crate::operator::repartition::{BlocksExec, RouteExec, Spread, SpreadExec};
 
 /// Encodes and decodes the execs of [`crate::operator::OPERATORS`].
 #[derive(Debug, Default, Clone, Copy)]
@@ -37,6 +41,15 @@ impl PhysicalExtensionCodec for MobulaCodec {
         let node = ExecNode::decode(buf).map_err(|_| unknown())?;
         match node.kind.ok_or_else(unknown)? {
             Kind::MapBatches(message) => Ok(Arc::new(decode_map_batches(message, inputs)?)),
+            Kind::Spread(message) => Ok(Arc::new(decode_spread(message, inputs)?)),
+            Kind::Route(RouteExecNode { partitions }) => {
+                let partitions = at_least_one(partitions)?;
+                Ok(Arc::new(RouteExec::new(one(inputs)?, partitions)))
+            }
+            Kind::Blocks(BlocksExecNode { rows_per_block }) => {
+                let rows = at_least_one(rows_per_block)?;
+                Ok(Arc::new(BlocksExec::new(one(inputs)?, rows)))
+            }
         }
     }
 
@@ -46,14 +59,60 @@ impl PhysicalExtensionCodec for MobulaCodec {
         buf: &mut Vec<u8>,
         _proto_converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
-        let Some(exec) = map_batches_exec(node.as_ref()) else {
+        let kind = if let Some(exec) = map_batches_exec(node.as_ref()) {
+            Kind::MapBatches(encode_map_batches(exec)?)
+        } else if let Some(exec) = node.downcast_ref::<SpreadExec>() {
+            Kind::Spread(encode_spread(exec.spread())?)
+        } else if let Some(exec) = node.downcast_ref::<RouteExec>() {
+            Kind::Route(RouteExecNode {
+                partitions: exec.partitions() as u64,
+            })
+        } else if let Some(exec) = node.downcast_ref::<BlocksExec>() {
+            Kind::Blocks(BlocksExecNode {
+                rows_per_block: exec.rows_per_block() as u64,
+            })
+        } else {
             return internal_err!("{} cannot travel to another executor", node.name());
         };
-        let node = ExecNode {
-            kind: Some(Kind::MapBatches(encode_map_batches(exec)?)),
-        };
+        let node = ExecNode { kind: Some(kind) };
         buf.extend(node.encode_to_vec());
         Ok(())
+    }
+}
+
+fn encode_spread(spread: &Spread) -> Result<SpreadExecNode> {
+    Ok(SpreadExecNode {
+        partitions: spread.partitions as u64,
+        tasks: spread.tasks as u64,
+        by: wire(&spread.by)?,
+    })
+}
+
+fn decode_spread(message: SpreadExecNode, inputs: &[Arc<dyn ExecutionPlan>]) -> Result<SpreadExec> {
+    let input = one(inputs)?;
+    let spread = Spread {
+        partitions: at_least_one(message.partitions)?,
+        tasks: at_least_one(message.tasks)?,
+        by: places(message.by),
+    };
+    let columns = input.schema().fields().len();
+    match spread.by.iter().find(|column| **column >= columns) {
+        Some(column) => internal_err!("spreads by column {column} of {columns}"),
+        None => Ok(SpreadExec::new(input, spread, true)),
+    }
+}
+
+fn one(inputs: &[Arc<dyn ExecutionPlan>]) -> Result<Arc<dyn ExecutionPlan>> {
+    match inputs {
+        [input] => Ok(Arc::clone(input)),
+        _ => internal_err!("an operator has one input, not {}", inputs.len()),
+    }
+}
+
+fn at_least_one(number: u64) -> Result<usize> {
+    match usize::try_from(number) {
+        Ok(number @ 1..) => Ok(number),
+        _ => internal_err!("a plan with {number} where at least 1 must stand"),
     }
 }
 
@@ -83,9 +142,7 @@ fn decode_map_batches(
     message: MapBatchesExecNode,
     inputs: &[Arc<dyn ExecutionPlan>],
 ) -> Result<MapBatchesExec> {
-    let [input] = inputs else {
-        return internal_err!("an operator has one input, not {}", inputs.len());
-    };
+    let input = one(inputs)?;
     let shape = match message.shape {
         Some(Shape::Table(TableShape { keeps_rows })) => ExecShape::Table { keeps_rows },
         Some(Shape::Column(ColumnShape { args, mask })) => ExecShape::Column {
@@ -100,7 +157,7 @@ fn decode_map_batches(
     };
     let call = UdfCall::decode(&message.udf_call).map_err(external)?;
     let concurrency = message.concurrency.map(|n| n as usize);
-    let exec = MapBatchesExec::try_new(Arc::clone(input), Arc::new(call), shape, concurrency)?;
+    let exec = MapBatchesExec::try_new(Arc::clone(&input), Arc::new(call), shape, concurrency)?;
     let columns = input.schema().fields().len();
     let grouping = message.grouping.map(|g| decode_grouping(g, columns));
     Ok(exec.with_grouping(grouping.transpose()?))
@@ -191,6 +248,16 @@ mod tests {
             "SELECT * FROM map_groups(TABLE(v), twice, partition_by => (c, s), order_by => 'b DESC, a')",
         ),
         ("UdfFilterExec", "SELECT s FROM filter(TABLE(v), good)"),
+        ("SpreadExec", "SELECT a FROM repartition(TABLE(v), 3)"),
+        ("RouteExec", "SELECT a FROM repartition(TABLE(v), 3)"),
+        (
+            "SpreadExec: partitions=3, by=[s]",
+            "SELECT s FROM repartition(TABLE(v), 3, by => s)",
+        ),
+        (
+            "BlocksExec",
+            "SELECT a FROM repartition(TABLE(v), rows_per_block => 3)",
+        ),
     ];
 
     #[tokio::test]

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! They build the nodes that SQL builds, and refuse what it refuses. `filter` is
-//! called `filter_by`, because a DataFrame has a `filter` of its own, which takes an
-//! expression.
+//! called `filter_by` and `repartition` `repartition_to`, because a DataFrame has a
+//! `filter` and a `repartition` of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,10 +23,11 @@ use crate::error::PlanError;
 use crate::function_catalog::FunctionCatalog;
 use crate::operator::Operator;
 use crate::operator::map_batches::{Grouping, SortWay};
+use crate::operator::repartition::{Repartition, RepartitionNode, SQL_NAME};
 use crate::sql::call_options::{CallOptions, MAX_BATCH_SIZE, MAX_CONCURRENCY, MAX_RETRIES};
 use crate::sql::check_call::check_call;
 use crate::sql::grouping::column_named;
-use crate::sql::relation::{groups_over, operator_over};
+use crate::sql::relation::{groups_over, operator_over, without_qualifiers};
 
 /// Which function an operator calls, and how. A function's name alone is one too.
 #[derive(Debug, Clone)]
@@ -190,6 +191,9 @@ pub trait MobulaDataFrame: Sized {
         partition_by: &[&str],
         order_by: &[(&str, SortWay)],
     ) -> Result<Self>;
+
+    /// The same rows in other streams or blocks; SQL's `repartition`.
+    fn repartition_to(self, how: Repartition) -> Result<Self>;
 }
 
 impl MobulaDataFrame for DataFrame {
@@ -216,6 +220,19 @@ impl MobulaDataFrame for DataFrame {
         order_by: &[(&str, SortWay)],
     ) -> Result<Self> {
         over_groups(self, call.into(), partition_by, order_by)
+    }
+
+    fn repartition_to(self, how: Repartition) -> Result<Self> {
+        let (state, input) = self.into_parts();
+        if state.config().get_extension::<FunctionCatalog>().is_none() {
+            return Err(PlanError::NoMobula.into());
+        }
+        let input = without_qualifiers(input, SQL_NAME)?;
+        for column in &how.by {
+            column_named(SQL_NAME, "by", column.name(), input.schema())?;
+        }
+        let node = RepartitionNode::try_new(input, how)?;
+        Ok(Self::new(state, node.into_plan()))
     }
 }
 
@@ -401,6 +418,34 @@ mod tests {
             "SELECT * FROM filter(TABLE(SELECT * FROM t ORDER BY a), good)",
         )
         .await;
+    }
+
+    #[tokio::test]
+    async fn streams_and_blocks_as_in_sql() {
+        let context = context().await;
+        let t = context.table("t").await.unwrap();
+        let how = Repartition {
+            partitions: Some(4),
+            by: vec!["s".into()],
+            rows_per_block: Some(10),
+        };
+        same(
+            t.clone().repartition_to(how).unwrap(),
+            "SELECT * FROM repartition(TABLE(t), 4, by => s, rows_per_block => 10)",
+        )
+        .await;
+        let by_nothing = Repartition {
+            by: vec!["d".into()],
+            ..Repartition::default()
+        };
+        for (how, word) in [
+            (by_nothing, "columns of the input"),
+            (Repartition::default(), "neither how many streams"),
+        ] {
+            let error = t.clone().repartition_to(how).unwrap_err();
+            let text = error.find_root().to_string();
+            assert!(text.contains(word), "{text}");
+        }
     }
 
     #[tokio::test]

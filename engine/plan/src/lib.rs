@@ -31,6 +31,7 @@ pub use dataframe::{Call, MobulaDataFrame};
 pub use error::PlanError;
 pub use function_catalog::FunctionCatalog;
 pub use operator::map_batches::{MapBatchesExec, SortWay, map_batches_exec};
+pub use operator::repartition::{Repartition, SpreadExec, TaskLimit};
 pub use session::{MobulaPlanning, SessionStateBuilderExt};
 pub use sql::create_function::CreateFunction;
 pub use sql::statement::{MobulaStatement, parse_statements};

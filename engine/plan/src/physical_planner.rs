@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::catalog::Session;
-use datafusion::common::{Column, Result, internal_err};
+use datafusion::common::{Column, Result};
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{LogicalPlan, UserDefinedLogicalNode};
@@ -21,6 +21,9 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, Phy
 use crate::error::PlanError;
 use crate::operator::map_batches::{
     ExecGrouping, ExecShape, Grouping, MapBatchesExec, MapBatchesNode, NodeShape,
+};
+use crate::operator::repartition::{
+    BlocksExec, RepartitionNode, SQL_NAME, Spread, SpreadExec, TaskLimit,
 };
 
 /// Plans the nodes of [`crate::operator::OPERATORS`].
@@ -35,17 +38,48 @@ impl ExtensionPlanner for ExtensionNodes {
         node: &dyn UserDefinedLogicalNode,
         _logical_inputs: &[&LogicalPlan],
         physical_inputs: &[Arc<dyn ExecutionPlan>],
-        _session: &dyn Session,
+        session: &dyn Session,
         _planning_ctx: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        let Some(node) = node.as_any().downcast_ref::<MapBatchesNode>() else {
+        let [input] = physical_inputs else {
             return Ok(None);
         };
-        let [input] = physical_inputs else {
-            return internal_err!("{} has one input", node.call().operator().node);
-        };
-        Ok(Some(Arc::new(map_batches(node, input)?)))
+        if let Some(node) = node.as_any().downcast_ref::<RepartitionNode>() {
+            let tasks = session.config().get_extension::<TaskLimit>();
+            let tasks = tasks.map_or(1, |limit| limit.0);
+            let default = session.config().target_partitions() * tasks;
+            return Ok(Some(repartition(node, input, tasks, default)?));
+        }
+        match node.as_any().downcast_ref::<MapBatchesNode>() {
+            Some(node) => Ok(Some(Arc::new(map_batches(node, input)?))),
+            None => Ok(None),
+        }
     }
+}
+
+fn repartition(
+    node: &RepartitionNode,
+    input: &Arc<dyn ExecutionPlan>,
+    tasks: usize,
+    default_partitions: usize,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let mut plan = Arc::clone(input);
+    let how = node.how();
+    if how.spreads() {
+        let partitions = how.partitions.unwrap_or(default_partitions);
+        let by = how.by.iter();
+        let by = by.map(|column| node.schema().index_of_column(column));
+        let spread = Spread::over(partitions, tasks, by.collect::<Result<_>>()?);
+        plan = Arc::new(SpreadExec::new(plan, spread, false));
+    }
+    if let Some(rows) = how.rows_per_block {
+        let order = match node.keeps_order() && is_ordered(node.input()) {
+            true => order_of(input, SQL_NAME)?,
+            false => None,
+        };
+        plan = Arc::new(BlocksExec::new(plan, rows).with_input_order(order));
+    }
+    Ok(plan)
 }
 
 fn map_batches(node: &MapBatchesNode, input: &Arc<dyn ExecutionPlan>) -> Result<MapBatchesExec> {
@@ -113,8 +147,12 @@ pub(crate) fn is_ordered(plan: &LogicalPlan) -> bool {
         LogicalPlan::Filter(node) => is_ordered(&node.input),
         LogicalPlan::Limit(node) => is_ordered(&node.input),
         LogicalPlan::Extension(extension) => {
-            let node = extension.node.as_any().downcast_ref::<MapBatchesNode>();
-            node.is_some_and(|n| !n.call().spec().is_table() && is_ordered(n.input()))
+            let node = extension.node.as_any();
+            if let Some(node) = node.downcast_ref::<RepartitionNode>() {
+                return node.keeps_order() && is_ordered(node.input());
+            }
+            node.downcast_ref::<MapBatchesNode>()
+                .is_some_and(|n| !n.call().spec().is_table() && is_ordered(n.input()))
         }
         _ => false,
     }

@@ -7,7 +7,7 @@
 /// One of our execs inside a plan; its inputs travel beside it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ExecNode {
-    #[prost(oneof = "exec_node::Kind", tags = "1")]
+    #[prost(oneof = "exec_node::Kind", tags = "1, 2, 3, 4")]
     pub kind: Option<exec_node::Kind>,
 }
 
@@ -17,7 +17,41 @@ pub mod exec_node {
     pub enum Kind {
         #[prost(message, tag = "1")]
         MapBatches(super::MapBatchesExecNode),
+        #[prost(message, tag = "2")]
+        Spread(super::SpreadExecNode),
+        #[prost(message, tag = "3")]
+        Route(super::RouteExecNode),
+        #[prost(message, tag = "4")]
+        Blocks(super::BlocksExecNode),
     }
+}
+
+/// `SpreadExec` above rows that are spread.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct SpreadExecNode {
+    /// Streams of each task.
+    #[prost(uint64, tag = "1")]
+    pub partitions: u64,
+    #[prost(uint64, tag = "2")]
+    pub tasks: u64,
+    /// Columns of the input whose equal values come in one stream.
+    #[prost(uint32, repeated, tag = "3")]
+    pub by: Vec<u32>,
+}
+
+/// `RouteExec`.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct RouteExecNode {
+    /// Over all tasks.
+    #[prost(uint64, tag = "1")]
+    pub partitions: u64,
+}
+
+/// `BlocksExec`.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct BlocksExecNode {
+    #[prost(uint64, tag = "1")]
+    pub rows_per_block: u64,
 }
 
 /// `MapBatchesExec` and those that are run like it: one call of a function, and how it meets its input.

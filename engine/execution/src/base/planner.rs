@@ -16,13 +16,13 @@ use datafusion_distributed::{
     SessionStateBuilderExt as BaseSessionStateBuilderExt, WorkerResolver, display_plan_ascii,
 };
 use http::{HeaderMap, HeaderValue};
-use mobula_plan::{MobulaCodec, MobulaOptions};
+use mobula_plan::{MobulaCodec, MobulaOptions, TaskLimit};
 use mobula_proto::cluster::{HEADER_QUERY, QueryHeader};
 use prost::Message;
 use url::Url;
 
 use super::channel::PeerChannels;
-use super::handlers::map_batches_task_count;
+use super::handlers::operator_task_count;
 
 /// The executors of one query: a snapshot, so that planning and routing agree.
 struct Snapshot(Vec<Url>);
@@ -45,11 +45,16 @@ pub fn distributed_state(
 ) -> Result<SessionState> {
     let mut config = state.config().clone();
     let base = base_options(&config)?;
+    let tasks = match base.max_tasks_per_stage {
+        0 => executors.len(),
+        most => most,
+    };
+    config.set_extension(Arc::new(TaskLimit(tasks.max(1))));
     config.set_distributed_option_extension(base);
     config.set_distributed_worker_resolver(Snapshot(executors));
     config.set_distributed_channel_resolver(channels);
     config.set_distributed_user_codec(MobulaCodec);
-    config.set_distributed_desired_task_count_handler(map_batches_task_count);
+    config.set_distributed_desired_task_count_handler(operator_task_count);
     config.set_distributed_passthrough_headers(headers(header)?)?;
     Ok(SessionStateBuilder::new_from_existing(state.clone())
         .with_config(config)

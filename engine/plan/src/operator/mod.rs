@@ -15,6 +15,7 @@ mod flat_map;
 mod map;
 pub mod map_batches;
 mod map_groups;
+pub mod repartition;
 
 /// An operator's names: in SQL, as node, as exec; and how it calls functions.
 #[derive(Debug, Clone, Copy)]

@@ -6,7 +6,10 @@
 //! DataFusion's.
 
 pub mod hoist_udf;
+pub mod lower_spread;
 pub mod prune_call;
+pub mod raise_blocks;
+pub mod series_column;
 pub mod sort_below_call;
 pub mod sort_not_merge;
 pub mod yield_in_join;
@@ -34,5 +37,8 @@ pub fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     vec![
         Arc::new(sort_not_merge::SortNotMerge),
         Arc::new(yield_in_join::YieldInJoin),
+        Arc::new(series_column::SeriesColumn),
+        Arc::new(raise_blocks::RaiseBlocks),
+        Arc::new(lower_spread::LowerSpread),
     ]
 }

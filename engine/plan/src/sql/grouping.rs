@@ -74,7 +74,7 @@ impl WrittenGrouping {
     }
 }
 
-fn listed(value: SqlExpr) -> Vec<SqlExpr> {
+pub(super) fn listed(value: SqlExpr) -> Vec<SqlExpr> {
     match value {
         SqlExpr::Tuple(values) => values,
         SqlExpr::Nested(inner) => listed(*inner),
@@ -109,7 +109,12 @@ fn order(owner: &str, value: SqlExpr) -> Result<Vec<OrderByExpr>, PlanError> {
     }
 }
 
-fn column(owner: &str, option: &str, expr: SqlExpr, input: &DFSchema) -> Result<Column, PlanError> {
+pub(super) fn column(
+    owner: &str,
+    option: &str,
+    expr: SqlExpr,
+    input: &DFSchema,
+) -> Result<Column, PlanError> {
     match &expr {
         SqlExpr::Identifier(ident) => column_named(owner, option, &normalized(ident), input),
         other => Err(no_column(owner, option, &other.to_string(), "", input)),

@@ -11,6 +11,7 @@ pub(crate) mod check_call;
 pub mod create_function;
 pub(crate) mod grouping;
 pub mod relation;
+mod repartition;
 mod sql_type;
 pub mod statement;
 mod table_argument;

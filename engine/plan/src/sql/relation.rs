@@ -1,5 +1,6 @@
 //! Plans `FROM map_batches(input, function, option => value, …) [AS alias]`, and
-//! `map`, `flat_map`, `filter` and `map_groups` in the same form.
+//! `map`, `flat_map`, `filter` and `map_groups` in the same form; `repartition` is
+//! read beside it.
 //!
 //! ```text
 //! input     (query), which table_argument also makes of TABLE(query) and TABLE(name)
@@ -31,12 +32,13 @@ use mobula_udfs::{CallMode, FunctionSpec, Literal, Returns};
 use super::call_options::{CallOptions, literal};
 use super::check_call::check_call;
 use super::grouping::WrittenGrouping;
-use super::normalized;
+use super::{normalized, repartition};
 use crate::error::PlanError;
 use crate::function_catalog::FunctionCatalog;
 use crate::nearest;
 use crate::operator::Operator;
 use crate::operator::map_batches::{FunctionCall, Grouping, MapBatchesNode};
+use crate::operator::repartition::SQL_NAME;
 
 /// Plans our relations; one per session.
 #[derive(Debug)]
@@ -62,12 +64,13 @@ impl RelationPlanner for OperatorPlanner {
                 args: Some(_),
                 ..
             }
-            | TableFactor::Function { name, .. } => operator(name),
+            | TableFactor::Function { name, .. } => single(name),
             _ => None,
         };
-        let Some(op) = named else {
+        let op = named.as_deref().and_then(Operator::named);
+        if op.is_none() && named.as_deref() != Some(SQL_NAME) {
             return Ok(RelationPlanning::Original(Box::new(relation)));
-        };
+        }
         let (alias, args) = match relation {
             TableFactor::Table {
                 alias,
@@ -76,6 +79,11 @@ impl RelationPlanner for OperatorPlanner {
             } => (alias, args.args),
             TableFactor::Function { alias, args, .. } => (alias, args),
             other => return Ok(RelationPlanning::Original(Box::new(other))),
+        };
+        let Some(op) = op else {
+            let node = repartition::plan(args, |input| context.plan(input))?;
+            let planned = PlannedRelation::new(node.into_plan(), alias);
+            return Ok(RelationPlanning::Planned(Box::new(planned)));
         };
         let written = Written::read(op, args)?;
         let spec = self.functions.find(&written.function)?;
@@ -94,9 +102,10 @@ impl RelationPlanner for OperatorPlanner {
     }
 }
 
-fn operator(name: &ObjectName) -> Option<&'static Operator> {
+/// A name without a schema.
+fn single(name: &ObjectName) -> Option<String> {
     match name.0.as_slice() {
-        [ObjectNamePart::Identifier(ident)] => Operator::named(&normalized(ident)),
+        [ObjectNamePart::Identifier(ident)] => Some(normalized(ident)),
         _ => None,
     }
 }
@@ -194,7 +203,7 @@ impl Written {
         let mut grouping = WrittenGrouping::default();
         let mut next = 0;
         for arg in args {
-            let (name, value) = split(op, arg)?;
+            let (name, value) = split(op.sql, arg)?;
             match name.as_deref() {
                 None => {
                     let Some(place) = places.get_mut(next) else {
@@ -226,7 +235,7 @@ impl Written {
         check_grouping(op, &options, &grouping)?;
         let (function, args) = read_function(op, function)?;
         Ok(Self {
-            input: read_input(op, input)?,
+            input: read_input(op.sql, input)?,
             function,
             args,
             options,
@@ -257,14 +266,21 @@ fn check_grouping(
 }
 
 pub(super) fn relation(op: &Operator, problem: &str) -> PlanError {
+    refused(op.sql, problem)
+}
+
+pub(super) fn refused(operator: &'static str, problem: &str) -> PlanError {
     PlanError::Relation {
-        operator: op.sql,
+        operator,
         problem: problem.to_owned(),
     }
 }
 
 /// The name and the value of an argument.
-fn split(op: &Operator, arg: FunctionArg) -> Result<(Option<String>, SqlExpr), PlanError> {
+pub(super) fn split(
+    operator: &'static str,
+    arg: FunctionArg,
+) -> Result<(Option<String>, SqlExpr), PlanError> {
     let (name, value) = match arg {
         FunctionArg::Named { name, arg, .. } => (Some(normalized(&name)), arg),
         FunctionArg::ExprNamed {
@@ -273,8 +289,8 @@ fn split(op: &Operator, arg: FunctionArg) -> Result<(Option<String>, SqlExpr), P
             ..
         } => (Some(normalized(&name)), arg),
         FunctionArg::ExprNamed { name, .. } => {
-            return Err(relation(
-                op,
+            return Err(refused(
+                operator,
                 &format!("{name} is not the name of an option"),
             ));
         }
@@ -282,12 +298,12 @@ fn split(op: &Operator, arg: FunctionArg) -> Result<(Option<String>, SqlExpr), P
     };
     match value {
         FunctionArgExpr::Expr(expr) => Ok((name, expr)),
-        other => Err(relation(op, &format!("unexpected argument {other}"))),
+        other => Err(refused(operator, &format!("unexpected argument {other}"))),
     }
 }
 
 /// `(query)` as a relation.
-fn read_input(op: &Operator, expr: SqlExpr) -> Result<TableFactor, PlanError> {
+pub(super) fn read_input(operator: &'static str, expr: SqlExpr) -> Result<TableFactor, PlanError> {
     match expr {
         SqlExpr::Subquery(subquery) => Ok(TableFactor::Derived {
             lateral: false,
@@ -295,9 +311,9 @@ fn read_input(op: &Operator, expr: SqlExpr) -> Result<TableFactor, PlanError> {
             alias: None,
             sample: None,
         }),
-        SqlExpr::Nested(inner) => read_input(op, *inner),
-        other => Err(relation(
-            op,
+        SqlExpr::Nested(inner) => read_input(operator, *inner),
+        other => Err(refused(
+            operator,
             &format!("its input must be TABLE(name), TABLE(query) or (query), not {other}"),
         )),
     }
@@ -344,7 +360,7 @@ fn constructor_argument(
     function: &str,
     arg: FunctionArg,
 ) -> Result<(String, Literal), PlanError> {
-    match split(op, arg)? {
+    match split(op.sql, arg)? {
         (Some(name), value) => match literal(&value) {
             Some(literal) => Ok((name, literal)),
             None => Err(relation(
@@ -360,7 +376,7 @@ fn constructor_argument(
 }
 
 /// `input` with bare column names.
-fn without_qualifiers(input: LogicalPlan, function: &str) -> Result<LogicalPlan> {
+pub(crate) fn without_qualifiers(input: LogicalPlan, function: &str) -> Result<LogicalPlan> {
     let mut seen = HashSet::new();
     if let Some(field) = input
         .schema()

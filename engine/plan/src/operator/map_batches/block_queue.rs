@@ -65,7 +65,7 @@ pub(super) struct BlockQueue {
     passed_bytes: usize,
     finished: bool,
     /// Where blocks may end, counted from the first row that waits: between
-    /// groups. `None`: anywhere.
+    /// groups, or between blocks as they came. `None`: anywhere.
     ends: Option<VecDeque<usize>>,
 }
 
@@ -95,6 +95,16 @@ impl BlockQueue {
                 .filter(|end| *end > 0),
         );
         self.push(piece);
+    }
+
+    /// As [`Self::push`], of rows that are a block: neither cut nor joined with others.
+    pub fn push_block(&mut self, piece: Piece) {
+        let ends_block = piece.asked() > 0;
+        self.push(piece);
+        let ends = self.ends.get_or_insert_default();
+        if ends_block {
+            ends.push_back(self.rows);
+        }
     }
 
     /// Bytes of rows whose group may go on.
@@ -261,6 +271,37 @@ mod tests {
             .collect();
         assert_eq!(values, (0..start).collect::<Vec<_>>());
         blocks.iter().map(|block| block.rows).collect()
+    }
+
+    #[test]
+    fn blocks_come_out_as_they_went_in() {
+        let mut queue = BlockQueue::new(limits(1, 1, None));
+        let mut start = 0;
+        let mut popped = Vec::new();
+        for rows in [3, 1, 5, 0, 2] {
+            queue.push_block(piece(start..start + rows));
+            start += rows;
+            popped.extend(queue.pop().map(|block| block.rows));
+        }
+        queue.finish();
+        assert!(queue.pop().is_none());
+        assert_eq!(popped, [3, 1, 5, 2]);
+    }
+
+    #[test]
+    fn blocks_under_a_mask_wait_for_rows_to_send() {
+        let mut queue = BlockQueue::new(limits(1, 1 << 20, None));
+        for sends in [[false, false], [true, false], [false, false]] {
+            let column: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+            let rows = RecordBatch::try_from_iter([("a", column)]).unwrap();
+            let mask = BooleanArray::from(sends.to_vec());
+            let sent = rows.clone();
+            queue.push_block(Piece::masked(rows, &sent, &mask).unwrap());
+        }
+        queue.finish();
+        let blocks: Vec<_> = std::iter::from_fn(|| queue.pop()).collect();
+        let sizes: Vec<_> = blocks.iter().map(|b| (b.rows, b.pieces.len())).collect();
+        assert_eq!(sizes, [(1, 2), (0, 1)]);
     }
 
     #[test]

@@ -32,6 +32,7 @@ use super::shared_pool::SharedPool;
 use super::stream::{Groups, MapBatchesStream, Setup, StreamMetrics};
 use crate::config::MobulaOptions;
 use crate::operator::Operator;
+use crate::operator::repartition::BlocksExec;
 use crate::task_host::TaskHostHandle;
 
 /// How a call meets its input.
@@ -215,10 +216,19 @@ impl MapBatchesExec {
         })
     }
 
+    /// Whether a block is what the input calls one: where neither batches nor groups
+    /// are asked for.
+    fn takes_blocks(&self) -> bool {
+        self.call.batch_size.is_none()
+            && self.call.mode != CallMode::Groups
+            && self.input.is::<BlocksExec>()
+    }
+
     fn limits(&self, context: &TaskContext) -> BlockLimits {
         let options = options(context);
         let rows = options.udf_batch_rows();
         let (rows, batch_size) = match self.call.mode {
+            _ if self.takes_blocks() => (1, None),
             CallMode::Batches => (rows, self.call.batch_size),
             CallMode::Groups => (rows, None),
             // Whoever is called row by row sees no batch: it is a block.
@@ -450,6 +460,7 @@ impl ExecutionPlan for MapBatchesExec {
             keep_bytes: options(&context).udf_max_frame_bytes(),
             queue: BlockQueue::new(self.limits(&context)),
             groups: self.groups(&context),
+            takes_blocks: self.takes_blocks(),
             input: self.input.execute(partition, context)?,
             pool,
             call: Arc::clone(&self.call),

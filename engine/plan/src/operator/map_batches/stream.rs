@@ -55,6 +55,8 @@ pub(super) struct Setup {
     pub queue: BlockQueue,
     /// How groups are found, if rows go in by groups.
     pub groups: Option<Groups>,
+    /// Whether each batch of the input is a block.
+    pub takes_blocks: bool,
     pub pool: Arc<SharedPool>,
     pub call: Arc<UdfCall>,
     pub shape: ExecShape,
@@ -401,7 +403,10 @@ impl Setup {
     fn push(&mut self, rows: RecordBatch) -> Result<()> {
         let piece = self.shape.split(rows)?;
         let Some(groups) = &mut self.groups else {
-            self.queue.push(piece);
+            match self.takes_blocks {
+                true => self.queue.push_block(piece),
+                false => self.queue.push(piece),
+            }
             return Ok(());
         };
         let starts = groups.marker.starts(&piece.sent)?;
