@@ -302,6 +302,10 @@ impl Engine {
         let Some(cluster) = &self.cluster else {
             return Ok(Participants::Here);
         };
+        // A UNION would send each of its inputs to an executor of its own.
+        if !needs_executor(plan)? {
+            return Ok(Participants::Here);
+        }
         let mut urls: Vec<Url> = cluster
             .control
             .members()
@@ -313,12 +317,12 @@ impl Engine {
             urls.push(cluster.url.clone());
         }
         match urls.len() {
-            0 if needs_executor(plan)? => Err(DataFusionError::External(Box::new(
+            0 => Err(DataFusionError::External(Box::new(
                 ExecutionError::NoExecutors {
                     coordinator: format!("grpc://{}", cluster.address),
                 },
             ))),
-            0 | 1 => Ok(Participants::Here),
+            1 => Ok(Participants::Here),
             _ => Ok(Participants::Executors(urls)),
         }
     }
@@ -351,10 +355,7 @@ impl Engine {
         );
         let alive = cluster.control.watch_alive();
         let state = distributed_state(state, urls, channels, &header)?;
-        let started = match explain::explained(plan) {
-            Some(explain) => explain::run(query_id, &state, explain).await.map(Some),
-            None => self.run_here(query_id, &state, plan, places).await,
-        };
+        let started = self.run_here(query_id, &state, plan, places).await;
         let control = Arc::clone(&cluster.control);
         let started = started.inspect_err(|error| suspect_lost(&control, error))?;
         Ok(started.map(|mut run| {
@@ -372,6 +373,10 @@ impl Engine {
         plan: &LogicalPlan,
         places: &mut Places,
     ) -> Result<Option<QueryRun>> {
+        if let Some(explain) = explain::explained(plan) {
+            let explained = explain::run(query_id, state, plan, explain).await;
+            return explained.map(Some);
+        }
         let plan = state.create_physical_plan(plan).await?;
         if self.admission.admit(&plan, places).await? {
             return Ok(None);

@@ -1,58 +1,91 @@
-//! EXPLAIN of a distributed plan: the stages, one box each.
+//! EXPLAIN: the plan that runs, and what is known of its scans.
 //!
-//! DataFusion's own EXPLAIN prints the plan before it is cut into stages, which
-//! is not what would run. EXPLAIN ANALYZE needs nothing here: the base replaces
-//! it by one that gathers the metrics of every task.
+//! Over executors DataFusion's own EXPLAIN prints the plan before it is cut into
+//! stages, which is not what would run: here stages are printed, one box each. EXPLAIN
+//! ANALYZE needs nothing here: the base replaces it by one that gathers the metrics of
+//! every task.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::compute::{cast, concat_batches};
 use datafusion::common::Result;
+use datafusion::common::format::ExplainFormat;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Explain, LogicalPlan};
-use datafusion::physical_plan::displayable;
+use datafusion::physical_plan::collect;
+use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 
 use crate::base::planner::{is_distributed, stages_text};
 use crate::coordinator::query::QueryRun;
+use crate::scans;
 
-/// The EXPLAIN at the root of `plan`, unless it asks for every step.
+/// The EXPLAIN at the root of `plan`, unless it asks for every step or another form.
 pub fn explained(plan: &LogicalPlan) -> Option<&Explain> {
     match plan {
-        LogicalPlan::Explain(explain) if !explain.verbose => Some(explain),
+        LogicalPlan::Explain(explain)
+            if !explain.verbose && explain.explain_format == ExplainFormat::Indent =>
+        {
+            Some(explain)
+        }
         _ => None,
     }
 }
 
-/// Plans what is explained and returns the texts as rows.
+/// Plans what `explain`, the root of `written`, explains, and returns texts as rows.
 ///
 /// # Errors
 /// What planning fails with.
-pub async fn run(query_id: String, state: &SessionState, explain: &Explain) -> Result<QueryRun> {
+pub async fn run(
+    query_id: String,
+    state: &SessionState,
+    written: &LogicalPlan,
+    explain: &Explain,
+) -> Result<QueryRun> {
     let logical = state.optimize(&explain.plan)?;
     let plan = state
         .query_planner()
         .create_physical_plan(&logical, state)
         .await?;
-    let physical = match is_distributed(&plan) {
-        true => stages_text(plan.as_ref()),
-        false => displayable(plan.as_ref()).indent(false).to_string(),
-    };
     let schema = Arc::new(explain.schema.as_arrow().clone());
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from(vec!["logical_plan", "physical_plan"])),
-        Arc::new(StringArray::from(vec![
-            logical.display_indent().to_string(),
-            physical,
-        ])),
-    ];
-    let rows = RecordBatch::try_new(Arc::clone(&schema), columns)?;
+    let mut texts = match is_distributed(&plan) {
+        true => rows(
+            &schema,
+            &[
+                ("logical_plan", logical.display_indent().to_string()),
+                ("physical_plan", stages_text(plan.as_ref())),
+            ],
+        )?,
+        false => by_datafusion(state, written).await?,
+    };
+    let scans = scans::text(&plan, state).await?;
+    if !scans.is_empty() {
+        let scans = rows(&schema, &[("scans", scans)])?;
+        texts = concat_batches(&schema, [&texts, &scans])?;
+    }
+    let rows = futures::stream::iter([Ok(texts)]);
     Ok(QueryRun {
         query_id,
-        stream: Box::pin(RecordBatchStreamAdapter::new(
-            schema,
-            futures::stream::iter([Ok(rows)]),
-        )),
-        plan,
+        stream: Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), rows)),
+        // Whoever asks for the schema of the rows asks the plan.
+        plan: Arc::new(EmptyExec::new(schema)),
     })
+}
+
+/// What DataFusion prints, which is what runs in one process.
+async fn by_datafusion(state: &SessionState, written: &LogicalPlan) -> Result<RecordBatch> {
+    let plan = state.create_physical_plan(written).await?;
+    let (schema, context) = (plan.schema(), state.task_ctx());
+    let texts = collect(plan, context).await?;
+    Ok(concat_batches(&schema, &texts)?)
+}
+
+fn rows(schema: &arrow::datatypes::SchemaRef, texts: &[(&str, String)]) -> Result<RecordBatch> {
+    let names: ArrayRef = Arc::new(StringArray::from_iter_values(texts.iter().map(|(n, _)| n)));
+    let texts: ArrayRef = Arc::new(StringArray::from_iter_values(texts.iter().map(|(_, t)| t)));
+    let columns = [names, texts].into_iter().zip(schema.fields());
+    let columns = columns.map(|(column, field)| cast(&column, field.data_type()));
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
 }

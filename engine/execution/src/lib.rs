@@ -20,6 +20,7 @@ mod local_executors;
 mod process;
 mod query_header;
 mod row_errors;
+mod scans;
 mod spawn;
 mod stores;
 mod system_tables;

@@ -304,6 +304,21 @@ async fn streams_go_to_as_many_executors_as_there_are_of_both() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_says_which_limit_cut_a_scan() {
+    let cluster = TestCluster::start(3, false).await;
+    let explain = "explain select k from numbers";
+    let found = cluster.text(explain).await;
+    let tasks =
+        "3 tasks: as many as there are processes to take them; scan_bytes_per_task=1.0 B asks for";
+    assert!(found.contains(tasks), "{found}");
+    let alone = embedded_text(explain).await;
+    assert!(
+        alone.contains("1 task: one process runs the query"),
+        "{alone}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_error_on_an_executor_keeps_class_and_address() {
     let cluster = TestCluster::start(2, false).await;
     let error = cluster

@@ -10,6 +10,7 @@ mod files;
 mod functions;
 mod prepared;
 mod settings;
+mod show_functions;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -136,7 +137,15 @@ impl Session {
         files::register_stores(&self.database, &names, &statement)?;
         let full_names: Vec<_> = names.iter().map(|name| self.qualified(name)).collect();
         let unusable = self.database.revive(&full_names).await;
-        let planning = async { Ok(state.statement_to_plan(statement).await?) };
+        let shown = show_functions::pattern(&statement);
+        let functions = self.database.engine().functions();
+        let planning = async {
+            let plan = state.statement_to_plan(statement).await?;
+            Ok(match shown {
+                Some(pattern) => show_functions::with_ours(plan, pattern, functions)?,
+                None => plan,
+            })
+        };
         match (caught(planning).await, unusable) {
             (Ok(plan), _) => Ok(plan),
             (Err(_), Some(cause)) => Err(cause),

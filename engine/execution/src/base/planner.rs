@@ -12,7 +12,7 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_distributed::{
-    DistributedConfig, DistributedExec, DistributedExt,
+    DistributedConfig, DistributedExec, DistributedExt, DistributedLeafExec,
     SessionStateBuilderExt as BaseSessionStateBuilderExt, WorkerResolver, display_plan_ascii,
 };
 use http::{HeaderMap, HeaderValue};
@@ -91,6 +91,14 @@ fn headers(header: &QueryHeader) -> Result<HeaderMap> {
 /// True when `plan` runs on more than this process.
 pub fn is_distributed(plan: &Arc<dyn ExecutionPlan>) -> bool {
     plan.is::<DistributedExec>()
+}
+
+/// A scan that was cut: as it was, and the part of each task.
+pub fn scan_of_tasks(
+    plan: &dyn ExecutionPlan,
+) -> Option<(&Arc<dyn ExecutionPlan>, &[Arc<dyn ExecutionPlan>])> {
+    let leaf = plan.downcast_ref::<DistributedLeafExec>()?;
+    Some((leaf.original(), leaf.variants()))
 }
 
 /// The stages of a distributed plan as text, one box a stage.

@@ -35,11 +35,50 @@ pub static OPERATORS: &[Operator] = &[
     map_groups::OPERATOR,
 ];
 
+/// Name, syntax and purpose of every operator, as SHOW FUNCTIONS gives them.
+pub const SYNTAX: &[(&str, &str, &str)] = &[
+    (
+        "map_batches",
+        "FROM map_batches(TABLE(query), function, option => value, …)",
+        "Hands batches of rows to a function or actor: a column more, or the function's table.",
+    ),
+    (
+        "map",
+        "FROM map(TABLE(query), function, option => value, …)",
+        "Calls a function or actor for each row: a column more, or one row for each.",
+    ),
+    (
+        "flat_map",
+        "FROM flat_map(TABLE(query), function, option => value, …)",
+        "Calls a function or actor for each row: any number of rows for each.",
+    ),
+    (
+        "filter",
+        "FROM filter(TABLE(query), function, option => value, …)",
+        "Keeps the rows for which a function or actor says true.",
+    ),
+    (
+        "map_groups",
+        "FROM map_groups(TABLE(query), function, partition_by => (column, …), order_by => (column, …), option => value, …)",
+        "Calls a function or actor for each group of rows: any number of rows for each.",
+    ),
+    (
+        repartition::SQL_NAME,
+        "FROM repartition(TABLE(query), partitions, by => (column, …), rows_per_block => n)",
+        "The same rows in other streams or blocks.",
+    ),
+];
+
 impl Operator {
     /// The operator that calls functions by `mode`.
     pub fn of(mode: CallMode) -> &'static Self {
         let mut found = OPERATORS.iter().filter(|o| o.mode == mode);
         found.next().unwrap_or(&map_batches::OPERATOR)
+    }
+
+    #[cfg(test)]
+    fn is_described(&self) -> bool {
+        SYNTAX.iter().any(|(name, ..)| *name == self.sql)
     }
 
     /// The operator called `name` in SQL, if it is one of ours.
@@ -66,4 +105,14 @@ pub fn workers_kept(plan: &std::sync::Arc<dyn ExecutionPlan>) -> Result<usize> {
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operator_is_described() {
+        assert!(OPERATORS.iter().all(Operator::is_described));
+    }
 }
