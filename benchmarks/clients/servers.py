@@ -76,12 +76,17 @@ class Server(Process):
         flags += ["--data-dir", str(data_dir), *args]
         if executors:
             flags.append("--no-local-executor")
-        super().__init__(flags, env)
+        # Before anything starts: `stop` needs them when the start fails.
         self.executors = []
         self.env = env
         self.args = [a for a in args if a != "--no-local-executor"]
-        for _ in range(executors):
-            self.add_executor()
+        super().__init__(flags, env)
+        try:
+            for _ in range(executors):
+                self.add_executor()
+        except BaseException:
+            self.stop()
+            raise
 
     def add_executor(self):
         flags = ["executor", "--coordinator", self.address("executors")]
