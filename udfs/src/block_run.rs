@@ -52,7 +52,8 @@ impl Place {
         again: bool,
     ) -> Result<Self, UdfError> {
         let mean = || shared.counters.mean();
-        let opening = match shared.line.wait_or_grow(again, mean).await {
+        let grow = || Shared::grow(shared);
+        let opening = match shared.line.wait_or_grow(again, mean, grow).await {
             Ticket::Permit(permit) => {
                 return Shared::lease(shared, permit).await.map(Self::Worker);
             }
@@ -183,13 +184,14 @@ impl BlockRun<'_> {
             order: &shared.order,
             parts: self.parts,
             counters: &shared.counters,
-            deadline: shared.manager.call_deadline(shared.order.call.timeout),
+            deadline: shared.manager.call_deadline(&shared.order.call),
             passed_on: false,
             held: &mut self.held,
             // Others must not be lost with a block that has ended a worker.
             may_follow: !next.is_suspect,
         };
         let outcome = exchange.run(block.clone(), next.offset, ahead).await;
+        let outcome = outcome.map_err(|stop| stop.at_line(&shared.order.call.spec));
         let passed_on = exchange.passed_on;
         shared.counters.add_slots(lease.worker.channel.take_tally());
         self.place = Some(Place::Worker(lease));

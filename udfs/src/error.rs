@@ -11,6 +11,8 @@ use std::time::Duration;
 use mobula_block::BlockError;
 
 use crate::call::UdfCall;
+use crate::spec::FunctionSpec;
+use crate::user_line::user_line;
 
 /// What user code did wrong, as its worker saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,24 +141,28 @@ pub enum UdfError {
         limit: usize,
     },
 
-    #[error("function \"{function}\" lost its worker (pid {pid}): {exit}")]
+    #[error("function \"{function}\" lost its worker (pid {pid}): {exit}{line}")]
     WorkerLost {
         function: String,
         pid: u32,
         exit: String,
+        /// The user's line that ran, in parentheses; empty if unknown.
+        line: String,
         log: String,
     },
     #[error("function \"{function}\" cannot be called: the workers are shutting down")]
     ShuttingDown { function: String },
 
     #[error(
-        "function \"{function}\" did not {deed} within {limit:?} and its worker (pid {pid}) was ended. Raise `{setting}` if that is too short"
+        "function \"{function}\" did not {deed} within {limit:?}{line} and its worker (pid {pid}) was ended. Raise `{setting}` if that is too short"
     )]
     TimedOut {
         function: String,
         /// "answer" or "start".
         deed: &'static str,
         limit: Duration,
+        /// The user's line that ran, in parentheses; empty if unknown.
+        line: String,
         pid: u32,
         setting: &'static str,
         /// Where every Python thread was.
@@ -217,6 +223,20 @@ impl UdfError {
                 Some(own) if own == most => ErrorBound::Option(own),
                 _ => ErrorBound::Setting(most),
             };
+        }
+        self
+    }
+
+    /// The same, saying which line of the function `spec` a lost worker was at.
+    pub(crate) fn at_line(mut self, spec: &FunctionSpec) -> Self {
+        if let Self::WorkerLost {
+            line, log: text, ..
+        }
+        | Self::TimedOut {
+            line, stack: text, ..
+        } = &mut self
+        {
+            *line = user_line(text, spec);
         }
         self
     }

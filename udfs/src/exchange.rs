@@ -29,6 +29,7 @@ use crate::process_pool::Lease;
 use crate::protocol::{Done, Failed, Frame, Kind};
 use crate::sender::{Encoded, SentBlock};
 use crate::slots::Tally;
+use crate::spec::FunctionSpec;
 use crate::worker::Deadline;
 
 /// Blocks that take a worker longer than this on average are not sent ahead: the way
@@ -58,6 +59,16 @@ pub(crate) enum Interruption {
     Failed(UdfError),
     /// Nobody reads any more.
     Abandoned,
+}
+
+impl Interruption {
+    /// The same, saying which line of the function `spec` a lost worker was at.
+    pub(crate) fn at_line(self, spec: &FunctionSpec) -> Self {
+        match self {
+            Self::Failed(error) => Self::Failed(error.at_line(spec)),
+            Self::Abandoned => Self::Abandoned,
+        }
+    }
 }
 
 impl From<UdfError> for Interruption {

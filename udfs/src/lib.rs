@@ -44,6 +44,7 @@ mod slot_table;
 mod slots;
 mod spawn;
 mod spec;
+mod user_line;
 mod worker;
 mod zygote;
 

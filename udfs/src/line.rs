@@ -5,8 +5,8 @@
 //! worker and its permit when it is through. Who came first is served first,
 //! whatever it gets, so that the one worker of a pool sees blocks in order.
 //!
-//! A pool may start with fewer workers than it may have: it gets one more permit when
-//! a call has waited so long that more will have to.
+//! A pool may start with fewer workers than it may have: one more is made ready when a
+//! call has waited so long that more will have to, and its permit comes with it.
 //!
 //! `W` is the worker with its permit.
 
@@ -38,6 +38,8 @@ struct State<W> {
     permits: usize,
     /// Permits that there may be besides.
     growth: usize,
+    /// Whether one of them is being made ready.
+    is_growing: bool,
     grown_at: Option<Instant>,
     /// Workers whose next block may be sent, the longest at work first.
     openings: VecDeque<Opening<W>>,
@@ -83,6 +85,7 @@ impl<W> Line<W> {
             state: Mutex::new(State {
                 permits,
                 growth,
+                is_growing: false,
                 grown_at: None,
                 openings: VecDeque::new(),
                 opened: 0,
@@ -110,12 +113,13 @@ impl<W> Line<W> {
         }
     }
 
-    /// As [`Self::wait`]; meanwhile the pool grows if that is worth it. `block`: what a
-    /// block takes lately.
+    /// As [`Self::wait`]; meanwhile `grow` is called if one more worker is worth it, and
+    /// says by [`Self::grown`] when there is one. `block`: what a block takes lately.
     pub(crate) async fn wait_or_grow(
         self: &Arc<Self>,
         again: bool,
         block: impl Fn() -> Option<Duration>,
+        grow: impl Fn(),
     ) -> Ticket<W> {
         let since = Instant::now();
         let mut ticket = pin!(self.wait(again));
@@ -124,21 +128,33 @@ impl<W> Line<W> {
             tokio::select! {
                 biased;
                 ticket = &mut ticket => return ticket,
-                () = sleep(GROW_EVERY), if may_grow => self.grow(since, block()),
+                () = sleep(GROW_EVERY), if may_grow => {
+                    if self.begins_to_grow(since.elapsed(), block()) {
+                        grow();
+                    }
+                }
             }
         }
     }
 
-    fn grow(self: &Arc<Self>, waiting_since: Instant, block: Option<Duration>) {
+    fn begins_to_grow(&self, waited: Duration, block: Option<Duration>) -> bool {
+        let mut state = self.state.lock();
+        let last = state.grown_at.map(|at| at.elapsed());
+        let grows = state.growth > 0 && !state.is_growing && is_worth_a_worker(waited, last, block);
+        if grows {
+            state.growth -= 1;
+            state.is_growing = true;
+        }
+        grows
+    }
+
+    /// One more worker is ready, or could not be made.
+    pub(crate) fn grown(self: &Arc<Self>, is_ready: bool) {
         {
             let mut state = self.state.lock();
-            let last = state.grown_at.map(|at| at.elapsed());
-            if state.growth == 0 || !is_worth_a_worker(waiting_since.elapsed(), last, block) {
-                return;
-            }
-            state.growth -= 1;
-            state.permits += 1;
+            state.is_growing = false;
             state.grown_at = Some(Instant::now());
+            state.permits += usize::from(is_ready);
         }
         self.serve();
     }

@@ -143,7 +143,7 @@ impl WorkerManager {
         if found.as_ref().map_or_else(leaves_worker_usable, |_| true) {
             self.release(worker);
         }
-        found
+        found.map_err(|error| error.at_line(spec))
     }
 
     /// Opens the workers of one call, at most `concurrency` (at least 1). They
@@ -269,14 +269,17 @@ impl WorkerManager {
         }
     }
 
-    /// From now, for one block; `timeout` is the call's own limit.
-    pub(crate) fn call_deadline(&self, timeout: Option<Duration>) -> Deadline {
-        let limit = timeout.or(self.settings.call_timeout);
+    /// From now, for one block of `call`.
+    pub(crate) fn call_deadline(&self, call: &UdfCall) -> Deadline {
+        let limit = call.timeout.or(self.settings.call_timeout);
         Deadline {
             at: limit.and_then(|limit| Instant::now().checked_add(limit)),
             limit: limit.unwrap_or(Duration::MAX),
             deed: "answer",
-            setting: "udf_call_timeout",
+            setting: match call.handling.timeout {
+                Some(_) => "timeout",
+                None => "udf_call_timeout",
+            },
             kill_grace: self.settings.kill_grace,
         }
     }

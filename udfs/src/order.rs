@@ -74,7 +74,10 @@ impl CallOrder {
             strict: call.spec.strict,
             on_error: call.errors.on_error,
             bisect: call.may_ask_again(),
-            retry: call.handling.retry(),
+            retry: call.handling.retry().map(|(names, most)| {
+                let seconds = call.timeout.map(|timeout| timeout.as_secs_f64());
+                (names, most, seconds)
+            }),
             zero_copy: call.handling.zero_copy_batch,
             input_schema_bytes: self.schemas[0].len(),
         }

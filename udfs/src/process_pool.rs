@@ -51,6 +51,8 @@ pub(crate) struct Shared {
     shelf: Mutex<Shelf>,
     /// An actor came free, or the last worker went.
     shelf_changed: Notify,
+    /// Makes one more worker ready.
+    grower: Mutex<Option<OwnedTask>>,
 }
 
 /// A pool's workers.
@@ -75,6 +77,7 @@ impl ProcessPool {
             line: Line::new(least, concurrency - least),
             shelf: Mutex::default(),
             shelf_changed: Notify::new(),
+            grower: Mutex::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -120,6 +123,7 @@ impl Drop for ProcessPool {
             shelf.closed = true;
             std::mem::take(&mut shelf.free)
         };
+        drop(self.shared.grower.lock().take());
         free.into_iter()
             .for_each(|actor| self.shared.manager.end(actor));
     }
@@ -180,7 +184,7 @@ impl Shared {
                 if leaves_worker_usable(&error) && !shared.is_actor() {
                     manager.release(worker);
                 }
-                Err(error)
+                Err(error.at_line(&shared.order.call.spec))
             }
         }
     }
@@ -213,6 +217,31 @@ impl Shared {
                 () = changed => {}
             }
         }
+    }
+
+    /// Makes one more worker ready; no block waits for it meanwhile.
+    pub(crate) fn grow(shared: &Arc<Self>) {
+        let pool = Arc::clone(shared);
+        let task = spawn_named("udf-grow", async move {
+            let made = pool.newcomer().await;
+            if let Err(error) = &made {
+                let function = pool.order.function();
+                tracing::warn!(%error, function, "the workers there are go on without one more");
+            }
+            let is_ready = made.map(|worker| pool.give_back(worker)).is_ok();
+            pool.line.grown(is_ready);
+        });
+        *shared.grower.lock() = Some(task);
+    }
+
+    /// A worker with the call loaded that has nothing to do.
+    async fn newcomer(&self) -> Result<Worker, UdfError> {
+        let (manager, function) = (&self.manager, self.order.function());
+        let grant = manager.place(function, self.want(), Rank::More).await?;
+        let started = &self.counters.workers_started;
+        let mut worker = manager.employ(grant, function, started).await?;
+        worker.load(&self.order, manager.init_deadline()).await?;
+        Ok(worker)
     }
 
     /// Takes a worker back that is fit for more.

@@ -347,8 +347,9 @@ pub(crate) struct Load<'a> {
     pub(crate) on_error: crate::failed_rows::OnError,
     /// Whether a batch that fails may be tried again in halves.
     pub(crate) bisect: bool,
-    /// Exceptions on which user code is called again, and how often at most.
-    pub(crate) retry: Option<(&'a [String], u32)>,
+    /// Exceptions on which user code is called again, how often at most, and the
+    /// seconds that a block may take.
+    pub(crate) retry: Option<(&'a [String], u32, Option<f64>)>,
     /// Whether batches are seen where they lie, and cannot be written to.
     pub(crate) zero_copy: bool,
     pub(crate) input_schema_bytes: usize,

@@ -341,6 +341,7 @@ impl Worker {
                     function,
                     pid,
                     exit,
+                    line: String::new(),
                     log,
                 }
             }
@@ -363,6 +364,7 @@ impl Worker {
                     function,
                     deed,
                     limit,
+                    line: String::new(),
                     pid,
                     setting,
                     stack,

@@ -225,8 +225,22 @@ pub fn check_arguments<'a>(
     Ok(())
 }
 
+/// Digits behind the point that a number may have.
+fn decimals(number: &DataType) -> i32 {
+    use DataType as T;
+    match number {
+        number if number.is_floating() => i32::MAX,
+        T::Decimal32(_, scale)
+        | T::Decimal64(_, scale)
+        | T::Decimal128(_, scale)
+        | T::Decimal256(_, scale) => i32::from(*scale),
+        _ => 0,
+    }
+}
+
 /// Whether a value of type `found` may be cast to `wanted` without the user's
-/// word: within numbers, within texts, within bytes, text to times, NULL to all.
+/// word: within numbers, within texts, within bytes, text to times, NULL to all; but
+/// not where digits behind the point, or the time of day, would be cut off.
 pub fn accepts(wanted: &DataType, found: &DataType) -> bool {
     use DataType as T;
     let text = |t: &T| matches!(t, T::Utf8 | T::LargeUtf8 | T::Utf8View);
@@ -241,7 +255,9 @@ pub fn accepts(wanted: &DataType, found: &DataType) -> bool {
         (_, T::Null) => true,
         (a, T::Dictionary(_, value)) => accepts(a, value),
         (a, T::RunEndEncoded(_, value)) => accepts(a, value.data_type()),
-        (a, b) if a.is_numeric() && b.is_numeric() => true,
+        (a, b) if a.is_numeric() && b.is_numeric() => decimals(a) >= decimals(b),
+        (T::Date32 | T::Date64, T::Timestamp(..)) => false,
+        (T::Time32(_) | T::Time64(_), T::Timestamp(..)) => false,
         (a, b) if text(a) && text(b) => true,
         (a, b) if binary(a) && binary(b) => true,
         (a, b) if a.is_temporal() && (b.is_temporal() || text(b)) => {
@@ -278,7 +294,7 @@ fn same_struct(a: &DataType, b: &DataType) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::datatypes::Field;
+    use arrow::datatypes::{Field, TimeUnit};
 
     #[test]
     fn casts_within_a_family_need_no_word() {
@@ -296,6 +312,15 @@ mod tests {
             (T::Date32, T::Utf8, true),
             (T::Int64, T::Null, true),
             (list(T::Float32), list(T::Float64), true),
+            (T::Decimal128(10, 2), T::Decimal128(15, 2), true),
+            (T::Decimal128(10, 2), T::Float64, false),
+            (T::Decimal128(10, 2), T::Decimal128(15, 3), false),
+            (T::Int64, T::Decimal128(15, 0), true),
+            (T::Int64, T::Decimal128(15, 2), false),
+            (T::Int64, T::Float32, false),
+            (T::Float32, T::Float64, true),
+            (T::Date32, T::Timestamp(TimeUnit::Microsecond, None), false),
+            (T::Timestamp(TimeUnit::Microsecond, None), T::Date32, true),
             (T::Int64, T::Utf8, false),
             (T::Utf8, T::Int64, false),
             (T::Boolean, T::Int64, false),

@@ -63,6 +63,11 @@ async fn a_worker_killed_twice_is_named() {
 async fn crashes_tell_signal_and_line() {
     let (exit, error) = lost("\nimport ctypes\ndef f(x):\n    ctypes.string_at(0)").await;
     assert_eq!(exit, "killed by SIGSEGV");
+    let message = error.to_string();
+    assert!(
+        message.ends_with("SIGSEGV (line 4: ctypes.string_at(0))"),
+        "{message}"
+    );
     let log = error.traceback().unwrap();
     assert!(
         log.contains("Segmentation fault") && log.contains("line 4 in f"),
@@ -144,7 +149,7 @@ async fn a_tight_loop_ends_with_its_stack() {
         assert_eq!(error.class(), UdfErrorClass::Timeout);
         let text = error.to_string();
         assert!(
-            text.starts_with("function \"f\" did not answer within 1s"),
+            text.starts_with("function \"f\" did not answer within 1s (line "),
             "{text}"
         );
         assert!(text.contains("`udf_call_timeout`"), "{text}");

@@ -122,13 +122,108 @@ async fn time_runs_out_over_all_tries() {
     let mut call = case.call().as_ref().clone();
     call.timeout = case.handling.timeout;
     let pool = manager.open_pool(call.into(), 1).unwrap();
-    let error = run(&pool, counting(1)).await.unwrap_err();
-    assert_eq!(
-        error.class(),
-        mobula_udfs::UdfErrorClass::Timeout,
+    let error = run(&pool, counting(1)).await.unwrap_err().to_string();
+    // What went wrong is told, not that time ran out.
+    let told = "ConnectionError (line 2: def f(x): raise ConnectionError(); no time left for another call after ";
+    assert!(error.contains(told), "{error}");
+    manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_retry_gets_its_input_as_it_came() {
+    use mobula_udfs::{BatchFormat, CallMode};
+    let body = "
+import collections
+calls = collections.Counter()
+def f(x):
+    calls[type(x).__name__] += 1
+    if isinstance(x, list):
+        x[0] += [7]
+        out = [len(item) for item in x]
+    else:
+        x *= 10
+        out = x
+    if sum(calls.values()) < 3:
+        error = ConnectionError()
+        error.retry_after = 0
+        raise error
+    return out";
+    let manager = manager();
+    for format in [BatchFormat::Numpy, BatchFormat::Pandas] {
+        let mut case = again(body, &["ConnectionError"], 5);
+        case.handling.zero_copy_batch = false;
+        let mut call = case.call().as_ref().clone();
+        call.batch_format = format;
+        let pool = manager.open_pool(call.into(), 1).unwrap();
+        let out = run(&pool, counting(3)).await.unwrap();
+        assert_eq!(values(&out), [Some(0), Some(10), Some(20)], "{format}");
+        assert_eq!(pool.stats().retries, 2);
+    }
+    // A row is a dict, of its call alone.
+    let body = "
+tries = []
+def f(row):
+    row['x'] *= 10
+    tries.append(row.pop('x'))
+    if len(tries) % 3:
+        error = ConnectionError()
+        error.retry_after = 0
+        raise error
+    return {'y': tries[-1]}";
+    for mode in [CallMode::Map, CallMode::Batches] {
+        let mut case = Case::table("f", &[("y", arrow::datatypes::DataType::Int64)], body);
+        case.handling.retry_exceptions = vec!["ConnectionError".into()];
+        let mut call = case.by_row(mode).call().as_ref().clone();
+        let rows = match mode {
+            CallMode::Map => counting(3),
+            _ => counting(1),
+        };
+        if mode == CallMode::Batches {
+            call.batch_format = BatchFormat::Rows;
+            let body = body.replace(
+                "row['x'] *= 10",
+                "row = row[0]; row['x'] = row['x'] * 10 + 5",
+            );
+            let mut spec = call.spec.as_ref().clone();
+            spec.body = body;
+            call.spec = spec.into();
+        }
+        let pool = manager.open_pool(call.into(), 1).unwrap();
+        let out = run(&pool, rows).await.unwrap();
+        match mode {
+            CallMode::Map => assert_eq!(values(&out), [Some(0), Some(10), Some(20)]),
+            _ => assert_eq!(values(&out), [Some(5)]),
+        }
+    }
+    manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn names_of_exceptions_are_those_that_modules_use() {
+    let body = "
+import json
+tries = []
+def f(x):
+    tries.append(1)
+    return x if len(tries) > 1 else json.loads('{')";
+    let out = again(body, &["json.JSONDecodeError"], 2)
+        .once(counting(1))
+        .await
+        .unwrap();
+    assert_eq!(values(&out), [Some(0)]);
+    let error = again(body, &["SystemExit"], 2)
+        .fails(counting(1))
+        .await
+        .to_string();
+    assert!(
+        error.contains("retry_exceptions => 'SystemExit', which is no error"),
         "{error}"
     );
-    manager.shutdown().await;
+    let error = again("\ndef f(x): raise OSError()", &["OSError"], 1)
+        .fails(counting(1))
+        .await
+        .to_string();
+    assert!(error.contains("; given up after 2 calls)"), "{error}");
 }
 
 #[tokio::test]
@@ -188,5 +283,44 @@ async fn a_pool_grows_only_while_blocks_wait_long() {
         out.unwrap();
     }
     assert_eq!(slow.stats().workers_at_once, 3);
+    manager.shutdown().await;
+}
+
+/// An actor whose first instance is there at once; the others do `then` first.
+fn slow_to_follow(mark: &std::path::Path, then: &str) -> String {
+    format!(
+        "
+import os, time
+class f:
+    def __init__(self):
+        try:
+            os.close(os.open({:?}, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            {then}
+    def __call__(self, x):
+        time.sleep(0.05)
+        return x",
+        mark.display().to_string()
+    )
+}
+
+#[tokio::test]
+async fn no_block_waits_for_a_newcomer() {
+    let manager = manager();
+    for then in ["time.sleep(30)", "raise OSError('no room')", "os._exit(3)"] {
+        let marks = tempfile::tempdir().unwrap();
+        let body = slow_to_follow(&marks.path().join("first"), then);
+        let mut case = Case::ints("f", &body).class();
+        case.handling.min_workers = Some(1);
+        let pool = case.pool(&manager, 3);
+        let since = std::time::Instant::now();
+        for out in join_all((0..20).map(|_| run(&pool, counting(1)))).await {
+            out.unwrap();
+        }
+        assert!(since.elapsed() < Duration::from_secs(20), "{then}");
+        let stats = pool.stats();
+        assert_eq!(stats.workers_at_once, 1, "{then}");
+        assert!(stats.workers_started > 1, "{then}");
+    }
     manager.shutdown().await;
 }

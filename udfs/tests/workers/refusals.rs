@@ -40,6 +40,14 @@ async fn results_that_do_not_fit_say_how() {
             "function \"f\" returned values that are not int64: ",
         ),
         (
+            "return x.astype('datetime64[s]')",
+            "function \"f\" returned timestamp[s], but int64 is declared",
+        ),
+        (
+            "return Unreadable()",
+            "function \"f\" returned a Unreadable that cannot be read: RuntimeError: no",
+        ),
+        (
             "return {'x': x}",
             "function \"f\" returned a dict. Return a numpy or Arrow array or a list",
         ),
@@ -48,13 +56,88 @@ async fn results_that_do_not_fit_say_how() {
             "function \"f\" returned an array of shape (3, 1), but int64 is declared",
         ),
     ] {
-        let body = format!("\nimport numpy as np\ndef f(x):\n    {body}");
+        let unreadable = "class Unreadable:\n    def __array__(self): raise RuntimeError('no')";
+        let body = format!("\nimport numpy as np\n{unreadable}\ndef f(x):\n    {body}");
         let error = Case::ints("f", &body).fails(counting(3)).await;
         assert!(
             error.to_string().starts_with(expected),
             "{error}\n{expected}"
         );
         assert_eq!(error.class(), UdfErrorClass::User);
+    }
+}
+
+#[tokio::test]
+async fn values_of_another_kind_are_not_made_to_fit() {
+    let of = |fields: &[(&str, DataType)]| {
+        let fields = fields.iter().map(|(n, t)| Field::new(*n, t.clone(), true));
+        DataType::Struct(fields.collect())
+    };
+    let list = |t| DataType::List(Arc::new(Field::new("item", t, true)));
+    for (value, declared, expected) in [
+        ("1", DataType::Date32, "int64, but date32[day] is declared"),
+        (
+            "1",
+            DataType::Boolean,
+            "values that are not bool: Could not convert 1",
+        ),
+        (
+            "'ab'",
+            list(DataType::Utf8),
+            "string, but list<item: string> is declared",
+        ),
+        (
+            "[1]",
+            list(DataType::Date32),
+            "list<item: int64>, but list<item: date32[day]> is declared",
+        ),
+        (
+            "{'b': 1}",
+            of(&[("a", DataType::Int64)]),
+            "struct<b: int64>, but struct<a: int64> is declared",
+        ),
+        (
+            "1e300",
+            DataType::Float32,
+            "values that are not float: a value is too large",
+        ),
+        (
+            "[1e300]",
+            list(DataType::Float32),
+            "values that are not list<item: float>: a value is too large",
+        ),
+        (
+            "99999",
+            DataType::Decimal128(5, 2),
+            "values that are not decimal128(5, 2): ",
+        ),
+    ] {
+        let body = format!("\ndef f(x): return [{value}] * len(x)");
+        let error = Case::scalar("f", &[("x", DataType::Int64)], declared, &body);
+        let error = error.fails(counting(3)).await.to_string();
+        assert!(
+            error.starts_with(&format!("function \"f\" returned {expected}")),
+            "{error}"
+        );
+    }
+    // A key may be missing, and whole numbers and floats are decimals.
+    for (value, declared) in [
+        (
+            "{'a': 1}",
+            of(&[("a", DataType::Int64), ("b", DataType::Utf8)]),
+        ),
+        ("2.5", DataType::Decimal128(5, 2)),
+        ("1", DataType::Decimal128(5, 2)),
+        ("True", DataType::Boolean),
+        ("float('inf')", DataType::Float32),
+    ] {
+        let body = format!("\ndef f(x): return [{value}] * len(x)");
+        let case = Case::scalar("f", &[("x", DataType::Int64)], declared, &body);
+        assert_eq!(
+            case.once(counting(3)).await.unwrap().num_rows(),
+            3,
+            "{value}"
+        );
     }
 }
 
@@ -76,6 +159,18 @@ async fn relations_that_do_not_fit_say_how() {
         (
             "return {'a': [1], 'b': 1}",
             "function \"f\" returned 1 value (int) as column \"b\". Return an array of one value per row",
+        ),
+        (
+            "import pyarrow; return pyarrow.table([[1], [2], [3]], names=['a', 'b', 'b'])",
+            "function \"f\" returned two columns named \"b\"",
+        ),
+        (
+            "import pandas; return pandas.DataFrame([[1, 2, 3]], columns=['a', 'b', 'b'])",
+            "function \"f\" returned two columns named \"b\"",
+        ),
+        (
+            "return type('Odd', (dict,), {'__iter__': None, 'keys': None})(a=[1], b=[2])",
+            "function \"f\" returned a Odd that cannot be read: TypeError: ",
         ),
         (
             "return {'a': [1], 'b': ['x']}",

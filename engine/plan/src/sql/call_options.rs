@@ -11,9 +11,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use datafusion::sql::sqlparser::ast::{Expr, UnaryOperator, Value, ValueWithSpan};
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use mobula_udfs::{
@@ -63,16 +63,16 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "Write a class's arguments behind its name: f(model => 'big')",
     ),
     (
+        "init_timeout",
+        "Getting ready is bounded for all calls of a process, by its setting udf_init_timeout",
+    ),
+    (
         "max_concurrency",
         "A worker runs one call at a time. Say how many workers by concurrency",
     ),
     (
         "memory",
         "Executors do not share out memory yet. Leave it out",
-    ),
-    (
-        "num_cpus",
-        "A worker is one process with one core, and executors do not share out cores yet. Say how many workers by concurrency",
     ),
     (
         "num_gpus",
@@ -87,6 +87,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "Say row_preserving => true of a function that gives a row for each row",
     ),
 ];
+
+const ONE_CORE: &str = "1: a worker is one process with one core, and executors do not share out cores yet. Say how many workers by concurrency";
 
 /// Most calls of user code that are made again for one row, batch or group.
 pub const MAX_RETRIES: u32 = 1000;
@@ -148,7 +150,11 @@ impl CallOptions {
                 .is_some(),
             "max_retries" => self.max_retries.replace(option.retries()?).is_some(),
             // What a worker is anyway.
-            "num_cpus" if literal(value) == Some(Literal::Int(1)) => false,
+            "num_cpus" => match literal(value) {
+                Some(Literal::Int(1)) => false,
+                Some(Literal::Float(1.0)) => false,
+                _ => return Err(option.refused(ONE_CORE)),
+            },
             "batch_format" => self.batch_format.replace(option.format()?).is_some(),
             "on_error" => self.on_error.replace(option.on_error()?).is_some(),
             "max_errors" => self.max_errors.replace(option.bound()?).is_some(),
@@ -323,17 +329,21 @@ impl Given<'_> {
         }
     }
 
-    /// A time such as `'30s'`, a number of seconds, or NULL.
+    /// A time such as `'30s'`, seconds, or NULL.
     fn time(&self) -> Result<Option<Duration>, PlanError> {
         let time = match literal(self.value) {
             Some(Literal::Null) => return Ok(None),
             Some(Literal::Int(n)) => u64::try_from(n).ok().map(Duration::from_secs),
+            Some(Literal::Float(seconds)) => Duration::try_from_secs_f64(seconds).ok(),
             Some(Literal::Text(text)) => duration(&text),
             _ => None,
         };
         match time.filter(|time| !time.is_zero()) {
             Some(time) => Ok(Some(time)),
-            None => Err(self.refused("a time above 0, as in '30s', or NULL")),
+            None => {
+                Err(self
+                    .refused("a time above 0, as in '30s', '1500ms' or 1.5 for seconds, or NULL"))
+            }
         }
     }
 
@@ -359,24 +369,29 @@ impl Given<'_> {
 
     /// `'a BIGINT, b VARCHAR'` as columns.
     fn schema(&self) -> Result<SchemaRef, PlanError> {
-        let text = match literal(self.value) {
-            Some(Literal::Text(text)) => format!("({text})"),
-            _ => String::new(),
+        let expected = "columns, each once, with their types, as in 'a BIGINT, b VARCHAR'";
+        let refused = |problem: String| self.refused(format!("{expected} ({problem})"));
+        let Some(Literal::Text(text)) = literal(self.value) else {
+            return Err(self.refused(expected));
         };
-        let columns = Parser::new(&PostgreSqlDialect {})
-            .try_with_sql(&text)
+        let columns = Parser::new(&GenericDialect {})
+            .try_with_sql(&format!("({text})"))
             .and_then(|mut parser| {
                 let (columns, _) = parser.parse_columns()?;
                 parser.expect_token(&Token::EOF).map(|_| columns)
-            });
-        let schema = columns.ok().and_then(|columns| arrow_schema(columns).ok());
-        let names = |schema: &Schema| {
-            let names: HashSet<_> = schema.fields().iter().map(|field| field.name()).collect();
-            names.len()
-        };
-        let schema = schema.filter(|s| !s.fields().is_empty() && names(s) == s.fields().len());
-        let expected = "columns, each once, with their types, as in 'a BIGINT, b VARCHAR'";
-        schema.map(Arc::new).ok_or_else(|| self.refused(expected))
+            })
+            .map_err(|error| refused(error.to_string()))?;
+        // Nobody would check them.
+        if let Some(column) = columns.iter().find(|column| !column.options.is_empty()) {
+            let name = &column.name;
+            return Err(refused(format!("{name} has more than a type")));
+        }
+        let schema = arrow_schema(columns).map_err(|error| refused(error.strip_backtrace()))?;
+        let names: HashSet<_> = schema.fields().iter().map(|field| field.name()).collect();
+        match !names.is_empty() && names.len() == schema.fields().len() {
+            true => Ok(Arc::new(schema)),
+            false => Err(self.refused(expected)),
+        }
     }
 
     fn retries(&self) -> Result<u32, PlanError> {

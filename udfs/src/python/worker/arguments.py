@@ -148,8 +148,8 @@ def _writable(made):
     if isinstance(made, dict):
         return {name: _writable(array) for name, array in made.items()}
     if not isinstance(made, np.ndarray):
-        # Of pandas; the other formats cannot be written to.
-        return made.copy()
+        # Those of pandas can be written to; the others cannot, or are copies.
+        return made.copy() if type(made).__module__.partition(".")[0] == "pandas" else made
     if made.dtype == object:
         return _objects([_writable(item) if isinstance(item, np.ndarray) else item for item in made])
     return made if made.flags.writeable and not isinstance(made, np.ma.MaskedArray) else made.copy()

@@ -90,9 +90,10 @@ def _raised(error, source):
     text = " ".join(_text_of(error)[: 4 * MESSAGE_CHARS_MAX].split())
     if text:
         message += f": {text}"
-    line = _user_line(error, shown, source)
-    if line:
-        message = message[:MESSAGE_CHARS_MAX] + f" ({line})"
+    said = [_user_line(error, shown, source), getattr(error, "__mobula_note__", None)]
+    said = [text for text in said if isinstance(text, str)]
+    if said:
+        message = message[:MESSAGE_CHARS_MAX] + f" ({'; '.join(said)})"
     return _body("raised", message, "".join(shown.format()))
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from .failure import Raised, Refused, TooMany, report, run, type_of
 from .results import to_batches, to_column
-from .rows import check_made, row_arguments
+from .rows import begin_rows, check_made, row_arguments
 
 # What one frame of failures holds at most.
 ROWS_OF_A_FRAME = 8192
@@ -112,6 +112,7 @@ def _values_of_rows(call, batch, start, failures):
         half = batch.num_rows // 2
         first = _values_of_rows(call, batch.slice(0, half), start, failures)
         return first + _values_of_rows(call, batch.slice(half), start + half, failures)
+    begin_rows(call.code, batch, call.takes_table)
     values, rows = [], zip(*columns) if len(columns) > 1 else iter(columns[0] if columns else range(batch.num_rows))
     while True:
         try:

@@ -1,7 +1,8 @@
 """What user code returned, as Arrow of the declared type.
 
 None and masks become NULL, NaN stays NaN except in pandas, where it means
-missing. Casts must lose nothing; text is never turned into numbers or back.
+missing. Casts must lose nothing, and stay in one kind of types: text is never turned
+into numbers, or numbers into dates.
 """
 
 import collections.abc
@@ -19,6 +20,10 @@ _SINGLE += (datetime.timedelta, np.generic, pa.Scalar)
 _END = object()
 # Rows that a generator of rows gives before they are sent on.
 ROWS_OF_A_PART = 8192
+
+
+class Misfit(Exception):
+    """Values of another kind than declared; its text is their type."""
 
 
 def to_column(value, rows, data_type, has_params):
@@ -66,7 +71,7 @@ def _rows_to_batches(function, value, schema):
     while (row := run(function, next, rows, _END)) is not _END:
         if not isinstance(row, collections.abc.Mapping):
             raise Refused(f"gave {named(row)} where a row is declared. Give dicts with the keys {', '.join(schema.names)}")
-        if row.keys() != names:
+        if _keys(row) != names:
             raise Refused(f"gave a row with the keys {', '.join(map(str, row)) or 'none'}. Declared: {', '.join(schema.names)}")
         held.append(row)
         if len(held) == ROWS_OF_A_PART:
@@ -114,13 +119,39 @@ def _is_pandas(value):
 
 
 def _columns(value):
-    if isinstance(value, collections.abc.Mapping):
-        return dict(value)
-    if _is_frame(value):
-        value = pa.Table.from_pandas(value, preserve_index=False)
-    elif not isinstance(value, (pa.RecordBatch, pa.Table)):
-        value = pa.table(value)
+    try:
+        if isinstance(value, collections.abc.Mapping):
+            return dict(value)
+        if _is_frame(value):
+            _refuse_twice(list(value.columns))
+            value = pa.Table.from_pandas(value, preserve_index=False)
+        elif not isinstance(value, (pa.RecordBatch, pa.Table)):
+            value = pa.table(value)
+    except Refused:
+        raise
+    except Exception as error:
+        raise _unreadable(value, error) from None
+    _refuse_twice(value.schema.names)
     return dict(zip(value.schema.names, value.columns))
+
+
+def _refuse_twice(names):
+    for name in names:
+        if names.count(name) > 1:
+            raise Refused(f'returned two columns named "{name}"')
+
+
+def _keys(row):
+    try:
+        return row.keys() | ()
+    except Exception as error:
+        raise _unreadable(row, error) from None
+
+
+def _unreadable(value, error):
+    """Objects of user code may do anything when they are read."""
+    text = " ".join(str(error).split())
+    return Refused(f"returned {named(value)} that cannot be read: {type(error).__name__}: {text}")
 
 
 def _to_arrow(value, data_type, verb):
@@ -136,12 +167,18 @@ def _to_arrow(value, data_type, verb):
             array = array.dictionary_decode()
         if array.type == data_type:
             return array
-        if _is_text(array.type) != _is_text(data_type) and not t.is_null(array.type):
-            raise Refused(f"{verb} {array.type}, but {data_type} is declared")
+        if _misfits(array.type, data_type):
+            raise Misfit(array.type)
         return _cast(array, data_type)
+    except Misfit as misfit:
+        raise Refused(f"{verb} {misfit}, but {data_type} is declared") from None
+    except Refused:
+        raise
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         text = " ".join(str(error).split())
         raise Refused(f"{verb} values that are not {data_type}: {text}") from None
+    except Exception as error:
+        raise _unreadable(value, error) from None
 
 
 def _array(value, data_type):
@@ -174,11 +211,16 @@ def _from_numpy(value, data_type):
 
 
 def _from_objects(values, data_type, mask=None):
-    array = pa.array(values, type=data_type, mask=mask, from_pandas=False)
     try:
         found = pa.array(values, mask=mask, from_pandas=False)
     except Exception:
-        return array  # Mixed values: only the declared type holds them all.
+        # Mixed values: only the declared type holds them all.
+        return pa.array(values, type=data_type, mask=mask, from_pandas=False)
+    if t.is_decimal(data_type) and (t.is_integer(found.type) or t.is_floating(found.type)):
+        return _cast(found, data_type)
+    array = pa.array(values, type=data_type, mask=mask, from_pandas=False)
+    if _misfits(found.type, data_type):
+        raise Misfit(found.type)
     # Told the type, pyarrow cuts 1.5 to 1 without a word; a cast does not.
     try:
         _cast(found, data_type)
@@ -189,10 +231,47 @@ def _from_objects(values, data_type, mask=None):
 
 def _cast(array, data_type):
     """`array` as `data_type`; raises pyarrow's error where a value would change."""
+    if t.is_decimal(data_type) and t.is_integer(array.type):
+        # Whole numbers are asked for the room of their type, not of their value.
+        array = array.cast(pa.decimal256(76, data_type.scale))
     cast = array.cast(data_type, safe=True)
     if t.is_date(data_type) and t.is_timestamp(array.type) and not cast.cast(array.type).equals(array):
         raise pa.ArrowInvalid("a date has no time of day")
+    # float64 has room for all numbers.
+    if data_type != pa.float64() and _infinities(cast) > _infinities(array):
+        raise pa.ArrowInvalid("a value is too large")
     return cast
+
+
+def _infinities(array):
+    while _is_list(array.type):
+        array = array.flatten()
+    if not t.is_floating(array.type):
+        return 0
+    return np.count_nonzero(np.isinf(array.to_numpy(zero_copy_only=False)))
+
+
+def _misfits(found, declared):
+    """Whether values of the one type are never values of the other."""
+    if t.is_null(found):
+        return False
+    if _is_list(found) and _is_list(declared):
+        return _misfits(found.value_type, declared.value_type)
+    if t.is_struct(found) and t.is_struct(declared):
+        names = {field.name: field.type for field in declared}
+        return any(field.name not in names or _misfits(field.type, names[field.name]) for field in found)
+    kinds = _kind(found), _kind(declared)
+    if kinds == ("truth", "number"):
+        return False
+    return None not in kinds and kinds[0] != kinds[1]
+
+
+def _kind(data_type):
+    """Types among which values may change; None: of no kind."""
+    for kind, is_kind in _KINDS.items():
+        if is_kind(data_type):
+            return kind
+    return None
 
 
 def _unmasked(values, data_type):
@@ -228,6 +307,18 @@ def _is_text(data_type):
         is_kind(data_type)
         for is_kind in (t.is_string, t.is_large_string, t.is_string_view, t.is_binary, t.is_large_binary, t.is_binary_view, t.is_fixed_size_binary)
     )
+
+
+_KINDS = {
+    "text": _is_text,
+    "number": lambda kind: t.is_integer(kind) or t.is_floating(kind) or t.is_decimal(kind),
+    "truth": t.is_boolean,
+    "date": lambda kind: t.is_date(kind) or t.is_timestamp(kind),
+    "time of day": t.is_time,
+    "duration": t.is_duration,
+    "list": _is_list,
+    "struct": t.is_struct,
+}
 
 
 def named(value):

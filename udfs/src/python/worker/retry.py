@@ -1,16 +1,20 @@
 """User code that is called again when it raises what was named.
 
-Each call waits longer than the one before, for a server that is busy or a network
+It gets its arguments made anew: the call before may have changed them. Each call waits longer than the one before, for a server that is busy or a network
 that is down: 0.1 s, then twice as long each time up to a minute, a quarter more or
 less by chance; or as long as the exception's `retry_after` says. What a
 generator makes of a batch is passed on as it comes, so it is made again only if it
 raises before its first part.
 """
 
+import builtins
 import collections.abc
+import importlib
 import itertools
 import random
 import time
+
+from .failure import Refused
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 60.0
 SPREAD = 0.25
@@ -19,31 +23,60 @@ SPREAD = 0.25
 class Retrying:
     """Calls `code`, and again up to `most` times if it raises one of `names`.
 
-    `by_row`: for a row, of which a generator makes few.
+    `by_row`: for a row, of which a generator makes few. `timeout_s`: what a block may
+    take, waiting included, or None.
     """
 
-    def __init__(self, code, by_row, names, most):
+    def __init__(self, code, by_row, names, most, timeout_s):
         self.code = code
         self.by_row = by_row
         self.names = frozenset(names)
+        self.kinds = tuple(filter(None, map(_named, names)))
         self.most = most
+        self.timeout_s = timeout_s
+        self.deadline = None
         self.retries = 0
+        # The arguments of the call with this number, made anew.
+        self.made = None
+        self.number = -1
+
+    def begin_block(self):
+        """From now on the time of a block counts."""
+        self.deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
+
+    def begin(self, made):
+        """The next calls are numbered from 0; `made` makes the arguments of a number."""
+        self.made, self.number = made, -1
 
     def __call__(self, *args):
-        for attempt in range(self.most):
+        self.number += 1
+        for attempt in itertools.count():
             try:
                 return self._call(args)
             except Exception as error:
                 if not self._is_named(error):
                     raise
                 wait = _wait_s(error, attempt)
+                problem = self._no_more(attempt, wait)
+                if problem:
+                    _tell(error, f"{problem} after {_calls(attempt + 1)}")
+                    raise
             self.retries += 1
             time.sleep(wait)
-        return self._call(args)
+            args = self.made(self.number)
 
-    def take_retries(self):
-        """How often it was called again since the last time."""
+    def _no_more(self, attempt, wait_s):
+        """Why there is no further call, if so."""
+        if attempt >= self.most:
+            return "given up"
+        if self.deadline is not None and time.monotonic() + wait_s >= self.deadline:
+            return "no time left for another call"
+        return None
+
+    def end_block(self):
+        """How often it was called again since the last time; keeps nothing of the block."""
         retries, self.retries = self.retries, 0
+        self.made = None
         return retries
 
     def _call(self, args):
@@ -57,6 +90,8 @@ class Retrying:
         return itertools.chain(first, made)
 
     def _is_named(self, error):
+        if isinstance(error, self.kinds):
+            return True
         for kind in type(error).__mro__:
             if kind.__name__ in self.names or f"{kind.__module__}.{kind.__qualname__}" in self.names:
                 return True
@@ -69,3 +104,36 @@ def _wait_s(error, attempt):
         return asked
     wait = min(FIRST_WAIT_S * 2 ** min(attempt, 16), LONGEST_WAIT_S)
     return wait * random.uniform(1 - SPREAD, 1 + SPREAD)
+
+
+def _named(name):
+    """The exception of this name, where it is Python's own or a module's: it may be
+    known there by another name than its own. Those of user code are told by name."""
+    module, _, kind = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module) if module else builtins, kind, None)
+    except Exception:
+        return None
+    if not (isinstance(found, type) and issubclass(found, BaseException)):
+        return None
+    if not issubclass(found, Exception):
+        raise Refused(f"is called with retry_exceptions => '{name}', which is no error: it ends a program")
+    return found
+
+
+def _tell(error, text):
+    """Has the report of `error` say `text`."""
+    try:
+        error.__mobula_note__ = text
+    except Exception:
+        pass  # It has room for no more.
+
+
+def _calls(count):
+    return "1 call" if count == 1 else f"{count} calls"
+
+
+def begin(code, made):
+    """Says how `code` gets its arguments again, if it may ask for them."""
+    if isinstance(code, Retrying):
+        code.begin(made)

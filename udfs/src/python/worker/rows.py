@@ -9,11 +9,13 @@ import collections.abc
 
 from .failure import Refused, run
 from .results import named
+from .retry import begin
 
 
 def values_of_rows(function, code, batch, takes_table):
     """What the function gives for each row."""
     columns = row_arguments(batch, takes_table)
+    begin_rows(code, batch, takes_table)
     return run(function, _each, code, columns, batch.num_rows)
 
 
@@ -21,7 +23,17 @@ def rows_of_rows(function, code, batch, mode):
     """The rows that the function makes of each row."""
     if mode == "map":
         return values_of_rows(function, code, batch, True)
+    begin_rows(code, batch, True)
     return _flattened(function, code, *row_arguments(batch, True))
+
+
+def begin_rows(code, batch, takes_table):
+    """The next calls of `code` are for the rows of `batch`, one after the other."""
+
+    def made(row):
+        return tuple(column[0] for column in row_arguments(batch.slice(row, 1), takes_table))
+
+    begin(code, made)
 
 
 def row_arguments(batch, takes_table):

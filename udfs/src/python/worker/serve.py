@@ -15,7 +15,7 @@ from .failure import RowTooLarge, Refused, report, run
 from .isolation import Failures, isolated_column, isolated_parts
 from .protocol import Channel
 from .results import to_batches, to_column
-from .retry import Retrying
+from .retry import Retrying, begin
 from .rows import rows_of_rows, values_of_rows
 from .source import Source
 
@@ -49,8 +49,8 @@ class Call:
             self.code = Retrying(self.code, self.by_row, *body["retry"])
 
     def take_retries(self):
-        """How often user code was called again since the last time."""
-        return self.code.take_retries() if isinstance(self.code, Retrying) else 0
+        """How often user code was called again for the block that is done."""
+        return self.code.end_block() if isinstance(self.code, Retrying) else 0
 
     def failures(self, limit):
         """Where rows that fail are told; None where the first one ends the call."""
@@ -61,6 +61,8 @@ class Call:
     def outputs(self, block, failures):
         """Blocks of the output schema, as they come."""
         self.source.show()
+        if isinstance(self.code, Retrying):
+            self.code.begin_block()
         if not self.table:
             yield self._column(block, failures)
             return
@@ -75,8 +77,9 @@ class Call:
         if self.by_row:
             rows = rows_of_rows(self.function, self.code, batch, self.mode)
             return to_batches(self.function, rows, self.output, True)
-        argument = table_argument(batch, self.batch_format, self.zero_copy)
-        value = run(self.function, self.code, argument)
+        arguments = self._table_argument(batch)
+        begin(self.code, lambda _: self._table_argument(batch))
+        value = run(self.function, self.code, *arguments)
         return to_batches(self.function, value, self.output, self.batch_format == "rows")
 
     def _column(self, block, failures):
@@ -104,9 +107,16 @@ class Call:
         if self.by_row:
             values = values_of_rows(self.function, self.code, batch, self.takes_table)
             return to_column(values, batch.num_rows, kind, True)
-        arguments = scalar_arguments(batch, self.batch_format, self.zero_copy)
+        arguments = self._scalar_arguments(batch)
+        begin(self.code, lambda _: self._scalar_arguments(batch))
         value = run(self.function, self.code, *arguments)
         return to_column(value, batch.num_rows, kind, bool(arguments))
+
+    def _table_argument(self, batch):
+        return (table_argument(batch, self.batch_format, self.zero_copy),)
+
+    def _scalar_arguments(self, batch):
+        return scalar_arguments(batch, self.batch_format, self.zero_copy)
 
     def _batches(self, block):
         """With the first row of each."""
