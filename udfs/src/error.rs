@@ -14,6 +14,9 @@ use crate::call::UdfCall;
 use crate::spec::FunctionSpec;
 use crate::user_line::user_line;
 
+/// The setting that bounds how long a worker takes to get ready.
+pub(crate) const INIT_TIMEOUT: &str = "udf_init_timeout";
+
 /// What user code did wrong, as its worker saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserFailure {
@@ -147,22 +150,21 @@ pub enum UdfError {
         pid: u32,
         exit: String,
         /// The user's line that ran, in parentheses; empty if unknown.
-        line: String,
+        line: Box<str>,
         log: String,
     },
     #[error("function \"{function}\" cannot be called: the workers are shutting down")]
     ShuttingDown { function: String },
 
     #[error(
-        "function \"{function}\" did not {deed} within {limit:?}{line} and its worker (pid {pid}) was ended. Raise `{setting}` if that is too short"
+        "function \"{function}\" did not {} within {limit:?}{line} and its worker (pid {pid}) was ended. Raise `{setting}` if that is too short",
+        deed(setting)
     )]
     TimedOut {
         function: String,
-        /// "answer" or "start".
-        deed: &'static str,
         limit: Duration,
         /// The user's line that ran, in parentheses; empty if unknown.
-        line: String,
+        line: Box<str>,
         pid: u32,
         setting: &'static str,
         /// Where every Python thread was.
@@ -215,6 +217,14 @@ pub enum UdfError {
     DecodeSpec(#[source] rmp_serde::decode::Error),
 }
 
+/// What a worker did not do in the time of `setting`.
+fn deed(setting: &str) -> &'static str {
+    match setting {
+        INIT_TIMEOUT => "start",
+        _ => "answer",
+    }
+}
+
 impl UdfError {
     /// The same, saying which bound of `call` was hit.
     pub fn of_call(mut self, call: &UdfCall) -> Self {
@@ -236,7 +246,7 @@ impl UdfError {
             line, stack: text, ..
         } = &mut self
         {
-            *line = user_line(text, spec);
+            *line = user_line(text, spec).into();
         }
         self
     }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::activity::WorkerInfo;
 use crate::call::UdfCall;
 use crate::channel::Channel;
-use crate::error::UdfError;
+use crate::error::{INIT_TIMEOUT, UdfError};
 use crate::launch::{Launched, Launcher, Program};
 use crate::order::CallOrder;
 use crate::pool::UdfPool;
@@ -263,8 +263,7 @@ impl WorkerManager {
         Deadline {
             at: Instant::now().checked_add(limit),
             limit,
-            deed: "start",
-            setting: "udf_init_timeout",
+            setting: INIT_TIMEOUT,
             kill_grace: self.settings.kill_grace,
         }
     }
@@ -275,7 +274,6 @@ impl WorkerManager {
         Deadline {
             at: limit.and_then(|limit| Instant::now().checked_add(limit)),
             limit: limit.unwrap_or(Duration::MAX),
-            deed: "answer",
             setting: match call.handling.timeout {
                 Some(_) => "timeout",
                 None => "udf_call_timeout",

@@ -37,7 +37,6 @@ pub(crate) struct Deadline {
     /// `None`: for ever.
     pub(crate) at: Option<Instant>,
     pub(crate) limit: Duration,
-    pub(crate) deed: &'static str,
     pub(crate) setting: &'static str,
     /// Between asking a process to end and ending it.
     pub(crate) kill_grace: Duration,
@@ -341,7 +340,7 @@ impl Worker {
                     function,
                     pid,
                     exit,
-                    line: String::new(),
+                    line: Box::default(),
                     log,
                 }
             }
@@ -354,17 +353,11 @@ impl Worker {
             Stop::TimedOut => {
                 let stack = self.process.stack().await;
                 self.process.end(deadline.kill_grace).await;
-                let Deadline {
-                    limit,
-                    deed,
-                    setting,
-                    ..
-                } = deadline;
+                let Deadline { limit, setting, .. } = deadline;
                 UdfError::TimedOut {
                     function,
-                    deed,
                     limit,
-                    line: String::new(),
+                    line: Box::default(),
                     pid,
                     setting,
                     stack,

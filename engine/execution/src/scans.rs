@@ -26,7 +26,7 @@ use futures::{StreamExt, stream};
 use mobula_plan::{MobulaOptions, TaskLimit};
 use object_store::ObjectMeta;
 
-use crate::base::planner::scan_of_tasks;
+use crate::base::planner::CutScan;
 
 /// Most files of a scan whose footers EXPLAIN looks at.
 const MAX_FOOTERS: usize = 64;
@@ -104,8 +104,8 @@ impl Limits {
 impl Scan {
     /// The scan behind `node`, if it is one of files.
     fn of(node: &Arc<dyn ExecutionPlan>) -> Option<Self> {
-        let (original, tasks) = match scan_of_tasks(node.as_ref()) {
-            Some((original, tasks)) => (original, tasks),
+        let (original, tasks) = match CutScan::of(node.as_ref()) {
+            Some(CutScan { original, parts }) => (original, parts),
             None => (node, std::slice::from_ref(node)),
         };
         let config = |plan: &Arc<dyn ExecutionPlan>| -> Option<FileScanConfig> {

@@ -93,12 +93,23 @@ pub fn is_distributed(plan: &Arc<dyn ExecutionPlan>) -> bool {
     plan.is::<DistributedExec>()
 }
 
-/// A scan that was cut: as it was, and the part of each task.
-pub fn scan_of_tasks(
-    plan: &dyn ExecutionPlan,
-) -> Option<(&Arc<dyn ExecutionPlan>, &[Arc<dyn ExecutionPlan>])> {
-    let leaf = plan.downcast_ref::<DistributedLeafExec>()?;
-    Some((leaf.original(), leaf.variants()))
+/// A scan that was cut over tasks.
+pub struct CutScan<'a> {
+    /// As it was.
+    pub original: &'a Arc<dyn ExecutionPlan>,
+    /// The part of each task.
+    pub parts: &'a [Arc<dyn ExecutionPlan>],
+}
+
+impl<'a> CutScan<'a> {
+    /// The scan behind `plan`, if it is one.
+    pub fn of(plan: &'a dyn ExecutionPlan) -> Option<Self> {
+        let leaf = plan.downcast_ref::<DistributedLeafExec>()?;
+        Some(Self {
+            original: leaf.original(),
+            parts: leaf.variants(),
+        })
+    }
 }
 
 /// The stages of a distributed plan as text, one box a stage.
