@@ -81,6 +81,7 @@ pub(super) struct StreamMetrics {
     rows_to_workers: Count,
     wait_input: Time,
     wait_workers: Time,
+    wait_downstream: Time,
 }
 
 impl StreamMetrics {
@@ -92,6 +93,7 @@ impl StreamMetrics {
             rows_to_workers: MetricBuilder::new(metrics).counter("rows_to_workers", partition),
             wait_input: time("wait_input"),
             wait_workers: time("wait_workers"),
+            wait_downstream: time("wait_downstream"),
         }
     }
 }
@@ -103,6 +105,8 @@ pub(super) struct MapBatchesStream {
     running: Option<Running>,
     schema: SchemaRef,
     metrics: StreamMetrics,
+    /// Since when nobody has asked for the next rows.
+    given_since: Option<Instant>,
 }
 
 struct Running {
@@ -131,6 +135,7 @@ impl MapBatchesStream {
                 answer_since: None,
             }),
             metrics,
+            given_since: None,
         }
     }
 }
@@ -140,12 +145,18 @@ impl Stream for MapBatchesStream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
+        if let Some(since) = this.given_since.take() {
+            this.metrics.wait_downstream.add_elapsed(since);
+        }
         let Some(running) = &mut this.running else {
             return Poll::Ready(None);
         };
         let polled = running.poll(cx, &this.metrics);
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             this.running = None;
+        }
+        if matches!(polled, Poll::Ready(Some(Ok(_)))) {
+            this.given_since = Some(Instant::now());
         }
         this.metrics.baseline.record_poll(polled)
     }

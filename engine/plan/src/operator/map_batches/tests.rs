@@ -402,6 +402,22 @@ async fn metrics_count_calls_and_rows() {
 }
 
 #[tokio::test]
+async fn a_slow_reader_is_told_apart_from_slow_workers() {
+    let state = session(Arc::new(host()));
+    let plan = physical(&state, "SELECT * FROM map_batches(TABLE(t), inc)");
+    let plan = plan.await.unwrap();
+    let mut stream = plan.execute(0, state.task_ctx()).unwrap();
+    let waited = Duration::from_millis(40);
+    while let Some(rows) = stream.next().await {
+        rows.unwrap();
+        tokio::time::sleep(waited).await;
+    }
+    let metrics = map_batches_exec(plan.as_ref()).unwrap().metrics().unwrap();
+    let found = metrics.sum_by_name("wait_downstream").unwrap().as_usize();
+    assert!(found >= waited.as_nanos() as usize, "{found}");
+}
+
+#[tokio::test]
 async fn explain_analyze_shows_them() {
     let state = session(Arc::new(host()));
     let rows = run(&state, "EXPLAIN ANALYZE SELECT inc(a) FROM t")
