@@ -121,5 +121,6 @@ fn identity(block: &RecordBatch) -> Arc<UdfCall> {
         timeout: None,
         handling: Handling::default(),
         max_errors: None,
+        steps: vec![],
     })
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::UdfError;
 use crate::failed_rows::ErrorPolicy;
+use crate::fused::{Step, Take};
 use crate::handling::Handling;
 use crate::schema_bytes;
 use crate::spec::{BatchFormat, FunctionSpec, ObjectKind, Volatility};
@@ -63,6 +64,9 @@ pub struct UdfCall {
     /// Rows of one block that may fail before the call does; `None`: all. As
     /// `timeout`, it does not travel.
     pub max_errors: Option<u64>,
+    /// Of several functions that one worker runs on a block: each of them, this
+    /// first one included. Else empty. See [`UdfCall::fused`].
+    pub steps: Vec<Step>,
 }
 
 /// A constant in SQL, as a constructor's argument.
@@ -89,6 +93,14 @@ struct Encoded {
     input: SchemaRef,
     #[serde(with = "schema_bytes::schema")]
     output: SchemaRef,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    steps: Vec<EncodedStep>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EncodedStep {
+    call: Encoded,
+    takes: Option<Vec<Take>>,
 }
 
 impl UdfCall {
@@ -115,18 +127,7 @@ impl UdfCall {
     /// # Errors
     /// [`UdfError::EncodeSpec`] for an Arrow type that IPC cannot write.
     pub fn encode(&self) -> Result<Vec<u8>, UdfError> {
-        let encoded = Encoded {
-            spec: self.spec.as_ref().clone(),
-            mode: self.mode,
-            args: self.args.clone(),
-            batch_size: self.batch_size,
-            batch_format: self.batch_format,
-            errors: self.errors,
-            handling: self.handling.clone(),
-            input: Arc::clone(&self.input),
-            output: Arc::clone(&self.output),
-        };
-        rmp_serde::to_vec_named(&encoded).map_err(UdfError::EncodeSpec)
+        rmp_serde::to_vec_named(&Encoded::from(self)).map_err(UdfError::EncodeSpec)
     }
 
     /// Reads what [`Self::encode`] wrote.
@@ -135,7 +136,38 @@ impl UdfCall {
     /// [`UdfError::DecodeSpec`] for anything else.
     pub fn decode(bytes: &[u8]) -> Result<Self, UdfError> {
         let encoded: Encoded = rmp_serde::from_slice(bytes).map_err(UdfError::DecodeSpec)?;
-        Ok(Self {
+        Ok(encoded.into())
+    }
+}
+
+impl From<&UdfCall> for Encoded {
+    fn from(call: &UdfCall) -> Self {
+        let steps = call.steps.iter().map(|step| EncodedStep {
+            call: Self::from(&step.call),
+            takes: step.takes.clone(),
+        });
+        Self {
+            spec: call.spec.as_ref().clone(),
+            mode: call.mode,
+            args: call.args.clone(),
+            batch_size: call.batch_size,
+            batch_format: call.batch_format,
+            errors: call.errors,
+            handling: call.handling.clone(),
+            input: Arc::clone(&call.input),
+            output: Arc::clone(&call.output),
+            steps: steps.collect(),
+        }
+    }
+}
+
+impl From<Encoded> for UdfCall {
+    fn from(encoded: Encoded) -> Self {
+        let steps = encoded.steps.into_iter().map(|step| Step {
+            call: step.call.into(),
+            takes: step.takes,
+        });
+        Self {
             spec: Arc::new(encoded.spec),
             mode: encoded.mode,
             args: encoded.args,
@@ -147,7 +179,8 @@ impl UdfCall {
             output: encoded.output,
             timeout: None,
             max_errors: None,
-        })
+            steps: steps.collect(),
+        }
     }
 }
 
@@ -205,8 +238,21 @@ mod tests {
             output: schema(DataType::Float64),
             timeout: None,
             max_errors: None,
+            steps: vec![],
         };
         assert_eq!(UdfCall::decode(&call.encode().unwrap()).unwrap(), call);
+        let fused = UdfCall::fused(
+            Arc::clone(&call.input),
+            Step {
+                call: call.clone(),
+                takes: None,
+            },
+            vec![Step {
+                call: call.clone(),
+                takes: Some(vec![Take::In(1), Take::Made(0)]),
+            }],
+        );
+        assert_eq!(UdfCall::decode(&fused.encode().unwrap()).unwrap(), fused);
         assert!(UdfCall::decode(b"\x80").is_err());
     }
 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 use mobula_block::BlockError;
 
 use crate::call::UdfCall;
-use crate::spec::FunctionSpec;
 use crate::user_line::user_line;
 
 /// The setting that bounds how long a worker takes to get ready.
@@ -237,16 +236,24 @@ impl UdfError {
         self
     }
 
-    /// The same, saying which line of the function `spec` a lost worker was at.
-    pub(crate) fn at_line(mut self, spec: &FunctionSpec) -> Self {
+    /// The same, saying at which line of which function of `call` a worker was lost.
+    pub(crate) fn at_line(mut self, call: &UdfCall) -> Self {
         if let Self::WorkerLost {
-            line, log: text, ..
+            function,
+            line,
+            log: text,
+            ..
         }
         | Self::TimedOut {
-            line, stack: text, ..
+            function,
+            line,
+            stack: text,
+            ..
         } = &mut self
+            && let Some((spec, found)) = user_line(text, call.parts().map(|c| c.spec.as_ref()))
         {
-            *line = user_line(text, spec).into();
+            function.clone_from(&spec.name);
+            *line = found.into();
         }
         self
     }

@@ -29,7 +29,6 @@ use crate::process_pool::Lease;
 use crate::protocol::{Done, Failed, Frame, Kind};
 use crate::sender::{Encoded, SentBlock};
 use crate::slots::Tally;
-use crate::spec::FunctionSpec;
 use crate::worker::Deadline;
 
 /// Blocks that take a worker longer than this on average are not sent ahead: the way
@@ -62,10 +61,10 @@ pub(crate) enum Interruption {
 }
 
 impl Interruption {
-    /// The same, saying which line of the function `spec` a lost worker was at.
-    pub(crate) fn at_line(self, spec: &FunctionSpec) -> Self {
+    /// The same, saying at which line of which function of `call` a worker was lost.
+    pub(crate) fn at_line(self, call: &UdfCall) -> Self {
         match self {
-            Self::Failed(error) => Self::Failed(error.at_line(spec)),
+            Self::Failed(error) => Self::Failed(error.at_line(call)),
             Self::Abandoned => Self::Abandoned,
         }
     }

@@ -3,6 +3,7 @@
 //! Made by `open_pool`; `worker` sends its LOAD and finds it again by its key.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
@@ -11,7 +12,8 @@ use mobula_block::plain::plain_schema;
 
 use crate::call::{Literal, UdfCall};
 use crate::error::UdfError;
-use crate::protocol::{Load, Source};
+use crate::fused::Take;
+use crate::protocol::{Load, LoadStep, Source};
 use crate::spec::FunctionSpec;
 
 /// A call with what is computed from it once.
@@ -23,7 +25,10 @@ pub(crate) struct CallOrder {
     /// What the worker gets, and what it gives: plain types.
     pub(crate) input: SchemaRef,
     pub(crate) output: SchemaRef,
-    schemas: [Buffer; 2],
+    /// What errors and lists call it.
+    names: String,
+    /// Messages: the input's, then input and output of each step.
+    schemas: Vec<Buffer>,
 }
 
 impl CallOrder {
@@ -41,8 +46,13 @@ impl CallOrder {
                     source,
                 })
         };
-        let schemas = [encode(&input)?, encode(&output)?];
+        let mut schemas = vec![encode(&input)?];
+        for step in call.parts() {
+            schemas.push(encode(&plain_schema(&step.input))?);
+            schemas.push(encode(&plain_schema(&step.output))?);
+        }
         Ok(Self {
+            names: call.function_names(),
             call,
             key,
             input,
@@ -52,40 +62,64 @@ impl CallOrder {
     }
 
     pub(crate) fn function(&self) -> &str {
-        &self.call.spec.name
+        &self.names
     }
 
     /// LOAD, naming the call `id` in the worker; its payload is [`Self::schemas`].
     pub(crate) fn load(&self, id: u64, forget: Vec<u64>) -> Load<'_> {
-        let call = &self.call;
+        let takes = self.call.steps.iter().map(|step| step.takes.as_deref());
+        let takes = takes.chain(std::iter::repeat(None));
+        let mut bytes = self.schemas.iter().map(Buffer::len);
+        let mut size = || bytes.next().unwrap_or_default();
         Load {
             call: id,
             forget,
-            source: source(&call.spec),
-            args: call
-                .args
-                .iter()
-                .map(|(name, value)| argument(name, value))
+            input_schema_bytes: size(),
+            steps: self
+                .call
+                .parts()
+                .zip(takes)
+                .map(|(call, takes)| {
+                    let sizes = [size(), size()];
+                    load_step(call, takes, sizes, self.call.timeout)
+                })
                 .collect(),
-            mode: call.mode,
-            takes_table: call.spec.takes_table(),
-            batch_size: call.batch_size.filter(|rows| *rows > 0),
-            batch_format: call.batch_format,
-            strict: call.spec.strict,
-            on_error: call.errors.on_error,
-            bisect: call.may_ask_again(),
-            retry: call.handling.retry().map(|(names, most)| {
-                let seconds = call.timeout.map(|timeout| timeout.as_secs_f64());
-                (names, most, seconds)
-            }),
-            zero_copy: call.handling.zero_copy_batch,
-            input_schema_bytes: self.schemas[0].len(),
         }
     }
 
-    /// The messages of the input schema and of the output schema.
+    /// The messages of the schemas, as LOAD counts them.
     pub(crate) fn schemas(&self) -> &[Buffer] {
         &self.schemas
+    }
+}
+
+fn load_step<'a>(
+    call: &'a UdfCall,
+    takes: Option<&'a [Take]>,
+    schema_bytes: [usize; 2],
+    timeout: Option<Duration>,
+) -> LoadStep<'a> {
+    LoadStep {
+        source: source(&call.spec),
+        args: call
+            .args
+            .iter()
+            .map(|(name, value)| argument(name, value))
+            .collect(),
+        mode: call.mode,
+        takes_table: call.spec.takes_table(),
+        takes,
+        batch_size: call.batch_size.filter(|rows| *rows > 0),
+        batch_format: call.batch_format,
+        strict: call.spec.strict,
+        on_error: call.errors.on_error,
+        bisect: call.may_ask_again(),
+        retry: call.handling.retry().map(|(names, most)| {
+            let seconds = timeout.map(|timeout| timeout.as_secs_f64());
+            (names, most, seconds)
+        }),
+        zero_copy: call.handling.zero_copy_batch,
+        schema_bytes,
     }
 }
 

@@ -327,13 +327,22 @@ pub(crate) struct Source<'a> {
     pub(crate) table: bool,
 }
 
-/// LOAD; the payload is the input schema's message, then the output schema's.
+/// LOAD; the payload is the message of the schema of blocks, then those of the input
+/// and the output of each step.
 #[derive(Debug, Serialize)]
 pub(crate) struct Load<'a> {
     /// Names the loaded call in PROCESS.
     pub(crate) call: u64,
     /// Loaded calls to forget first.
     pub(crate) forget: Vec<u64>,
+    pub(crate) input_schema_bytes: usize,
+    /// Functions, in the order they run; one, unless the call is fused.
+    pub(crate) steps: Vec<LoadStep<'a>>,
+}
+
+/// A function of a call, and how it is called.
+#[derive(Debug, Serialize)]
+pub(crate) struct LoadStep<'a> {
     #[serde(flatten)]
     pub(crate) source: Source<'a>,
     /// Constructor arguments as (name, kind, text).
@@ -341,6 +350,8 @@ pub(crate) struct Load<'a> {
     pub(crate) mode: crate::call::CallMode,
     /// Whether a row, or a batch, goes in whole.
     pub(crate) takes_table: bool,
+    /// As in [`crate::Step`].
+    pub(crate) takes: Option<&'a [crate::fused::Take]>,
     pub(crate) batch_size: Option<usize>,
     pub(crate) batch_format: crate::spec::BatchFormat,
     pub(crate) strict: bool,
@@ -352,7 +363,8 @@ pub(crate) struct Load<'a> {
     pub(crate) retry: Option<(&'a [String], u32, Option<f64>)>,
     /// Whether batches are seen where they lie, and cannot be written to.
     pub(crate) zero_copy: bool,
-    pub(crate) input_schema_bytes: usize,
+    /// Of the messages of its input and of its output.
+    pub(crate) schema_bytes: [usize; 2],
 }
 
 /// READY.
@@ -454,6 +466,9 @@ pub(crate) struct Failure {
     pub(crate) reason: FailureReason,
     pub(crate) message: String,
     pub(crate) traceback: Option<String>,
+    /// Whose failure it is, of several functions; `None`: the call's.
+    #[serde(default)]
+    pub(crate) function: Option<String>,
     /// For `row_too_large`: what the row needs.
     #[serde(default)]
     pub(crate) bytes: usize,

@@ -5,25 +5,30 @@
 
 use crate::spec::FunctionSpec;
 
-/// ` (line 4: while True: pass)` of the innermost frame in the body of `spec`; empty
-/// if `stack` has none.
-pub(crate) fn user_line(stack: &str, spec: &FunctionSpec) -> String {
+/// ` (line 4: while True: pass)` of the innermost frame in the body of one of
+/// `specs`, and which; `None` if `stack` has none.
+pub(crate) fn user_line<'a>(
+    stack: &str,
+    specs: impl Iterator<Item = &'a FunctionSpec>,
+) -> Option<(&'a FunctionSpec, String)> {
     // Of several threads, the one that was running.
     let current = stack.rfind("Current thread").unwrap_or(0);
     let stack = stack.get(current..).unwrap_or(stack);
-    let frame = format!("File \"<function {}>\", line ", spec.name);
-    let number = stack.split_once(&frame).map(|(_, rest)| {
+    let found = specs.filter_map(|spec| {
+        let frame = format!("File \"<function {}>\", line ", spec.name);
+        let place = stack.find(&frame)?;
+        let rest = stack.get(place + frame.len()..)?;
         let digits = rest.find(|c: char| !c.is_ascii_digit());
-        rest.get(..digits.unwrap_or(rest.len())).unwrap_or("")
+        let number = rest.get(..digits.unwrap_or(rest.len()))?;
+        Some((place, number.parse::<usize>().ok()?, spec))
     });
-    let Some(number) = number.and_then(|number| number.parse::<usize>().ok()) else {
-        return String::new();
-    };
+    let (_, number, spec) = found.min_by_key(|(place, ..)| *place)?;
     let line = spec.body.lines().nth(number.saturating_sub(1));
-    match line.map(str::trim).filter(|line| !line.is_empty()) {
+    let text = match line.map(str::trim).filter(|line| !line.is_empty()) {
         Some(line) => format!(" (line {number}: {line})"),
         None => format!(" (line {number})"),
-    }
+    };
+    Some((spec, text))
 }
 
 #[cfg(test)]
@@ -49,21 +54,28 @@ mod tests {
         let stack = "Thread 0x1 (most recent call first):\n  File \"<function f>\", line 3 in f\n\n\
                      Current thread 0x2 (most recent call first):\n  File \"/lib/os.py\", line 9 in kill\n  \
                      File \"<function f>\", line 6 in g\n  File \"<function f>\", line 3 in f\n";
-        assert_eq!(user_line(stack, &spec), " (line 6: return  kill())");
-        assert_eq!(
-            user_line("File \"<function f>\", line 3 in f", &spec),
-            " (line 3: g(x))"
-        );
-        assert_eq!(
-            user_line("File \"<function f>\", line 99 in f", &spec),
-            " (line 99)"
-        );
+        let other = FunctionSpec {
+            name: "other".into(),
+            ..spec.clone()
+        };
+        let line_of = |stack: &str| {
+            let found = user_line(stack, [&other, &spec].into_iter());
+            found.map(|(spec, line)| format!("{}{line}", spec.name))
+        };
+        let found = |text: &str| Some(text.to_owned());
+        assert_eq!(line_of(stack), found("f (line 6: return  kill())"));
+        let frame = "File \"<function f>\", line 3 in f";
+        assert_eq!(line_of(frame), found("f (line 3: g(x))"));
+        let frame = "File \"<function f>\", line 99 in f";
+        assert_eq!(line_of(frame), found("f (line 99)"));
+        let below = format!("File \"<function other>\", line 2\n{frame}");
+        assert_eq!(line_of(&below), found("other (line 2: def f(x):)"));
         for stack in [
             "",
             "File \"<function g>\", line 3",
             "File \"<function f>\", line x",
         ] {
-            assert_eq!(user_line(stack, &spec), "");
+            assert_eq!(line_of(stack), None);
         }
     }
 }

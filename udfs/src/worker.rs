@@ -289,9 +289,10 @@ impl Worker {
             reason,
             message,
             traceback,
+            function: own,
             bytes,
         } = failure;
-        let function = function.to_owned();
+        let function = own.unwrap_or_else(|| function.to_owned());
         match reason {
             FailureReason::Raised => UdfError::Raised(Box::new(UserFailure {
                 function,

@@ -20,6 +20,9 @@ mod formats;
 #[path = "workers/functions.rs"]
 mod functions;
 #[cfg(test)]
+#[path = "workers/fused.rs"]
+mod fused;
+#[cfg(test)]
 #[path = "workers/groups.rs"]
 mod groups;
 #[cfg(test)]

@@ -6,7 +6,9 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::Schema;
 use async_trait::async_trait;
 use datafusion::common::Result;
 use datafusion::datasource::MemTable;
@@ -16,7 +18,9 @@ use datafusion::physical_plan::displayable;
 use datafusion::prelude::SessionConfig;
 use expect_test::Expect;
 use futures::{StreamExt, stream};
-use mobula_udfs::{Answer, AnswerStream, ObjectKind, PoolStats, UdfCall, UdfError, UdfPool};
+use mobula_udfs::{
+    Answer, AnswerStream, CallMode, ObjectKind, PoolStats, Step, Take, UdfCall, UdfError, UdfPool,
+};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -68,8 +72,15 @@ impl TaskHost for FakeHost {
         self.pools_opened.fetch_add(1, Ordering::SeqCst);
         self.pools_alive.fetch_add(1, Ordering::SeqCst);
         self.concurrency.lock().unwrap().push(concurrency);
+        let work: Vec<_> = call
+            .parts()
+            .map(|part| Arc::clone(&self.work[&part.spec.name]))
+            .collect();
         Ok(Arc::new(FakePool {
-            work: Arc::clone(&self.work[&call.spec.name]),
+            work: match call.steps.as_slice() {
+                [] => Arc::clone(&work[0]),
+                steps => fused_work(steps.iter().cloned().zip(work).collect()),
+            },
             workers: Arc::new(Semaphore::new(concurrency)),
             concurrency,
             alive: Arc::clone(&self.pools_alive),
@@ -80,6 +91,60 @@ impl TaskHost for FakeHost {
     fn task_share(&self, _context: &TaskContext, total: usize) -> usize {
         total
     }
+}
+
+/// What a worker makes of a block that goes through several functions.
+fn fused_work(steps: Vec<(Step, Work)>) -> Work {
+    let taken = |step: &Step, rows: &RecordBatch, made: &[ArrayRef]| {
+        let Some(takes) = &step.takes else {
+            return rows.clone();
+        };
+        let columns = takes.iter().map(|take| match take {
+            Take::In(column) => Arc::clone(rows.column(*column)),
+            Take::Made(step) => Arc::clone(&made[*step]),
+        });
+        RecordBatch::try_new(Arc::clone(&step.call.input), columns.collect()).unwrap()
+    };
+    Arc::new(move |block| {
+        if !steps[0].0.call.spec.is_table() {
+            let mut made = vec![];
+            for (step, work) in &steps {
+                let [values] = &work(taken(step, &block, &made))?[..] else {
+                    panic!("one answer a block");
+                };
+                made.push(Arc::clone(values.column(0)));
+            }
+            let fields = steps
+                .iter()
+                .map(|(step, _)| step.call.output.field(0).clone());
+            let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+            return Ok(vec![RecordBatch::try_new(schema, made).unwrap()]);
+        }
+        let mut rows = vec![block];
+        for (step, work) in &steps {
+            let mut next = vec![];
+            for part in rows {
+                let answers = work(taken(step, &part, &[]))?;
+                match (step.call.spec.is_table(), step.call.mode) {
+                    (true, _) => next.extend(answers),
+                    (false, CallMode::Filter) => {
+                        let mask = answers[0].column(0).as_boolean();
+                        next.push(filter_record_batch(&part, mask).unwrap());
+                    }
+                    (false, _) => {
+                        let columns = part.columns().iter().chain(answers[0].columns());
+                        let fields = part.schema().fields().iter().cloned().collect::<Vec<_>>();
+                        let fields = [fields, answers[0].schema().fields().to_vec()].concat();
+                        let schema = Arc::new(Schema::new(fields));
+                        let columns = columns.cloned().collect();
+                        next.push(RecordBatch::try_new(schema, columns).unwrap());
+                    }
+                }
+            }
+            rows = next;
+        }
+        Ok(rows)
+    })
 }
 
 struct FakePool {

@@ -154,6 +154,7 @@ impl Case {
             errors: self.errors,
             handling: self.handling.clone(),
             max_errors: self.max_errors,
+            steps: vec![],
         })
     }
 

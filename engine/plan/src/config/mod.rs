@@ -200,7 +200,7 @@ getters! {
         executors max_sessions prepared_max sql_max_bytes wire_batch_bytes;
     duration -> Duration: udf_init_timeout udf_kill_grace udf_idle_ttl heartbeat_interval
         heartbeat_timeout session_ttl;
-    flag -> bool: local_executor insecure udf_prestart;
+    flag -> bool: local_executor insecure udf_fuse udf_prestart;
     path -> Option<&Path>: python cluster_token_file data_dir;
     plain -> &str: udf_start_method exchange_compression cluster_listen listen log;
 }

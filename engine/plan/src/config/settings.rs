@@ -80,10 +80,16 @@ pub static SETTINGS: &[Setting] = &[
         "Bytes of a block sent to a worker: wide rows travel in fewer rows",
     ),
     session(
+        "udf_fuse",
+        SettingKind::Bool,
+        "true",
+        "Whether one worker runs neighbouring calls one after another, where they ask for nothing of their own",
+    ),
+    session(
         "udf_call_timeout",
         time(Duration::ZERO, DAY),
         "0",
-        "Longest time one block may take in a worker; 0 means no limit",
+        "Longest time one block may take in a worker, for each function that it goes through there; 0 means no limit",
     ),
     session(
         "udf_errors_max_rows",

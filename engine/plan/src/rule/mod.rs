@@ -5,6 +5,7 @@
 //! Python function inside an expression. Physical rules run after all of
 //! DataFusion's.
 
+pub mod fuse_calls;
 pub mod hoist_udf;
 pub mod lower_spread;
 pub mod prune_call;
@@ -39,6 +40,7 @@ pub fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
         Arc::new(yield_in_join::YieldInJoin),
         Arc::new(series_column::SeriesColumn),
         Arc::new(raise_blocks::RaiseBlocks),
+        Arc::new(fuse_calls::FuseCalls),
         Arc::new(lower_spread::LowerSpread),
     ]
 }

@@ -4,6 +4,7 @@ User code runs only inside `run`, which marks what it raises. The worker's own
 frames, in files named `<mobula …>`, never reach a user.
 """
 
+import contextlib
 import traceback
 
 MESSAGE_CHARS_MAX = 2000
@@ -43,6 +44,17 @@ class RowTooLarge(Exception):
         self.count = count
 
 
+@contextlib.contextmanager
+def of_function(function):
+    """What fails inside is this function's doing, unless it says whose."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "mobula_function", None) is None:
+            error.mobula_function = getattr(error, "function", function)
+        raise
+
+
 def run(function, code, *args, **kwargs):
     """Calls user code on behalf of the SQL function named `function`."""
     try:
@@ -56,6 +68,10 @@ def run(function, code, *args, **kwargs):
 
 def report(error):
     """The body of ERROR for an exception caught by the worker."""
+    return _said(error) | {"function": getattr(error, "mobula_function", None)}
+
+
+def _said(error):
     if isinstance(error, Raised):
         return _raised(error.error, source_name(error.function))
     if isinstance(error, Refused):

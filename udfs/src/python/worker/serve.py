@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from . import protocol
 from .arguments import prepare, scalar_arguments, table_argument
-from .failure import RowTooLarge, Refused, report, run
+from .chain import Chain
+from .failure import RowTooLarge, Refused, of_function, report, run
 from .isolation import Failures, isolated_column, isolated_parts
 from .protocol import Channel
 from .results import to_batches, to_column
@@ -21,9 +22,9 @@ from .source import Source
 
 
 class Call:
-    """A loaded call: the code to run and the schemas around it."""
+    """A loaded function: the code to run and the schemas around it."""
 
-    def __init__(self, body, payload):
+    def __init__(self, body, input, output):
         self.function = body["function"]
         self.source = Source(self.function, body["body"], body["params"], body["table"])
         self.table = body["table"]
@@ -36,8 +37,8 @@ class Call:
         self.takes_table = body["takes_table"]
         self.on_error = body["on_error"]
         self.bisect = body["bisect"]
-        self.input = _schema(payload.slice(0, body["input_schema_bytes"]))
-        self.output = _schema(payload.slice(body["input_schema_bytes"]))
+        self.takes = body["takes"]
+        self.input, self.output = input, output
         _refuse_twice(self.input.names if self.takes_table else [])
         if not self.by_row:
             prepare(self.batch_format)
@@ -47,6 +48,14 @@ class Call:
             self.code = run(self.function, self.source.object, **args)
         if body["retry"]:
             self.code = Retrying(self.code, self.by_row, *body["retry"])
+
+    @property
+    def is_class(self):
+        return self.source.is_class
+
+    def forget(self):
+        """Its module is gone from here on."""
+        self.source.forget()
 
     def take_retries(self):
         """How often user code was called again for the block that is done."""
@@ -146,17 +155,17 @@ class Worker:
         elif frame.kind == protocol.LOAD:
             warm()
             for call in frame.body["forget"]:
-                self.calls.pop(call).source.forget()
-            call = Call(frame.body, frame.payload)
+                self.calls.pop(call).forget()
+            call = _load(frame.body, frame.payload)
             self.calls[frame.body["call"]] = call
-            self._ready(frame, call.source)
+            self._ready(frame, call)
         elif frame.kind == protocol.PROCESS:
             self._process(frame)
         else:
             raise ValueError(f"unknown frame kind {frame.kind}")
 
-    def _ready(self, frame, source):
-        found = "class" if source.is_class else "function"
+    def _ready(self, frame, code):
+        found = "class" if code.is_class else "function"
         self.channel.send(protocol.READY, frame.seq, {"object": found})
 
     def _process(self, frame):
@@ -225,6 +234,24 @@ def warm():
     # pyarrow imports pandas, where there is one, with the first array that it
     # makes. That is start-up: no call's deadline should pay for it.
     pa.array([], type=pa.int8())
+
+
+def _load(body, payload):
+    """What answers the blocks of a LOAD: one function, or a chain of several."""
+    place = 0
+
+    def schema(size):
+        nonlocal place
+        place += size
+        return _schema(payload.slice(place - size, size))
+
+    input = schema(body["input_schema_bytes"])
+    steps = []
+    for step in body["steps"]:
+        schemas = [schema(size) for size in step["schema_bytes"]]
+        with of_function(step["function"]):
+            steps.append(Call(step, *schemas))
+    return steps[0] if len(steps) == 1 else Chain(steps, input)
 
 
 def _schema(message):

@@ -185,6 +185,7 @@ impl FunctionCall {
             output,
             timeout: None,
             max_errors: None,
+            steps: vec![],
         }
     }
 

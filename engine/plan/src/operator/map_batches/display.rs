@@ -7,6 +7,7 @@ use mobula_udfs::{CallMode, Handling, Language, OnError};
 
 use super::call::write_call;
 use super::exec::MapBatchesExec;
+use crate::operator::Operator;
 
 impl DisplayAs for MapBatchesExec {
     fn fmt_as(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -19,6 +20,17 @@ impl DisplayAs for MapBatchesExec {
         };
         write!(f, "udf=")?;
         write_call(f, &self.call().spec.name, &self.call().args)?;
+        if let [_, then @ ..] = self.call().steps.as_slice() {
+            let then = then.iter().map(|step| {
+                let operator = Operator::of(step.call.mode).sql;
+                format!("{operator} {}", step.call.spec.name)
+            });
+            write!(
+                f,
+                "{separator}then=[{}]",
+                then.collect::<Vec<_>>().join(", ")
+            )?;
+        }
         let kind = if self.is_table() { "table" } else { "scalar" };
         let count = |n: Option<usize>, none: &str| n.map_or(none.to_owned(), |n| n.to_string());
         let batch_size = count(self.call().batch_size, "block");

@@ -125,6 +125,10 @@ impl MapBatchesExec {
         self
     }
 
+    pub fn input_order(&self) -> Option<&LexOrdering> {
+        self.input_order.as_ref()
+    }
+
     pub fn grouping(&self) -> Option<&ExecGrouping> {
         self.grouping.as_ref()
     }
@@ -147,7 +151,7 @@ impl MapBatchesExec {
     }
 
     /// Whether a row comes out of every row of the input.
-    pub(super) fn keeps_rows(&self) -> bool {
+    pub(crate) fn keeps_rows(&self) -> bool {
         match self.shape {
             ExecShape::Column { .. } => !self.drops_rows(),
             ExecShape::Filter { .. } => false,
@@ -162,7 +166,7 @@ impl MapBatchesExec {
 
     /// Whether blocks come out in the order they went in: values do unless told
     /// otherwise, tables only if.
-    fn keeps_order(&self) -> bool {
+    pub(crate) fn keeps_order(&self) -> bool {
         keeps_order(&self.call, &self.shape)
     }
 
@@ -192,13 +196,16 @@ impl MapBatchesExec {
             _ => None,
         };
         let handling = &self.call.handling;
+        // A block takes the time of each function that it goes through.
+        let functions = self.call.parts().count() as u32;
+        let timeout = options.udf_call_timeout().map(|each| each * functions);
         let least = handling.min_workers;
         let call = Arc::new(UdfCall {
             handling: Handling {
                 min_workers: least.map(|total| host.task_share(context, total)),
                 ..handling.clone()
             },
-            timeout: handling.timeout.or(options.udf_call_timeout()),
+            timeout: handling.timeout.or(timeout),
             max_errors: self.call.errors.max_errors.into_iter().chain(listed).min(),
             ..self.call.as_ref().clone()
         });
@@ -258,7 +265,9 @@ fn check(input: &Schema, call: &UdfCall, shape: &ExecShape) -> Result<()> {
             {
                 return internal_err!("column {mask} is no mask for the call of \"{name}\"");
             }
-            if args.len() != call.input.fields().len() || call.output.fields().len() != 1 {
+            if args.len() != call.input.fields().len()
+                || call.output.fields().len() != call.parts().count()
+            {
                 return internal_err!("the call of \"{name}\" does not fit its declaration");
             }
             match args.iter().find(|i| **i >= input.fields().len()) {
@@ -439,8 +448,9 @@ impl ExecutionPlan for MapBatchesExec {
             ExecShape::Filter { .. } => statistics = statistics.to_inexact(),
             ExecShape::Column { .. } => {
                 statistics.total_byte_size = Precision::Absent;
-                let unknown = ColumnStatistics::new_unknown();
-                statistics.column_statistics.push(unknown);
+                let made = self.call.output.fields().iter();
+                let unknown = made.map(|_| ColumnStatistics::new_unknown());
+                statistics.column_statistics.extend(unknown);
                 if self.drops_rows() {
                     statistics = statistics.to_inexact();
                 }

@@ -84,7 +84,10 @@ impl InFlight {
     ) -> Poll<Result<Option<RecordBatch>>> {
         // Rows at the front that nobody is asked about wait for nothing.
         if let Some(passed) = self.waiting.pop_front_if(|passed| passed.asked() == 0) {
-            let none = new_empty_array(setup.call.output.field(0).data_type());
+            let made = setup.call.output.fields().iter();
+            let none: Vec<_> = made
+                .map(|field| new_empty_array(field.data_type()))
+                .collect();
             return Poll::Ready(passed.filled(&none, &setup.schema).map(Some));
         }
         let answer = match self.rest.take() {
@@ -110,7 +113,7 @@ impl InFlight {
         Poll::Ready(match &setup.shape {
             ExecShape::Column { .. } => {
                 let (passed, answer) = self.zip(answer, setup)?;
-                let whole = passed.filled(answer.column(0), &setup.schema)?;
+                let whole = passed.filled(answer.columns(), &setup.schema)?;
                 Ok(Some(self.without_dropped(whole)?))
             }
             ExecShape::Filter { .. } => {
@@ -177,7 +180,7 @@ impl InFlight {
             ExecShape::Table { keeps_rows: true } if self.owed != 0 => {
                 let count = |rows: i64| format!("{rows} row{}", if rows == 1 { "" } else { "s" });
                 Err(PlanError::RowsNotPreserved {
-                    function: setup.call.spec.name.clone(),
+                    function: setup.call.function_names(),
                     sent: count(self.sent),
                     given: count(self.sent - self.owed),
                 }
@@ -189,11 +192,11 @@ impl InFlight {
 }
 
 fn wrong_rows(call: &UdfCall, how: &str) -> DataFusionError {
-    let name = &call.spec.name;
+    let name = call.function_names();
     internal_datafusion_err!("the worker of \"{name}\" answered {how} rows than it was sent")
 }
 
 fn lost_task(call: &UdfCall) -> DataFusionError {
-    let name = &call.spec.name;
+    let name = call.function_names();
     internal_datafusion_err!("a call of \"{name}\" ended without an answer")
 }

@@ -6,7 +6,7 @@
 //! again by `stream`.
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array, new_null_array};
-use arrow::compute::{filter_record_batch, prep_null_mask_filter, take};
+use arrow::compute::{filter_record_batch, prep_null_mask_filter, take_arrays};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::Result;
 
@@ -103,24 +103,28 @@ impl Passed {
         (part(0, at, asked), part(at, all - at, rest))
     }
 
-    /// The rows with their answers, one for each row asked about, as last column.
+    /// The rows with their answers, one for each row asked about, as last columns.
     ///
     /// # Errors
     /// When there are more or fewer answers.
-    pub fn filled(&self, answers: &ArrayRef, schema: &SchemaRef) -> Result<RecordBatch> {
+    pub fn filled(&self, answers: &[ArrayRef], schema: &SchemaRef) -> Result<RecordBatch> {
         let last = match &self.mask {
-            None => ArrayRef::clone(answers),
-            Some(mask) if self.asked == 0 => new_null_array(answers.data_type(), mask.len()),
+            None => answers.to_vec(),
+            Some(mask) if self.asked == 0 => {
+                let nulls = answers.iter();
+                let nulls = nulls.map(|column| new_null_array(column.data_type(), mask.len()));
+                nulls.collect()
+            }
             Some(mask) => {
                 let mut next = 0..;
                 let places = mask.values().iter().map(|asked| match asked {
                     true => next.next(),
                     false => None,
                 });
-                take(answers, &places.collect::<UInt32Array>(), None)?
+                take_arrays(answers, &places.collect::<UInt32Array>(), None)?
             }
         };
-        let columns = self.rows.columns().iter().cloned().chain([last]);
+        let columns = self.rows.columns().iter().cloned().chain(last);
         let schema = SchemaRef::clone(schema);
         Ok(RecordBatch::try_new(schema, columns.collect())?)
     }
@@ -153,7 +157,7 @@ mod tests {
     fn filled(piece: &Piece) -> Vec<Option<i64>> {
         let out = piece
             .passed
-            .filled(piece.sent.column(0), &schema(&["a", "r"]));
+            .filled(piece.sent.columns(), &schema(&["a", "r"]));
         out.unwrap()
             .column(1)
             .as_primitive::<Int64Type>()

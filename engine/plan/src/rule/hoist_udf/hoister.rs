@@ -16,14 +16,14 @@ use datafusion::logical_expr::expr::{
 };
 use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{
-    Expr, ExprSchemable, LogicalPlan, Operator, Projection, cast, when,
+    Expr, ExprSchemable, LogicalPlan, Operator, Projection, UserDefinedLogicalNodeCore, cast, when,
 };
 use mobula_udfs::{CallMode, FunctionSpec, ParamKind};
 
 use super::first_call;
 use super::guard::{self, Guard};
 use crate::error::PlanError;
-use crate::operator::map_batches::{FunctionCall, MapBatchesNode};
+use crate::operator::map_batches::{FunctionCall, MapBatchesNode, NodeShape};
 use crate::sql::call_options::CallOptions;
 use crate::udf::{PythonFunction, accepts};
 
@@ -389,11 +389,7 @@ impl Hoister {
             .into());
         }
         let name = self.free_name(name);
-        let columns = self.input.schema().columns().into_iter();
-        let mut exprs: Vec<Expr> = columns.map(Expr::Column).collect();
-        exprs.push(expr.alias(&name));
-        let input = Arc::new(std::mem::take(&mut self.input));
-        self.input = LogicalPlan::Projection(Projection::try_new(exprs, input)?);
+        self.input = with_column(std::mem::take(&mut self.input), expr, &name)?;
         Ok(Column::new_unqualified(name))
     }
 
@@ -430,6 +426,29 @@ impl Hoister {
             n += 1;
         }
     }
+}
+
+/// `plan` with a column `name` that holds `expr`: computed below the calls on top
+/// that it does not need, which so stay neighbours.
+fn with_column(plan: LogicalPlan, expr: Expr, name: &str) -> Result<LogicalPlan> {
+    if let LogicalPlan::Extension(extension) = &plan
+        && let Some(node) = extension.node.as_any().downcast_ref::<MapBatchesNode>()
+        && matches!(node.shape(), NodeShape::Column { .. })
+        && !node.call().errors().on_error.drops_rows()
+        && !guard::has_subquery(&expr)
+    {
+        let schema = node.input().schema();
+        let mut needed = expr.column_refs().into_iter();
+        if needed.all(|column| schema.has_column(column)) {
+            let input = with_column(node.input().clone(), expr, name)?;
+            let node = node.with_exprs_and_inputs(node.expressions(), vec![input])?;
+            return Ok(node.into_plan());
+        }
+    }
+    let columns = plan.schema().columns().into_iter();
+    let mut exprs: Vec<Expr> = columns.map(Expr::Column).collect();
+    exprs.push(expr.alias(name));
+    Projection::try_new(exprs, Arc::new(plan)).map(LogicalPlan::Projection)
 }
 
 /// A call in a part of an expression that has no rows to mask.
