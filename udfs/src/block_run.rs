@@ -191,7 +191,7 @@ impl BlockRun<'_> {
             may_follow: !next.is_suspect,
         };
         let outcome = exchange.run(block.clone(), next.offset, ahead).await;
-        let outcome = outcome.map_err(|stop| stop.at_line(&shared.order.call));
+        let outcome = outcome.map_err(|stop| stop.at_line(shared.order.call.specs()));
         let passed_on = exchange.passed_on;
         shared.counters.add_slots(lease.worker.channel.take_tally());
         self.place = Some(Place::Worker(lease));

@@ -29,6 +29,7 @@ use crate::process_pool::Lease;
 use crate::protocol::{Done, Failed, Frame, Kind};
 use crate::sender::{Encoded, SentBlock};
 use crate::slots::Tally;
+use crate::spec::FunctionSpec;
 use crate::worker::Deadline;
 
 /// Blocks that take a worker longer than this on average are not sent ahead: the way
@@ -61,10 +62,10 @@ pub(crate) enum Interruption {
 }
 
 impl Interruption {
-    /// The same, saying at which line of which function of `call` a worker was lost.
-    pub(crate) fn at_line(self, call: &UdfCall) -> Self {
+    /// The same, saying at which line of which of `specs` a worker was lost.
+    pub(crate) fn at_line<'a>(self, specs: impl Iterator<Item = &'a FunctionSpec>) -> Self {
         match self {
-            Self::Failed(error) => Self::Failed(error.at_line(call)),
+            Self::Failed(error) => Self::Failed(error.at_line(specs)),
             Self::Abandoned => Self::Abandoned,
         }
     }

@@ -12,6 +12,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use serde::{Deserialize, Serialize};
 
 use crate::call::{CallMode, UdfCall};
+use crate::spec::FunctionSpec;
 
 /// One function of a fused call.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,9 +53,14 @@ impl UdfCall {
         alone.into_iter().chain(fused)
     }
 
+    /// The functions it is made of.
+    pub(crate) fn specs(&self) -> impl Iterator<Item = &FunctionSpec> {
+        self.parts().map(|call| call.spec.as_ref())
+    }
+
     /// `f`, or `f, g` of several functions.
     pub fn function_names(&self) -> String {
-        let names: Vec<_> = self.parts().map(|call| call.spec.name.as_str()).collect();
+        let names: Vec<_> = self.specs().map(|spec| spec.name.as_str()).collect();
         names.join(", ")
     }
 }

@@ -184,7 +184,7 @@ impl Shared {
                 if leaves_worker_usable(&error) && !shared.is_actor() {
                     manager.release(worker);
                 }
-                Err(error.at_line(&shared.order.call))
+                Err(error.at_line(shared.order.call.specs()))
             }
         }
     }

@@ -11,6 +11,7 @@ OPERATORS = {
     "clean": "on_error => 'dead_letter' against 'raise' on 30 M rows, no row fails",
     "failed": "1, 10 and 1,000 rows that fail among 10 M: how many are listed, how many come out",
     "limit": "rows that a function sees under WHERE and LIMIT 10",
+    "fused": "neighbouring calls in one worker beside each in its own",
     "slots": "pieces of shared memory made for the blocks of a query",
 }
 CASES = {**USER_CODE, **OPERATORS}

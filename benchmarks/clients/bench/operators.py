@@ -21,6 +21,21 @@ def same(value):
     return value
 $$""",
     """
+CREATE FUNCTION other(value BIGINT) RETURNS BIGINT LANGUAGE python IMMUTABLE AS $$
+def other(value):
+    return value + 1
+$$""",
+    """
+CREATE FUNCTION row_of(row TABLE) RETURNS TABLE(value BIGINT) LANGUAGE python IMMUTABLE AS $$
+def row_of(row):
+    return row
+$$""",
+    """
+CREATE FUNCTION rows_of(row TABLE) RETURNS TABLE(value BIGINT) LANGUAGE python IMMUTABLE AS $$
+def rows_of(row):
+    return [row]
+$$""",
+    """
 CREATE FUNCTION spin(value BIGINT) RETURNS BIGINT LANGUAGE python IMMUTABLE AS $$
 def spin(value):
     total = 0
@@ -72,8 +87,8 @@ class Measurement:
         self.measures.append({"kind": "count", "name": name, "found": found, "expected": expected})
         self.save()
 
-    def pairs(self, kind, name, ours, theirs):
-        """Both queries in turns; both have to give the same."""
+    def pairs(self, kind, name, ours, theirs, settings=None):
+        """Both queries in turns, each with its SET before it; both have to give the same."""
         runs = {"ours": [], "theirs": []}
         measure = {"kind": kind, "name": name, **runs, "first": []}
         self.measures.append(measure)
@@ -81,6 +96,8 @@ class Measurement:
         for round_number in range(-1, self.n_pairs):
             order, seconds = stats.order(round_number), {}
             for side in order:
+                if settings is not None:
+                    self.client.cursor.execute(settings[side])
                 seconds[side], answer = self.timed(sql[side])
                 answers.add(answer)
             if len(answers) > 1:
@@ -146,6 +163,15 @@ def limit(case):
         case.count(f"rows seen by the function of {operator}", metric(plan, "rows_to_workers"), 10)
 
 
+def fused(case):
+    source = "SELECT value FROM generate_series(1, {})"
+    values = f"SELECT sum(other(same(value)) - same(value)) FROM ({source.format(20_000_000)})"
+    rows = f"SELECT sum(value) FROM map(TABLE(SELECT * FROM flat_map(TABLE({source.format(1_000_000)}), rows_of)), row_of)"
+    settings = {"ours": "SET mobula.udf_fuse = true", "theirs": "SET mobula.udf_fuse = false"}
+    case.pairs("pairs", "two functions of values apart", values, values, settings)
+    case.pairs("pairs", "map and flat_map apart", rows, rows, settings)
+
+
 def slots(case):
     source = f"TABLE(SELECT value FROM generate_series(1, {SLOT_ROWS}))"
     plan = case.plan(f"SELECT sum(same) FROM map_batches({source}, same, concurrency => 1)")
@@ -161,7 +187,15 @@ def metric(plan, name):
     return round(float(found[1]) * {"": 1, "K": 1e3, "M": 1e6, "B": 1e9}[found[2]])
 
 
-CASES = {"small": small, "workers": workers, "clean": clean, "failed": failed, "limit": limit, "slots": slots}
+CASES = {
+    "small": small,
+    "workers": workers,
+    "clean": clean,
+    "failed": failed,
+    "limit": limit,
+    "fused": fused,
+    "slots": slots,
+}
 
 
 def measure(case, options, result, save):

@@ -12,7 +12,11 @@ use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 
 use crate::error::BlockError;
 
-/// `schema` with every type plain, nested ones too. Metadata is dropped.
+/// Metadata that names extension types, by Arrow's columnar format.
+const EXTENSION_KEYS: [&str; 2] = ["ARROW:extension:name", "ARROW:extension:metadata"];
+
+/// `schema` with every type plain, nested ones too. Of the metadata the names of
+/// extension types stay.
 pub fn plain_schema(schema: &Schema) -> Schema {
     let fields = schema.fields().iter().map(|field| plain_field(field));
     Schema::new(fields.collect::<Vec<_>>())
@@ -68,11 +72,15 @@ fn convert(column: &ArrayRef, field: &Field) -> Result<ArrayRef, BlockError> {
 }
 
 fn plain_field(field: &Field) -> Field {
+    let metadata = field.metadata().iter();
+    let metadata = metadata.filter(|(key, _)| EXTENSION_KEYS.contains(&key.as_str()));
+    let metadata = metadata.map(|(key, value)| (key.clone(), value.clone()));
     Field::new(
         field.name(),
         plain_type(field.data_type()),
         field.is_nullable(),
     )
+    .with_metadata(metadata.collect())
 }
 
 fn plain_ref(field: &FieldRef) -> FieldRef {

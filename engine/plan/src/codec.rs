@@ -240,6 +240,20 @@ mod tests {
             "SELECT CASE WHEN a = 1 THEN net(a, b) END, c > 2 OR inc(c) > 2 FROM v",
         ),
         ("MapExec", "SELECT * FROM map(TABLE(v), inc)"),
+        (
+            "volatility=stable, batch_size=9, batch_format=numpy, concurrency=2..3, zero_copy_batch=false, preserve_order=true, timeout=5s, retry=OSError up to 2 times, on_error=drop, max_errors=7, max_error_ratio=0.5",
+            "SELECT x FROM map_batches(TABLE(v), same, schema => 'x SMALLINT', batch_size => 9, concurrency => '2..3', \
+             volatility => 'stable', zero_copy_batch => false, preserve_order => true, timeout => '5s', \
+             retry_exceptions => 'OSError', max_retries => 2, on_error => 'drop', max_errors => 7, max_error_ratio => 0.5)",
+        ),
+        (
+            "FlatMapExec: udf=twice, then=[map same (volatility=immutable), filter big (volatility=immutable)]",
+            "SELECT x FROM filter(TABLE(SELECT x, x AS a FROM map(TABLE(SELECT * FROM flat_map(TABLE(v), twice)), same)), big)",
+        ),
+        (
+            "udf=inc, then=[map_batches dice]",
+            "SELECT dice(inc(a)) FROM v",
+        ),
         ("FlatMapExec", "SELECT * FROM flat_map(TABLE(v), twice)"),
         ("MapExec", "SELECT * FROM map(TABLE(v), twice)"),
         ("UdfFilterExec", "SELECT * FROM filter(TABLE(v), big)"),
@@ -271,11 +285,9 @@ mod tests {
         }
         let state = session(Arc::new(FakeHost::default()));
         for (exec, sql) in QUERIES {
-            let sql = sql.replace('v', "(SELECT 1 AS a, 2.5 AS b, 3 AS c, 'x' AS s) AS v");
-            let sql = sql.replace(
-                "TABLE((SELECT 1 AS a, 2.5 AS b, 3 AS c, 'x' AS s) AS v)",
-                "TABLE(SELECT 1 AS a, 2.5 AS b, 3 AS c, 'x' AS s)",
-            );
+            let values = "SELECT 1 AS a, 2.5 AS b, 3 AS c, 'x' AS s";
+            let sql = sql.replace("TABLE(v)", &format!("TABLE({values})"));
+            let sql = sql.replace("FROM v", &format!("FROM ({values}) AS v"));
             let logical = plan(&state, &sql).await.unwrap();
             let sent = state.create_physical_plan(&logical).await.unwrap();
             let bytes =

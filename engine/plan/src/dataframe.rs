@@ -17,7 +17,7 @@ use datafusion::common::{DFSchema, Result};
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
-use mobula_udfs::{BatchFormat, FunctionSpec, Literal, OnError};
+use mobula_udfs::{BatchFormat, FunctionSpec, Literal, OnError, Volatility};
 
 use crate::error::PlanError;
 use crate::function_catalog::FunctionCatalog;
@@ -138,6 +138,19 @@ impl Call {
     /// Input columns that the function takes.
     pub fn reads(mut self, columns: &[&str]) -> Self {
         self.options.reads = Some(owned(columns));
+        self
+    }
+
+    /// How often the function must be asked, instead of what it declares.
+    pub fn volatility(mut self, volatility: Volatility) -> Self {
+        self.options.volatility = Some(volatility);
+        self
+    }
+
+    /// Whether rows with a NULL argument give NULL without a call, instead of what the
+    /// function declares.
+    pub fn strict(mut self, strict: bool) -> Self {
+        self.options.strict = Some(strict);
         self
     }
 
@@ -344,11 +357,12 @@ fn check_count(
 
 #[cfg(test)]
 mod tests {
+    use arrow::datatypes::{DataType, Field, Schema};
     use datafusion::prelude::{SessionContext, col, lit};
     use mobula_udfs::Returns;
 
     use super::*;
-    use crate::test_session::{FakeHost, plan, session};
+    use crate::test_session::{FakeHost, physical_text, plan, session};
 
     async fn context() -> SessionContext {
         SessionContext::new_with_state(session(Arc::new(FakeHost::default())))
@@ -366,6 +380,53 @@ mod tests {
                 .to_string()
         };
         assert_eq!(text(&found), text(&wanted));
+        // Which also says how a call is made.
+        let found = state.create_physical_plan(&found).await.unwrap();
+        let wanted = state.create_physical_plan(&wanted).await.unwrap();
+        assert_eq!(physical_text(&found), physical_text(&wanted));
+    }
+
+    #[tokio::test]
+    async fn every_option_is_that_of_sql() {
+        let context = context().await;
+        let t = || async { context.table("t").await.unwrap() };
+        let x = Field::new("x", DataType::Int16, true);
+        let call = Call::of("twice")
+            .batch_size(7)
+            .batch_format(BatchFormat::Pandas)
+            .concurrency_range(2, 3)
+            .zero_copy_batch(false)
+            .preserve_order(true)
+            .schema(Arc::new(Schema::new(vec![x])))
+            .timeout(Duration::from_millis(1500))
+            .retry(&["OSError", "a.B"], 2)
+            .on_error(OnError::Drop)
+            .max_errors(3)
+            .max_error_ratio(0.5);
+        same(
+            t().await.map_batches(call).unwrap(),
+            "SELECT * FROM map_batches(TABLE(t), twice, batch_size => 7, batch_format => 'pandas', \
+             concurrency => '2..3', zero_copy_batch => false, preserve_order => true, \
+             schema => 'x SMALLINT', timeout => 1.5, retry_exceptions => 'OSError, a.B', max_retries => 2, \
+             on_error => 'drop', max_errors => 3, max_error_ratio => 0.5)",
+        )
+        .await;
+        let call = Call::of("twice")
+            .volatility(Volatility::Stable)
+            .passthrough(&["s"])
+            .row_preserving(true)
+            .reads(&["a"]);
+        same(
+            t().await.map_batches(call).unwrap(),
+            "SELECT * FROM map_batches(TABLE(t), twice, volatility => 'stable', passthrough => 's', \
+             row_preserving => true, reads => 'a')",
+        )
+        .await;
+        same(
+            t().await.map_batches(Call::of("inc").strict(true)).unwrap(),
+            "SELECT * FROM map_batches(TABLE(t), inc, strict => true)",
+        )
+        .await;
     }
 
     #[tokio::test]

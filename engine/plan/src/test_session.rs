@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
-use arrow::compute::filter_record_batch;
+use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::Schema;
 use async_trait::async_trait;
 use datafusion::common::Result;
 use datafusion::datasource::MemTable;
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::displayable;
+use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::prelude::SessionConfig;
 use expect_test::Expect;
 use futures::{StreamExt, stream};
@@ -23,6 +23,7 @@ use mobula_udfs::{
 };
 use tokio::sync::Semaphore;
 
+use crate::rule::physical_rules;
 use crate::{
     FunctionCatalog, MobulaOptions, MobulaPlanning, MobulaStatement, SessionStateBuilderExt,
     TaskHost, TaskHostHandle, parse_statements,
@@ -109,9 +110,8 @@ fn fused_work(steps: Vec<(Step, Work)>) -> Work {
         if !steps[0].0.call.spec.is_table() {
             let mut made = vec![];
             for (step, work) in &steps {
-                let [values] = &work(taken(step, &block, &made))?[..] else {
-                    panic!("one answer a block");
-                };
+                let values = work(taken(step, &block, &made))?;
+                let values = concat_batches(&values[0].schema(), &values).unwrap();
                 made.push(Arc::clone(values.column(0)));
             }
             let fields = steps
@@ -286,12 +286,22 @@ pub fn rows_of_t(rows: std::ops::Range<i64>) -> RecordBatch {
     RecordBatch::try_from_iter(columns).unwrap()
 }
 
-/// Compares the physical plan of `sql` with the approved text.
+/// Compares the physical plan of `sql` with the approved text, and makes sure that our
+/// rules leave alone what they have made.
 pub async fn check_plan(sql: &str, expected: Expect) {
     let state = session(Arc::new(FakeHost::default()));
     let plan = plan(&state, sql).await.unwrap();
-    let plan = state.create_physical_plan(&plan).await.unwrap();
-    expected.assert_eq(&displayable(plan.as_ref()).indent(false).to_string());
+    let once = state.create_physical_plan(&plan).await.unwrap();
+    let text = physical_text(&once);
+    expected.assert_eq(&text);
+    for rule in physical_rules() {
+        let twice = rule.optimize(Arc::clone(&once), state.config_options());
+        assert_eq!(text, physical_text(&twice.unwrap()), "{}", rule.name());
+    }
+}
+
+pub fn physical_text(plan: &Arc<dyn ExecutionPlan>) -> String {
+    displayable(plan.as_ref()).indent(false).to_string()
 }
 
 /// The plan of `sql` as DataFusion's SQL planner makes it.

@@ -76,7 +76,13 @@ impl NativeFunctions {
         let Some(registered) = self.functions.get(&function) else {
             return Err(UdfError::NativeMissing { function, executor });
         };
-        if registered.spec != call.spec {
+        // What a call may say otherwise is the call's.
+        let declared = FunctionSpec {
+            volatility: call.spec.volatility,
+            strict: call.spec.strict,
+            ..registered.spec.as_ref().clone()
+        };
+        if declared != *call.spec {
             return Err(UdfError::NativeDiffers { function, executor });
         }
         if call.spec.object == ObjectKind::Function && !call.args.is_empty() {

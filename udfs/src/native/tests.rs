@@ -475,8 +475,17 @@ fn a_program_without_the_function_says_so() {
         open(&functions),
         "function \"inc\" is native, and the program of executor \"e-7\" does not have it. Start executors from the program that registers it"
     );
-    functions.insert(inc().strict()).unwrap();
-    assert!(open(&functions).contains("declares it otherwise"));
+    let mut other = call.as_ref().clone();
+    other.spec = Arc::new(FunctionSpec::native_scalar(
+        "inc",
+        [("x", DataType::Utf8)],
+        DataType::Int64,
+    ));
+    functions.insert(inc()).unwrap();
+    assert_eq!(open(&functions), "");
+    let differs = functions.open_pool(Arc::new(other), 1, "e-7");
+    let text = differs.err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(text.contains("declares it otherwise"), "{text}");
 }
 
 #[test]

@@ -122,7 +122,7 @@ async fn who_fails_is_named() {
         (
             CallMode::Map,
             "\ndef second(row):\n    return 1 / 0",
-            "function \"second\" raised ZeroDivisionError: division by zero (line 3: return 1 / 0)",
+            "function \"second\" failed: ZeroDivisionError: division by zero (line 3: return 1 / 0)",
         ),
         (
             CallMode::FlatMap,
@@ -149,7 +149,7 @@ async fn who_fails_is_named() {
     let error = once(&call, counting(2)).await.unwrap_err();
     let text = error.to_string();
     assert!(
-        text.starts_with("function \"first\" raised ValueError: end"),
+        text.starts_with("function \"first\" failed: ValueError: end"),
         "{text}"
     );
 }

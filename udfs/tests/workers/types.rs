@@ -30,6 +30,11 @@ fn numbers() -> Vec<ArrayRef> {
         Arc::new(UInt16Array::from(vec![Some(0), None, Some(u16::MAX)])),
         Arc::new(UInt32Array::from(vec![Some(0), None, Some(u32::MAX)])),
         Arc::new(UInt64Array::from(vec![Some(0), None, Some(u64::MAX)])),
+        arrow::compute::cast(
+            &Float32Array::from(vec![Some(1.5), None, Some(65_504.0)]),
+            &DataType::Float16,
+        )
+        .unwrap(),
         Arc::new(Float32Array::from(vec![Some(1.5), None, Some(f32::MAX)])),
         Arc::new(Float64Array::from(vec![
             Some(-0.0),
@@ -106,6 +111,11 @@ fn times() -> Vec<ArrayRef> {
             None,
             Some(3),
         ])),
+        Arc::new(IntervalMonthDayNanoArray::from(vec![
+            Some(IntervalMonthDayNano::new(1, -2, 3_000)),
+            None,
+            Some(IntervalMonthDayNano::new(0, 0, 0)),
+        ])),
     ]
 }
 
@@ -139,12 +149,22 @@ fn nested() -> Vec<ArrayRef> {
     let item = Arc::new(Field::new("item", rows.data_type().clone(), true));
     let offsets = OffsetBuffer::from_lengths([1, 0, 2]);
     let lists_of_rows = ListArray::new(item, offsets, Arc::clone(&rows), nulls());
+    let mut maps = MapBuilder::new(None, StringBuilder::new(), Int64Builder::new());
+    for (entries, is_valid) in [(2, true), (0, false), (1, true)] {
+        for i in 0..entries {
+            maps.keys().append_value(format!("k{i}"));
+            maps.values().append_option((i > 0).then_some(i));
+        }
+        maps.append(is_valid).unwrap();
+    }
+    let maps = maps.finish();
     vec![
         Arc::new(list),
         Arc::new(large),
         Arc::new(fixed),
         rows,
         Arc::new(lists_of_rows),
+        Arc::new(maps),
         Arc::new(NullArray::new(3)),
     ]
 }
@@ -272,5 +292,91 @@ async fn matrices_are_vectors_a_row_and_numbers_widen() {
     );
     let out = run(&widened.pool(&manager, 1), counting(2)).await.unwrap();
     assert_eq!(out.column(0).as_primitive::<Decimal128Type>().value(1), 25);
+    manager.shutdown().await;
+}
+
+/// `column` as the extension type `name`.
+fn extension(column: ArrayRef, name: &str, metadata: &str) -> RecordBatch {
+    let field = Field::new("x", column.data_type().clone(), true).with_metadata(
+        [
+            ("ARROW:extension:name".to_owned(), name.to_owned()),
+            ("ARROW:extension:metadata".to_owned(), metadata.to_owned()),
+        ]
+        .into(),
+    );
+    RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![column]).unwrap()
+}
+
+#[tokio::test]
+async fn extension_types_reach_user_code() {
+    let tensors = FixedSizeListArray::from_iter_primitive::<Float64Type, _, _>(
+        [Some([1.0, 2.0, 3.0, 4.0]), None].map(|t| t.map(|t| t.map(Some))),
+        4,
+    );
+    let whole = tensors.slice(0, 1);
+    let shape = r#"{"shape":[2,2]}"#;
+    let ids = FixedSizeBinaryArray::try_from_iter([[7_u8; 16]].into_iter()).unwrap();
+    let tensor = |array: &FixedSizeListArray| {
+        extension(Arc::new(array.clone()), "arrow.fixed_shape_tensor", shape)
+    };
+    let uuid = extension(Arc::new(ids), "arrow.uuid", "");
+    let manager = manager();
+    for (block, format, check) in [
+        (
+            tensor(&whole),
+            BatchFormat::Numpy,
+            "x.shape == (1, 2, 2) and x[0, 1, 0] == 3",
+        ),
+        (
+            tensor(&tensors),
+            BatchFormat::Numpy,
+            "x[0].shape == (2, 2) and x[0][1, 1] == 4 and x[1] is None",
+        ),
+        (
+            tensor(&tensors),
+            BatchFormat::Pyarrow,
+            "isinstance(x.type, pa.FixedShapeTensorType) and x.type.shape == [2, 2]",
+        ),
+        (
+            tensor(&whole),
+            BatchFormat::Polars,
+            "x.to_list() == [[1, 2, 3, 4]]",
+        ),
+        (
+            tensor(&whole),
+            BatchFormat::Pandas,
+            "list(x[0]) == [1, 2, 3, 4]",
+        ),
+        (
+            uuid.clone(),
+            BatchFormat::Rows,
+            "x == uuid.UUID(bytes=bytes([7] * 16))",
+        ),
+        (uuid, BatchFormat::Numpy, "x[0] == bytes([7] * 16)"),
+    ] {
+        let take = match format {
+            BatchFormat::Rows => "rows[0]['x']",
+            BatchFormat::Pyarrow => "rows.column('x')",
+            _ => "rows['x']",
+        };
+        let body = format!(
+            "
+import uuid
+import pyarrow as pa
+def f(rows):
+    x = {take}
+    assert {check}, (type(x), x)
+    return {{'y': [1]}}"
+        );
+        let body = match format {
+            BatchFormat::Rows => body.replace("{'y': [1]}", "[{'y': 1}]"),
+            _ => body,
+        };
+        let mut case = Case::table("f", &[("y", DataType::Int64)], &body).in_format(format);
+        case.input = block.schema();
+        let out = run(&case.pool(&manager, 1), block).await;
+        let out = out.unwrap_or_else(|e| panic!("{format}: {e}\n{:?}", e.traceback()));
+        assert_eq!(values(&out), [Some(1)]);
+    }
     manager.shutdown().await;
 }

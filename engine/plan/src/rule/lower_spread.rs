@@ -52,14 +52,9 @@ impl PhysicalOptimizerRule for LowerSpread {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use datafusion::physical_optimizer::PhysicalOptimizerRule;
-    use datafusion::physical_plan::displayable;
     use expect_test::expect;
 
-    use super::LowerSpread;
-    use crate::test_session::{FakeHost, check_plan, plan, session};
+    use crate::test_session::check_plan;
 
     #[tokio::test]
     async fn rows_go_in_turn_or_by_keys() {
@@ -96,19 +91,5 @@ mod tests {
             "#]],
         )
         .await;
-    }
-
-    #[tokio::test]
-    async fn twice_is_once() {
-        let state = session(Arc::new(FakeHost::default()));
-        let logical = plan(&state, "SELECT a FROM repartition(TABLE(t), 5)")
-            .await
-            .unwrap();
-        let once = state.create_physical_plan(&logical).await.unwrap();
-        let twice = LowerSpread
-            .optimize(Arc::clone(&once), state.config_options())
-            .unwrap();
-        let text = |plan| displayable(plan).indent(true).to_string();
-        assert_eq!(text(once.as_ref()), text(twice.as_ref()));
     }
 }

@@ -172,7 +172,7 @@ mod tests {
             "SELECT a, CASE WHEN c = 1 THEN inc(a) END AS r FROM t ORDER BY a LIMIT 3",
             expect![[r#"
                 ProjectionExec: expr=[a@0 as a, CASE WHEN c@1 = 1 THEN inc(t.a)@3 END as r]
-                  MapBatchesExec: udf=inc, kind=scalar, batch_size=block, batch_format=numpy, concurrency=cores, mask=__mask@2
+                  MapBatchesExec: udf=inc, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores, mask=__mask@2
                     SortPreservingMergeExec: [a@0 ASC NULLS LAST], fetch=3
                       SortExec: TopK(fetch=3), expr=[a@0 ASC NULLS LAST], preserve_partitioning=[true]
                         ProjectionExec: expr=[a@0 as a, c@1 as c, (c@1 = 1) IS NOT DISTINCT FROM true as __mask]

@@ -36,9 +36,14 @@ impl PhysicalOptimizerRule for YieldInJoin {
         _config: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let wrap = |node: Arc<dyn ExecutionPlan>| {
-            Ok(match joins_all_with_all(node.as_ref()) {
-                true => Transformed::yes(Arc::new(CooperativeExec::new(node)) as _),
-                false => Transformed::no(node),
+            if joins_all_with_all(node.as_ref()) {
+                return Ok(Transformed::yes(Arc::new(CooperativeExec::new(node)) as _));
+            }
+            // One that was wrapped before is now wrapped twice.
+            let twice = node.children().first().map(|child| Arc::clone(child));
+            Ok(match twice.filter(|child| child.is::<CooperativeExec>()) {
+                Some(child) if node.is::<CooperativeExec>() => Transformed::yes(child),
+                _ => Transformed::no(node),
             })
         };
         plan.transform_up(wrap).data()

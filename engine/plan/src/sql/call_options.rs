@@ -18,6 +18,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use mobula_udfs::{
     BatchFormat, CallDefaults, ErrorPolicy, FunctionSpec, Handling, Literal, OnError, Returns,
+    Volatility,
 };
 
 use crate::config::duration;
@@ -46,6 +47,8 @@ const KNOWN: &[&str] = &[
     "passthrough",
     "row_preserving",
     "reads",
+    "volatility",
+    "strict",
 ];
 
 /// Options that Ray Data has, and what to do here instead.
@@ -121,6 +124,9 @@ pub struct CallOptions {
     pub row_preserving: Option<bool>,
     /// Columns of the input that matter.
     pub reads: Option<Vec<String>>,
+    /// Instead of what the function declares, as is the next.
+    pub volatility: Option<Volatility>,
+    pub strict: Option<bool>,
 }
 
 impl CallOptions {
@@ -162,6 +168,8 @@ impl CallOptions {
             "passthrough" => self.passthrough.replace(option.columns()?).is_some(),
             "row_preserving" => self.row_preserving.replace(option.truth()?).is_some(),
             "reads" => self.reads.replace(option.columns()?).is_some(),
+            "volatility" => self.volatility.replace(option.volatility()?).is_some(),
+            "strict" => self.strict.replace(option.truth()?).is_some(),
             _ => return Err(option.unknown()),
         };
         match twice {
@@ -228,16 +236,21 @@ impl CallOptions {
     /// # Errors
     /// [`PlanError::TableOption`] where it returns a value.
     pub fn declare(&self, spec: Arc<FunctionSpec>) -> Result<Arc<FunctionSpec>, PlanError> {
-        match &self.schema {
-            None => Ok(spec),
-            Some(_) if !spec.is_table() => Err(PlanError::TableOption {
+        if self.schema.is_some() && !spec.is_table() {
+            return Err(PlanError::TableOption {
                 function: spec.name.clone(),
                 option: "schema".to_owned(),
-            }),
-            Some(schema) => Ok(Arc::new(FunctionSpec {
-                returns: Returns::Table(Arc::clone(schema)),
-                ..spec.as_ref().clone()
-            })),
+            });
+        }
+        let mut declared = spec.as_ref().clone();
+        if let Some(schema) = &self.schema {
+            declared.returns = Returns::Table(Arc::clone(schema));
+        }
+        declared.volatility = self.volatility.unwrap_or(declared.volatility);
+        declared.strict = self.strict.unwrap_or(declared.strict);
+        match declared == *spec {
+            true => Ok(spec),
+            false => Ok(Arc::new(declared)),
         }
     }
 
@@ -407,6 +420,19 @@ impl Given<'_> {
             _ => None,
         };
         text.ok_or_else(|| self.refused(BatchFormat::listed()))
+    }
+
+    fn volatility(&self) -> Result<Volatility, PlanError> {
+        let text = match literal(self.value) {
+            Some(Literal::Text(text)) => text.to_lowercase(),
+            _ => String::new(),
+        };
+        match text.as_str() {
+            "immutable" => Ok(Volatility::Immutable),
+            "stable" => Ok(Volatility::Stable),
+            "volatile" => Ok(Volatility::Volatile),
+            _ => Err(self.refused("'immutable', 'stable' or 'volatile'")),
+        }
     }
 
     fn on_error(&self) -> Result<OnError, PlanError> {

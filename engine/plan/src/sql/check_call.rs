@@ -54,8 +54,13 @@ fn check_options(
         let (function, option) = (spec.name.clone(), option.to_owned());
         return Err(PlanError::TableOption { function, option });
     }
-    if let (Some(option), CallMode::Groups) = (options.promise(), op.mode) {
-        let problem = format!("nothing moves below a call of groups, so {option} says nothing");
+    if options.row_preserving.is_some() && op.mode == CallMode::Groups {
+        let problem = "no LIMIT moves below a call of groups, so row_preserving says nothing";
+        return Err(relation(op, problem));
+    }
+    if options.strict == Some(true) && spec.is_table() {
+        let name = &spec.name;
+        let problem = format!("strict is for functions of values, and \"{name}\" takes rows");
         return Err(relation(op, &problem));
     }
     let by_row = !matches!(op.mode, CallMode::Batches | CallMode::Groups);

@@ -6,7 +6,9 @@ default, and where it has NULLs or NaN an Arrow type of pandas, which tells them
 apart. As numpy, columns without NULL are read-only views
 of the block where Arrow has the same layout, or copies of it where user code is to
 write to them; with NULL they are masked arrays, so NaN stays NaN. What numpy has no type for comes as Python objects and None;
-lists of numbers come as one small array each.
+lists of numbers come as one small array each. A column of fixed-shape tensors is one array
+with their shape; what other extension types mean, Arrow knows and numpy gets what they
+are stored as, as polars does.
 """
 
 import importlib
@@ -84,7 +86,14 @@ def _pandas_frame(batch):
 def _from_arrow(value):
     import polars
 
-    return polars.from_arrow(value)
+    if isinstance(value, pa.RecordBatch):
+        value = pa.RecordBatch.from_arrays([_stored(column) for column in value.columns], names=value.schema.names)
+    return polars.from_arrow(_stored(value))
+
+
+def _stored(value):
+    """An array of an extension type as what it is stored as."""
+    return value.storage if isinstance(value, pa.ExtensionArray) else value
 
 
 def _same(value):
@@ -93,6 +102,9 @@ def _same(value):
 
 def to_numpy(array):
     kind = array.type
+    if isinstance(array, pa.ExtensionArray):
+        values = to_numpy(array.storage)
+        return _shaped(values, kind.shape) if isinstance(kind, pa.FixedShapeTensorType) else values
     if t.is_integer(kind) or t.is_floating(kind):
         values = _without_nulls(array).to_numpy(zero_copy_only=True)
     elif t.is_boolean(kind):
@@ -129,6 +141,13 @@ def _vectors(array):
     if numbers and size and array.null_count == 0 and flat.null_count == 0:
         return flat.to_numpy(zero_copy_only=True).reshape(len(array), size)
     return _objects([None if item is None else _item(item) for item in _items(array)])
+
+
+def _shaped(tensors, shape):
+    """The rows of a matrix, or arrays and None, as tensors of `shape`."""
+    if tensors.dtype != object:
+        return tensors.reshape(len(tensors), *shape)
+    return _objects([None if item is None else np.reshape(item, shape) for item in tensors])
 
 
 def _items(array):

@@ -122,6 +122,17 @@ impl FunctionCall {
         self.reads.as_deref()
     }
 
+    /// What it was promised of a table function's rows, for EXPLAIN.
+    pub(super) fn write_promises(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.passthrough.is_empty() {
+            write!(f, ", passthrough=[{}]", self.passthrough.join(", "))?;
+        }
+        match &self.reads {
+            Some(reads) => write!(f, ", reads=[{}]", reads.join(", ")),
+            None => Ok(()),
+        }
+    }
+
     /// Workers over the whole cluster; `None`: the cores of each task.
     pub fn concurrency(&self) -> Option<usize> {
         self.concurrency

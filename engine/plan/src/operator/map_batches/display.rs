@@ -3,7 +3,7 @@
 use std::fmt;
 
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan};
-use mobula_udfs::{CallMode, Handling, Language, OnError};
+use mobula_udfs::{CallMode, FunctionSpec, Handling, Language, OnError, Volatility};
 
 use super::call::write_call;
 use super::exec::MapBatchesExec;
@@ -23,13 +23,14 @@ impl DisplayAs for MapBatchesExec {
         if let [_, then @ ..] = self.call().steps.as_slice() {
             let then = then.iter().map(|step| {
                 let operator = Operator::of(step.call.mode).sql;
-                format!("{operator} {}", step.call.spec.name)
+                let declared = declared(&step.call.spec).join(", ");
+                match declared.is_empty() {
+                    true => format!("{operator} {}", step.call.spec.name),
+                    false => format!("{operator} {} ({declared})", step.call.spec.name),
+                }
             });
-            write!(
-                f,
-                "{separator}then=[{}]",
-                then.collect::<Vec<_>>().join(", ")
-            )?;
+            let then = then.collect::<Vec<_>>().join(", ");
+            write!(f, "{separator}then=[{then}]")?;
         }
         let kind = if self.is_table() { "table" } else { "scalar" };
         let count = |n: Option<usize>, none: &str| n.map_or(none.to_owned(), |n| n.to_string());
@@ -43,6 +44,9 @@ impl DisplayAs for MapBatchesExec {
         write!(f, "{separator}kind={kind}")?;
         if is_native {
             write!(f, "{separator}language=native")?;
+        }
+        for property in declared(&self.call().spec) {
+            write!(f, "{separator}{property}")?;
         }
         if let Some(grouping) = self.grouping() {
             grouping.write(f, &self.input().schema(), separator)?;
@@ -75,6 +79,17 @@ impl DisplayAs for MapBatchesExec {
         }
         Ok(())
     }
+}
+
+/// What a function is declared to be, beyond the default.
+fn declared(spec: &FunctionSpec) -> Vec<&'static str> {
+    let volatility = match spec.volatility {
+        Volatility::Volatile => None,
+        Volatility::Stable => Some("volatility=stable"),
+        Volatility::Immutable => Some("volatility=immutable"),
+    };
+    let strict = spec.strict.then_some("strict=true");
+    volatility.into_iter().chain(strict).collect()
 }
 
 /// What is not as by default.

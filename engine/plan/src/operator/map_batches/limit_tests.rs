@@ -74,7 +74,7 @@ async fn filters_on_columns_that_pass_through_go_below() {
         &format!("SELECT x FROM {passed} WHERE x = 3 AND s = 'a'"),
         expect![[r#"
             FilterExec: s@1 = a, projection=[x@0]
-              MapBatchesExec: udf=same, kind=table, batch_size=block, batch_format=numpy, concurrency=cores
+              MapBatchesExec: udf=same, kind=table, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores
                 ProjectionExec: expr=[a@0 as x, s@1 as s]
                   FilterExec: a@0 = 3
                     DataSourceExec: partitions=2, partition_sizes=[1, 1]
@@ -98,7 +98,7 @@ async fn filters_on_columns_that_pass_through_go_below() {
         expect![[r#"
             FilterExec: x@0 = 3
               ProjectionExec: expr=[x@0 as x]
-                MapBatchesExec: udf=same, kind=table, batch_size=block, batch_format=numpy, concurrency=cores
+                MapBatchesExec: udf=same, kind=table, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores
                   ProjectionExec: expr=[b@0 as x, s@1 as s]
                     DataSourceExec: partitions=2, partition_sizes=[1, 1]
         "#]],

@@ -311,6 +311,13 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
             }
             NodeShape::Filter { .. } if !self.call.is_volatile() => HashSet::new(),
             NodeShape::Table if !self.call.is_volatile() => self.made_columns(),
+            // A group has its keys in every row: it goes or stays as a whole.
+            NodeShape::Groups(Grouping { keys, .. }) if !self.call.is_volatile() => {
+                let keys: HashSet<_> = keys.iter().map(Column::name).collect();
+                let all = self.schema.fields().iter().map(|f| f.name());
+                let within = all.filter(|name| !keys.contains(name.as_str())).cloned();
+                within.chain(self.made_columns()).collect()
+            }
             _ => self
                 .schema
                 .fields()
@@ -344,8 +351,8 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
                 }
             }
         }
-        if self.shape == NodeShape::Table && !self.call.passthrough().is_empty() {
-            write!(f, ", passthrough={}", self.call.passthrough().join(", "))?;
+        if self.call.spec().is_table() {
+            self.call.write_promises(f)?;
         }
         Ok(())
     }
@@ -378,17 +385,16 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
         let input = self.input.schema();
         // The columns of an ORDER BY inside are among them, under whatever name.
         let is_sorted = self.call.is_in_order() && is_ordered(&self.input);
-        if matches!(self.shape, NodeShape::Groups(_)) || is_sorted {
+        if is_sorted {
             return Some(vec![(0..input.fields().len()).collect()]);
         }
-        if self.shape == NodeShape::Table {
-            return Some(vec![self.columns_in()]);
-        }
-        let passed = output_columns
-            .iter()
-            .copied()
-            .filter(|i| *i < input.fields().len());
-        let mut needed: BTreeSet<usize> = passed.collect();
+        let mut needed: BTreeSet<usize> = match self.shape {
+            NodeShape::Table | NodeShape::Groups(_) => self.columns_in().into_iter().collect(),
+            NodeShape::Column { .. } | NodeShape::Filter { .. } => {
+                let passed = output_columns.iter().copied();
+                passed.filter(|i| *i < input.fields().len()).collect()
+            }
+        };
         for column in self.shape.reads() {
             needed.insert(input.maybe_index_of_column(column)?);
         }

@@ -202,7 +202,7 @@ async fn unread_columns_are_pruned_and_filters_move_below() {
         ProjectionExec: expr=[net(t.a,t.b)@0 as n]
           FilterExec: net(t.a,t.b)@0 > 2
             ProjectionExec: expr=[net(t.a,t.b)@3 as net(t.a,t.b)]
-              MapBatchesExec: udf=net, kind=scalar, batch_size=block, batch_format=numpy, concurrency=cores
+              MapBatchesExec: udf=net, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores
                 FilterExec: c@2 = 1
                   DataSourceExec: partitions=2, partition_sizes=[1, 1]
     "#]]).await;

@@ -10,10 +10,10 @@ async fn branches_of_a_case() {
         expect![[r#"
             Projection: CASE WHEN t.a > Int64(0) THEN inc(t.a) WHEN t.c = Int64(1) THEN inc(t.c) ELSE dice(t.a) END AS r
               MapBatches: dice over [t.a] AS dice(t.a), mask=__mask_2
-                Projection: t.a, t.b, t.c, t.s, __mask, inc(t.a), __mask_1, inc(t.c), CAST(CASE WHEN t.a > Int64(0) THEN Int8(0) WHEN t.c = Int64(1) THEN Int8(0) ELSE Int8(1) END AS Boolean) AS __mask_2
-                  MapBatches: inc over [t.c] AS inc(t.c), mask=__mask_1
-                    Projection: t.a, t.b, t.c, t.s, __mask, inc(t.a), CAST(CASE WHEN t.a > Int64(0) THEN Int8(0) WHEN t.c = Int64(1) THEN Int8(1) ELSE Int8(0) END AS Boolean) AS __mask_1
-                      MapBatches: inc over [t.a] AS inc(t.a), mask=__mask
+                MapBatches: inc over [t.c] AS inc(t.c), mask=__mask_1
+                  MapBatches: inc over [t.a] AS inc(t.a), mask=__mask
+                    Projection: t.a, t.b, t.c, t.s, __mask, __mask_1, CAST(CASE WHEN t.a > Int64(0) THEN Int8(0) WHEN t.c = Int64(1) THEN Int8(0) ELSE Int8(1) END AS Boolean) AS __mask_2
+                      Projection: t.a, t.b, t.c, t.s, __mask, CAST(CASE WHEN t.a > Int64(0) THEN Int8(0) WHEN t.c = Int64(1) THEN Int8(1) ELSE Int8(0) END AS Boolean) AS __mask_1
                         Projection: t.a, t.b, t.c, t.s, t.a > Int64(0) IS TRUE AS __mask
                           TableScan: t"#]],
     )
@@ -44,8 +44,8 @@ async fn calls_in_conditions_and_cases_in_cases() {
         expect![[r#"
             Projection: CASE WHEN inc(t.a) > Int64(1) THEN inc(t.c) WHEN big(t.a) THEN Int64(2) END AS r
               MapBatches: big over [t.a] AS big(t.a), mask=__mask_1
-                Projection: t.a, t.b, t.c, t.s, inc(t.a), __mask, inc(t.c), inc(t.a) > Int64(1) IS NOT TRUE AS __mask_1
-                  MapBatches: inc over [t.c] AS inc(t.c), mask=__mask
+                MapBatches: inc over [t.c] AS inc(t.c), mask=__mask
+                  Projection: t.a, t.b, t.c, t.s, inc(t.a), __mask, inc(t.a) > Int64(1) IS NOT TRUE AS __mask_1
                     Projection: t.a, t.b, t.c, t.s, inc(t.a), inc(t.a) > Int64(1) IS TRUE AS __mask
                       MapBatches: inc over [t.a] AS inc(t.a)
                         TableScan: t"#]],
@@ -56,8 +56,8 @@ async fn calls_in_conditions_and_cases_in_cases() {
         expect![[r#"
             Projection: CASE WHEN t.a > Int64(1) THEN CASE WHEN t.c = Int64(0) THEN inc(t.a) ELSE inc(t.c) END END AS r
               MapBatches: inc over [t.c] AS inc(t.c), mask=__mask_2
-                Projection: t.a, t.b, t.c, t.s, __mask, __mask_1, inc(t.a), CAST(CASE WHEN __mask THEN CAST(t.c = Int64(0) IS NOT TRUE AS Int8) END AS Boolean) AS __mask_2
-                  MapBatches: inc over [t.a] AS inc(t.a), mask=__mask_1
+                MapBatches: inc over [t.a] AS inc(t.a), mask=__mask_1
+                  Projection: t.a, t.b, t.c, t.s, __mask, __mask_1, CAST(CASE WHEN __mask THEN CAST(t.c = Int64(0) IS NOT TRUE AS Int8) END AS Boolean) AS __mask_2
                     Projection: t.a, t.b, t.c, t.s, __mask, CAST(CASE WHEN __mask THEN CAST(t.c = Int64(0) IS TRUE AS Int8) END AS Boolean) AS __mask_1
                       Projection: t.a, t.b, t.c, t.s, t.a > Int64(1) IS TRUE AS __mask
                         TableScan: t"#]],
@@ -72,8 +72,8 @@ async fn and_or_coalesce() {
         expect![[r#"
             Projection: t.a > Int64(1) AND inc(t.a) = Int64(2) AS x, t.a > Int64(1) OR inc(t.a)_1 = Int64(2) AS y
               MapBatches: inc over [t.a] AS inc(t.a)_1, mask=__mask_1
-                Projection: t.a, t.b, t.c, t.s, __mask, inc(t.a), t.a > Int64(1) IS NOT TRUE AS __mask_1
-                  MapBatches: inc over [t.a] AS inc(t.a), mask=__mask
+                MapBatches: inc over [t.a] AS inc(t.a), mask=__mask
+                  Projection: t.a, t.b, t.c, t.s, __mask, t.a > Int64(1) IS NOT TRUE AS __mask_1
                     Projection: t.a, t.b, t.c, t.s, t.a > Int64(1) IS NOT FALSE AS __mask
                       TableScan: t"#]],
     )
@@ -95,8 +95,8 @@ async fn and_or_coalesce() {
             Projection: coalesce(CAST(t.a AS Float64), CAST(inc(t.c) AS Float64), t.b, CAST(inc(t.a) AS Float64)), nvl(t.a, inc(t.c)_1) AS nvl(t.a,inc(t.c)), coalesce(inc(t.a)_1, t.c) AS coalesce(inc(t.a),t.c)
               MapBatches: inc over [t.a] AS inc(t.a)_1
                 MapBatches: inc over [t.c] AS inc(t.c)_1, mask=__mask_2
-                  Projection: t.a, t.b, t.c, t.s, __mask, inc(t.c), __mask_1, inc(t.a), t.a IS NULL AS __mask_2
-                    MapBatches: inc over [t.a] AS inc(t.a), mask=__mask_1
+                  MapBatches: inc over [t.a] AS inc(t.a), mask=__mask_1
+                    Projection: t.a, t.b, t.c, t.s, __mask, inc(t.c), __mask_1, t.a IS NULL AS __mask_2
                       Projection: t.a, t.b, t.c, t.s, __mask, inc(t.c), coalesce(CAST(t.a AS Float64), CAST(inc(t.c) AS Float64), t.b) IS NULL AS __mask_1
                         MapBatches: inc over [t.c] AS inc(t.c), mask=__mask
                           Projection: t.a, t.b, t.c, t.s, CAST(t.a AS Float64) IS NULL AS __mask
@@ -187,8 +187,8 @@ async fn equal_calls_are_shared_where_rows_allow() {
         expect![[r#"
             Projection: CASE WHEN t.c = Int64(0) THEN inc(t.a) ELSE inc(t.a)_1 + Int64(1) END AS r, CASE WHEN t.c = Int64(0) THEN inc(t.a) END AS s
               MapBatches: inc over [t.a] AS inc(t.a)_1, mask=__mask_1
-                Projection: t.a, t.b, t.c, t.s, __mask, inc(t.a), t.c = Int64(0) IS NOT TRUE AS __mask_1
-                  MapBatches: inc over [t.a] AS inc(t.a), mask=__mask
+                MapBatches: inc over [t.a] AS inc(t.a), mask=__mask
+                  Projection: t.a, t.b, t.c, t.s, __mask, t.c = Int64(0) IS NOT TRUE AS __mask_1
                     Projection: t.a, t.b, t.c, t.s, t.c = Int64(0) IS TRUE AS __mask
                       TableScan: t"#]],
     )

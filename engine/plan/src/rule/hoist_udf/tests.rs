@@ -56,8 +56,8 @@ async fn projections() {
           MapBatches: inc over [inc(t.a)] AS inc(inc(t.a))
             MapBatches: inc over [t.a] AS inc(t.a)
               MapBatches: net over [__net_a, __net_b_1] AS net(t.b * Int64(2),Int64(2))
-                Projection: t.a, t.b, t.c, t.s, __net_a, __net_b, net(t.b * Int64(2),Int64(1)), CAST(Int64(2) AS Float64) AS __net_b_1
-                  MapBatches: net over [__net_a, __net_b] AS net(t.b * Int64(2),Int64(1))
+                MapBatches: net over [__net_a, __net_b] AS net(t.b * Int64(2),Int64(1))
+                  Projection: t.a, t.b, t.c, t.s, __net_a, __net_b, CAST(Int64(2) AS Float64) AS __net_b_1
                     Projection: t.a, t.b, t.c, t.s, __net_a, CAST(Int64(1) AS Float64) AS __net_b
                       Projection: t.a, t.b, t.c, t.s, t.b * CAST(Int64(2) AS Float64) AS __net_a
                         TableScan: t"#]]).await;

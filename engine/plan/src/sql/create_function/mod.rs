@@ -313,6 +313,10 @@ impl Clauses {
                 "schema is an option of calls. RETURNS TABLE(…) says which columns come out";
             return Err(declaration(&name, problem));
         }
+        if options.volatility.is_some() || options.strict.is_some() {
+            let problem = "volatility and strict are options of calls. Write IMMUTABLE, STABLE, VOLATILE or STRICT before AS";
+            return Err(declaration(&name, problem));
+        }
         Ok(FunctionSpec {
             name,
             language: Language::Python,

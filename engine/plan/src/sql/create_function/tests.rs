@@ -232,7 +232,7 @@ fn refused_declarations() {
     check(
         &with("WITH (batchsize = 1)"),
         expect![[
-            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving and reads. Did you mean "batch_size"?"#
+            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving, reads, volatility and strict. Did you mean "batch_size"?"#
         ]],
     );
     check(
