@@ -135,6 +135,26 @@ def test_a_killed_executor_is_named_and_leaves_no_workers(slow_query):
     assert wait_until(lambda: not any(map(is_alive, workers)), 3), "orphans"
 
 
+def test_operators_and_workers_of_all_executors_are_listed(slow_query):
+    server, workers, _thread, _outcome = slow_query
+    victim = server.executors[0]
+    name = victim_name(victim).removeprefix("executor ")
+    running = (
+        "SELECT DISTINCT executor_id FROM system.operators "
+        "WHERE function = 'slow' AND state = 'running'"
+    )
+    with server.connect() as connection, connection.cursor() as cursor:
+        assert wait_until(lambda: len(rows(cursor, running)) >= 2), rows(cursor, running)
+        busy = rows(cursor, "SELECT executor_id, pid FROM system.workers WHERE state = 'busy'")
+        assert set(workers) <= {pid for _, pid in busy}, busy
+        assert (name,) in {(executor,) for executor, _ in busy}, busy
+        victim.kill()
+        # At once: nobody waits for who is dead, though its silence is not noticed yet.
+        since = time.monotonic()
+        assert (name,) not in rows(cursor, "SELECT DISTINCT executor_id FROM system.workers")
+        assert time.monotonic() - since < 5
+
+
 def victim_name(process):
     line = next(line for line in process.log if line.startswith("mobula: executor "))
     return line.split("mobula: ")[1].split(" on ")[0]

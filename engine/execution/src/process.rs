@@ -18,6 +18,8 @@ use crate::error::ExecutionError;
 use crate::exchange::channels::{ChannelPool, TransportLimits};
 use crate::exchange::traffic::Traffic;
 use crate::executor::failed_rows::FailedRowsLine;
+use crate::executor::operators::OperatorRuns;
+use crate::executor::report::Reporter;
 use crate::executor::task_host::ProcessTaskHost;
 use crate::functions::RustFunctions;
 use crate::row_errors::RowErrors;
@@ -26,12 +28,14 @@ use crate::token::ClusterToken;
 
 /// The shared parts of a process.
 pub struct Process {
+    executor_id: String,
     options: MobulaOptions,
     runtime: Arc<RuntimeEnv>,
     workers: Arc<WorkerManager>,
     host: Arc<dyn TaskHost>,
     row_errors: Arc<RowErrors>,
     failed_rows: Arc<FailedRowsLine>,
+    operators: Arc<OperatorRuns>,
     functions: RustFunctions,
     stores: Arc<ObjectStores>,
     channels: ChannelPool,
@@ -64,16 +68,20 @@ impl Process {
             Arc::clone(&row_errors),
             channels.clone(),
         ));
-        let host = ProcessTaskHost::new(
-            Arc::clone(&workers),
-            Arc::clone(&failed_rows),
-            functions.native().clone(),
-            executor_id,
-        );
+        let operators = Arc::new(OperatorRuns::new(options.operators_kept()));
+        let host = ProcessTaskHost {
+            workers: Arc::clone(&workers),
+            failed_rows: Arc::clone(&failed_rows),
+            operators: Arc::clone(&operators),
+            native: functions.native().clone(),
+            executor_id: executor_id.to_owned(),
+        };
         Ok(Arc::new(Self {
+            executor_id: executor_id.to_owned(),
             host: Arc::new(host),
             row_errors,
             failed_rows,
+            operators,
             functions,
             stores: Arc::new(ObjectStores::new(Arc::clone(&runtime))),
             channels,
@@ -95,6 +103,11 @@ impl Process {
             traffic: Arc::clone(&self.traffic),
         };
         TaskSource::new(sessions, Arc::clone(&self.runtime))
+    }
+
+    /// The id under which its tasks run.
+    pub fn executor_id(&self) -> &str {
+        &self.executor_id
     }
 
     pub fn runtime(&self) -> &Arc<RuntimeEnv> {
@@ -121,6 +134,14 @@ impl Process {
     /// Where its tasks tell of failed rows.
     pub fn failed_rows(&self) -> &FailedRowsLine {
         &self.failed_rows
+    }
+
+    /// What it tells of its operators and workers.
+    pub fn reporter(&self) -> Reporter {
+        Reporter {
+            operators: Arc::clone(&self.operators),
+            workers: Arc::clone(&self.workers),
+        }
     }
 
     pub fn stores(&self) -> &Arc<ObjectStores> {

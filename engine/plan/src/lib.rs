@@ -2,7 +2,7 @@
 //!
 //! Opens no socket, starts no process, reads no clock while planning: the same
 //! SQL, settings and statistics give the same plan. Execs see their process only
-//! through [`FailedRows, ListedRow, QueryId, TaskHost`].
+//! through [`TaskHost`].
 //!
 //! A query goes `sql::statement` → DataFusion's planner, which calls
 //! `sql::relation` → node (`operator`) → `rule` → `physical_planner` → exec, and
@@ -15,6 +15,7 @@ pub mod error;
 pub mod function_catalog;
 pub mod nearest;
 pub mod operator;
+pub mod operator_run;
 pub mod physical_planner;
 pub mod rule;
 pub mod session;
@@ -32,6 +33,7 @@ pub use error::PlanError;
 pub use function_catalog::FunctionCatalog;
 pub use operator::map_batches::{MapBatchesExec, SortWay, map_batches_exec};
 pub use operator::repartition::{Repartition, SpreadExec, TaskLimit};
+pub use operator_run::{OperatorFigures, OperatorId, OperatorRun, RunMetrics, StreamFigures};
 pub use session::{MobulaPlanning, SessionStateBuilderExt};
 pub use sql::create_function::CreateFunction;
 pub use sql::statement::{MobulaStatement, parse_statements};

@@ -12,6 +12,8 @@ use datafusion::common::{Result, internal_datafusion_err};
 use datafusion::execution::TaskContext;
 use mobula_udfs::{UdfCall, UdfError, UdfPool};
 
+use crate::operator_run::OperatorRun;
+
 /// Rows of one block that user code failed on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FailedRows {
@@ -63,6 +65,13 @@ pub trait TaskHost: Send + Sync + Debug {
     /// How many of `total` workers, wanted over the whole cluster, this task
     /// gets; at least 1. In one process: all of them.
     fn task_share(&self, context: &TaskContext, total: usize) -> usize;
+
+    /// Takes note of an operator that has opened its workers, so that others can
+    /// look at it.
+    fn operator_started(&self, _run: &Arc<OperatorRun>) {}
+
+    /// Takes note that `run` ends now; its workers can still be asked what they did.
+    fn operator_ended(&self, _run: &Arc<OperatorRun>) {}
 
     /// Takes note of failed rows, for good: once it returns they are listed. How
     /// many rows this function has failed on in the query of `context` so far,

@@ -25,8 +25,8 @@ use tokio::sync::Semaphore;
 
 use crate::rule::physical_rules;
 use crate::{
-    FunctionCatalog, MobulaOptions, MobulaPlanning, MobulaStatement, SessionStateBuilderExt,
-    TaskHost, TaskHostHandle, parse_statements,
+    FunctionCatalog, MobulaOptions, MobulaPlanning, MobulaStatement, OperatorRun,
+    SessionStateBuilderExt, TaskHost, TaskHostHandle, parse_statements,
 };
 
 /// What a fake worker makes of a block.
@@ -40,6 +40,8 @@ pub struct FakeHost {
     pub pools_alive: Arc<AtomicUsize>,
     pub calls: Arc<AtomicUsize>,
     pub concurrency: Arc<Mutex<Vec<usize>>>,
+    /// Operators that have started, with whether they have ended.
+    pub runs: Mutex<Vec<(Arc<OperatorRun>, bool)>>,
 }
 
 impl fmt::Debug for FakeHost {
@@ -91,6 +93,19 @@ impl TaskHost for FakeHost {
 
     fn task_share(&self, _context: &TaskContext, total: usize) -> usize {
         total
+    }
+
+    fn operator_started(&self, run: &Arc<OperatorRun>) {
+        assert!(run.figures().is_some(), "its workers are there");
+        self.runs.lock().unwrap().push((Arc::clone(run), false));
+    }
+
+    fn operator_ended(&self, run: &Arc<OperatorRun>) {
+        assert!(run.figures().is_some(), "its workers are still there");
+        let mut runs = self.runs.lock().unwrap();
+        let found = runs.iter_mut().find(|(known, _)| Arc::ptr_eq(known, run));
+        let (_, has_ended) = found.unwrap();
+        assert!(!std::mem::replace(has_ended, true), "it ends once");
     }
 }
 

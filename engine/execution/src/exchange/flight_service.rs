@@ -1,8 +1,8 @@
 //! The Flight service of a cluster listener.
 //!
 //! `DoGet` serves one partition of one task (the ticket is an encoded
-//! `TaskTicket`), `DoAction` takes what the coordinator listens for: register,
-//! heartbeat, leave. Everything else is unimplemented on purpose: clients speak
+//! `TaskTicket`), `DoAction` tells what this process does and takes what the
+//! coordinator listens for: register, heartbeat, leave. Everything else is unimplemented on purpose: clients speak
 //! Flight SQL on another port. The caller is already past the token gate.
 //!
 //! Memory: the encoder holds one block; the transport at most a stream window.
@@ -25,6 +25,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
 use mobula_proto::cluster::TaskTicket;
+use mobula_proto::report::ACTION_REPORT;
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -32,35 +33,31 @@ use super::compact::compact_block;
 use super::traffic::Traffic;
 use crate::base::worker::TaskSource;
 use crate::coordinator::control::Control;
+use crate::executor::report::Reporter;
 use crate::wire_error;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send + 'static>>;
 
-/// Serves blocks and, on the coordinator, control calls.
+/// Serves blocks, reports and, on the coordinator, control calls.
 pub struct ClusterFlightService {
-    tasks: TaskSource,
-    control: Option<Arc<Control>>,
-    traffic: Arc<Traffic>,
+    pub tasks: TaskSource,
+    /// On the coordinator.
+    pub control: Option<Arc<Control>>,
+    pub reporter: Reporter,
+    pub traffic: Arc<Traffic>,
     /// Where others reach this listener: errors name it.
-    this_url: String,
+    pub this_url: String,
     /// Size a message aims at, in bytes.
-    message_bytes: usize,
+    pub message_bytes: usize,
 }
 
 impl ClusterFlightService {
-    pub fn new(
-        tasks: TaskSource,
-        control: Option<Arc<Control>>,
-        traffic: Arc<Traffic>,
-        this_url: String,
-        message_bytes: usize,
-    ) -> Self {
-        Self {
-            tasks,
-            control,
-            traffic,
-            this_url,
-            message_bytes,
+    /// The messages that answer an action.
+    fn act(&self, action: &Action) -> Result<Vec<Vec<u8>>, Status> {
+        match (action.r#type.as_str(), &self.control) {
+            (ACTION_REPORT, _) => self.reporter.answer(&action.body),
+            (other, Some(control)) => Ok(vec![control.handle(other, &action.body)?]),
+            (_, None) => absent("DoAction"),
         }
     }
 
@@ -151,13 +148,9 @@ impl FlightService for ClusterFlightService {
         &self,
         request: Request<Action>,
     ) -> Result<Response<Self::DoActionStream>, Status> {
-        let Some(control) = &self.control else {
-            return absent("DoAction");
-        };
-        let action = request.into_inner();
-        let body = control.handle(&action.r#type, &action.body)?;
-        let answer = futures::stream::iter([Ok(arrow_flight::Result { body: body.into() })]);
-        Ok(Response::new(answer.boxed()))
+        let messages = self.act(&request.into_inner())?.into_iter();
+        let answer = messages.map(|body| Ok(arrow_flight::Result { body: body.into() }));
+        Ok(Response::new(futures::stream::iter(answer).boxed()))
     }
 
     async fn handshake(

@@ -77,13 +77,14 @@ impl Listener {
         token: ClusterToken,
     ) -> Self {
         let limits = process.channels().limits();
-        let flight = ClusterFlightService::new(
-            tasks.clone(),
+        let flight = ClusterFlightService {
+            tasks: tasks.clone(),
             control,
-            Arc::clone(process.traffic()),
-            url.to_string(),
-            limits.message_bytes,
-        );
+            reporter: process.reporter(),
+            traffic: Arc::clone(process.traffic()),
+            this_url: url.to_string(),
+            message_bytes: limits.message_bytes,
+        };
         let decoding = limits.message_bytes.saturating_mul(4);
         let flight = FlightServiceServer::new(flight)
             .max_decoding_message_size(decoding)

@@ -7,7 +7,9 @@
 
 pub mod failed_rows;
 pub mod listener;
+pub mod operators;
 pub mod registration;
+pub mod report;
 pub mod task_host;
 
 use std::future::Future;

@@ -4,36 +4,22 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::execution::TaskContext;
-use mobula_plan::{FailedRows, QueryId, TaskHost};
+use mobula_plan::{FailedRows, OperatorRun, QueryId, TaskHost};
 use mobula_udfs::{Language, NativeFunctions, UdfCall, UdfError, UdfPool, WorkerManager};
 
 use crate::base::worker::task_share;
 use crate::executor::failed_rows::FailedRowsLine;
+use crate::executor::operators::OperatorRuns;
 
 /// Lends worker processes of one [`WorkerManager`] to tasks, and threads for the
 /// native functions of this program.
 #[derive(Debug)]
 pub struct ProcessTaskHost {
-    workers: Arc<WorkerManager>,
-    failed_rows: Arc<FailedRowsLine>,
-    native: NativeFunctions,
-    executor_id: String,
-}
-
-impl ProcessTaskHost {
-    pub fn new(
-        workers: Arc<WorkerManager>,
-        failed_rows: Arc<FailedRowsLine>,
-        native: NativeFunctions,
-        executor_id: &str,
-    ) -> Self {
-        Self {
-            workers,
-            failed_rows,
-            native,
-            executor_id: executor_id.to_owned(),
-        }
-    }
+    pub workers: Arc<WorkerManager>,
+    pub failed_rows: Arc<FailedRowsLine>,
+    pub operators: Arc<OperatorRuns>,
+    pub native: NativeFunctions,
+    pub executor_id: String,
 }
 
 #[async_trait]
@@ -51,6 +37,14 @@ impl TaskHost for ProcessTaskHost {
 
     fn task_share(&self, context: &TaskContext, total: usize) -> usize {
         task_share(context, total)
+    }
+
+    fn operator_started(&self, run: &Arc<OperatorRun>) {
+        self.operators.started(run);
+    }
+
+    fn operator_ended(&self, run: &Arc<OperatorRun>) {
+        self.operators.ended(run);
     }
 
     async fn report_failed_rows(

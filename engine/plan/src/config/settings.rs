@@ -104,6 +104,12 @@ pub static SETTINGS: &[Setting] = &[
         "Bytes of failed rows that system.errors keeps: those of older queries make room for later ones",
     ),
     process(
+        "operators_kept",
+        count(0, 100_000),
+        "1000",
+        "Ended operators that system.operators keeps in each process: the oldest make room for later ones",
+    ),
+    process(
         "udf_max_workers",
         count(0, 4096),
         "0",

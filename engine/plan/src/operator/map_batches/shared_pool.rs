@@ -2,8 +2,8 @@
 //!
 //! The exec knows it weakly, the streams hold it: workers end when the last
 //! stream has ended, even if the plan is kept for a while after the query. The
-//! pool itself is opened at the first block. Its figures become metrics when it
-//! closes.
+//! pool itself is opened at the first block, and told to the host. Its figures
+//! become metrics when it closes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,6 +13,7 @@ use mobula_udfs::{UdfCall, UdfError, UdfPool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::failures::Failures;
+use crate::operator_run::{OperatorId, OperatorRun, RunMetrics};
 use crate::task_host::TaskHost;
 
 /// Metrics of the pool as a whole.
@@ -36,11 +37,20 @@ pub(super) struct SharedPool {
     host: Arc<dyn TaskHost>,
     call: Arc<UdfCall>,
     workers: usize,
-    opened: Mutex<Option<Arc<dyn UdfPool>>>,
+    opened: Mutex<Option<Opened>>,
     /// Calls that partitions may have in flight beyond their first.
     extra: Arc<Semaphore>,
     failures: Failures,
     metrics: PoolMetrics,
+    id: OperatorId,
+    run_metrics: RunMetrics,
+}
+
+#[derive(Debug)]
+struct Opened {
+    pool: Arc<dyn UdfPool>,
+    /// What the host knows of it.
+    run: Arc<OperatorRun>,
 }
 
 impl SharedPool {
@@ -55,6 +65,10 @@ impl SharedPool {
         let workers = workers.max(1);
         let global = |name: &'static str| MetricBuilder::new(metrics).global_counter(name);
         let time = |name: &'static str| MetricBuilder::new(metrics).subset_time(name, 0);
+        let (id, run_metrics) = (
+            OperatorId::of(&context, &call),
+            RunMetrics::from_now(metrics),
+        );
         let failures = Failures::new(Arc::clone(&host), context, Arc::clone(&call), metrics);
         Self {
             failures,
@@ -76,6 +90,8 @@ impl SharedPool {
                 retries: global("retries"),
                 workers_at_once: global("workers_at_once"),
             },
+            id,
+            run_metrics,
         }
     }
 
@@ -85,11 +101,17 @@ impl SharedPool {
     /// What the host refuses.
     pub fn pool(&self) -> Result<Arc<dyn UdfPool>, UdfError> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = opened.as_ref() {
-            return Ok(Arc::clone(pool));
+        if let Some(opened) = opened.as_ref() {
+            return Ok(Arc::clone(&opened.pool));
         }
         let pool = self.host.open_pool(Arc::clone(&self.call), self.workers)?;
-        *opened = Some(Arc::clone(&pool));
+        let run = OperatorRun::new(self.id.clone(), &pool, self.run_metrics.clone());
+        let run = Arc::new(run);
+        self.host.operator_started(&run);
+        *opened = Some(Opened {
+            pool: Arc::clone(&pool),
+            run,
+        });
         Ok(pool)
     }
 
@@ -116,7 +138,8 @@ impl Drop for SharedPool {
             .opened
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = opened.take() {
+        if let Some(Opened { pool, run }) = opened.take() {
+            self.host.operator_ended(&run);
             let stats = pool.stats();
             self.metrics.user_time.add_duration(stats.user_time);
             self.metrics

@@ -6,6 +6,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod operators;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -99,7 +101,14 @@ impl TestCluster {
     }
 
     async fn add_executor(&mut self) {
-        let executor = Executor::start_with(self.executor_settings(), self.functions.clone());
+        self.add_executor_at(None).await;
+    }
+
+    /// Adds one that says that others reach it at `advertise`.
+    async fn add_executor_at(&mut self, advertise: Option<String>) {
+        let mut settings = self.executor_settings();
+        settings.advertise = advertise;
+        let executor = Executor::start_with(settings, self.functions.clone());
         let executor = executor.await.unwrap();
         let (stop, stopped) = oneshot::channel();
         let task = spawn_named("executor", async move {

@@ -1,0 +1,125 @@
+//! Asks all processes of the cluster what they do, when a table is read that says so.
+//!
+//! All executors are asked at once. One that has not answered within
+//! `heartbeat_timeout` is left out, and a warning names it: a table with the rows of
+//! the others helps more than an error, or than a table that waits for a lost
+//! machine. It counts as lost after the same time anyhow.
+
+use std::time::Duration;
+
+use arrow_flight::Action;
+use futures::future::join_all;
+use mobula_proto::report::{ACTION_REPORT, Report, ReportRequest};
+use prost::Message;
+use tonic::Status;
+use url::Url;
+
+use crate::engine::Engine;
+use crate::exchange::channels::ChannelPool;
+
+/// What one process tells of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExecutorReport {
+    pub executor_id: String,
+    pub report: Report,
+}
+
+/// The reports of this process and of all executors alive, by id.
+pub async fn reports(engine: &Engine, request: ReportRequest) -> Vec<ExecutorReport> {
+    let process = engine.process();
+    let members = engine.cluster().map(|cluster| cluster.control.members());
+    let members = members.unwrap_or_default().into_iter();
+    let asked = members.map(|member| (member.executor_id, member.url));
+    let limit = engine.options().heartbeat_timeout();
+    let theirs = ask_all(process.channels(), asked.collect(), request, limit);
+    let (theirs, silent) = theirs.await;
+    if !silent.is_empty() {
+        let executors = silent.join("; ");
+        tracing::warn!(executors, "no report: system tables are read without them");
+    }
+    let mut all = vec![ExecutorReport {
+        executor_id: process.executor_id().to_owned(),
+        report: process.reporter().report(request),
+    }];
+    all.extend(theirs);
+    all
+}
+
+/// Asks those with these ids at these addresses, each for at most `limit`; those
+/// that answered, and the others with the reason.
+async fn ask_all(
+    channels: &ChannelPool,
+    executors: Vec<(String, Url)>,
+    request: ReportRequest,
+    limit: Duration,
+) -> (Vec<ExecutorReport>, Vec<String>) {
+    let asked = executors.into_iter().map(|(executor_id, url)| async move {
+        let answer = tokio::time::timeout(limit, ask(channels, &url, request)).await;
+        match answer {
+            Ok(Ok(report)) => Ok(ExecutorReport {
+                executor_id,
+                report,
+            }),
+            Ok(Err(status)) => Err(format!("{executor_id}: {}", status.message())),
+            Err(_) => Err(format!("{executor_id}: no answer within {limit:?}")),
+        }
+    });
+    let (mut told, mut silent) = (vec![], vec![]);
+    for answer in join_all(asked).await {
+        match answer {
+            Ok(report) => told.push(report),
+            Err(reason) => silent.push(reason),
+        }
+    }
+    (told, silent)
+}
+
+async fn ask(channels: &ChannelPool, url: &Url, request: ReportRequest) -> Result<Report, Status> {
+    let flight = channels.flight(url);
+    let mut client = flight.map_err(|e| Status::invalid_argument(e.to_string()))?;
+    let action = Action::new(ACTION_REPORT, request.encode_to_vec());
+    let mut parts = client.do_action(action).await?.into_inner();
+    let mut report = Report::default();
+    while let Some(part) = parts.message().await? {
+        let part = Report::decode(part.body)
+            .map_err(|e| Status::internal(format!("malformed report: {e}")))?;
+        report.operators.extend(part.operators);
+        report.workers.extend(part.workers);
+    }
+    Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::channels::{TransportLimits, parse_address};
+    use crate::token::ClusterToken;
+
+    #[tokio::test]
+    async fn who_does_not_answer_is_named_and_not_waited_for_beyond_the_limit() {
+        let limits = TransportLimits {
+            stream_window_bytes: 1 << 16,
+            message_bytes: 1 << 20,
+        };
+        let channels = ChannelPool::try_new(&ClusterToken::generate(), limits).unwrap();
+        // Takes the connection and says nothing.
+        let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = |listener: &std::net::TcpListener| {
+            parse_address(&listener.local_addr().unwrap().to_string()).unwrap()
+        };
+        let asked = vec![("mute".into(), url(&mute)), ("gone".into(), url(&gone))];
+        drop(gone);
+        let request = ReportRequest {
+            operators: true,
+            workers: true,
+        };
+        let limit = Duration::from_millis(200);
+        let asking = ask_all(&channels, asked, request, limit);
+        let answer = tokio::time::timeout(Duration::from_secs(20), asking).await;
+        let (told, silent) = answer.unwrap();
+        assert_eq!(told, []);
+        assert_eq!(silent[0], "mute: no answer within 200ms");
+        assert!(silent[1].starts_with("gone: "), "{silent:?}");
+    }
+}

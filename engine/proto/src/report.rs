@@ -1,0 +1,94 @@
+//! What a process tells of its operators and workers when the coordinator asks.
+//!
+//! `ReportRequest` is the body of a Flight `DoAction` on any cluster listener; the
+//! answer is a stream of `Report`s, each of bounded length. Read for
+//! `system.operators` and `system.workers`.
+
+/// Action name of [`ReportRequest`].
+pub const ACTION_REPORT: &str = "mobula.report";
+
+/// What is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct ReportRequest {
+    #[prost(bool, tag = "1")]
+    pub operators: bool,
+    #[prost(bool, tag = "2")]
+    pub workers: bool,
+}
+
+/// A part of the answer to [`ReportRequest`]: all parts together are the answer.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Report {
+    #[prost(message, repeated, tag = "1")]
+    pub operators: Vec<OperatorReport>,
+    #[prost(message, repeated, tag = "2")]
+    pub workers: Vec<WorkerReport>,
+}
+
+/// An operator that calls user code, in one task.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OperatorReport {
+    #[prost(string, tag = "1")]
+    pub query_id: String,
+    /// As in SQL.
+    #[prost(string, tag = "2")]
+    pub operator: String,
+    #[prost(string, tag = "3")]
+    pub function: String,
+    /// False: it has ended.
+    #[prost(bool, tag = "4")]
+    pub is_running: bool,
+    /// Milliseconds since 1970, UTC.
+    #[prost(int64, tag = "5")]
+    pub started_ms: i64,
+    #[prost(uint64, tag = "6")]
+    pub elapsed_ms: u64,
+    /// Most workers it may use.
+    #[prost(uint64, tag = "7")]
+    pub concurrency: u64,
+    #[prost(uint64, tag = "8")]
+    pub workers_at_once: u64,
+    #[prost(uint64, tag = "9")]
+    pub workers_started: u64,
+    #[prost(uint64, tag = "10")]
+    pub calls: u64,
+    #[prost(uint64, tag = "11")]
+    pub rows_in: u64,
+    #[prost(uint64, tag = "12")]
+    pub rows_out: u64,
+    #[prost(uint64, tag = "13")]
+    pub failed_rows: u64,
+    #[prost(uint64, tag = "14")]
+    pub bytes_in: u64,
+    #[prost(uint64, tag = "15")]
+    pub bytes_out: u64,
+    #[prost(uint64, tag = "16")]
+    pub bytes_shared: u64,
+    #[prost(uint64, tag = "17")]
+    pub user_ms: u64,
+    #[prost(uint64, tag = "18")]
+    pub transport_ms: u64,
+    #[prost(uint64, tag = "19")]
+    pub wait_input_ms: u64,
+    #[prost(uint64, tag = "20")]
+    pub wait_workers_ms: u64,
+    #[prost(uint64, tag = "21")]
+    pub wait_downstream_ms: u64,
+    #[prost(uint64, tag = "22")]
+    pub retries: u64,
+}
+
+/// A worker process.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct WorkerReport {
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    /// The function it last served; empty before the first.
+    #[prost(string, tag = "2")]
+    pub function: String,
+    #[prost(string, tag = "3")]
+    pub state: String,
+    /// Since it entered that state.
+    #[prost(uint64, tag = "4")]
+    pub age_ms: u64,
+}
