@@ -11,6 +11,7 @@ use std::time::Duration;
 use mobula_block::BlockError;
 
 use crate::call::UdfCall;
+use crate::spec::FunctionSpec;
 use crate::user_line::user_line;
 
 /// The setting that bounds how long a worker takes to get ready.
@@ -237,7 +238,12 @@ impl UdfError {
     }
 
     /// The same, saying at which line of which function of `call` a worker was lost.
-    pub(crate) fn at_line(mut self, call: &UdfCall) -> Self {
+    pub(crate) fn at_line(self, call: &UdfCall) -> Self {
+        self.at_line_of(call.parts().map(|call| call.spec.as_ref()))
+    }
+
+    /// The same, for any of `specs`.
+    pub(crate) fn at_line_of<'a>(mut self, specs: impl Iterator<Item = &'a FunctionSpec>) -> Self {
         if let Self::WorkerLost {
             function,
             line,
@@ -250,7 +256,7 @@ impl UdfError {
             stack: text,
             ..
         } = &mut self
-            && let Some((spec, found)) = user_line(text, call.parts().map(|c| c.spec.as_ref()))
+            && let Some((spec, found)) = user_line(text, specs)
         {
             function.clone_from(&spec.name);
             *line = found.into();

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::activity::WorkerState;
+use crate::call::UdfCall;
 use crate::error::UdfError;
 use crate::failed_rows::OnError;
 use crate::order::CallOrder;

@@ -143,7 +143,7 @@ impl WorkerManager {
         if found.as_ref().map_or_else(leaves_worker_usable, |_| true) {
             self.release(worker);
         }
-        found.map_err(|error| error.at_line(spec))
+        found.map_err(|error| error.at_line_of(std::iter::once(spec)))
     }
 
     /// Opens the workers of one call, at most `concurrency` (at least 1). They

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::buffer::Buffer;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use mobula_block::ipc::encode_schema;
 use mobula_block::plain::plain_schema;
 
@@ -38,7 +38,7 @@ impl CallOrder {
         let key = blake3::hash(&call.encode()?);
         let input = Arc::new(plain_schema(&call.input));
         let output = Arc::new(plain_schema(&call.output));
-        let encode = |schema| {
+        let encode = |schema: &Schema| {
             encode_schema(schema)
                 .map(Buffer::from_vec)
                 .map_err(|source| UdfError::Block {
