@@ -5,6 +5,9 @@
 //! wait is bounded; every test has a manager of its own and leaves no process.
 
 #[cfg(test)]
+#[path = "workers/actors.rs"]
+mod actors;
+#[cfg(test)]
 #[path = "workers/ahead.rs"]
 mod ahead;
 #[cfg(test)]
