@@ -264,6 +264,17 @@ impl UdfError {
         self
     }
 
+    /// The same, saying how often in a row a worker failed to get ready.
+    pub(crate) fn after_tries(mut self, tries: u32) -> Self {
+        let said = format!(". It was tried {tries} times in a row");
+        match &mut self {
+            Self::Raised(failure) => failure.message.push_str(&said),
+            Self::WorkerLost { line, .. } => *line = format!("{line}{said}").into(),
+            _ => {}
+        }
+        self
+    }
+
     /// Whose turn it is.
     pub fn class(&self) -> UdfErrorClass {
         match self {

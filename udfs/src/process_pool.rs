@@ -33,6 +33,9 @@ use crate::worker::Worker;
 
 /// Outputs that may wait for their reader.
 const PARTS_WAITING: usize = 2;
+/// How often in a row a worker is made ready before the query fails with what went
+/// wrong: once is chance, and who fails three times does not come right by waiting.
+const BUILD_TRIES: u32 = 3;
 
 /// The workers of one call in one task.
 #[derive(Debug)]
@@ -158,34 +161,65 @@ impl Shared {
         }
     }
 
-    /// A worker with the call loaded.
+    /// A worker with the call loaded. One that fails to get ready makes way for
+    /// another, a few times.
     pub(crate) async fn lease(
         shared: &Arc<Self>,
         permit: Permit<Lease>,
     ) -> Result<Lease, UdfError> {
-        let (turn, source) = Self::take_turn(shared).await?;
-        let manager = &shared.manager;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let (turn, source) = Self::take_turn(shared).await?;
+            let error = match shared.ready(source).await {
+                Ok(worker) => {
+                    return Ok(Lease {
+                        worker,
+                        turn,
+                        permit,
+                        offer: None,
+                    });
+                }
+                Err(error) => error.at_line(&shared.order.call),
+            };
+            match shared.may_try_again(&error) {
+                false => return Err(error),
+                true if tries == BUILD_TRIES => return Err(error.after_tries(tries)),
+                true => tracing::warn!(%error, tries, "a worker is made ready once more"),
+            }
+        }
+    }
+
+    /// The worker of `source`, with the call loaded.
+    async fn ready(&self, source: Source) -> Result<Worker, UdfError> {
+        let manager = &self.manager;
         let mut worker = match source {
             Source::Own(actor) => actor,
             Source::Granted(grant) => {
-                let started = &shared.counters.workers_started;
-                let function = shared.order.function();
+                let started = &self.counters.workers_started;
+                let function = self.order.function();
                 manager.employ(grant, function, started).await?
             }
         };
-        match worker.load(&shared.order, manager.init_deadline()).await {
-            Ok(()) => Ok(Lease {
-                worker,
-                turn,
-                permit,
-                offer: None,
-            }),
+        let loaded = worker.load(&self.order, manager.init_deadline()).await;
+        match loaded {
+            Ok(()) => Ok(worker),
             Err(error) => {
-                if leaves_worker_usable(&error) && !shared.is_actor() {
+                if leaves_worker_usable(&error) && !self.is_actor() {
                     manager.release(worker);
                 }
-                Err(error.at_line(&shared.order.call))
+                Err(error)
             }
+        }
+    }
+
+    /// Whether what kept a worker from getting ready may have been chance: its death,
+    /// or an exception while a class was built.
+    fn may_try_again(&self, error: &UdfError) -> bool {
+        match error {
+            UdfError::WorkerLost { .. } => true,
+            UdfError::Raised(_) => self.is_actor(),
+            _ => false,
         }
     }
 
@@ -238,10 +272,7 @@ impl Shared {
     async fn newcomer(&self) -> Result<Worker, UdfError> {
         let (manager, function) = (&self.manager, self.order.function());
         let grant = manager.place(function, self.want(), Rank::More).await?;
-        let started = &self.counters.workers_started;
-        let mut worker = manager.employ(grant, function, started).await?;
-        worker.load(&self.order, manager.init_deadline()).await?;
-        Ok(worker)
+        self.ready(Source::Granted(grant)).await
     }
 
     /// Takes a worker back that is fit for more.

@@ -1,4 +1,5 @@
-//! Actors that die: built anew, and asked once more.
+//! Actors that die, which are built anew and asked once more, and classes that
+//! cannot be built.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +7,8 @@ use std::time::Duration;
 use arrow::datatypes::DataType;
 use futures::future::join_all;
 use mobula_udfs::{
-    CallMode, FailedRow, Handling, OnError, UdfError, UdfErrorClass, WorkerManager, WorkerSettings,
+    CallMode, FailedRow, Handling, Literal, OnError, UdfError, UdfErrorClass, WorkerManager,
+    WorkerSettings,
 };
 use tempfile::TempDir;
 
@@ -273,5 +275,95 @@ class f:
     let stats = pool.stats();
     assert_eq!((stats.retries, stats.workers_started), (0, 1));
     assert_eq!(values(&run(&pool, counting(2)).await.unwrap()).len(), 2);
+    manager.shutdown().await;
+}
+
+/// Cannot be built before it was tried so often.
+const BUILT_LATE: &str = "
+import os, signal
+class f:
+    def __init__(self, fails, dies=False):
+        with open(DIR + '/built', 'a') as built:
+            built.write(f'{os.getpid()}\\n')
+        with open(DIR + '/built') as built:
+            tries = len(built.readlines())
+        if tries <= fails:
+            if dies: os._exit(7)
+            raise ConnectionError(f'try {tries}')
+    def __call__(self, x):
+        return x * 2";
+
+#[tokio::test]
+async fn a_class_that_cannot_be_built_is_tried_again() {
+    for dies in [false, true] {
+        for fails in [1, 2] {
+            let scratch = Scratch::new();
+            let manager = manager();
+            let case = Case::ints("f", &scratch.body(BUILT_LATE)).class();
+            let case = case.arg("fails", Literal::Int(fails));
+            let pool = case.arg("dies", Literal::Bool(dies)).pool(&manager, 1);
+            let out = run(&pool, counting(3)).await.unwrap();
+            assert_eq!(values(&out), [Some(0), Some(2), Some(4)]);
+            let mut built = scratch.built();
+            assert_eq!(built.last(), Some(&only_pid(&manager).to_string()));
+            built.dedup();
+            assert_eq!(built.len(), fails as usize + 1);
+            // No block has been sent again.
+            assert_eq!(pool.stats().retries, 0);
+            manager.shutdown().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_class_that_cannot_be_built_three_times_fails_the_query() {
+    let scratch = Scratch::new();
+    let manager = manager();
+    let case = Case::ints("f", &scratch.body(BUILT_LATE)).class();
+    let case = case.arg("fails", Literal::Int(9));
+    // Not a row's fault.
+    let raises = case.clone().by_row(CallMode::Map).on_error(OnError::Drop);
+    let error = run(&raises.pool(&manager, 1), counting(3))
+        .await
+        .unwrap_err();
+    assert_eq!(error.class(), UdfErrorClass::User);
+    assert_eq!(
+        error.to_string(),
+        "function \"f\" failed: ConnectionError: try 3 (line 11: raise ConnectionError(f'try {tries}')). \
+         It was tried 3 times in a row"
+    );
+    let traceback = error.traceback().unwrap();
+    assert!(traceback.contains("line 11, in __init__"), "{traceback}");
+    assert_eq!(scratch.built().len(), 3);
+
+    let dies = case.arg("dies", Literal::Bool(true));
+    let dies = dies.immutable().on_error(OnError::Drop);
+    let error = run(&dies.pool(&manager, 1), counting(3)).await.unwrap_err();
+    let UdfError::WorkerLost { pid, .. } = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "function \"f\" lost its worker (pid {pid}): exit code 7. It was tried 3 times in a row"
+        )
+    );
+    assert_eq!(scratch.built().len(), 6);
+    gone(pid).await;
+    manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_class_that_is_wrong_is_not_tried_again() {
+    let manager = manager();
+    let pool = Case::ints("f", "class f: pass").class().pool(&manager, 1);
+    let error = run(&pool, counting(1)).await.unwrap_err();
+    assert!(matches!(error, UdfError::Refused(_)), "{error:?}");
+    assert!(!error.to_string().contains("times in a row"), "{error}");
+    assert_eq!(pool.stats().workers_started, 1);
+    // A def is no class: what its body raises is told at once.
+    let pool = Case::ints("f", "1 / 0\ndef f(x): return x").pool(&manager, 1);
+    let error = run(&pool, counting(1)).await.unwrap_err();
+    assert!(error.to_string().ends_with("(line 1: 1 / 0)"), "{error}");
     manager.shutdown().await;
 }
