@@ -233,6 +233,7 @@ mod tests {
                 preserve_order: Some(true),
                 min_workers: Some(3),
                 timeout: Some(Duration::from_millis(5)),
+                init_timeout: Some(Duration::from_secs(60)),
             },
             input: schema(DataType::Utf8),
             output: schema(DataType::Float64),

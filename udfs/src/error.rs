@@ -14,8 +14,9 @@ use crate::call::UdfCall;
 use crate::spec::FunctionSpec;
 use crate::user_line::user_line;
 
-/// The setting that bounds how long a worker takes to get ready.
+/// The setting that bounds how long a worker takes to get ready, and a call's option.
 pub(crate) const INIT_TIMEOUT: &str = "udf_init_timeout";
+pub(crate) const INIT_TIMEOUT_OPTION: &str = "init_timeout";
 
 /// What user code did wrong, as its worker saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -220,7 +221,7 @@ pub enum UdfError {
 /// What a worker did not do in the time of `setting`.
 fn deed(setting: &str) -> &'static str {
     match setting {
-        INIT_TIMEOUT => "start",
+        INIT_TIMEOUT | INIT_TIMEOUT_OPTION => "start",
         _ => "answer",
     }
 }

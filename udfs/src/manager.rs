@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::activity::WorkerInfo;
 use crate::call::UdfCall;
 use crate::channel::Channel;
-use crate::error::{INIT_TIMEOUT, UdfError};
+use crate::error::{INIT_TIMEOUT, INIT_TIMEOUT_OPTION, UdfError};
 use crate::launch::{Launched, Launcher, Program};
 use crate::order::CallOrder;
 use crate::pool::UdfPool;
@@ -99,6 +99,31 @@ impl Default for WorkerSettings {
     }
 }
 
+/// How long something may take that is still to begin.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TimeLimit {
+    limit: Duration,
+    setting: &'static str,
+    kill_grace: Duration,
+}
+
+impl TimeLimit {
+    /// From now.
+    pub(crate) fn deadline(self) -> Deadline {
+        let Self {
+            limit,
+            setting,
+            kill_grace,
+        } = self;
+        Deadline {
+            at: Instant::now().checked_add(limit),
+            limit,
+            setting,
+            kill_grace,
+        }
+    }
+}
+
 /// The owner of worker processes. Dropping it ends them all.
 #[derive(Debug)]
 pub struct WorkerManager {
@@ -138,8 +163,10 @@ impl WorkerManager {
         let grant = self
             .place(&spec.name, Want::ScalarCall, Rank::First)
             .await?;
-        let mut worker = self.employ(grant, &spec.name, &AtomicU64::new(0)).await?;
-        let found = worker.describe(spec, self.init_deadline()).await;
+        let limit = self.init_limit(None);
+        let started = AtomicU64::new(0);
+        let mut worker = self.employ(grant, &spec.name, limit, &started).await?;
+        let found = worker.describe(spec, limit.deadline()).await;
         if found.as_ref().map_or_else(leaves_worker_usable, |_| true) {
             self.release(worker);
         }
@@ -228,13 +255,14 @@ impl WorkerManager {
         &self,
         grant: Grant,
         function: &str,
+        limit: TimeLimit,
         started: &AtomicU64,
     ) -> Result<Worker, UdfError> {
         match grant {
             Grant::Worker(worker) => Ok(*worker),
             Grant::Slot(slot) => {
                 started.fetch_add(1, Ordering::Relaxed);
-                self.start(slot, function).await
+                self.start(slot, function, limit).await
             }
         }
     }
@@ -257,13 +285,15 @@ impl WorkerManager {
         endings.push(ending);
     }
 
-    /// From now, for getting ready.
-    pub(crate) fn init_deadline(&self) -> Deadline {
-        let limit = self.settings.init_timeout;
-        Deadline {
-            at: Instant::now().checked_add(limit),
-            limit,
-            setting: INIT_TIMEOUT,
+    /// For getting ready, for `call` if any.
+    pub(crate) fn init_limit(&self, call: Option<&UdfCall>) -> TimeLimit {
+        let own = call.and_then(|call| call.handling.init_timeout);
+        TimeLimit {
+            limit: own.unwrap_or(self.settings.init_timeout),
+            setting: match own {
+                Some(_) => INIT_TIMEOUT_OPTION,
+                None => INIT_TIMEOUT,
+            },
             kill_grace: self.settings.kill_grace,
         }
     }
@@ -282,7 +312,12 @@ impl WorkerManager {
         }
     }
 
-    async fn start(&self, slot: Slot, function: &str) -> Result<Worker, UdfError> {
+    async fn start(
+        &self,
+        slot: Slot,
+        function: &str,
+        limit: TimeLimit,
+    ) -> Result<Worker, UdfError> {
         let settings = &self.settings;
         let launched = self.launcher.launch().await;
         let Launched {
@@ -297,7 +332,7 @@ impl WorkerManager {
             source,
         })?;
         // Whatever had to be started before is not this worker's time.
-        let deadline = self.init_deadline();
+        let deadline = limit.deadline();
         let ended = {
             let roster = Arc::downgrade(&self.roster);
             move |pid| {

@@ -193,15 +193,16 @@ impl Shared {
     /// The worker of `source`, with the call loaded.
     async fn ready(&self, source: Source) -> Result<Worker, UdfError> {
         let manager = &self.manager;
+        let limit = manager.init_limit(Some(&self.order.call));
         let mut worker = match source {
             Source::Own(actor) => actor,
             Source::Granted(grant) => {
                 let started = &self.counters.workers_started;
                 let function = self.order.function();
-                manager.employ(grant, function, started).await?
+                manager.employ(grant, function, limit, started).await?
             }
         };
-        let loaded = worker.load(&self.order, manager.init_deadline()).await;
+        let loaded = worker.load(&self.order, limit.deadline()).await;
         match loaded {
             Ok(()) => Ok(worker),
             Err(error) => {

@@ -367,3 +367,39 @@ async fn a_class_that_is_wrong_is_not_tried_again() {
     assert!(error.to_string().ends_with("(line 1: 1 / 0)"), "{error}");
     manager.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_call_may_bound_its_own_start() {
+    let body = "
+import time
+class f:
+    def __init__(self, seconds):
+        time.sleep(seconds)
+    def __call__(self, x):
+        return x * 2";
+    let bounded = |seconds: f64, limit: Option<Duration>| {
+        let mut case = Case::ints("f", body).class();
+        case.handling.init_timeout = limit;
+        case.arg("seconds", Literal::Float(seconds))
+    };
+    let manager = WorkerManager::new(WorkerSettings {
+        init_timeout: Duration::from_millis(1500),
+        ..settings()
+    });
+    for (limit, says) in [(None, "1.5s"), (Some(Duration::from_secs(1)), "1s")] {
+        let pool = bounded(600.0, limit).pool(&manager, 1);
+        let error = run(&pool, counting(1)).await.unwrap_err();
+        assert_eq!(error.class(), UdfErrorClass::Timeout);
+        let setting = limit.map_or("udf_init_timeout", |_| "init_timeout");
+        let text = error.to_string();
+        let start = format!("function \"f\" did not start within {says} (line 5: ");
+        assert!(text.starts_with(&start), "{text}");
+        let end = format!("Raise `{setting}` if that is too short");
+        assert!(text.ends_with(&end), "{text}");
+        // Who runs out of time is not tried again.
+        assert_eq!(pool.stats().workers_started, 1);
+    }
+    let pool = bounded(2.0, Some(PATIENCE)).pool(&manager, 1);
+    assert_eq!(values(&run(&pool, counting(1)).await.unwrap()), [Some(0)]);
+    manager.shutdown().await;
+}

@@ -525,7 +525,7 @@ mod tests {
         )
         .await;
         check("SELECT * FROM map_batches(TABLE(t), inc, num_gpus => 1)", expect![[r#"External error: map_batches has no option "num_gpus". Executors do not share out GPUs yet. Leave it out: workers see all GPUs of their executor"#]]).await;
-        check("SELECT * FROM map_batches(TABLE(t), inc, batchsize => 1)", expect![[r#"External error: unknown option "batchsize" of map_batches. Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving and reads. Did you mean "batch_size"?"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(t), inc, batchsize => 1)", expect![[r#"External error: unknown option "batchsize" of map_batches. Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, init_timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving and reads. Did you mean "batch_size"?"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc, batch_size => 'x')", expect![[r#"External error: invalid value 'x' for option "batch_size" of map_batches: expected a count from 1 to 1048576, or NULL"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc, concurrency => 100000)", expect![[r#"External error: invalid value 100000 for option "concurrency" of map_batches: expected a count of workers from 1 to 1024, 'min..max', or NULL"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc(k => 1))", expect![[r#"External error: cannot plan map_batches: "inc" is a def and has no constructor for "k". Only a class takes arguments here"#]]).await;
