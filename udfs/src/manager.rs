@@ -49,6 +49,9 @@ pub struct WorkerSettings {
     pub kill_grace: Duration,
     /// How long a stateless worker waits for more.
     pub idle_ttl: Duration,
+    /// What a worker may take beyond what it starts with; past that user code gets a
+    /// MemoryError. Linux only. 0: as much as there is.
+    pub worker_memory_bytes: usize,
     /// Longest message to or from a worker; 64 KiB to 4 GiB.
     pub max_frame_bytes: usize,
     /// Whether large blocks cross in memory that a worker and this process share;
@@ -92,6 +95,7 @@ impl Default for WorkerSettings {
             call_timeout: None,
             kill_grace: Duration::from_secs(2),
             idle_ttl: Duration::from_secs(60),
+            worker_memory_bytes: 0,
             max_frame_bytes: 256 << 20,
             shared_memory: true,
             log_tail_bytes: 64 << 10,
@@ -355,7 +359,8 @@ impl WorkerManager {
             let python = &settings.python;
             worker.greet(python, function, deadline).await?;
         }
-        worker.init(function, deadline).await?;
+        let memory_bytes = settings.worker_memory_bytes;
+        worker.init(memory_bytes, function, deadline).await?;
         Ok(worker)
     }
 }

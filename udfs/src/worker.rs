@@ -91,6 +91,7 @@ impl Worker {
     /// When it has ended, or does not listen by `deadline`.
     pub(crate) async fn init(
         &mut self,
+        memory_bytes: usize,
         function: &str,
         deadline: Deadline,
     ) -> Result<(), UdfError> {
@@ -98,6 +99,7 @@ impl Worker {
             protocol: protocol::VERSION,
             max_frame_bytes: self.channel.max_frame_bytes(),
             inline_bytes: INLINE_BYTES,
+            memory_bytes,
         };
         let send = self.channel.request(Kind::Init, &init, &[]);
         match watched(&self.process, deadline.at, send).await {

@@ -38,6 +38,10 @@ mod isolation;
 #[path = "workers/lifetimes.rs"]
 mod lifetimes;
 #[cfg(test)]
+#[cfg(target_os = "linux")]
+#[path = "workers/limits.rs"]
+mod limits;
+#[cfg(test)]
 #[path = "workers/places.rs"]
 mod places;
 #[cfg(test)]

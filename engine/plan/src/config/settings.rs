@@ -144,6 +144,12 @@ pub static SETTINGS: &[Setting] = &[
         "Time an idle worker is kept for the next query",
     ),
     process(
+        "udf_worker_memory",
+        bytes(0, TIB),
+        "0",
+        "Bytes of address space that a worker may take beyond what it starts with, shared blocks included; past them user code gets a MemoryError; 0 means no limit",
+    ),
+    process(
         "udf_max_frame_bytes",
         bytes(64 * KIB, 2 * GIB),
         "256MiB",
