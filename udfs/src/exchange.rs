@@ -187,6 +187,7 @@ impl Exchange<'_> {
         let mut todo = match self.sent_ahead(ahead).await? {
             Some(sent) => {
                 self.counters.blocks_ahead.fetch_add(1, Ordering::Relaxed);
+                self.lease.worker.count_block();
                 self.offer();
                 self.collect(sent, &block, offset).await?;
                 vec![]
@@ -200,6 +201,7 @@ impl Exchange<'_> {
                 let worker = &mut self.lease.worker;
                 let sent = worker.send_block(&encoded, self.order, deadline).await?;
                 drop(encoded);
+                worker.count_block();
                 if todo.is_empty() {
                     self.offer();
                 }

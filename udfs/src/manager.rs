@@ -22,7 +22,7 @@ use crate::order::CallOrder;
 use crate::pool::UdfPool;
 use crate::process::Processes;
 use crate::process_pool::ProcessPool;
-use crate::roster::{Grant, Rank, Refusal, Roster, Slot, Want};
+use crate::roster::{Bounds, Grant, Rank, Refusal, Roster, Slot, Want};
 use crate::slots::Slots;
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::spec::{FunctionSpec, ObjectKind};
@@ -49,6 +49,9 @@ pub struct WorkerSettings {
     pub kill_grace: Duration,
     /// How long a stateless worker waits for more.
     pub idle_ttl: Duration,
+    /// Blocks after which a stateless worker makes way for a new one, so that what
+    /// user code leaks is bounded. 0: never.
+    pub worker_max_blocks: u64,
     /// What a worker may take beyond what it starts with; past that user code gets a
     /// MemoryError. Linux only. 0: as much as there is.
     pub worker_memory_bytes: usize,
@@ -95,6 +98,7 @@ impl Default for WorkerSettings {
             call_timeout: None,
             kill_grace: Duration::from_secs(2),
             idle_ttl: Duration::from_secs(60),
+            worker_max_blocks: 10_000,
             worker_memory_bytes: 0,
             max_frame_bytes: 256 << 20,
             shared_memory: true,
@@ -150,7 +154,11 @@ impl WorkerManager {
         };
         Arc::new(Self {
             launcher: Launcher::new(program),
-            roster: Roster::new(settings.max_workers, settings.idle_ttl),
+            roster: Roster::new(Bounds {
+                max_workers: settings.max_workers,
+                idle_ttl: settings.idle_ttl,
+                max_blocks: settings.worker_max_blocks,
+            }),
             settings,
             processes: Arc::default(),
             endings: Mutex::default(),
@@ -269,6 +277,11 @@ impl WorkerManager {
                 self.start(slot, function, limit).await
             }
         }
+    }
+
+    /// Whether a stateless worker has had all the blocks that it should.
+    pub(crate) fn is_worn_out(&self, worker: &Worker) -> bool {
+        worker.is_worn_out(self.settings.worker_max_blocks)
     }
 
     /// Takes a stateless worker back.

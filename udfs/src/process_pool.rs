@@ -354,7 +354,9 @@ impl Lease {
     /// this call.
     pub(crate) fn offer(&mut self) {
         let shared = &self.turn.shared;
-        if shared.counters.is_quick() && !shared.manager.has_waiting() {
+        // What is handed on is not given back, where worn out workers are replaced.
+        let stays = shared.is_actor() || !shared.manager.is_worn_out(&self.worker);
+        if stays && shared.counters.is_quick() && !shared.manager.has_waiting() {
             self.offer = Some(shared.line.offer(self.worker.channel.sender()));
         }
     }

@@ -48,6 +48,8 @@ pub(crate) struct Worker {
     process: Arc<Process>,
     pub(crate) channel: Channel,
     slot: Option<Slot>,
+    /// Blocks it has been given.
+    blocks: u64,
 }
 
 impl Worker {
@@ -56,7 +58,18 @@ impl Worker {
             process,
             channel,
             slot: Some(slot),
+            blocks: 0,
         }
+    }
+
+    /// It has one more block.
+    pub(crate) fn count_block(&mut self) {
+        self.blocks += 1;
+    }
+
+    /// Whether it has had `most` blocks; 0: no number is too many.
+    pub(crate) fn is_worn_out(&self, most: u64) -> bool {
+        most > 0 && self.blocks >= most
     }
 
     /// Hears what a process is that was started from nothing, and gives it the

@@ -144,6 +144,12 @@ pub static SETTINGS: &[Setting] = &[
         "Time an idle worker is kept for the next query",
     ),
     process(
+        "udf_worker_max_blocks",
+        count(0, 1_000_000_000),
+        "10000",
+        "Blocks after which a worker of functions without state is replaced by a new one, so that what they leak is bounded; 0 means never",
+    ),
+    process(
         "udf_worker_memory",
         bytes(0, TIB),
         "0",
