@@ -270,13 +270,22 @@ impl WorkerManager {
         limit: TimeLimit,
         started: &AtomicU64,
     ) -> Result<Worker, UdfError> {
-        match grant {
-            Grant::Worker(worker) => Ok(*worker),
-            Grant::Slot(slot) => {
-                started.fetch_add(1, Ordering::Relaxed);
-                self.start(slot, function, limit).await
+        let slot = match grant {
+            Grant::Worker(worker) if worker.is_fit() => return Ok(*worker),
+            Grant::Worker(worker) => {
+                let pid = worker.process().pid();
+                tracing::warn!(
+                    pid,
+                    "an idle worker that ended or spoke unasked is replaced"
+                );
+                worker.into_slot().ok_or_else(|| UdfError::ShuttingDown {
+                    function: function.to_owned(),
+                })?
             }
-        }
+            Grant::Slot(slot) => slot,
+        };
+        started.fetch_add(1, Ordering::Relaxed);
+        self.start(slot, function, limit).await
     }
 
     /// Whether a stateless worker has had all the blocks that it should.

@@ -302,7 +302,7 @@ impl Shared {
 impl Shelf {
     fn free_actor(&mut self) -> Option<Worker> {
         let free = std::iter::from_fn(|| self.free.pop());
-        free.into_iter().find(|actor| actor.process().is_running())
+        free.into_iter().find(Worker::is_fit)
     }
 }
 

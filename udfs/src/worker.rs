@@ -121,6 +121,12 @@ impl Worker {
         }
     }
 
+    /// Whether it may be given the next block: it runs, and has said nothing since its
+    /// last answer, as a thread of user code that found the socket may.
+    pub(crate) fn is_fit(&self) -> bool {
+        self.process.is_running() && self.channel.is_quiet()
+    }
+
     pub(crate) fn process(&self) -> &Arc<Process> {
         &self.process
     }
@@ -235,7 +241,11 @@ impl Worker {
             Ok(frame) => frame,
             Err(stop) => return Err(self.explain(stop, function, deadline).await),
         };
-        if frame.seq != seq {
+        if frame.seq < seq {
+            let problem = format!("an answer to request {} after its end", frame.seq);
+            return Err(self.lost_by_noise(function, &problem).await);
+        }
+        if frame.seq > seq {
             let problem = format!("it answers request {} instead of {seq}", frame.seq);
             return Err(self.broken(function, problem));
         }
@@ -360,6 +370,9 @@ impl Worker {
                     log,
                 }
             }
+            Stop::Channel(ChannelError::Noise(problem)) => {
+                self.lost_by_noise(&function, &problem).await
+            }
             Stop::Channel(ChannelError::Malformed(problem)) => self.broken(&function, problem),
             Stop::Channel(ChannelError::Io(source)) => UdfError::Socket {
                 function,
@@ -379,6 +392,20 @@ impl Worker {
                     stack,
                 }
             }
+        }
+    }
+
+    /// Ends a process that says what nobody asked for: a thread of user code, of a block
+    /// that is over maybe, has found the socket.
+    async fn lost_by_noise(&self, function: &str, problem: &str) -> UdfError {
+        self.process.kill();
+        self.process.ended().await;
+        UdfError::WorkerLost {
+            function: function.to_owned(),
+            pid: self.process.pid(),
+            exit: format!("it was ended, for its socket was written to by others: {problem}"),
+            line: Box::default(),
+            log: self.process.last_words().await,
         }
     }
 

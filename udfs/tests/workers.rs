@@ -42,6 +42,9 @@ mod lifetimes;
 #[path = "workers/limits.rs"]
 mod limits;
 #[cfg(test)]
+#[path = "workers/misuse.rs"]
+mod misuse;
+#[cfg(test)]
 #[path = "workers/places.rs"]
 mod places;
 #[cfg(test)]
