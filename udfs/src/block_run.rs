@@ -18,10 +18,10 @@ use crate::call::CallMode;
 use crate::error::{ErrorBound, UdfError, UdfErrorClass, UserFailure};
 use crate::exchange::{Ahead, Exchange, Interruption, Part, Parts};
 use crate::failed_rows::{FailedRow, OnError, RowFailure};
-use crate::line::{Permit, Ticket};
+use crate::line::Ticket;
 use crate::manager::leaves_worker_usable;
 use crate::pool::Answer;
-use crate::process_pool::{Lease, Shared};
+use crate::process_pool::{Lease, Shared, Vacancy};
 use crate::spawn::spawn_detached;
 
 /// A part of the block that is still to be sent.
@@ -35,8 +35,8 @@ struct Todo {
 
 /// What a call has of a worker.
 pub(crate) enum Place {
-    /// The right to one.
-    Permit(Permit<Lease>),
+    /// What one has left that was lost.
+    Vacancy(Vacancy),
     Worker(Lease),
     /// One that is at work on another block, with ours on its way to it.
     Behind {
@@ -56,7 +56,8 @@ impl Place {
         let grow = || Shared::grow(shared);
         let opening = match shared.line.wait_or_grow(again, mean, grow).await {
             Ticket::Permit(permit) => {
-                return Shared::lease(shared, permit).await.map(Self::Worker);
+                let vacancy = Vacancy { permit, kept: None };
+                return Shared::lease(shared, vacancy).await.map(Self::Worker);
             }
             Ticket::Ahead(opening) => opening,
         };
@@ -78,7 +79,7 @@ impl Place {
     ) -> Result<(Lease, Option<Ahead>), UdfError> {
         loop {
             self = match self {
-                Self::Permit(permit) => Self::Worker(Shared::lease(shared, permit).await?),
+                Self::Vacancy(vacancy) => Self::Worker(Shared::lease(shared, vacancy).await?),
                 Self::Worker(lease) => return Ok((lease, None)),
                 Self::Behind { worker, ahead } => match worker.await {
                     Ok(lease) => return Ok((lease, Some(ahead))),
@@ -157,7 +158,7 @@ impl BlockRun<'_> {
                 return Err(error.into());
             }
             if let Some(Place::Worker(lease)) = self.place.take() {
-                self.place = Some(Place::Permit(lease.into_permit()));
+                self.place = Some(Place::Vacancy(lease.into_vacancy()));
             }
             self.held.truncate(held);
             todo.extend(self.after(next, error)?);

@@ -26,7 +26,7 @@ use crate::line::{Line, Offer, Permit};
 use crate::manager::{WorkerManager, leaves_worker_usable};
 use crate::order::CallOrder;
 use crate::pool::{Answer, AnswerStream, PoolStats, UdfPool};
-use crate::roster::{Grant, Rank, Want};
+use crate::roster::{Grant, Rank, Slot, Want};
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::spec::ObjectKind;
 use crate::worker::Worker;
@@ -163,14 +163,15 @@ impl Shared {
 
     /// A worker with the call loaded. One that fails to get ready makes way for
     /// another, a few times.
-    pub(crate) async fn lease(
-        shared: &Arc<Self>,
-        permit: Permit<Lease>,
-    ) -> Result<Lease, UdfError> {
+    pub(crate) async fn lease(shared: &Arc<Self>, vacancy: Vacancy) -> Result<Lease, UdfError> {
+        let Vacancy { permit, mut kept } = vacancy;
         let mut tries = 0;
         loop {
             tries += 1;
-            let (turn, source) = Self::take_turn(shared).await?;
+            let (turn, source) = match kept.take() {
+                Some((turn, slot)) => (turn, Source::Granted(Grant::Slot(slot))),
+                None => Self::take_turn(shared).await?,
+            };
             let error = match shared.ready(source).await {
                 Ok(worker) => {
                     return Ok(Lease {
@@ -312,9 +313,17 @@ enum Source {
     Granted(Grant),
 }
 
+/// The right to a worker.
+#[derive(Debug)]
+pub(crate) struct Vacancy {
+    pub(crate) permit: Permit<Lease>,
+    /// The place of a worker that is lost, for the one that takes up its block.
+    pub(crate) kept: Option<(Turn, Slot)>,
+}
+
 /// Counts as one of the pool's workers at work.
 #[derive(Debug)]
-struct Turn {
+pub(crate) struct Turn {
     shared: Arc<Shared>,
 }
 
@@ -381,8 +390,15 @@ impl Lease {
     }
 
     /// The right to another worker, this one gone.
-    pub(crate) fn into_permit(self) -> Permit<Lease> {
-        self.permit
+    pub(crate) fn into_vacancy(self) -> Vacancy {
+        let Self {
+            worker,
+            turn,
+            permit,
+            ..
+        } = self;
+        let kept = worker.into_slot().map(|slot| (turn, slot));
+        Vacancy { permit, kept }
     }
 }
 
