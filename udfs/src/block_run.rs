@@ -1,11 +1,12 @@
 //! One call, from the block to the last answer, through one worker or several.
 //!
-//! A `def` that loses its worker is tried once more with another, unless its reader
-//! has had some of what it made: who wrote it must expect that it runs twice. A
+//! A block that loses its worker is sent once more to another, unless its reader has
+//! had some of what came of it: who wrote the function must expect that it runs twice.
+//! An actor is built anew for that, and what it kept is gone. A
 //! block that ends two workers, or runs out of time, fails as if user code had
 //! raised: the query ends, or, where failed rows are let through, the block is
 //! halved down to the rows that do it, if the function is called row by row or says
-//! the same when asked again.
+//! the same when asked again. A worker that cannot be made ready is no block's fault.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,10 +18,10 @@ use crate::call::CallMode;
 use crate::error::{ErrorBound, UdfError, UdfErrorClass, UserFailure};
 use crate::exchange::{Ahead, Exchange, Interruption, Part, Parts};
 use crate::failed_rows::{FailedRow, OnError, RowFailure};
-use crate::line::{Permit, Ticket};
+use crate::line::Ticket;
 use crate::manager::leaves_worker_usable;
 use crate::pool::Answer;
-use crate::process_pool::{Lease, Shared};
+use crate::process_pool::{Lease, Shared, Vacancy};
 use crate::spawn::spawn_detached;
 
 /// A part of the block that is still to be sent.
@@ -34,8 +35,8 @@ struct Todo {
 
 /// What a call has of a worker.
 pub(crate) enum Place {
-    /// The right to one.
-    Permit(Permit<Lease>),
+    /// What one has left that was lost.
+    Vacancy(Vacancy),
     Worker(Lease),
     /// One that is at work on another block, with ours on its way to it.
     Behind {
@@ -55,7 +56,8 @@ impl Place {
         let grow = || Shared::grow(shared);
         let opening = match shared.line.wait_or_grow(again, mean, grow).await {
             Ticket::Permit(permit) => {
-                return Shared::lease(shared, permit).await.map(Self::Worker);
+                let vacancy = Vacancy { permit, kept: None };
+                return Shared::lease(shared, vacancy).await.map(Self::Worker);
             }
             Ticket::Ahead(opening) => opening,
         };
@@ -77,7 +79,7 @@ impl Place {
     ) -> Result<(Lease, Option<Ahead>), UdfError> {
         loop {
             self = match self {
-                Self::Permit(permit) => Self::Worker(Shared::lease(shared, permit).await?),
+                Self::Vacancy(vacancy) => Self::Worker(Shared::lease(shared, vacancy).await?),
                 Self::Worker(lease) => return Ok((lease, None)),
                 Self::Behind { worker, ahead } => match worker.await {
                     Ok(lease) => return Ok((lease, Some(ahead))),
@@ -146,16 +148,17 @@ impl BlockRun<'_> {
         }];
         while let Some(next) = todo.pop() {
             let held = self.held.len();
-            let (error, passed_on) = match self.once(&next).await {
+            let (lease, ahead) = self.lease(&next.block).await?;
+            let (error, passed_on) = match self.once(&next, lease, ahead).await {
                 (Ok(()), _) => continue,
                 (Err(Interruption::Failed(error)), passed_on) => (error, passed_on),
                 (Err(abandoned), _) => return Err(abandoned),
             };
-            if passed_on || self.shared.is_actor() || !ends_worker(&error) {
+            if passed_on || !ends_worker(&error) {
                 return Err(error.into());
             }
             if let Some(Place::Worker(lease)) = self.place.take() {
-                self.place = Some(Place::Permit(lease.into_permit()));
+                self.place = Some(Place::Vacancy(lease.into_vacancy()));
             }
             self.held.truncate(held);
             todo.extend(self.after(next, error)?);
@@ -163,21 +166,22 @@ impl BlockRun<'_> {
         Ok(())
     }
 
-    /// Sends one block; whether the reader has had any of what came.
-    async fn once(&mut self, next: &Todo) -> (Result<(), Interruption>, bool) {
-        let block = &next.block;
+    /// Waits for a worker, and for what was sent ahead to it.
+    async fn lease(&mut self, block: &RecordBatch) -> Result<(Lease, Option<Ahead>), UdfError> {
         let place = match self.place.take() {
-            Some(place) => Ok(place),
-            None => Place::wait(self.shared, block, true).await,
+            Some(place) => place,
+            None => Place::wait(self.shared, block, true).await?,
         };
-        let leased = match place {
-            Ok(place) => place.lease(self.shared, block).await,
-            Err(error) => Err(error),
-        };
-        let (mut lease, ahead) = match leased {
-            Ok(leased) => leased,
-            Err(error) => return (Err(error.into()), false),
-        };
+        place.lease(self.shared, block).await
+    }
+
+    /// Sends one block; whether the reader has had any of what came.
+    async fn once(
+        &mut self,
+        next: &Todo,
+        mut lease: Lease,
+        ahead: Option<Ahead>,
+    ) -> (Result<(), Interruption>, bool) {
         let shared = self.shared;
         let mut exchange = Exchange {
             lease: &mut lease,
@@ -190,8 +194,8 @@ impl BlockRun<'_> {
             // Others must not be lost with a block that has ended a worker.
             may_follow: !next.is_suspect,
         };
-        let outcome = exchange.run(block.clone(), next.offset, ahead).await;
-        let outcome = outcome.map_err(|stop| stop.at_line(shared.order.call.specs()));
+        let outcome = exchange.run(next.block.clone(), next.offset, ahead).await;
+        let outcome = outcome.map_err(|stop| stop.at_line(&shared.order.call));
         let passed_on = exchange.passed_on;
         shared.counters.add_slots(lease.worker.channel.take_tally());
         self.place = Some(Place::Worker(lease));

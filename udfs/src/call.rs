@@ -16,7 +16,7 @@ use crate::failed_rows::ErrorPolicy;
 use crate::fused::{Step, Take};
 use crate::handling::Handling;
 use crate::schema_bytes;
-use crate::spec::{BatchFormat, FunctionSpec, ObjectKind, Volatility};
+use crate::spec::{BatchFormat, FunctionSpec, Volatility};
 
 /// What user code is given at a time, and what it gives for it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -116,10 +116,10 @@ impl UdfCall {
         inside.min_by_key(|row| row.abs_diff(half))
     }
 
-    /// Whether part of a block may be sent a second time: the function has no
-    /// memory and says the same again.
+    /// Whether user code may be asked about part of a batch that it has been asked
+    /// about: it says the same again, whatever it was asked before.
     pub(crate) fn may_ask_again(&self) -> bool {
-        self.spec.object == ObjectKind::Function && self.spec.volatility == Volatility::Immutable
+        self.spec.volatility == Volatility::Immutable
     }
 
     /// The call as bytes.
@@ -190,7 +190,7 @@ mod tests {
 
     use super::*;
     use crate::failed_rows::OnError;
-    use crate::spec::{CallDefaults, Language, Param, ParamKind, Returns};
+    use crate::spec::{CallDefaults, Language, ObjectKind, Param, ParamKind, Returns};
 
     #[test]
     fn bytes_round_trip() {
@@ -233,6 +233,7 @@ mod tests {
                 preserve_order: Some(true),
                 min_workers: Some(3),
                 timeout: Some(Duration::from_millis(5)),
+                init_timeout: Some(Duration::from_secs(60)),
             },
             input: schema(DataType::Utf8),
             output: schema(DataType::Float64),

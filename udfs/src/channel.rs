@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use arrow::buffer::{Buffer, MutableBuffer};
 use parking_lot::Mutex;
+use rustix::net::RecvFlags;
 use serde::Serialize;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -39,6 +40,8 @@ pub(crate) enum ChannelError {
     /// The other end is closed.
     Closed,
     Io(io::Error),
+    /// What the other end said is no frame.
+    Noise(String),
     /// The other end does not speak our protocol.
     Malformed(String),
 }
@@ -115,14 +118,22 @@ impl Channel {
         Ok(seq)
     }
 
+    /// Whether the other end has said nothing that is still to be read, and is there.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let mut byte = [0; 1];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let found = rustix::net::recv(self.socket(), &mut byte, flags);
+        matches!(found, Err(rustix::io::Errno::AGAIN))
+    }
+
     /// Reads one frame.
     pub(crate) async fn receive(&mut self) -> Result<Frame, ChannelError> {
         loop {
             let mut header = [0; HEADER_BYTES];
             self.socket.read_exact(&mut header).await?;
-            let header = Header::decode(&header).map_err(ChannelError::Malformed)?;
+            let header = Header::decode(&header).map_err(ChannelError::Noise)?;
             if header.rest_bytes > self.max_frame_bytes {
-                return Err(ChannelError::Malformed(format!(
+                return Err(ChannelError::Noise(format!(
                     "a frame of {} bytes where {} are allowed",
                     header.rest_bytes, self.max_frame_bytes
                 )));
@@ -136,7 +147,7 @@ impl Channel {
                 continue;
             }
             let span = Frame::span(rest.as_slice());
-            let mut frame = Frame::try_new(header, rest).map_err(ChannelError::Malformed)?;
+            let mut frame = Frame::try_new(header, rest).map_err(ChannelError::Noise)?;
             if let Some(span) = span.filter(|_| header.payload == Payload::Slot) {
                 frame.payload = Some(self.empty(header.slot, span).await?);
             }
@@ -270,7 +281,7 @@ mod tests {
         theirs.write_all(&start).await.unwrap();
         assert!(matches!(
             channel.receive().await,
-            Err(ChannelError::Malformed(_))
+            Err(ChannelError::Noise(_))
         ));
     }
 }

@@ -14,8 +14,9 @@ use crate::call::UdfCall;
 use crate::spec::FunctionSpec;
 use crate::user_line::user_line;
 
-/// The setting that bounds how long a worker takes to get ready.
+/// The setting that bounds how long a worker takes to get ready, and a call's option.
 pub(crate) const INIT_TIMEOUT: &str = "udf_init_timeout";
+pub(crate) const INIT_TIMEOUT_OPTION: &str = "init_timeout";
 
 /// What user code did wrong, as its worker saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -220,7 +221,7 @@ pub enum UdfError {
 /// What a worker did not do in the time of `setting`.
 fn deed(setting: &str) -> &'static str {
     match setting {
-        INIT_TIMEOUT => "start",
+        INIT_TIMEOUT | INIT_TIMEOUT_OPTION => "start",
         _ => "answer",
     }
 }
@@ -237,8 +238,13 @@ impl UdfError {
         self
     }
 
-    /// The same, saying at which line of which of `specs` a worker was lost.
-    pub(crate) fn at_line<'a>(mut self, specs: impl Iterator<Item = &'a FunctionSpec>) -> Self {
+    /// The same, saying at which line of which function of `call` a worker was lost.
+    pub(crate) fn at_line(self, call: &UdfCall) -> Self {
+        self.at_line_of(call.specs())
+    }
+
+    /// The same, for any of `specs`.
+    pub(crate) fn at_line_of<'a>(mut self, specs: impl Iterator<Item = &'a FunctionSpec>) -> Self {
         if let Self::WorkerLost {
             function,
             line,
@@ -255,6 +261,17 @@ impl UdfError {
         {
             function.clone_from(&spec.name);
             *line = found.into();
+        }
+        self
+    }
+
+    /// The same, saying how often in a row a worker failed to get ready.
+    pub(crate) fn after_tries(mut self, tries: u32) -> Self {
+        let said = format!(". It was tried {tries} times in a row");
+        match &mut self {
+            Self::Raised(failure) => failure.message.push_str(&said),
+            Self::WorkerLost { line, .. } => *line = format!("{line}{said}").into(),
+            _ => {}
         }
         self
     }

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::activity::WorkerState;
+use crate::call::UdfCall;
 use crate::error::UdfError;
 use crate::failed_rows::OnError;
 use crate::order::CallOrder;
@@ -29,7 +30,6 @@ use crate::process_pool::Lease;
 use crate::protocol::{Done, Failed, Frame, Kind};
 use crate::sender::{Encoded, SentBlock};
 use crate::slots::Tally;
-use crate::spec::FunctionSpec;
 use crate::worker::Deadline;
 
 /// Blocks that take a worker longer than this on average are not sent ahead: the way
@@ -62,10 +62,10 @@ pub(crate) enum Interruption {
 }
 
 impl Interruption {
-    /// The same, saying at which line of which of `specs` a worker was lost.
-    pub(crate) fn at_line<'a>(self, specs: impl Iterator<Item = &'a FunctionSpec>) -> Self {
+    /// The same, saying at which line of which function of `call` a worker was lost.
+    pub(crate) fn at_line(self, call: &UdfCall) -> Self {
         match self {
-            Self::Failed(error) => Self::Failed(error.at_line(specs)),
+            Self::Failed(error) => Self::Failed(error.at_line(call)),
             Self::Abandoned => Self::Abandoned,
         }
     }
@@ -187,6 +187,7 @@ impl Exchange<'_> {
         let mut todo = match self.sent_ahead(ahead).await? {
             Some(sent) => {
                 self.counters.blocks_ahead.fetch_add(1, Ordering::Relaxed);
+                self.lease.worker.count_block();
                 self.offer();
                 self.collect(sent, &block, offset).await?;
                 vec![]
@@ -200,6 +201,7 @@ impl Exchange<'_> {
                 let worker = &mut self.lease.worker;
                 let sent = worker.send_block(&encoded, self.order, deadline).await?;
                 drop(encoded);
+                worker.count_block();
                 if todo.is_empty() {
                     self.offer();
                 }

@@ -23,6 +23,9 @@ pub struct Handling {
     pub min_workers: Option<usize>,
     /// Longest time one block may take; `None`: as the session is set.
     pub timeout: Option<Duration>,
+    /// Longest time a worker may take to start and get ready; `None`: as the process
+    /// is set.
+    pub init_timeout: Option<Duration>,
 }
 
 impl Default for Handling {
@@ -34,6 +37,7 @@ impl Default for Handling {
             preserve_order: None,
             min_workers: None,
             timeout: None,
+            init_timeout: None,
         }
     }
 }

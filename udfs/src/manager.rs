@@ -16,13 +16,13 @@ use tokio::time::Instant;
 use crate::activity::WorkerInfo;
 use crate::call::UdfCall;
 use crate::channel::Channel;
-use crate::error::{INIT_TIMEOUT, UdfError};
+use crate::error::{INIT_TIMEOUT, INIT_TIMEOUT_OPTION, UdfError};
 use crate::launch::{Launched, Launcher, Program};
 use crate::order::CallOrder;
 use crate::pool::UdfPool;
 use crate::process::Processes;
 use crate::process_pool::ProcessPool;
-use crate::roster::{Grant, Rank, Refusal, Roster, Slot, Want};
+use crate::roster::{Bounds, Grant, Rank, Refusal, Roster, Slot, Want};
 use crate::slots::Slots;
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::spec::{FunctionSpec, ObjectKind};
@@ -49,6 +49,12 @@ pub struct WorkerSettings {
     pub kill_grace: Duration,
     /// How long a stateless worker waits for more.
     pub idle_ttl: Duration,
+    /// Blocks after which a stateless worker makes way for a new one, so that what
+    /// user code leaks is bounded. 0: never.
+    pub worker_max_blocks: u64,
+    /// What a worker may take beyond what it starts with; past that user code gets a
+    /// MemoryError. Linux only. 0: as much as there is.
+    pub worker_memory_bytes: usize,
     /// Longest message to or from a worker; 64 KiB to 4 GiB.
     pub max_frame_bytes: usize,
     /// Whether large blocks cross in memory that a worker and this process share;
@@ -92,9 +98,36 @@ impl Default for WorkerSettings {
             call_timeout: None,
             kill_grace: Duration::from_secs(2),
             idle_ttl: Duration::from_secs(60),
+            worker_max_blocks: 10_000,
+            worker_memory_bytes: 0,
             max_frame_bytes: 256 << 20,
             shared_memory: true,
             log_tail_bytes: 64 << 10,
+        }
+    }
+}
+
+/// How long something may take that is still to begin.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TimeLimit {
+    limit: Duration,
+    setting: &'static str,
+    kill_grace: Duration,
+}
+
+impl TimeLimit {
+    /// From now.
+    pub(crate) fn deadline(self) -> Deadline {
+        let Self {
+            limit,
+            setting,
+            kill_grace,
+        } = self;
+        Deadline {
+            at: Instant::now().checked_add(limit),
+            limit,
+            setting,
+            kill_grace,
         }
     }
 }
@@ -121,7 +154,11 @@ impl WorkerManager {
         };
         Arc::new(Self {
             launcher: Launcher::new(program),
-            roster: Roster::new(settings.max_workers, settings.idle_ttl),
+            roster: Roster::new(Bounds {
+                max_workers: settings.max_workers,
+                idle_ttl: settings.idle_ttl,
+                max_blocks: settings.worker_max_blocks,
+            }),
             settings,
             processes: Arc::default(),
             endings: Mutex::default(),
@@ -138,12 +175,14 @@ impl WorkerManager {
         let grant = self
             .place(&spec.name, Want::ScalarCall, Rank::First)
             .await?;
-        let mut worker = self.employ(grant, &spec.name, &AtomicU64::new(0)).await?;
-        let found = worker.describe(spec, self.init_deadline()).await;
+        let limit = self.init_limit(None);
+        let started = AtomicU64::new(0);
+        let mut worker = self.employ(grant, &spec.name, limit, &started).await?;
+        let found = worker.describe(spec, limit.deadline()).await;
         if found.as_ref().map_or_else(leaves_worker_usable, |_| true) {
             self.release(worker);
         }
-        found.map_err(|error| error.at_line(std::iter::once(spec)))
+        found.map_err(|error| error.at_line_of(std::iter::once(spec)))
     }
 
     /// Opens the workers of one call, at most `concurrency` (at least 1). They
@@ -228,15 +267,30 @@ impl WorkerManager {
         &self,
         grant: Grant,
         function: &str,
+        limit: TimeLimit,
         started: &AtomicU64,
     ) -> Result<Worker, UdfError> {
-        match grant {
-            Grant::Worker(worker) => Ok(*worker),
-            Grant::Slot(slot) => {
-                started.fetch_add(1, Ordering::Relaxed);
-                self.start(slot, function).await
+        let slot = match grant {
+            Grant::Worker(worker) if worker.is_fit() => return Ok(*worker),
+            Grant::Worker(worker) => {
+                let pid = worker.process().pid();
+                tracing::warn!(
+                    pid,
+                    "an idle worker that ended or spoke unasked is replaced"
+                );
+                worker.into_slot().ok_or_else(|| UdfError::ShuttingDown {
+                    function: function.to_owned(),
+                })?
             }
-        }
+            Grant::Slot(slot) => slot,
+        };
+        started.fetch_add(1, Ordering::Relaxed);
+        self.start(slot, function, limit).await
+    }
+
+    /// Whether a stateless worker has had all the blocks that it should.
+    pub(crate) fn is_worn_out(&self, worker: &Worker) -> bool {
+        worker.is_worn_out(self.settings.worker_max_blocks)
     }
 
     /// Takes a stateless worker back.
@@ -257,13 +311,15 @@ impl WorkerManager {
         endings.push(ending);
     }
 
-    /// From now, for getting ready.
-    pub(crate) fn init_deadline(&self) -> Deadline {
-        let limit = self.settings.init_timeout;
-        Deadline {
-            at: Instant::now().checked_add(limit),
-            limit,
-            setting: INIT_TIMEOUT,
+    /// For getting ready, for `call` if any.
+    pub(crate) fn init_limit(&self, call: Option<&UdfCall>) -> TimeLimit {
+        let own = call.and_then(|call| call.handling.init_timeout);
+        TimeLimit {
+            limit: own.unwrap_or(self.settings.init_timeout),
+            setting: match own {
+                Some(_) => INIT_TIMEOUT_OPTION,
+                None => INIT_TIMEOUT,
+            },
             kill_grace: self.settings.kill_grace,
         }
     }
@@ -282,7 +338,12 @@ impl WorkerManager {
         }
     }
 
-    async fn start(&self, slot: Slot, function: &str) -> Result<Worker, UdfError> {
+    async fn start(
+        &self,
+        slot: Slot,
+        function: &str,
+        limit: TimeLimit,
+    ) -> Result<Worker, UdfError> {
         let settings = &self.settings;
         let launched = self.launcher.launch().await;
         let Launched {
@@ -297,7 +358,7 @@ impl WorkerManager {
             source,
         })?;
         // Whatever had to be started before is not this worker's time.
-        let deadline = self.init_deadline();
+        let deadline = limit.deadline();
         let ended = {
             let roster = Arc::downgrade(&self.roster);
             move |pid| {
@@ -320,7 +381,8 @@ impl WorkerManager {
             let python = &settings.python;
             worker.greet(python, function, deadline).await?;
         }
-        worker.init(function, deadline).await?;
+        let memory_bytes = settings.worker_memory_bytes;
+        worker.init(memory_bytes, function, deadline).await?;
         Ok(worker)
     }
 }

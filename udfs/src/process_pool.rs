@@ -26,13 +26,16 @@ use crate::line::{Line, Offer, Permit};
 use crate::manager::{WorkerManager, leaves_worker_usable};
 use crate::order::CallOrder;
 use crate::pool::{Answer, AnswerStream, PoolStats, UdfPool};
-use crate::roster::{Grant, Rank, Want};
+use crate::roster::{Grant, Rank, Slot, Want};
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::spec::ObjectKind;
 use crate::worker::Worker;
 
 /// Outputs that may wait for their reader.
 const PARTS_WAITING: usize = 2;
+/// How often in a row a worker is made ready before the query fails with what went
+/// wrong: once is chance, and who fails three times does not come right by waiting.
+const BUILD_TRIES: u32 = 3;
 
 /// The workers of one call in one task.
 #[derive(Debug)]
@@ -158,34 +161,67 @@ impl Shared {
         }
     }
 
-    /// A worker with the call loaded.
-    pub(crate) async fn lease(
-        shared: &Arc<Self>,
-        permit: Permit<Lease>,
-    ) -> Result<Lease, UdfError> {
-        let (turn, source) = Self::take_turn(shared).await?;
-        let manager = &shared.manager;
+    /// A worker with the call loaded. One that fails to get ready makes way for
+    /// another, a few times.
+    pub(crate) async fn lease(shared: &Arc<Self>, vacancy: Vacancy) -> Result<Lease, UdfError> {
+        let Vacancy { permit, mut kept } = vacancy;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let (turn, source) = match kept.take() {
+                Some((turn, slot)) => (turn, Source::Granted(Grant::Slot(slot))),
+                None => Self::take_turn(shared).await?,
+            };
+            let error = match shared.ready(source).await {
+                Ok(worker) => {
+                    return Ok(Lease {
+                        worker,
+                        turn,
+                        permit,
+                        offer: None,
+                    });
+                }
+                Err(error) => error.at_line(&shared.order.call),
+            };
+            match shared.may_try_again(&error) {
+                false => return Err(error),
+                true if tries == BUILD_TRIES => return Err(error.after_tries(tries)),
+                true => tracing::warn!(%error, tries, "a worker is made ready once more"),
+            }
+        }
+    }
+
+    /// The worker of `source`, with the call loaded.
+    async fn ready(&self, source: Source) -> Result<Worker, UdfError> {
+        let manager = &self.manager;
+        let limit = manager.init_limit(Some(&self.order.call));
         let mut worker = match source {
             Source::Own(actor) => actor,
             Source::Granted(grant) => {
-                let started = &shared.counters.workers_started;
-                let function = shared.order.function();
-                manager.employ(grant, function, started).await?
+                let started = &self.counters.workers_started;
+                let function = self.order.function();
+                manager.employ(grant, function, limit, started).await?
             }
         };
-        match worker.load(&shared.order, manager.init_deadline()).await {
-            Ok(()) => Ok(Lease {
-                worker,
-                turn,
-                permit,
-                offer: None,
-            }),
+        let loaded = worker.load(&self.order, limit.deadline()).await;
+        match loaded {
+            Ok(()) => Ok(worker),
             Err(error) => {
-                if leaves_worker_usable(&error) && !shared.is_actor() {
+                if leaves_worker_usable(&error) && !self.is_actor() {
                     manager.release(worker);
                 }
-                Err(error.at_line(shared.order.call.specs()))
+                Err(error)
             }
+        }
+    }
+
+    /// Whether what kept a worker from getting ready may have been chance: its death,
+    /// or an exception while a class was built.
+    fn may_try_again(&self, error: &UdfError) -> bool {
+        match error {
+            UdfError::WorkerLost { .. } => true,
+            UdfError::Raised(_) => self.is_actor(),
+            _ => false,
         }
     }
 
@@ -238,10 +274,7 @@ impl Shared {
     async fn newcomer(&self) -> Result<Worker, UdfError> {
         let (manager, function) = (&self.manager, self.order.function());
         let grant = manager.place(function, self.want(), Rank::More).await?;
-        let started = &self.counters.workers_started;
-        let mut worker = manager.employ(grant, function, started).await?;
-        worker.load(&self.order, manager.init_deadline()).await?;
-        Ok(worker)
+        self.ready(Source::Granted(grant)).await
     }
 
     /// Takes a worker back that is fit for more.
@@ -270,7 +303,7 @@ impl Shared {
 impl Shelf {
     fn free_actor(&mut self) -> Option<Worker> {
         let free = std::iter::from_fn(|| self.free.pop());
-        free.into_iter().find(|actor| actor.process().is_running())
+        free.into_iter().find(Worker::is_fit)
     }
 }
 
@@ -280,9 +313,17 @@ enum Source {
     Granted(Grant),
 }
 
+/// The right to a worker.
+#[derive(Debug)]
+pub(crate) struct Vacancy {
+    pub(crate) permit: Permit<Lease>,
+    /// The place of a worker that is lost, for the one that takes up its block.
+    pub(crate) kept: Option<(Turn, Slot)>,
+}
+
 /// Counts as one of the pool's workers at work.
 #[derive(Debug)]
-struct Turn {
+pub(crate) struct Turn {
     shared: Arc<Shared>,
 }
 
@@ -322,7 +363,9 @@ impl Lease {
     /// this call.
     pub(crate) fn offer(&mut self) {
         let shared = &self.turn.shared;
-        if shared.counters.is_quick() && !shared.manager.has_waiting() {
+        // What is handed on is not given back, where worn out workers are replaced.
+        let stays = shared.is_actor() || !shared.manager.is_worn_out(&self.worker);
+        if stays && shared.counters.is_quick() && !shared.manager.has_waiting() {
             self.offer = Some(shared.line.offer(self.worker.channel.sender()));
         }
     }
@@ -347,8 +390,15 @@ impl Lease {
     }
 
     /// The right to another worker, this one gone.
-    pub(crate) fn into_permit(self) -> Permit<Lease> {
-        self.permit
+    pub(crate) fn into_vacancy(self) -> Vacancy {
+        let Self {
+            worker,
+            turn,
+            permit,
+            ..
+        } = self;
+        let kept = worker.into_slot().map(|slot| (turn, slot));
+        Vacancy { permit, kept }
     }
 }
 

@@ -288,6 +288,8 @@ pub(crate) struct Init {
     pub(crate) max_frame_bytes: usize,
     /// Payloads up to this go with their frame, if there is a slot or not.
     pub(crate) inline_bytes: usize,
+    /// What it may take beyond what it has; 0: as much as there is.
+    pub(crate) memory_bytes: usize,
 }
 
 /// SLOT.

@@ -12,7 +12,7 @@
 //!
 //! Stateless workers come back after every call; an actor stays with its pool.
 //! Idle workers end after `idle_ttl`, or at once when somebody else needs their
-//! place.
+//! place; one that has had `max_blocks` ends when it comes back.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
@@ -72,8 +72,17 @@ pub(crate) struct Slot {
 #[derive(Debug)]
 pub(crate) struct Roster {
     state: Mutex<State>,
-    max_workers: usize,
-    idle_ttl: Duration,
+    bounds: Bounds,
+}
+
+/// How many workers there are, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// At least 1.
+    pub(crate) max_workers: usize,
+    pub(crate) idle_ttl: Duration,
+    /// Of a stateless worker; 0: any number.
+    pub(crate) max_blocks: u64,
 }
 
 #[derive(Debug, Default)]
@@ -105,12 +114,11 @@ struct Waiter {
 }
 
 impl Roster {
-    /// `max_workers` is at least 1.
-    pub(crate) fn new(max_workers: usize, idle_ttl: Duration) -> Arc<Self> {
+    pub(crate) fn new(mut bounds: Bounds) -> Arc<Self> {
+        bounds.max_workers = bounds.max_workers.max(1);
         Arc::new(Self {
             state: Mutex::default(),
-            max_workers: max_workers.max(1),
-            idle_ttl,
+            bounds,
         })
     }
 
@@ -154,21 +162,22 @@ impl Roster {
     /// Takes a stateless worker back, for whoever waits or for later.
     pub(crate) fn release(self: &Arc<Self>, worker: Worker) {
         let mut worker = Box::new(worker);
+        let is_worn_out = worker.is_worn_out(self.bounds.max_blocks);
         loop {
             let mut state = self.state.lock();
             // Without a Tokio runtime nobody could end it later.
             let may_idle = !state.closed && tokio::runtime::Handle::try_current().is_ok();
-            if !worker.process().is_running() || !may_idle {
+            if !worker.process().is_running() || is_worn_out || !may_idle {
                 // Its slot finds the next one by being dropped.
                 drop(state);
                 return;
             }
             state.take_back(worker.slot());
-            let Some(Waiter { want, grant }) = state.next_waiter(self.max_workers) else {
+            let Some(Waiter { want, grant }) = state.next_waiter(self.bounds.max_workers) else {
                 // One stays beyond the bound as long as nobody needs its place: the
                 // next block of a scalar call would start another.
                 let is_surplus = state.lent > 0 || !state.idle.is_empty();
-                match state.used > self.max_workers && is_surplus {
+                match state.used > self.bounds.max_workers && is_surplus {
                     true => drop(state),
                     false => self.keep_idle(&mut state, worker),
                 }
@@ -213,13 +222,13 @@ impl Roster {
 
     /// Past how many processes only first workers are started.
     pub(crate) fn max_workers(&self) -> usize {
-        self.max_workers
+        self.bounds.max_workers
     }
 
     /// Whether more processes are in use than anyone may add to.
     pub(crate) fn is_overfull(&self) -> bool {
         let state = self.state.lock();
-        state.used - state.idle.len() > self.max_workers
+        state.used - state.idle.len() > self.bounds.max_workers
     }
 
     /// Whether somebody waits for a worker.
@@ -243,7 +252,7 @@ impl Roster {
                 return Some(Grant::Worker(worker));
             }
         }
-        let has_room = state.used < self.max_workers;
+        let has_room = state.used < self.bounds.max_workers;
         let coldest = match has_room {
             true => None,
             false => state.idle.pop_front(),
@@ -268,7 +277,7 @@ impl Roster {
     fn keep_idle(self: &Arc<Self>, state: &mut State, worker: Box<Worker>) {
         state.idle_count += 1;
         let id = state.idle_count;
-        let (roster, ttl) = (Arc::downgrade(self), self.idle_ttl);
+        let (roster, ttl) = (Arc::downgrade(self), self.bounds.idle_ttl);
         let expiry = spawn_named("udf-idle", async move {
             tokio::time::sleep(ttl).await;
             if let Some(roster) = roster.upgrade() {
@@ -335,10 +344,10 @@ impl Drop for Slot {
             let waiter = {
                 let mut state = roster.state.lock();
                 state.take_back(Some(&mut place));
-                if state.used > roster.max_workers && !state.waiting_more.is_empty() {
+                if state.used > roster.bounds.max_workers && !state.waiting_more.is_empty() {
                     _surplus = state.idle.pop_front();
                 }
-                let waiter = state.next_waiter(roster.max_workers);
+                let waiter = state.next_waiter(roster.bounds.max_workers);
                 match &waiter {
                     Some(waiter) => state.lend(Some(&mut place), waiter.want),
                     None => state.used -= 1,
@@ -366,6 +375,14 @@ mod tests {
 
     const LATER: Option<Duration> = Some(Duration::from_secs(5));
 
+    fn roster_of(max_workers: usize) -> Arc<Roster> {
+        Roster::new(Bounds {
+            max_workers,
+            idle_ttl: SOON,
+            max_blocks: 0,
+        })
+    }
+
     async fn slot(roster: &Arc<Roster>, want: Want, rank: Rank) -> Slot {
         match roster.acquire(want, rank, LATER).await {
             Ok(Grant::Slot(slot)) => slot,
@@ -379,7 +396,7 @@ mod tests {
 
     #[tokio::test]
     async fn more_than_a_first_worker_is_bounded() {
-        let roster = Roster::new(2, SOON);
+        let roster = roster_of(2);
         let first = slot(&roster, Want::Actor, Rank::First).await;
         let _second = slot(&roster, Want::Actor, Rank::More).await;
         for want in [Want::ScalarCall, Want::TableCall, Want::Actor] {
@@ -394,7 +411,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_first_worker_that_stays_is_never_refused_and_its_place_goes_again() {
-        let roster = Roster::new(1, SOON);
+        let roster = roster_of(1);
         let full = slot(&roster, Want::Actor, Rank::First).await;
         let beyond = slot(&roster, Want::Actor, Rank::First).await;
         let other = slot(&roster, Want::TableCall, Rank::First).await;
@@ -412,7 +429,7 @@ mod tests {
 
     #[tokio::test]
     async fn scalar_calls_share_one_place_beyond_the_bound() {
-        let roster = Roster::new(1, SOON);
+        let roster = roster_of(1);
         let actor = slot(&roster, Want::Actor, Rank::First).await;
         let made = slot(&roster, Want::ScalarCall, Rank::First).await;
         assert_eq!(used(&roster), 2);
@@ -435,7 +452,7 @@ mod tests {
 
     #[tokio::test]
     async fn pools_without_a_worker_go_first() {
-        let roster = Roster::new(1, SOON);
+        let roster = roster_of(1);
         let held = slot(&roster, Want::ScalarCall, Rank::First).await;
         let order = Mutex::new(Vec::new());
         let wait = |rank, name| {
@@ -460,7 +477,7 @@ mod tests {
 
     #[tokio::test]
     async fn closing_refuses_those_who_wait() {
-        let roster = Roster::new(1, SOON);
+        let roster = roster_of(1);
         let _held = slot(&roster, Want::Actor, Rank::First).await;
         let waiting = roster.acquire(Want::Actor, Rank::More, None);
         let close = async { roster.close() };

@@ -112,6 +112,8 @@ pub struct CallDefaults {
     pub preserve_order: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_timeout: Option<Duration>,
     /// Columns of RETURNS TABLE that each row has from the input row it was made
     /// of, whatever other rows there are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -48,6 +48,8 @@ pub(crate) struct Worker {
     process: Arc<Process>,
     pub(crate) channel: Channel,
     slot: Option<Slot>,
+    /// Blocks it has been given.
+    blocks: u64,
 }
 
 impl Worker {
@@ -56,7 +58,18 @@ impl Worker {
             process,
             channel,
             slot: Some(slot),
+            blocks: 0,
         }
+    }
+
+    /// It has one more block.
+    pub(crate) fn count_block(&mut self) {
+        self.blocks += 1;
+    }
+
+    /// Whether it has had `most` blocks; 0: no number is too many.
+    pub(crate) fn is_worn_out(&self, most: u64) -> bool {
+        most > 0 && self.blocks >= most
     }
 
     /// Hears what a process is that was started from nothing, and gives it the
@@ -91,6 +104,7 @@ impl Worker {
     /// When it has ended, or does not listen by `deadline`.
     pub(crate) async fn init(
         &mut self,
+        memory_bytes: usize,
         function: &str,
         deadline: Deadline,
     ) -> Result<(), UdfError> {
@@ -98,12 +112,19 @@ impl Worker {
             protocol: protocol::VERSION,
             max_frame_bytes: self.channel.max_frame_bytes(),
             inline_bytes: INLINE_BYTES,
+            memory_bytes,
         };
         let send = self.channel.request(Kind::Init, &init, &[]);
         match watched(&self.process, deadline.at, send).await {
             Ok(_) => Ok(()),
             Err(stop) => Err(self.explain(stop, function, deadline).await),
         }
+    }
+
+    /// Whether it may be given the next block: it runs, and has said nothing since its
+    /// last answer, as a thread of user code that found the socket may.
+    pub(crate) fn is_fit(&self) -> bool {
+        self.process.is_running() && self.channel.is_quiet()
     }
 
     pub(crate) fn process(&self) -> &Arc<Process> {
@@ -220,7 +241,11 @@ impl Worker {
             Ok(frame) => frame,
             Err(stop) => return Err(self.explain(stop, function, deadline).await),
         };
-        if frame.seq != seq {
+        if frame.seq < seq {
+            let problem = format!("an answer to request {} after its end", frame.seq);
+            return Err(self.lost_by_noise(function, &problem).await);
+        }
+        if frame.seq > seq {
             let problem = format!("it answers request {} instead of {seq}", frame.seq);
             return Err(self.broken(function, problem));
         }
@@ -345,6 +370,9 @@ impl Worker {
                     log,
                 }
             }
+            Stop::Channel(ChannelError::Noise(problem)) => {
+                self.lost_by_noise(&function, &problem).await
+            }
             Stop::Channel(ChannelError::Malformed(problem)) => self.broken(&function, problem),
             Stop::Channel(ChannelError::Io(source)) => UdfError::Socket {
                 function,
@@ -364,6 +392,20 @@ impl Worker {
                     stack,
                 }
             }
+        }
+    }
+
+    /// Ends a process that says what nobody asked for: a thread of user code, of a block
+    /// that is over maybe, has found the socket.
+    async fn lost_by_noise(&self, function: &str, problem: &str) -> UdfError {
+        self.process.kill();
+        self.process.ended().await;
+        UdfError::WorkerLost {
+            function: function.to_owned(),
+            pid: self.process.pid(),
+            exit: format!("it was ended, for its socket was written to by others: {problem}"),
+            line: Box::default(),
+            log: self.process.last_words().await,
         }
     }
 

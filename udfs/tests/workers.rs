@@ -5,6 +5,9 @@
 //! wait is bounded; every test has a manager of its own and leaves no process.
 
 #[cfg(test)]
+#[path = "workers/actors.rs"]
+mod actors;
+#[cfg(test)]
 #[path = "workers/ahead.rs"]
 mod ahead;
 #[cfg(test)]
@@ -34,6 +37,13 @@ mod isolation;
 #[cfg(test)]
 #[path = "workers/lifetimes.rs"]
 mod lifetimes;
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+#[path = "workers/limits.rs"]
+mod limits;
+#[cfg(test)]
+#[path = "workers/misuse.rs"]
+mod misuse;
 #[cfg(test)]
 #[path = "workers/places.rs"]
 mod places;

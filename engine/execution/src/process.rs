@@ -196,6 +196,8 @@ fn worker_settings(options: &MobulaOptions, python: PathBuf, executor_id: &str) 
         call_timeout: options.udf_call_timeout(),
         kill_grace: options.udf_kill_grace(),
         idle_ttl: options.udf_idle_ttl(),
+        worker_max_blocks: options.udf_worker_max_blocks() as u64,
+        worker_memory_bytes: options.udf_worker_memory(),
         max_frame_bytes: options.udf_max_frame_bytes(),
         ..WorkerSettings::default()
     }

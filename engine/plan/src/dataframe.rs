@@ -98,6 +98,13 @@ impl Call {
         self
     }
 
+    /// Longest time a worker may take to start and build the function; `None`: as the
+    /// process is set.
+    pub fn init_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.options.init_timeout = Some(limit.into());
+        self
+    }
+
     /// Python exceptions on which the function is called again, up to `most` times.
     pub fn retry(mut self, exceptions: &[&str], most: u32) -> Self {
         self.options.retry_exceptions = Some(owned(exceptions));

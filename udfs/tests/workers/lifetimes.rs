@@ -156,6 +156,44 @@ async fn stateless_workers_are_used_again_and_then_end() {
 }
 
 #[tokio::test]
+async fn stateless_workers_are_replaced_after_some_blocks() {
+    const PID: &str = "import os\ndef f(x): return x * 0 + os.getpid()";
+    let manager = WorkerManager::new(WorkerSettings {
+        worker_max_blocks: 3,
+        ..settings()
+    });
+    let pids = async |pool: &Arc<dyn mobula_udfs::UdfPool>| {
+        let mut pids = vec![];
+        for _ in 0..8 {
+            pids.push(values(&run(pool, counting(1)).await.unwrap())[0].unwrap());
+        }
+        pids
+    };
+    let pool = Case::ints("f", PID).pool(&manager, 1);
+    let found = pids(&pool).await;
+    for (n, pid) in found.iter().enumerate() {
+        assert_eq!(*pid, found[n / 3 * 3], "{found:?}");
+    }
+    assert_ne!(found[2], found[3]);
+    assert_ne!(found[5], found[6]);
+    assert_eq!(pool.stats().workers_started, 3);
+    gone(u32::try_from(found[0]).unwrap()).await;
+    // Blocks that go to a worker one behind the other do not keep it.
+    let calls = (0..60).map(|_| run(&pool, counting(1)));
+    let mut count = std::collections::HashMap::new();
+    for out in futures::future::join_all(calls).await {
+        *count.entry(values(&out.unwrap())[0].unwrap()).or_insert(0) += 1;
+    }
+    assert!(count.values().all(|blocks| *blocks <= 3), "{count:?}");
+    // What an actor keeps would go with it.
+    let actor = Case::ints("f", ACTOR).class().pool(&manager, 1);
+    let mut found = pids(&actor).await;
+    found.dedup();
+    assert_eq!(found.len(), 1);
+    manager.shutdown().await;
+}
+
+#[tokio::test]
 async fn many_functions_fit_one_worker() {
     let manager = manager();
     let cases: Vec<_> = (0..40)

@@ -398,7 +398,7 @@ async fn constructors_fail_with_the_users_words() {
     let error = f.clone().arg("n", Literal::Int(0)).fails(counting(1)).await;
     assert_eq!(
         error.to_string(),
-        "function \"f\" failed: ZeroDivisionError: division by zero (line 4: self.n = 10 / n)"
+        "function \"f\" failed: ZeroDivisionError: division by zero (line 4: self.n = 10 / n). It was tried 3 times in a row"
     );
     let error = f
         .arg("m", Literal::Null)

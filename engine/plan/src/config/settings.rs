@@ -150,6 +150,18 @@ pub static SETTINGS: &[Setting] = &[
         "Time an idle worker is kept for the next query",
     ),
     process(
+        "udf_worker_max_blocks",
+        count(0, 1_000_000_000),
+        "10000",
+        "Blocks after which a worker of functions without state is replaced by a new one, so that what they leak is bounded; 0 means never",
+    ),
+    process(
+        "udf_worker_memory",
+        bytes(0, TIB),
+        "0",
+        "Bytes of address space that a worker may take beyond what it starts with, shared blocks included; past them user code gets a MemoryError; 0 means no limit",
+    ),
+    process(
         "udf_max_frame_bytes",
         bytes(64 * KIB, 2 * GIB),
         "256MiB",

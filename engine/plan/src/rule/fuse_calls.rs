@@ -125,6 +125,7 @@ fn goes_with_others(exec: &MapBatchesExec) -> bool {
 fn is_plain(call: &UdfCall) -> bool {
     let Handling {
         timeout,
+        init_timeout,
         min_workers,
         ..
     } = &call.handling;
@@ -132,7 +133,7 @@ fn is_plain(call: &UdfCall) -> bool {
     call.spec.language == Language::Python
         && call.spec.object == ObjectKind::Function
         && *on_error == OnError::Raise
-        && (timeout, min_workers) == (&None, &None)
+        && (timeout, init_timeout, min_workers) == (&None, &None, &None)
 }
 
 /// Two calls, the outer one over `columns` of what the inner one gives.

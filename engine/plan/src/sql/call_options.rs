@@ -39,6 +39,7 @@ const KNOWN: &[&str] = &[
     "preserve_order",
     "schema",
     "timeout",
+    "init_timeout",
     "retry_exceptions",
     "max_retries",
     "on_error",
@@ -64,10 +65,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
     (
         "fn_constructor_kwargs",
         "Write a class's arguments behind its name: f(model => 'big')",
-    ),
-    (
-        "init_timeout",
-        "Getting ready is bounded for all calls of a process, by its setting udf_init_timeout",
     ),
     (
         "max_concurrency",
@@ -112,6 +109,8 @@ pub struct CallOptions {
     pub schema: Option<SchemaRef>,
     /// `Some(None)`: as the session is set, asked for with NULL.
     pub timeout: Option<Option<Duration>>,
+    /// `Some(None)`: as the process is set.
+    pub init_timeout: Option<Option<Duration>>,
     /// `Some(vec![])`: none, asked for with NULL.
     pub retry_exceptions: Option<Vec<String>>,
     pub max_retries: Option<u32>,
@@ -150,6 +149,7 @@ impl CallOptions {
             "preserve_order" => self.preserve_order.replace(option.truth()?).is_some(),
             "schema" => self.schema.replace(option.schema()?).is_some(),
             "timeout" => self.timeout.replace(option.time()?).is_some(),
+            "init_timeout" => self.init_timeout.replace(option.time()?).is_some(),
             "retry_exceptions" => self
                 .retry_exceptions
                 .replace(option.exceptions()?)
@@ -193,6 +193,7 @@ impl CallOptions {
             zero_copy_batch: self.zero_copy_batch,
             preserve_order: self.preserve_order,
             timeout: self.timeout.flatten(),
+            init_timeout: self.init_timeout.flatten(),
             on_error: self.on_error,
             max_errors: self.max_errors.flatten(),
             max_error_ratio: self.max_error_ratio.flatten(),
@@ -228,6 +229,7 @@ impl CallOptions {
                 None => defaults.min_workers,
             },
             timeout: self.timeout.unwrap_or(defaults.timeout),
+            init_timeout: self.init_timeout.unwrap_or(defaults.init_timeout),
         }
     }
 

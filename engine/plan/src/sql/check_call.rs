@@ -110,6 +110,7 @@ fn check_handling(
         ("zero_copy_batch", options.zero_copy_batch.is_some()),
         ("retry_exceptions", options.retry_exceptions.is_some()),
         ("max_retries", options.max_retries.is_some()),
+        ("init_timeout", options.init_timeout.is_some()),
     ];
     let of_python = given.into_iter().find(|(_, given)| *given);
     if let (Some((option, _)), Language::Native) = (of_python, spec.language) {

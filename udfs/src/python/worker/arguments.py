@@ -49,7 +49,7 @@ def table_argument(batch, batch_format, zero_copy):
 def _converted(convert, batch, batch_format):
     try:
         return convert(batch)
-    except Refused:
+    except (Refused, MemoryError):
         raise
     except Exception as error:
         columns = ", ".join(f'"{field.name}" {field.type}' for field in batch.schema)

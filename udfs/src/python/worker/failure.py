@@ -7,6 +7,8 @@ frames, in files named `<mobula …>`, never reach a user.
 import contextlib
 import traceback
 
+from . import limits
+
 MESSAGE_CHARS_MAX = 2000
 TRACEBACK_CHARS_MAX = 32 * 1024
 
@@ -74,6 +76,9 @@ def report(error):
 def _said(error):
     if isinstance(error, Raised):
         return _raised(error.error, source_name(error.function))
+    if isinstance(error, MemoryError):
+        # Beside user code, for what it was given or gave.
+        return _raised(error, None)
     if isinstance(error, Refused):
         return _body("refused", str(error), None)
     if isinstance(error, TooMany):
@@ -106,7 +111,7 @@ def _raised(error, source):
     text = " ".join(_text_of(error)[: 4 * MESSAGE_CHARS_MAX].split())
     if text:
         message += f": {text}"
-    said = [_user_line(error, shown, source), getattr(error, "__mobula_note__", None)]
+    said = [_user_line(error, shown, source), getattr(error, "__mobula_note__", None), limits.note(error)]
     said = [text for text in said if isinstance(text, str)]
     if said:
         message = message[:MESSAGE_CHARS_MAX] + f" ({'; '.join(said)})"

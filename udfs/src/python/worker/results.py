@@ -127,7 +127,7 @@ def _columns(value):
             value = pa.Table.from_pandas(value, preserve_index=False)
         elif not isinstance(value, (pa.RecordBatch, pa.Table)):
             value = pa.table(value)
-    except Refused:
+    except (Refused, MemoryError):
         raise
     except Exception as error:
         raise _unreadable(value, error) from None
@@ -172,7 +172,7 @@ def _to_arrow(value, data_type, verb):
         return _cast(array, data_type)
     except Misfit as misfit:
         raise Refused(f"{verb} {misfit}, but {data_type} is declared") from None
-    except Refused:
+    except (Refused, MemoryError):
         raise
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         text = " ".join(str(error).split())

@@ -57,6 +57,8 @@ def check_made(made):
 def _python_values(column, name):
     try:
         return column.to_pylist()
+    except MemoryError:
+        raise
     except Exception as error:
         raise Refused(
             f'cannot be given column "{name}" ({column.type}): Python has no such value: {error}.'

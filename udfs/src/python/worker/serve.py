@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pyarrow as pa
 
-from . import protocol
+from . import limits, protocol
 from .arguments import prepare, scalar_arguments, table_argument
 from .chain import Chain
 from .failure import RowTooLarge, Refused, of_function, report, run
@@ -148,6 +148,10 @@ class Worker:
         if frame.kind == protocol.INIT:
             self.channel.max_frame_bytes = frame.body["max_frame_bytes"]
             self.channel.inline_bytes = frame.body["inline_bytes"]
+            if frame.body["memory_bytes"]:
+                # Does not count for it: a forked worker has that from its zygote.
+                warm()
+            limits.bind(frame.body["memory_bytes"])
         elif frame.kind == protocol.DESCRIBE:
             source = Source(**frame.body)
             source.forget()

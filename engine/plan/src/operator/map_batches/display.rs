@@ -103,6 +103,9 @@ fn write_handling(f: &mut fmt::Formatter<'_>, handling: &Handling, separator: &s
     if let Some(timeout) = handling.timeout {
         write!(f, "{separator}timeout={timeout:?}")?;
     }
+    if let Some(timeout) = handling.init_timeout {
+        write!(f, "{separator}init_timeout={timeout:?}")?;
+    }
     if let Some((exceptions, most)) = handling.retry() {
         let exceptions = exceptions.join(" | ");
         write!(f, "{separator}retry={exceptions} up to {most} times")?;

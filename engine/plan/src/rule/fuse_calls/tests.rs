@@ -84,6 +84,7 @@ async fn what_counts_for_one_call_keeps_it_apart() {
     for option in [
         "concurrency => 2",
         "timeout => '1s'",
+        "init_timeout => '1s'",
         "on_error => 'drop'",
         "batch_size => 9",
     ] {

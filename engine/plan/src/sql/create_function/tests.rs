@@ -65,6 +65,7 @@ $$",
                         zero_copy_batch: None,
                         preserve_order: None,
                         timeout: None,
+                        init_timeout: None,
                         passthrough: [],
                         row_preserving: false,
                         reads: None,
@@ -143,6 +144,7 @@ fn a_table_function_with_clauses_in_another_order() {
                         zero_copy_batch: None,
                         preserve_order: None,
                         timeout: None,
+                        init_timeout: None,
                         passthrough: [],
                         row_preserving: false,
                         reads: None,
@@ -232,7 +234,7 @@ fn refused_declarations() {
     check(
         &with("WITH (batchsize = 1)"),
         expect![[
-            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving, reads, volatility and strict. Did you mean "batch_size"?"#
+            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, init_timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving, reads, volatility and strict. Did you mean "batch_size"?"#
         ]],
     );
     check(
@@ -286,6 +288,7 @@ fn refused_declarations() {
                         zero_copy_batch: None,
                         preserve_order: None,
                         timeout: None,
+                        init_timeout: None,
                         passthrough: [],
                         row_preserving: false,
                         reads: None,
