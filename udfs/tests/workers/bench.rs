@@ -273,6 +273,21 @@ pub fn only_pid(manager: &WorkerManager) -> u32 {
     workers[0].pid
 }
 
+/// Waits until there are no more than `most` workers, others having ended.
+pub async fn at_most(most: usize, manager: &WorkerManager) {
+    let since = Instant::now();
+    while manager.workers().len() > most {
+        assert!(since.elapsed() < PATIENCE, "{:?}", manager.workers());
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Waits until there is one worker alone; its pid.
+pub async fn last_pid(manager: &WorkerManager) -> u32 {
+    at_most(1, manager).await;
+    only_pid(manager)
+}
+
 /// Waits until a worker is in the state named `state`; its pid.
 pub async fn worker_in(manager: &WorkerManager, state: &str) -> u32 {
     let since = Instant::now();

@@ -2,7 +2,7 @@
 //! somebody who waits for him.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arrow::datatypes::DataType;
 use futures::StreamExt;
@@ -86,11 +86,7 @@ async fn a_def_below_actors_that_have_all_places_still_runs() {
         }
     }
     // One place is enough for all defs; a worker that has to go takes a moment.
-    let since = Instant::now();
-    while manager.workers().len() > 3 {
-        assert!(since.elapsed() < PATIENCE, "{:?}", manager.workers());
-        tokio::task::yield_now().await;
-    }
+    at_most(3, &manager).await;
     manager.shutdown().await;
 }
 
@@ -173,10 +169,6 @@ async fn a_scalar_call_keeps_its_worker_beyond_the_bound() {
     drop(actors);
     let others = Case::ints("k", ACTOR).class().pool(&manager, 1);
     all_of(&others, 2).await;
-    let since = Instant::now();
-    while manager.workers().len() > 1 {
-        assert!(since.elapsed() < PATIENCE, "{:?}", manager.workers());
-        tokio::task::yield_now().await;
-    }
+    at_most(1, &manager).await;
     manager.shutdown().await;
 }
