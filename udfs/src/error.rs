@@ -82,10 +82,12 @@ pub enum UdfError {
         bound: ErrorBound,
     },
     #[error(
-        "function \"{function}\" failed for {failed} of {rows} rows, more than `max_error_ratio` => {ratio} lets it"
+        "function \"{}\" failed for {failed} of {rows} rows, more than `max_error_ratio` => {ratio} lets it. Raise that, or mend the last error: {}",
+        last.function,
+        last.message
     )]
     ErrorRatio {
-        function: String,
+        last: Box<UserFailure>,
         failed: u64,
         rows: u64,
         ratio: f64,
@@ -314,7 +316,8 @@ impl UdfError {
         let text = match self {
             Self::Raised(failure)
             | Self::Refused(failure)
-            | Self::TooManyErrors { last: failure, .. } => failure.traceback.as_deref()?,
+            | Self::TooManyErrors { last: failure, .. }
+            | Self::ErrorRatio { last: failure, .. } => failure.traceback.as_deref()?,
             Self::WorkerLost { log, .. } | Self::Handshake { log, .. } => log,
             Self::TimedOut { stack, .. } => stack,
             _ => return None,

@@ -4,8 +4,8 @@
 //! query where the host can tell (it counts for everyone); a bound in shares holds
 //! for the rows of one task, from [`ROWS_OF_A_SHARE`] on and at its end.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::compute::{cast, interleave_record_batch};
@@ -15,7 +15,7 @@ use arrow::json::writer::{LineDelimited, WriterBuilder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
-use mobula_udfs::{ErrorBound, FailedRow, OnError, UdfCall, UdfError, UserFailure};
+use mobula_udfs::{ErrorBound, FailedRow, OnError, RowFailure, UdfCall, UdfError, UserFailure};
 
 use crate::operator::Operator;
 use crate::task_host::{FailedRows, ListedRow, TaskHost};
@@ -31,6 +31,8 @@ pub(super) struct Failures {
     call: Arc<UdfCall>,
     rows: AtomicU64,
     failed: AtomicU64,
+    /// Why one of them did, as an example.
+    reason: Mutex<Option<RowFailure>>,
     rows_failed: Count,
 }
 
@@ -47,6 +49,7 @@ impl Failures {
             call,
             rows: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            reason: Mutex::default(),
             rows_failed: MetricBuilder::new(metrics).global_counter("rows_failed"),
         }
     }
@@ -77,6 +80,11 @@ impl Failures {
             return Ok(());
         }
         self.rows_failed.add(failed.len());
+        let last = failed.iter().rev().find_map(|row| row.reason.clone());
+        if let Some(reason) = &last {
+            let mut example = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+            *example = Some(reason.clone());
+        }
         if rows >= ROWS_OF_A_SHARE {
             self.check_share(rows, all)?;
         }
@@ -84,7 +92,6 @@ impl Failures {
         if !lists && self.call.max_errors.is_none() {
             return Ok(());
         }
-        let last = failed.iter().rev().find_map(|row| row.reason.clone());
         let listed = match lists {
             true => listed(kept, failed).map_err(|problem| self.unlisted(&problem))?,
             false => vec![],
@@ -98,20 +105,10 @@ impl Failures {
         let total = self.host.report_failed_rows(&self.context, report).await?;
         let total = total.max(all);
         match self.call.max_errors {
-            Some(most) if total > most => {
-                let (message, traceback) = match last {
-                    Some(reason) => (reason.message, Some(reason.traceback)),
-                    None => (format!("{total} rows failed"), None),
-                };
-                Err(UdfError::TooManyErrors {
-                    bound: ErrorBound::Unknown,
-                    last: Box::new(UserFailure {
-                        function: self.call.spec.name.clone(),
-                        message,
-                        traceback: traceback.filter(|text| !text.is_empty()),
-                    }),
-                })
-            }
+            Some(most) if total > most => Err(UdfError::TooManyErrors {
+                bound: ErrorBound::Unknown,
+                last: Box::new(self.example(last, total)),
+            }),
             _ => Ok(()),
         }
     }
@@ -127,13 +124,29 @@ impl Failures {
 
     fn check_share(&self, rows: u64, failed: u64) -> Result<(), UdfError> {
         match self.call.errors.max_error_ratio {
-            Some(ratio) if failed as f64 > ratio * rows as f64 => Err(UdfError::ErrorRatio {
-                function: self.call.spec.name.clone(),
-                failed,
-                rows,
-                ratio,
-            }),
+            Some(ratio) if failed as f64 > ratio * rows as f64 => {
+                let reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+                Err(UdfError::ErrorRatio {
+                    last: Box::new(self.example(reason.clone(), failed)),
+                    failed,
+                    rows,
+                    ratio,
+                })
+            }
             _ => Ok(()),
+        }
+    }
+
+    /// One of the `failed` rows, to stand for all.
+    fn example(&self, reason: Option<RowFailure>, failed: u64) -> UserFailure {
+        let (message, traceback) = match reason {
+            Some(reason) => (reason.message, Some(reason.traceback)),
+            None => (format!("{failed} rows failed"), None),
+        };
+        UserFailure {
+            function: self.call.spec.name.clone(),
+            message,
+            traceback: traceback.filter(|text| !text.is_empty()),
         }
     }
 
