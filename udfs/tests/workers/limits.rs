@@ -97,3 +97,28 @@ async fn a_result_that_takes_too_much_memory_is_the_functions_error() {
     assert!(text.contains("`udf_worker_memory`"), "{text}");
     manager.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_block_that_is_too_large_for_a_worker_is_an_error() {
+    for rows in [100_000, 10_000_000] {
+        let manager = manager_of(StartMethod::default(), GIB / 32);
+        let pool = Case::ints("f", "def f(x): return x").pool(&manager, 1);
+        if rows > 1_000_000 {
+            let error = run(&pool, counting(rows)).await.unwrap_err();
+            assert_eq!(error.class(), UdfErrorClass::User, "{error}");
+            let text = error.to_string();
+            assert!(
+                text.contains("MemoryError: no room for a block of "),
+                "{text}"
+            );
+            assert!(text.contains("`udf_worker_memory`"), "{text}");
+        }
+        // The same worker has room for less.
+        for _ in 0..3 {
+            let out = run(&pool, counting(100_000)).await.unwrap();
+            assert_eq!(out.num_rows(), 100_000);
+        }
+        assert_eq!(pool.stats().workers_started, 1);
+        manager.shutdown().await;
+    }
+}
