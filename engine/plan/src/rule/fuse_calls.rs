@@ -241,7 +241,8 @@ impl Pair<'_> {
     /// `fused` with the columns that the outer one gives.
     fn as_outer(&self, fused: MapBatchesExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let wanted = self.outer.schema();
-        if fused.schema() == wanted {
+        let given = self.outer.is_table() || self.columns.iter().enumerate().all(|(i, c)| i == *c);
+        if given && fused.schema() == wanted {
             return Ok(Some(Arc::new(fused)));
         }
         let own = fused.schema().fields().len().saturating_sub(1);

@@ -170,7 +170,7 @@ impl MapBatchesExec {
         keeps_order(&self.call, &self.shape)
     }
 
-    pub(super) fn is_table(&self) -> bool {
+    pub(crate) fn is_table(&self) -> bool {
         matches!(self.shape, ExecShape::Table { .. })
     }
 

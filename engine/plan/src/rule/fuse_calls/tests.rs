@@ -1,3 +1,5 @@
+//! What is put together, and what stays apart.
+
 use std::sync::Arc;
 
 use expect_test::expect;
