@@ -242,7 +242,14 @@ impl UdfError {
 
     /// The same, saying at which line of which function of `call` a worker was lost.
     pub(crate) fn at_line(self, call: &UdfCall) -> Self {
-        self.at_line_of(call.specs())
+        let mut error = self.at_line_of(call.specs());
+        if let Self::WorkerLost { function, .. } | Self::TimedOut { function, .. } = &mut error
+            && !call.steps.is_empty()
+            && *function == call.function_names()
+        {
+            function.insert_str(0, "one of ");
+        }
+        error
     }
 
     /// The same, for any of `specs`.

@@ -89,7 +89,7 @@ pub static SETTINGS: &[Setting] = &[
         "udf_call_timeout",
         time(Duration::ZERO, DAY),
         "0",
-        "Longest time one block may take in a worker, for each function that it goes through there; 0 means no limit",
+        "Longest time one block may take in a worker; for a block that goes through several functions there, as many times this long; 0 means no limit",
     ),
     session(
         "udf_errors_max_rows",
@@ -159,7 +159,7 @@ pub static SETTINGS: &[Setting] = &[
         "udf_worker_memory",
         bytes(0, TIB),
         "0",
-        "Bytes of address space that a worker may take beyond what it starts with, shared blocks included; past them user code gets a MemoryError; 0 means no limit",
+        "Bytes of memory of its own that a worker may take beyond what it starts with, address space that its libraries reserve included, blocks that it shares with its engine not; past them user code gets a MemoryError; 0 means no limit",
     ),
     process(
         "udf_max_frame_bytes",

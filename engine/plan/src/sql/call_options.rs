@@ -365,11 +365,15 @@ impl Given<'_> {
     /// `'ConnectionError, TimeoutError'`, true for every exception, or none.
     fn exceptions(&self) -> Result<Vec<String>, PlanError> {
         let is_name = |name: &String| {
+            let is_truth = ["true", "false"]
+                .iter()
+                .any(|t| name.eq_ignore_ascii_case(t));
             let mut parts = name.split('.');
-            parts.all(|part| {
-                let starts = part.starts_with(|c: char| c.is_alphabetic() || c == '_');
-                starts && part.chars().all(|c| c.is_alphanumeric() || c == '_')
-            })
+            !is_truth
+                && parts.all(|part| {
+                    let starts = part.starts_with(|c: char| c.is_alphabetic() || c == '_');
+                    starts && part.chars().all(|c| c.is_alphanumeric() || c == '_')
+                })
         };
         let names = match literal(self.value) {
             Some(Literal::Null | Literal::Bool(false)) => return Ok(vec![]),

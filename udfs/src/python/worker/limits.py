@@ -26,7 +26,8 @@ def bind(memory):
     _let_be_killed()
     if memory:
         memory_bytes = memory
-        _lower(resource.RLIMIT_AS, _address_space_bytes() + memory)
+        # Of its own: memory that it shares with the engine is the engine's account.
+        _lower(resource.RLIMIT_DATA, _data_bytes() + memory)
 
 
 def note(error):
@@ -54,6 +55,6 @@ def _let_be_killed():
         pass  # A sandbox without it: then the kernel chooses by size alone.
 
 
-def _address_space_bytes():
+def _data_bytes():
     with open("/proc/self/statm") as file:
-        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        return int(file.read().split()[5]) * os.sysconf("SC_PAGE_SIZE")

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan};
-use mobula_udfs::{CallMode, FunctionSpec, Handling, Language, OnError, Volatility};
+use mobula_udfs::{
+    BatchFormat, CallMode, FunctionSpec, Handling, Language, OnError, UdfCall, Volatility,
+};
 
 use super::call::write_call;
 use super::exec::MapBatchesExec;
@@ -23,10 +25,10 @@ impl DisplayAs for MapBatchesExec {
         if let [_, then @ ..] = self.call().steps.as_slice() {
             let then = then.iter().map(|step| {
                 let operator = Operator::of(step.call.mode).sql;
-                let declared = declared(&step.call.spec).join(", ");
-                match declared.is_empty() {
+                let own = own_properties(&step.call).join(", ");
+                match own.is_empty() {
                     true => format!("{operator} {}", step.call.spec.name),
-                    false => format!("{operator} {} ({declared})", step.call.spec.name),
+                    false => format!("{operator} {} ({own})", step.call.spec.name),
                 }
             });
             let then = then.collect::<Vec<_>>().join(", ");
@@ -92,6 +94,26 @@ fn declared(spec: &FunctionSpec) -> Vec<&'static str> {
     volatility.into_iter().chain(strict).collect()
 }
 
+/// What of a later function of a fused call is not as by default.
+fn own_properties(call: &UdfCall) -> Vec<String> {
+    let declared = declared(&call.spec).into_iter().map(str::to_owned);
+    let mut own: Vec<String> = declared.collect();
+    if call.mode == CallMode::Batches && call.batch_format != BatchFormat::Numpy {
+        own.push(format!("batch_format={}", call.batch_format));
+    }
+    if !call.handling.zero_copy_batch {
+        own.push("zero_copy_batch=false".to_owned());
+    }
+    own.extend(retry_text(&call.handling));
+    own
+}
+
+fn retry_text(handling: &Handling) -> Option<String> {
+    let (exceptions, most) = handling.retry()?;
+    let exceptions = exceptions.join(" | ");
+    Some(format!("retry={exceptions} up to {most} times"))
+}
+
 /// What is not as by default.
 fn write_handling(f: &mut fmt::Formatter<'_>, handling: &Handling, separator: &str) -> fmt::Result {
     if !handling.zero_copy_batch {
@@ -106,9 +128,8 @@ fn write_handling(f: &mut fmt::Formatter<'_>, handling: &Handling, separator: &s
     if let Some(timeout) = handling.init_timeout {
         write!(f, "{separator}init_timeout={timeout:?}")?;
     }
-    if let Some((exceptions, most)) = handling.retry() {
-        let exceptions = exceptions.join(" | ");
-        write!(f, "{separator}retry={exceptions} up to {most} times")?;
+    match retry_text(handling) {
+        Some(retry) => write!(f, "{separator}{retry}"),
+        None => Ok(()),
     }
-    Ok(())
 }
