@@ -33,6 +33,22 @@ CLIENT = (
     "cursor.execute(sys.argv[2])\n"
     "cursor.fetchall()\n"
 )
+# What user code does, and what the error says of it.
+FAULTS = {
+    "ctypes.string_at(0)": r'"faulty" lost its worker .*SIGSEGV.*line 5: ctypes.string_at\(0\)',
+    "os._exit(3)": r'"faulty" lost its worker .*exit code 3',
+    "os.kill(os.getpid(), signal.SIGKILL)": r'"faulty" lost its worker .*SIGKILL',
+    "while True: pass": r'"faulty" did not answer within 2s \(line 5: while True: pass\)',
+    "return x[1:]": r'"faulty" returned .* values for .* rows',
+}
+FAULTY = (
+    "CREATE OR REPLACE FUNCTION faulty(x BIGINT) RETURNS BIGINT LANGUAGE python AS $$\n"
+    "import ctypes, os, pathlib, signal\n"
+    "def faulty(x):\n"
+    "    pathlib.Path('{dir}', str(os.getpid())).touch()\n"
+    "    {fault}\n"
+    "    return x\n$$"
+)
 SMALL_SCANS = ["--scan-bytes-per-task", "64KiB"]
 
 
@@ -158,6 +174,30 @@ def test_operators_and_workers_of_all_executors_are_listed(slow_query):
 def victim_name(process):
     line = next(line for line in process.log if line.startswith("mobula: executor "))
     return line.split("mobula: ")[1].split(" on ")[0]
+
+
+def test_after_faults_of_user_code_executors_live_and_nothing_is_left(start, tpch, tmp_path):
+    server = start(3, args=SMALL_SCANS)
+    with server.connect() as connection, connection.cursor() as cursor:
+        register(cursor, tpch)
+        before = rows(cursor, "SELECT executor_id, pid FROM system.executors ORDER BY 1")
+        assert len(before) == 4
+        for number, (fault, said) in enumerate(FAULTS.items()):
+            directory = tmp_path / str(number)
+            directory.mkdir()
+            cursor.execute(FAULTY.format(dir=directory, fault=fault))
+            limit = "2s" if "while" in fault else "0"
+            cursor.execute(f"SET mobula.udf_call_timeout = '{limit}'")
+            with pytest.raises(adbc_driver_manager.Error, match=said):
+                rows(cursor, "SELECT sum(faulty(o_orderkey)) FROM orders")
+            lost = workers_in(directory)
+            assert lost
+            if not fault.startswith("return"):
+                assert wait_until(lambda: not any(map(is_alive, lost))), fault
+            assert rows(cursor, "SELECT executor_id, pid FROM system.executors ORDER BY 1") == before
+        cursor.execute(FAULTY.format(dir=directory, fault="pass"))
+        [(difference,)] = rows(cursor, "SELECT sum(faulty(o_orderkey)) - sum(o_orderkey) FROM orders")
+        assert difference == 0
 
 
 def test_workers_killed_again_and_again_are_named_with_their_signal(slow_query, tmp_path):
