@@ -241,7 +241,7 @@ async fn explain_analyze_counts_threads_and_no_bytes() {
                TABLE(SELECT value FROM generate_series(1, 100000)), rs_inc, concurrency => 1)";
     let text = answer(&session, sql).await.unwrap();
     for part in [
-        "udf=rs_inc, kind=scalar, language=native, batch_size=block, concurrency=1",
+        "udf=rs_inc, kind=scalar, language=native, volatility=immutable, batch_size=block, concurrency=1",
         "calls=2",
         "workers_started=1",
         "bytes_to_workers=0",
