@@ -39,8 +39,7 @@ OVERHEAD_BYTES = 4096
 
 
 class Frame:
-    """A word from the engine: `body` is a dict, `payload` a buffer, None, or the
-    MemoryError that kept it from being seen."""
+    """A word from the engine: `body` is a dict, `payload` a buffer or None."""
 
     __slots__ = ("kind", "seq", "body", "payload")
 
@@ -104,10 +103,7 @@ class Channel:
 
     def _frame(self, kind, flags, slot, seq, rest):
         if flags & FLAG_SLOT:
-            try:
-                payload = self.slots.view(slot, *SPAN.unpack(rest.slice(0, SPAN.size)))
-            except MemoryError as error:
-                payload = error
+            payload = self.slots.view(slot, *SPAN.unpack(rest.slice(0, SPAN.size)))
             return Frame(kind, seq, _body(rest.slice(SPAN.size)), payload)
         if not flags & FLAG_PAYLOAD:
             return Frame(kind, seq, _body(rest), None)

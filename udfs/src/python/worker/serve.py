@@ -174,8 +174,6 @@ class Worker:
 
     def _process(self, frame):
         call = self.calls[frame.body["call"]]
-        if isinstance(frame.payload, MemoryError):
-            raise frame.payload
         spent = 0
         since = time.perf_counter_ns()
         block = pa.ipc.read_record_batch(frame.payload, call.input)

@@ -48,49 +48,29 @@ class Slots:
         self.released = collections.deque()
 
     def add(self, number, size, output, descriptor):
-        access = mmap.PROT_READ | mmap.PROT_WRITE if output else mmap.PROT_READ
         try:
-            memory = _mapped(descriptor, size, access)
-        except OSError:
-            # No room for all of it: an output is not filled then, and of an input
-            # there may be room for what a block needs.
-            if not output:
-                self.inputs[number] = descriptor
-                return
-            memory = None
-        os.close(descriptor)
-        if not output:
-            self.inputs[number] = memory
-        elif memory is not None:
+            access = mmap.PROT_READ | mmap.PROT_WRITE if output else mmap.PROT_READ
+            memory = pa.py_buffer(mmap.mmap(descriptor, size, prot=access))
+        finally:
+            os.close(descriptor)
+        if output:
             self.outputs[number] = memory
             self.free.add(number)
+        else:
+            self.inputs[number] = memory
 
     def drop(self, number):
-        memory = self.inputs.pop(number, None)
-        if isinstance(memory, int):
-            os.close(memory)
+        self.inputs.pop(number, None)
         self.outputs.pop(number, None)
         self.free.discard(number)
 
     def view(self, number, at, count):
-        """The bytes of an input, as a buffer that gives it back at its end.
-
-        Raises MemoryError where there is no room for them.
-        """
+        """The bytes of an input, as a buffer that gives it back at its end."""
         memory = self.inputs[number]
-        if isinstance(memory, int):
-            memory = self._part(number, memory, at + count)
         if at + count > memory.size:
             raise ValueError(f"{count} bytes from byte {at} on in slot {number}, which has {memory.size}")
         self.seen.add(number)
         return pa.foreign_buffer(memory.address + at, count, base=View(self, number, memory))
-
-    def _part(self, number, descriptor, size):
-        try:
-            return _mapped(descriptor, size, mmap.PROT_READ)
-        except OSError:
-            self.released.append(number)
-            raise MemoryError(f"no room for a block of {size} bytes") from None
 
     def unseen(self, number):
         self.seen.discard(number)
@@ -128,10 +108,6 @@ class Slots:
         """Whether `fill` would find room if all outputs were free."""
         needed = _head_bytes(block, size) + size
         return any(memory.size >= needed for memory in self.outputs.values())
-
-
-def _mapped(descriptor, size, access):
-    return pa.py_buffer(mmap.mmap(descriptor, size, prot=access))
 
 
 def _head_bytes(block, size):
