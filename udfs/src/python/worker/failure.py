@@ -11,6 +11,8 @@ from . import limits
 
 MESSAGE_CHARS_MAX = 2000
 TRACEBACK_CHARS_MAX = 32 * 1024
+# What must not wait for user code, which may take long: called before it is.
+first = []
 
 
 class Raised(Exception):
@@ -59,6 +61,8 @@ def of_function(function):
 
 def run(function, code, *args, **kwargs):
     """Calls user code on behalf of the SQL function named `function`."""
+    while first:
+        first.pop()()
     try:
         return code(*args, **kwargs)
     except (Raised, Refused):

@@ -13,9 +13,11 @@ import select
 import socket
 import struct
 import sys
+import time
 
 import pyarrow as pa
 
+from . import failure
 from .slots import Slots
 
 INIT, DESCRIBE, LOAD, PROCESS, SHUTDOWN, FORK = 1, 2, 3, 4, 5, 6
@@ -36,6 +38,8 @@ ANCILLARY_BYTES = socket.CMSG_SPACE(array.array("i").itemsize)
 CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 # What a frame may need besides its payload.
 OVERHEAD_BYTES = 4096
+# Being woken takes this process and the engine about as long.
+LOOK_NS = 100_000
 
 
 class Frame:
@@ -61,18 +65,36 @@ class Channel:
         self.slots = Slots()
         # Requests that came while we looked for news of slots.
         self.waiting = collections.deque()
+        # A frame that is to go with the next one.
+        self.held = []
+        # The body of the last request, and what it says: those of blocks are alike.
+        self.body = b"", {}
         # The request that is being answered, and blocks sent for it.
         self.answering = None
         self.blocks_sent = 0
         self.incoming = select.poll()
         self.incoming.register(sock, select.POLLIN)
+        # Whether the last request came so soon that looking for it was worth it.
+        self.is_quick = False
 
     def receive(self):
         """The next request, or None when the engine is gone."""
         self._end_a_copy()
         while not self.waiting:
+            self._wait()
             self._read()
         return self.waiting.popleft()
+
+    def _wait(self):
+        """Waits for a word: awake for a moment, if the last came as soon."""
+        since = time.perf_counter_ns()
+        while self.is_quick and not self.incoming.poll(0):
+            self.is_quick = time.perf_counter_ns() - since < LOOK_NS
+            # Whoever has work goes first.
+            os.sched_yield()
+        if not self.is_quick:
+            self.incoming.poll()
+            self.is_quick = time.perf_counter_ns() - since < LOOK_NS
 
     def _read(self):
         """Reads a frame; news of slots are heard, requests wait."""
@@ -92,7 +114,7 @@ class Channel:
             self.waiting.append(None)
             return
         if kind == SLOT:
-            body = _body(rest)
+            body = self._body(rest)
             self.slots.add(slot, body["bytes"], body["output"], descriptors[0])
         elif kind == FREE:
             self.slots.free.add(slot)
@@ -104,24 +126,43 @@ class Channel:
     def _frame(self, kind, flags, slot, seq, rest):
         if flags & FLAG_SLOT:
             payload = self.slots.view(slot, *SPAN.unpack(rest.slice(0, SPAN.size)))
-            return Frame(kind, seq, _body(rest.slice(SPAN.size)), payload)
+            return Frame(kind, seq, self._body(rest.slice(SPAN.size)), payload)
         if not flags & FLAG_PAYLOAD:
-            return Frame(kind, seq, _body(rest), None)
+            return Frame(kind, seq, self._body(rest), None)
         (body_bytes,) = LENGTH.unpack(rest.slice(0, 4))
         start = _payload_start(body_bytes)
-        return Frame(kind, seq, _body(rest.slice(4, body_bytes)), rest.slice(start))
+        return Frame(kind, seq, self._body(rest.slice(4, body_bytes)), rest.slice(start))
+
+    def _body(self, buffer):
+        text = buffer.to_pybytes()
+        if text != self.body[0]:
+            self.body = text, json.loads(text) if text else {}
+        return self.body[1]
 
     def send_block(self, kind, seq, block, size):
-        """Sends a block of `size` bytes; in a slot, if it is large and there is one."""
+        """Sends a block of `size` bytes; in a slot, if it is large and there is one.
+
+        It goes with what is sent next, for the engine is woken once then; or before
+        user code is called again.
+        """
+        self.send_held()
         if seq != self.answering:
             self.answering, self.blocks_sent = seq, 0
         filled = self._fill_slot(block, size) if size > self.inline_bytes else None
         self.blocks_sent += 1
-        if filled is None:
-            self.send(kind, seq, {}, block.serialize())
+        if filled is not None:
+            # At once: the engine copies it meanwhile.
+            number, at, count = filled
+            self._send_all([HEADER.pack(SPAN.size, kind, FLAG_SLOT, number, seq) + SPAN.pack(at, count)])
             return
-        number, at, count = filled
-        self._send_all([HEADER.pack(SPAN.size, kind, FLAG_SLOT, number, seq) + SPAN.pack(at, count)])
+        self.held = self._frame_with(kind, seq, b"{}", block.serialize())
+        failure.first.append(self.send_held)
+
+    def send_held(self):
+        """Sends what was to go with the next frame."""
+        if self.held:
+            self._end_a_copy()
+            self._send_all([])
 
     def _fill_slot(self, block, size):
         self._end_a_copy()
@@ -137,17 +178,23 @@ class Channel:
             filled = self.slots.fill(block, size)
         return filled
 
-    def send(self, kind, seq, body, payload=None):
+    def send(self, kind, seq, body):
         """Sends one frame; raises OSError when the engine is gone."""
+        self._send_text(kind, seq, json.dumps(body).encode())
+
+    def send_done(self, seq, user_us, retries):
+        """Sends the last word about a block."""
+        self._send_text(DONE, seq, b'{"user_us": %d, "retries": %d}' % (user_us, retries))
+
+    def _send_text(self, kind, seq, body):
         self._end_a_copy()
-        body = json.dumps(body).encode()
-        if payload is None:
-            self._send_all([HEADER.pack(len(body), kind, 0, 0, seq) + body])
-            return
+        self._send_all([HEADER.pack(len(body), kind, 0, 0, seq) + body])
+
+    def _frame_with(self, kind, seq, body, payload):
         start = _payload_start(len(body))
         head = HEADER.pack(start + len(payload), kind, FLAG_PAYLOAD, 0, seq)
         head += LENGTH.pack(len(body)) + body
-        self._send_all([head.ljust(HEADER.size + start, b"\0"), memoryview(payload)])
+        return [head.ljust(HEADER.size + start, b"\0"), memoryview(payload)]
 
     def payload_bytes_max(self):
         return self.max_frame_bytes - OVERHEAD_BYTES
@@ -170,6 +217,7 @@ class Channel:
         return True
 
     def _send_all(self, parts):
+        parts, self.held = self.held + parts, []
         while self.slots.released:
             number = self.slots.released.popleft()
             parts.insert(0, HEADER.pack(0, RELEASED, 0, number, 0))
@@ -180,10 +228,6 @@ class Channel:
                 count -= len(parts.pop(0))
             if parts:
                 parts[0] = parts[0][count:]
-
-
-def _body(buffer):
-    return json.loads(buffer.to_pybytes()) if buffer.size else {}
 
 
 def _payload_start(body_bytes):

@@ -87,6 +87,8 @@ def _rows_to_batch(rows, schema):
 
 
 def _to_batch(value, schema):
+    if isinstance(value, pa.RecordBatch) and value.schema.equals(schema):
+        return value
     columns = _columns(value)
     missing = [name for name in schema.names if name not in columns]
     extra = [name for name in columns if name not in schema.names]

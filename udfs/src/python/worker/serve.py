@@ -189,8 +189,7 @@ class Worker:
         # With its last answer the engine gets the block's memory back, unless user
         # code keeps some of it.
         block = output = frame.payload = None
-        done = {"user_us": spent // 1000, "retries": call.take_retries()}
-        self.channel.send(protocol.DONE, frame.seq, done)
+        self.channel.send_done(frame.seq, spent // 1000, call.take_retries())
 
     def _send_failures(self, seq, failures):
         """Told before the rows that come without them."""

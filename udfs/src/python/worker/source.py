@@ -21,6 +21,7 @@ class Source:
         self.function = function
         self.file = source_name(function)
         self.text = _dedented(body)
+        self.lines = self.text.splitlines(keepends=True)
         self.module = self._execute()
         try:
             self.object = self._find()
@@ -35,8 +36,7 @@ class Source:
 
     def show(self):
         """Makes this text the one that tracebacks show under its name."""
-        lines = self.text.splitlines(keepends=True)
-        linecache.cache[self.file] = (len(self.text), None, lines, self.file)
+        linecache.cache[self.file] = (len(self.text), None, self.lines, self.file)
 
     def forget(self):
         sys.modules.pop(self.module.__name__, None)
