@@ -20,7 +20,7 @@ use crate::database::{Places, StatementError, Target, TestDatabase};
 /// A file that says this in its first lines need not exchange blocks.
 const NO_EXCHANGES: &str = "# exchanges: none";
 /// Executors count bytes at each heartbeat.
-const CLUSTER: [&str; 7] = [
+pub const CLUSTER: [&str; 7] = [
     "--no-local-executor",
     "--executors",
     "3",

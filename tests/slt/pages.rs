@@ -4,13 +4,48 @@ use std::path::{Path, PathBuf};
 
 use futures::TryStreamExt;
 use mobula_execution::{Engine, EngineSettings};
+use mobula_flight_server::service::client::{RemoteOutcome, RemoteSession};
 use mobula_flight_server::tpch_data::TpchData;
-use mobula_flight_server::{Database, Outcome, ServerError, Session};
+use mobula_flight_server::{Database, Outcome, ServerError};
 use mobula_plan::MobulaOptions;
-use mobula_tests::python;
+use mobula_tests::{ServerProcess, python};
+use tempfile::TempDir;
+
+use crate::database::Target;
+use crate::modes::CLUSTER;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_example_runs() {
+    let mut failures = vec![];
+    let data = data();
+    for page in pages() {
+        let engine = Engine::embedded(EngineSettings {
+            options: MobulaOptions::default(),
+            python: python(),
+        });
+        let database = Database::open(engine.unwrap(), None).await.unwrap();
+        let mut target = Target::Embedded(database.new_session().unwrap());
+        failures.extend(failures_of(&page, &mut target, &data).await);
+        database.engine().shutdown().await;
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_example_runs_on_executors() {
+    let mut failures = vec![];
+    let data = data();
+    for page in pages() {
+        let server = ServerProcess::start(&CLUSTER).unwrap();
+        let session = RemoteSession::connect(&server.clients).await.unwrap();
+        let mut target = Target::Server(Box::new(session));
+        failures.extend(failures_of(&page, &mut target, &data).await);
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
+
+/// What the pages read.
+fn data() -> TempDir {
     let data = tempfile::tempdir().unwrap();
     let tpch = TpchData {
         scale_factor: 0.01,
@@ -18,31 +53,26 @@ async fn every_example_runs() {
         out: data.path().to_path_buf(),
     };
     tpch.make(false).unwrap();
+    data
+}
+
+/// The statements of a page that fail, and why.
+async fn failures_of(page: &Path, target: &mut Target, data: &TempDir) -> Vec<String> {
+    let text = std::fs::read_to_string(page).unwrap();
+    let mut statements: Vec<_> = blocks(&text).flat_map(statements).collect();
+    statements.extend(cells(&text));
+    assert!(!statements.is_empty(), "{}: no SQL", page.display());
+    let location = data.path().join("lineitem.parquet");
+    let location = location.display();
+    let table = format!("CREATE EXTERNAL TABLE lineitem STORED AS PARQUET LOCATION '{location}'");
+    run(target, &table).await.unwrap();
     let mut failures = vec![];
-    for page in pages() {
-        let text = std::fs::read_to_string(&page).unwrap();
-        let mut statements: Vec<_> = blocks(&text).flat_map(statements).collect();
-        statements.extend(cells(&text));
-        assert!(!statements.is_empty(), "{}: no SQL", page.display());
-        let engine = Engine::embedded(EngineSettings {
-            options: MobulaOptions::default(),
-            python: python(),
-        });
-        let database = Database::open(engine.unwrap(), None).await.unwrap();
-        let session = database.new_session().unwrap();
-        let location = data.path().join("lineitem.parquet");
-        let location = location.display();
-        let table =
-            format!("CREATE EXTERNAL TABLE lineitem STORED AS PARQUET LOCATION '{location}'");
-        run(&session, &table).await.unwrap();
-        for statement in statements {
-            if let Err(error) = run(&session, &statement).await {
-                failures.push(format!("{}: {error}\n{statement}", page.display()));
-            }
+    for statement in statements {
+        if let Err(error) = run(target, &statement).await {
+            failures.push(format!("{}: {error}\n{statement}", page.display()));
         }
-        database.engine().shutdown().await;
     }
-    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    failures
 }
 
 /// The pages of the operators, and those about functions and blocks.
@@ -95,9 +125,18 @@ fn statements(block: &str) -> Vec<String> {
     statements
 }
 
-async fn run(session: &Session, sql: &str) -> Result<(), ServerError> {
-    if let Outcome::Rows(rows) = session.sql(sql).await? {
-        rows.stream.try_collect::<Vec<_>>().await?;
+async fn run(target: &mut Target, sql: &str) -> Result<(), ServerError> {
+    match target {
+        Target::Embedded(session) => {
+            if let Outcome::Rows(rows) = session.sql(sql).await? {
+                rows.stream.try_collect::<Vec<_>>().await?;
+            }
+        }
+        Target::Server(session) => {
+            if let RemoteOutcome::Rows { stream, .. } = session.execute(sql).await? {
+                stream.try_collect::<Vec<_>>().await?;
+            }
+        }
     }
     Ok(())
 }

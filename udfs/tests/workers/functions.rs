@@ -1,10 +1,12 @@
 //! What functions may be, what they get and what they may give.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Array, Float64Array, RecordBatch, RecordBatchOptions, StringArray};
 use arrow::datatypes::DataType;
-use mobula_udfs::{Literal, ObjectKind};
+use futures::TryStreamExt;
+use mobula_udfs::{Answer, Literal, ObjectKind};
 
 use crate::bench::*;
 
@@ -163,6 +165,34 @@ def parts(rows):
     assert_eq!(values(&out), vec![Some(7); 1000]);
     let nothing = parts.once(counting(0)).await.unwrap();
     assert_eq!(nothing.num_rows(), 0);
+}
+
+#[tokio::test]
+async fn what_is_yielded_comes_while_the_next_is_made() {
+    let place = tempfile::tempdir().unwrap();
+    let heard = place.path().join("heard");
+    let body = format!(
+        "
+import os, time
+def f(rows):
+    yield {{'y': [1]}}
+    while not os.path.exists({heard:?}):
+        time.sleep(0.01)
+    yield {{'y': [2]}}"
+    );
+    let manager = manager();
+    let pool = Case::table("f", &[("y", DataType::Int64)], &body).pool(&manager, 1);
+    let mut answers = pool.call(counting(1)).await.unwrap();
+    for expected in [1, 2] {
+        let answer = tokio::time::timeout(Duration::from_secs(20), answers.try_next());
+        let Ok(Some(Answer::Rows(part))) = answer.await.expect("it comes at once") else {
+            panic!("part {expected} is missing");
+        };
+        assert_eq!(values(&part), [Some(expected)]);
+        std::fs::write(&heard, "").unwrap();
+    }
+    assert!(answers.try_next().await.unwrap().is_none());
+    manager.shutdown().await;
 }
 
 #[tokio::test]
