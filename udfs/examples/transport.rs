@@ -117,6 +117,7 @@ fn identity(block: &RecordBatch) -> Arc<UdfCall> {
         strict: false,
         body: "def same(rows): return rows".into(),
         defaults: CallDefaults::default(),
+        actor: None,
     };
     Arc::new(UdfCall {
         spec: Arc::new(spec),

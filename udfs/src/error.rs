@@ -158,6 +158,34 @@ pub enum UdfError {
     },
     #[error("function \"{function}\" cannot be called: the workers are shutting down")]
     ShuttingDown { function: String },
+    #[error(
+        "actor \"{actor}\" was dropped or replaced while \"{function}\" was called. system.actors lists those there are"
+    )]
+    ActorGone { function: String, actor: String },
+    #[error(
+        "actor \"{actor}\" is not in process \"{place}\", so \"{function}\" cannot be called there. Actors live in the process that queries are sent to; system.actors lists them"
+    )]
+    ActorElsewhere {
+        function: String,
+        actor: String,
+        place: String,
+    },
+    #[error(
+        "actor \"{actor}\" has other methods since \"{function}\" was planned. Prepare the statement again"
+    )]
+    ActorChanged { function: String, actor: String },
+    #[error(
+        "actor \"{actor}\" is gone and could not be built anew, so \"{function}\" cannot be called: {reason}. It is tried again"
+    )]
+    ActorFailed {
+        function: String,
+        actor: String,
+        reason: String,
+    },
+    #[error(
+        "actor \"{actor}\" cannot be created: there are {actors} already. Drop one, or start with a higher `actors_max`"
+    )]
+    ActorsMax { actor: String, actors: usize },
 
     #[error(
         "function \"{function}\" did not {} within {limit:?}{line} and its worker (pid {pid}) was ended. Raise `{setting}` if that is too short",
@@ -293,7 +321,8 @@ impl UdfError {
             | Self::TooManyErrors { .. }
             | Self::ErrorRatio { .. }
             | Self::ConstructorArguments { .. }
-            | Self::StrictTable { .. } => UdfErrorClass::User,
+            | Self::StrictTable { .. }
+            | Self::ActorChanged { .. } => UdfErrorClass::User,
             Self::Start { .. }
             | Self::PythonVersion { .. }
             | Self::Packages { .. }
@@ -303,11 +332,16 @@ impl UdfError {
             | Self::NativeDeclaration { .. }
             | Self::NativeMissing { .. }
             | Self::NativeDiffers { .. }
-            | Self::NativeThread { .. } => UdfErrorClass::Setup,
-            Self::WorkerLost { .. } | Self::ShuttingDown { .. } | Self::Socket { .. } => {
-                UdfErrorClass::Lost
+            | Self::NativeThread { .. }
+            | Self::ActorElsewhere { .. } => UdfErrorClass::Setup,
+            Self::WorkerLost { .. }
+            | Self::ShuttingDown { .. }
+            | Self::Socket { .. }
+            | Self::ActorGone { .. }
+            | Self::ActorFailed { .. } => UdfErrorClass::Lost,
+            Self::NoFreeWorker { .. } | Self::DeadLetter { .. } | Self::ActorsMax { .. } => {
+                UdfErrorClass::Exhausted
             }
-            Self::NoFreeWorker { .. } | Self::DeadLetter { .. } => UdfErrorClass::Exhausted,
             Self::TimedOut { .. } | Self::NativeTimedOut { .. } => UdfErrorClass::Timeout,
             Self::ProtocolVersion { .. }
             | Self::Block { .. }

@@ -23,8 +23,9 @@ use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionConfig;
 use mobula_plan::{
     FunctionCatalog, MobulaOptions, MobulaPlanning, QueryId, SessionStateBuilderExt, TaskHostHandle,
+    calls_actor,
 };
-use mobula_udfs::{FunctionSpec, ObjectKind, UdfError};
+use mobula_udfs::{ActorHost, DescribedMethod, FunctionSpec, ObjectKind, UdfError};
 use url::Url;
 
 use crate::admission::{Admission, Admitted, Places};
@@ -302,8 +303,10 @@ impl Engine {
         let Some(cluster) = &self.cluster else {
             return Ok(Participants::Here);
         };
-        // A UNION would send each of its inputs to an executor of its own.
-        if !needs_executor(plan)? {
+        // A UNION would send each of its inputs to an executor of its own. Named actors
+        // live here, so what calls one runs here as a whole: a part of it elsewhere
+        // could not reach the actor.
+        if !needs_executor(plan)? || calls_actor(plan)? {
             return Ok(Participants::Here);
         }
         let mut urls: Vec<Url> = cluster
@@ -395,6 +398,22 @@ impl Engine {
     /// What is wrong with the body, or with Python here.
     pub async fn describe_function(&self, spec: &FunctionSpec) -> Result<ObjectKind, UdfError> {
         self.process.workers().describe(spec).await
+    }
+
+    /// The methods of a class and the types that its hints say.
+    ///
+    /// # Errors
+    /// As [`Self::describe_function`].
+    pub async fn describe_methods(
+        &self,
+        class: &FunctionSpec,
+    ) -> Result<Vec<DescribedMethod>, UdfError> {
+        self.process.workers().describe_methods(class).await
+    }
+
+    /// The named actors, which live in this process.
+    pub fn actors(&self) -> &Arc<ActorHost> {
+        self.process.actors()
     }
 
     /// The tables of schema `system`.

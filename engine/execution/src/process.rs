@@ -11,7 +11,7 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use mobula_plan::{MobulaOptions, TaskHost};
 use mobula_proto::cluster::ExecutorLoad;
-use mobula_udfs::{StartMethod, WorkerManager, WorkerSettings};
+use mobula_udfs::{ActorHost, StartMethod, WorkerManager, WorkerSettings};
 
 use crate::base::worker::{TaskSessions, TaskSource};
 use crate::error::ExecutionError;
@@ -32,6 +32,7 @@ pub struct Process {
     options: MobulaOptions,
     runtime: Arc<RuntimeEnv>,
     workers: Arc<WorkerManager>,
+    actors: Arc<ActorHost>,
     host: Arc<dyn TaskHost>,
     row_errors: Arc<RowErrors>,
     failed_rows: Arc<FailedRowsLine>,
@@ -69,8 +70,11 @@ impl Process {
             channels.clone(),
         ));
         let operators = Arc::new(OperatorRuns::new(options.operators_kept()));
+        let actors = ActorHost::new(Arc::clone(&workers), executor_id, options.actors_max());
+        let actors = Arc::new(actors);
         let host = ProcessTaskHost {
             workers: Arc::clone(&workers),
+            actors: Arc::clone(&actors),
             failed_rows: Arc::clone(&failed_rows),
             operators: Arc::clone(&operators),
             native: functions.native().clone(),
@@ -89,6 +93,7 @@ impl Process {
             options,
             runtime,
             workers,
+            actors,
         }))
     }
 
@@ -116,6 +121,11 @@ impl Process {
 
     pub fn workers(&self) -> &Arc<WorkerManager> {
         &self.workers
+    }
+
+    /// The named actors that live in this process.
+    pub fn actors(&self) -> &Arc<ActorHost> {
+        &self.actors
     }
 
     pub fn host(&self) -> &Arc<dyn TaskHost> {
@@ -170,6 +180,7 @@ impl Process {
 
     /// Ends every worker process; bounded by their grace period.
     pub async fn shutdown(&self) {
+        self.actors.shutdown();
         self.workers.shutdown().await;
     }
 }

@@ -5,17 +5,18 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::execution::TaskContext;
 use mobula_plan::{FailedRows, OperatorRun, QueryId, TaskHost};
-use mobula_udfs::{Language, NativeFunctions, UdfCall, UdfError, UdfPool, WorkerManager};
+use mobula_udfs::{ActorHost, Language, NativeFunctions, UdfCall, UdfError, UdfPool, WorkerManager};
 
 use crate::base::worker::task_share;
 use crate::executor::failed_rows::FailedRowsLine;
 use crate::executor::operators::OperatorRuns;
 
-/// Lends worker processes of one [`WorkerManager`] to tasks, and threads for the
-/// native functions of this program.
+/// Lends worker processes of one [`WorkerManager`] to tasks, threads for the native
+/// functions of this program, and the named actors of this process.
 #[derive(Debug)]
 pub struct ProcessTaskHost {
     pub workers: Arc<WorkerManager>,
+    pub actors: Arc<ActorHost>,
     pub failed_rows: Arc<FailedRowsLine>,
     pub operators: Arc<OperatorRuns>,
     pub native: NativeFunctions,
@@ -29,6 +30,9 @@ impl TaskHost for ProcessTaskHost {
         call: Arc<UdfCall>,
         concurrency: usize,
     ) -> Result<Arc<dyn UdfPool>, UdfError> {
+        if call.spec.is_method() {
+            return self.actors.open_pool(call);
+        }
         match call.spec.language {
             Language::Python => self.workers.open_pool(call, concurrency),
             Language::Native => self.native.open_pool(call, concurrency, &self.executor_id),

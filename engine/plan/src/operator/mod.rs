@@ -5,10 +5,12 @@
 
 use datafusion::common::Result;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use mobula_udfs::{CallMode, FunctionSpec, Language, ObjectKind};
 
-use self::map_batches::map_batches_exec;
+use self::map_batches::{MapBatchesNode, map_batches_exec};
+use crate::udf::PythonFunction;
 
 mod filter;
 mod flat_map;
@@ -89,7 +91,8 @@ impl Operator {
 
 /// How many worker processes `plan` keeps at least while it runs, in each process
 /// that takes part: one for every call of a class or of a table function. The
-/// workers of scalar functions come and go, those of native ones are threads.
+/// workers of scalar functions come and go, those of native ones are threads, and a
+/// named actor is there anyway.
 ///
 /// # Errors
 /// None of its own.
@@ -99,12 +102,44 @@ pub fn workers_kept(plan: &std::sync::Arc<dyn ExecutionPlan>) -> Result<usize> {
         let call = map_batches_exec(node.as_ref()).map(|exec| exec.call());
         let keeps = |spec: &FunctionSpec| {
             spec.language != Language::Native
+                && !spec.is_method()
                 && (spec.object == ObjectKind::Class || spec.is_table())
         };
         kept += usize::from(call.is_some_and(|call| keeps(&call.spec)));
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(kept)
+}
+
+/// Whether `plan`, as SQL or a DataFrame gives it, calls a method of a named actor.
+///
+/// # Errors
+/// None of its own.
+pub fn calls_actor(plan: &LogicalPlan) -> Result<bool> {
+    let mut calls = false;
+    plan.apply_with_subqueries(|node| {
+        calls |= match node {
+            LogicalPlan::Extension(extension) => {
+                let node = extension.node.as_any().downcast_ref::<MapBatchesNode>();
+                node.is_some_and(|node| node.call().spec().is_method())
+            }
+            LogicalPlan::TableScan(scan) => match scan.source.get_logical_plan() {
+                Some(view) => calls_actor(&view)?,
+                None => false,
+            },
+            _ => false,
+        };
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                calls |= PythonFunction::called_by(expr).is_some_and(|spec| spec.is_method());
+                Ok(match calls {
+                    true => TreeNodeRecursion::Stop,
+                    false => TreeNodeRecursion::Continue,
+                })
+            })
+        })
+    })?;
+    Ok(calls)
 }
 
 #[cfg(test)]
