@@ -66,6 +66,6 @@ pub use manager::{StartMethod, WorkerManager, WorkerSettings};
 pub use native::{Native, NativeError, NativeFunction, NativeFunctions, NativeInstance};
 pub use pool::{Answer, AnswerStream, PoolStats, UdfPool};
 pub use spec::{
-    BatchFormat, CallDefaults, FunctionSpec, Language, MethodOf, ObjectKind, Param, ParamKind, Returns,
-    UnknownBatchFormat, Volatility,
+    BatchFormat, CallDefaults, FunctionSpec, Language, MethodOf, ObjectKind, Param, ParamKind,
+    Returns, UnknownBatchFormat, Volatility,
 };

@@ -22,8 +22,8 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionConfig;
 use mobula_plan::{
-    FunctionCatalog, MobulaOptions, MobulaPlanning, QueryId, SessionStateBuilderExt, TaskHostHandle,
-    calls_actor,
+    FunctionCatalog, MobulaOptions, MobulaPlanning, QueryId, SessionStateBuilderExt,
+    TaskHostHandle, calls_actor,
 };
 use mobula_udfs::{ActorHost, DescribedMethod, FunctionSpec, ObjectKind, UdfError};
 use url::Url;

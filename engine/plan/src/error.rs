@@ -45,11 +45,11 @@ pub enum PlanError {
     },
     #[error("cannot create actor \"{actor}\": {problem}")]
     Actor { actor: String, problem: String },
-    #[error("actor \"{actor}\" has no method \"{method}\"{hint}")]
+    #[error("actor \"{actor}\" has no method \"{method}\". Its methods are: {methods}")]
     NoMethod {
         actor: String,
         method: String,
-        hint: String,
+        methods: String,
     },
     #[error("method \"{method}\" {problem}")]
     Method { method: String, problem: String },

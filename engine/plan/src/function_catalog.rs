@@ -12,6 +12,9 @@ use mobula_udfs::{ActorSpec, FunctionSpec, Language};
 use crate::error::PlanError;
 use crate::nearest;
 
+/// Methods that an error lists.
+const LISTED_MAX: usize = 20;
+
 /// Functions by name.
 #[derive(Debug, Default)]
 pub struct FunctionCatalog {
@@ -92,18 +95,22 @@ impl FunctionCatalog {
     /// The function named `name`.
     ///
     /// # Errors
-    /// [`PlanError::UnknownFunction`], or [`PlanError::NoMethod`] of an actor, with the
-    /// nearest names.
+    /// [`PlanError::UnknownFunction`] with the nearest names, or [`PlanError::NoMethod`]
+    /// with those that the actor has.
     pub fn find(&self, name: &str) -> Result<Arc<FunctionSpec>, PlanError> {
         self.get(name).ok_or_else(|| {
             let all = self.list();
             if let Some((actor, method)) = name.split_once('.').filter(|(a, _)| self.is_actor(a)) {
-                let own = all.iter().filter(|spec| is_of(spec, actor));
-                let own = own.map(|spec| spec.column_name());
+                let own = all.iter().filter(|spec| is_of(spec, actor) && spec.name != actor);
+                let mut own: Vec<_> = own.map(|spec| spec.column_name()).collect();
+                if own.len() > LISTED_MAX {
+                    own.truncate(LISTED_MAX);
+                    own.push("…");
+                }
                 return PlanError::NoMethod {
                     actor: actor.to_owned(),
                     method: method.to_owned(),
-                    hint: nearest::hint(method, own),
+                    methods: own.join(", "),
                 };
             }
             PlanError::UnknownFunction {

@@ -521,16 +521,31 @@ async fn a_prepared_call_follows_its_actor_and_not_another_kind_of_it() {
     let session = open(None).await;
     all(&session, &[COUNTER, "CREATE ACTOR c FROM counter"]).await;
     let prepared = session.prepare("SELECT c.add(1)").await.unwrap();
-    all(&session, &["CREATE OR REPLACE ACTOR c FROM counter(start => 5)"]).await;
+    all(
+        &session,
+        &["CREATE OR REPLACE ACTOR c FROM counter(start => 5)"],
+    )
+    .await;
     let Outcome::Rows(run) = session.execute(&prepared).await.unwrap() else {
         panic!("it gives rows");
     };
     let blocks: Vec<_> = run.stream.try_collect().await.unwrap();
     assert_eq!(array_value_to_string(blocks[0].column(0), 0).unwrap(), "6");
-    let texts = COUNTER.replace("x: int", "x: str").replace("CREATE", "CREATE OR REPLACE");
-    all(&session, &[&texts, "CREATE OR REPLACE ACTOR c FROM counter"]).await;
+    let texts = COUNTER
+        .replace("x: int", "x: str")
+        .replace("CREATE", "CREATE OR REPLACE");
+    all(
+        &session,
+        &[&texts, "CREATE OR REPLACE ACTOR c FROM counter"],
+    )
+    .await;
     let error = match session.execute(&prepared).await {
-        Ok(Outcome::Rows(run)) => run.stream.try_collect::<Vec<_>>().await.unwrap_err().to_string(),
+        Ok(Outcome::Rows(run)) => run
+            .stream
+            .try_collect::<Vec<_>>()
+            .await
+            .unwrap_err()
+            .to_string(),
         Ok(Outcome::Affected(_)) => panic!("it gives rows"),
         Err(error) => error.to_string(),
     };

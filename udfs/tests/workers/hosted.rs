@@ -80,7 +80,9 @@ impl Stage {
             init_timeout: None,
             methods: vec![],
         };
-        for name in ["__call__", "add", "get", "pid", "slow", "fails", "dies", "lines"] {
+        for name in [
+            "__call__", "add", "get", "pid", "slow", "fails", "dies", "lines",
+        ] {
             spec.methods.push(self.method(actor, name).spec);
         }
         spec
@@ -173,7 +175,10 @@ fn one(method: &str, x: i64) -> arrow::array::RecordBatch {
 #[tokio::test]
 async fn methods_share_one_instance_in_one_process() {
     let stage = Stage::new(COUNTER);
-    stage.create("c", &[("start", Literal::Int(100))]).await.unwrap();
+    stage
+        .create("c", &[("start", Literal::Int(100))])
+        .await
+        .unwrap();
     let pid = stage.call("c", "pid", 0).await.unwrap();
     assert_eq!(stage.call("c", "add", 5).await.unwrap(), 105);
     assert_eq!(stage.call("c", "get", 0).await.unwrap(), 105);
@@ -181,7 +186,10 @@ async fn methods_share_one_instance_in_one_process() {
     assert_eq!(stage.call("c", "pid", 0).await.unwrap(), pid);
     let info = stage.info("c");
     assert_eq!(info.pid.map(i64::from), Some(pid));
-    assert_eq!((info.state, info.calls, info.restarts), (ActorState::Idle, 5, 0));
+    assert_eq!(
+        (info.state, info.calls, info.restarts),
+        (ActorState::Idle, 5, 0)
+    );
     assert_eq!((info.queue, info.class.as_str()), (0, "counter"));
     assert!(info.memory_bytes > 1 << 20, "{info:?}");
     // Another one is another process with another state.
@@ -240,9 +248,14 @@ async fn a_reader_that_goes_leaves_the_actor_alive() {
     drop((stream, pool));
     assert_eq!(stage.call("c", "get", 0).await.unwrap(), 501);
     // Gone before its turn: it is never begun.
-    let at_work = stage.pool("c", "slow").call(ints([Some(300)])).await.unwrap();
+    let at_work = stage
+        .pool("c", "slow")
+        .call(ints([Some(300)]))
+        .await
+        .unwrap();
     let in_line = stage.pool("c", "add");
-    let waiting = tokio::time::timeout(Duration::from_millis(50), in_line.call(ints([Some(1_000)])));
+    let waiting =
+        tokio::time::timeout(Duration::from_millis(50), in_line.call(ints([Some(1_000)])));
     assert!(waiting.await.is_err());
     assert_eq!(stage.info("c").queue, 0);
     assert_eq!(stage.call("c", "get", 0).await.unwrap(), 502);
@@ -270,7 +283,10 @@ async fn a_reader_that_waits_keeps_the_actor_from_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_actor_that_dies_is_built_anew_at_once_and_counted() {
     let stage = Stage::new(COUNTER);
-    stage.create("c", &[("start", Literal::Int(7))]).await.unwrap();
+    stage
+        .create("c", &[("start", Literal::Int(7))])
+        .await
+        .unwrap();
     stage.call("c", "add", 1).await.unwrap();
     let pid = stage.info("c").pid.unwrap();
     // Nobody calls it meanwhile.
@@ -290,7 +306,10 @@ async fn an_actor_that_dies_is_built_anew_at_once_and_counted() {
     // A block that ends it twice is an error; the next one finds it well.
     let error = stage.call("c", "dies", 1).await.unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("function \"c.dies\" lost its worker"), "{text}");
+    assert!(
+        text.contains("function \"c.dies\" lost its worker"),
+        "{text}"
+    );
     assert!(text.contains("killed by SIGKILL"), "{text}");
     assert_eq!(stage.call("c", "get", 0).await.unwrap(), 7);
     let info = stage.info("c");
@@ -325,7 +344,12 @@ async fn errors_name_the_method_and_its_line_and_leave_the_actor_alive() {
         error.to_string(),
         "function \"c.fails\" failed: ValueError: 8 (line 26: raise ValueError(x))"
     );
-    assert!(error.traceback().unwrap().contains("File \"<function c>\", line 26"));
+    assert!(
+        error
+            .traceback()
+            .unwrap()
+            .contains("File \"<function c>\", line 26")
+    );
     assert_eq!(stage.call("c", "get", 0).await.unwrap(), 3);
     let info = stage.info("c");
     assert_eq!((info.restarts, info.last_error), (0, error.to_string()));
@@ -370,7 +394,10 @@ async fn who_waits_for_an_actor_that_is_dropped_or_replaced_is_told() {
     let (slow, add) = (stage.pool("c", "slow"), stage.pool("c", "add"));
     let replace = async {
         stage.until("c", ActorState::Busy).await;
-        stage.create("c", &[("start", Literal::Int(50))]).await.unwrap();
+        stage
+            .create("c", &[("start", Literal::Int(50))])
+            .await
+            .unwrap();
     };
     let first = run(&slow, ints([Some(200)]));
     let second = async {
@@ -381,7 +408,10 @@ async fn who_waits_for_an_actor_that_is_dropped_or_replaced_is_told() {
     // What is at work may finish.
     assert_eq!(values(&first.unwrap()), [Some(1)]);
     let text = second.unwrap_err().to_string();
-    assert!(text.starts_with("actor \"c\" was dropped or replaced while \"c.add\" was called"), "{text}");
+    assert!(
+        text.starts_with("actor \"c\" was dropped or replaced while \"c.add\" was called"),
+        "{text}"
+    );
     assert_eq!(stage.call("c", "get", 0).await.unwrap(), 50);
 
     // What does not finish in `udf_kill_grace` is ended.
@@ -395,9 +425,15 @@ async fn who_waits_for_an_actor_that_is_dropped_or_replaced_is_told() {
     let (first, ()) = tokio::join!(run(&slow, ints([Some(60_000)])), drop_it);
     assert!(begun.elapsed() < Duration::from_secs(20));
     let text = first.unwrap_err().to_string();
-    assert!(text.starts_with("actor \"c\" was dropped or replaced"), "{text}");
+    assert!(
+        text.starts_with("actor \"c\" was dropped or replaced"),
+        "{text}"
+    );
     at_most(0, &stage.manager).await;
-    let error = stage.host.open_pool(stage.method("c", "add").call()).unwrap_err();
+    let error = stage
+        .host
+        .open_pool(stage.method("c", "add").call())
+        .unwrap_err();
     assert!(matches!(error, UdfError::ActorElsewhere { .. }), "{error}");
     stage.end().await;
 }
@@ -405,14 +441,20 @@ async fn who_waits_for_an_actor_that_is_dropped_or_replaced_is_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_actor_of_before_is_there_at_once_and_built_in_the_background() {
     let stage = Stage::with_room(COUNTER, 1);
-    let bytes = stage.spec("c", &[("start", Literal::Int(3))]).encode().unwrap();
+    let bytes = stage
+        .spec("c", &[("start", Literal::Int(3))])
+        .encode()
+        .unwrap();
     let spec = ActorSpec::decode(&bytes).unwrap();
     stage.host.start_later(Arc::new(spec)).unwrap();
     assert_eq!(stage.info("c").pid, None);
     assert_eq!(stage.call("c", "get", 0).await.unwrap(), 3);
     // There is room for one, and for what replaces it.
     let text = stage.create("d", &[]).await.unwrap_err().to_string();
-    assert!(text.contains("there are 1 already") && text.contains("actors_max"), "{text}");
+    assert!(
+        text.contains("there are 1 already") && text.contains("actors_max"),
+        "{text}"
+    );
     stage.create("c", &[]).await.unwrap();
     assert_eq!(stage.call("c", "get", 0).await.unwrap(), 0);
     // Whoever planned a call of other types is told.
@@ -433,7 +475,10 @@ async fn calls_of_one_actor_never_overlap_and_those_of_two_do() {
         stage.create(actor, &args).await.unwrap();
     }
     let calls = (0..40).map(|at| stage.call(if at % 2 == 0 { "a" } else { "b" }, "slow", 20));
-    join_all(calls).await.into_iter().for_each(|n| assert!(n.is_ok()));
+    join_all(calls)
+        .await
+        .into_iter()
+        .for_each(|n| assert!(n.is_ok()));
     let intervals = |actor: &str| -> Vec<(u64, u64)> {
         let text = std::fs::read_to_string(log(actor)).unwrap();
         let lines = text.lines().map(|line| {
@@ -507,6 +552,12 @@ fn line(method: &DescribedMethod) -> String {
 #[tokio::test]
 async fn hints_become_types() {
     let stage = Stage::new(HINTS);
+    // The same again in the same worker.
+    stage
+        .manager
+        .describe_methods(&stage.class.spec)
+        .await
+        .unwrap();
     let described = stage.manager.describe_methods(&stage.class.spec).await;
     let lines: Vec<_> = described.unwrap().iter().map(line).collect();
     let expected = "\
@@ -544,7 +595,11 @@ async fn what_returns_nothing_gives_null() {
     stage.host.put(built);
     let pool = stage.host.open_pool(case.call()).unwrap();
     let out = run(&pool, counting(3)).await.unwrap();
-    let out = out.column(0).as_any().downcast_ref::<StringArray>().unwrap();
+    let out = out
+        .column(0)
+        .as_any()
+        .downcast_ref::<StringArray>()
+        .unwrap();
     assert!(out.iter().eq([None, None, None]));
     stage.end().await;
 }

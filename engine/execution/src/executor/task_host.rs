@@ -5,7 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::execution::TaskContext;
 use mobula_plan::{FailedRows, OperatorRun, QueryId, TaskHost};
-use mobula_udfs::{ActorHost, Language, NativeFunctions, UdfCall, UdfError, UdfPool, WorkerManager};
+use mobula_udfs::{
+    ActorHost, Language, NativeFunctions, UdfCall, UdfError, UdfPool, WorkerManager,
+};
 
 use crate::base::worker::task_share;
 use crate::executor::failed_rows::FailedRowsLine;

@@ -91,10 +91,7 @@ fn method(call: &FunctionSpec, described: DescribedMethod) -> FunctionSpec {
 }
 
 /// Its parameters and what it returns, as if CREATE FUNCTION had declared them.
-fn declared(
-    name: &str,
-    described: &DescribedMethod,
-) -> Result<(Vec<Param>, Returns), PlanError> {
+fn declared(name: &str, described: &DescribedMethod) -> Result<(Vec<Param>, Returns), PlanError> {
     let params = described.params.iter().map(|param| {
         let sql_type = param.sql_type.as_deref().unwrap_or_default();
         format!("{} {sql_type}", quoted(&param.name.to_lowercase()))
@@ -178,21 +175,36 @@ mod tests {
         };
         assert_eq!((call.name.as_str(), call.column_name()), ("c", "c"));
         assert_eq!(call.params, actor().class.params);
-        assert_eq!((call.defaults.batch_size, call.defaults.concurrency), (Some(7), None));
-        assert_eq!(call.defaults.timeout, Some(std::time::Duration::from_secs(3)));
+        assert_eq!(
+            (call.defaults.batch_size, call.defaults.concurrency),
+            (Some(7), None)
+        );
+        assert_eq!(
+            call.defaults.timeout,
+            Some(std::time::Duration::from_secs(3))
+        );
     }
 
     #[test]
     fn texts_become_types_and_what_does_not_fit_is_kept_with_the_reason() {
-        let add = made(described(&[("x", "BIGINT"), ("By", "DECIMAL(10,2)")], "DOUBLE[]"));
+        let add = made(described(
+            &[("x", "BIGINT"), ("By", "DECIMAL(10,2)")],
+            "DOUBLE[]",
+        ));
         assert_eq!((add.name.as_str(), add.column_name()), ("c.add", "add"));
         let names: Vec<_> = add.params.iter().map(|p| p.name.as_str()).collect();
         assert_eq!(names, ["x", "by"]);
-        assert_eq!(add.params[1].kind, ParamKind::Value(DataType::Decimal128(10, 2)));
+        assert_eq!(
+            add.params[1].kind,
+            ParamKind::Value(DataType::Decimal128(10, 2))
+        );
         assert!(matches!(add.returns, Returns::Scalar(DataType::List(_))));
         assert_eq!(add.defaults.batch_size, None);
         let method = add.actor.unwrap();
-        assert_eq!((method.method.as_str(), method.by_row, method.problem), ("Add", true, None));
+        assert_eq!(
+            (method.method.as_str(), method.by_row, method.problem),
+            ("Add", true, None)
+        );
 
         let rows = made(DescribedMethod {
             batches: Some(BatchFormat::Pandas),
@@ -203,9 +215,18 @@ mod tests {
         assert!(!rows.actor.unwrap().by_row);
 
         for (described, problem) in [
-            (described(&[("x", "KITTEN(3)")], "BIGINT"), "has types that are no SQL types: "),
-            (described(&[("x", "INT); DROP TABLE t; --")], "BIGINT"), "has types that are no SQL types: "),
-            (described(&[("x", "BIGINT")], "TABLE(x BIGINT)"), "has types that are no SQL types: "),
+            (
+                described(&[("x", "KITTEN(3)")], "BIGINT"),
+                "has types that are no SQL types: ",
+            ),
+            (
+                described(&[("x", "INT); DROP TABLE t; --")], "BIGINT"),
+                "has types that are no SQL types: ",
+            ),
+            (
+                described(&[("x", "BIGINT")], "TABLE(x BIGINT)"),
+                "has types that are no SQL types: ",
+            ),
             (
                 DescribedMethod {
                     problem: Some("says no type".into()),

@@ -38,7 +38,9 @@ fn check_worker(
     } else if options.concurrency.is_some() {
         format!("\"{name}\" is a method of an actor, which is one worker. Leave concurrency out")
     } else if options.init_timeout.is_some() {
-        format!("\"{name}\" is a method of an actor, which is there. CREATE ACTOR says init_timeout")
+        format!(
+            "\"{name}\" is a method of an actor, which is there. CREATE ACTOR says init_timeout"
+        )
     } else {
         return Ok(());
     };
@@ -88,13 +90,15 @@ fn check_options(
     let plain = spec.actor.as_ref().is_some_and(|method| method.by_row);
     let given = ["batch_format", "zero_copy_batch"]
         .into_iter()
-        .zip([options.batch_format.is_some(), options.zero_copy_batch.is_some()])
+        .zip([
+            options.batch_format.is_some(),
+            options.zero_copy_batch.is_some(),
+        ])
         .find(|(_, given)| *given);
     if let (true, Some((option, _))) = (plain, given) {
         let name = &spec.name;
-        let problem = format!(
-            "\"{name}\" takes plain values, as its type hints say. Leave {option} out"
-        );
+        let problem =
+            format!("\"{name}\" takes plain values, as its type hints say. Leave {option} out");
         return Err(relation(op, &problem));
     }
     let by_row = !matches!(op.mode, CallMode::Batches | CallMode::Groups);

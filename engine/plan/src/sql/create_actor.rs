@@ -68,7 +68,12 @@ pub(super) fn parse(
     use Keyword::{EXISTS, FROM, IF, NOT, WITH};
     let mut reader = Reader { parser, text };
     let if_not_exists = reader.parser.parse_keywords(&[IF, NOT, EXISTS]);
-    let schema = |name: &str| refused(name, "its name must not have a schema: actors belong to all");
+    let schema = |name: &str| {
+        refused(
+            name,
+            "its name must not have a schema: actors belong to all",
+        )
+    };
     let name = reader.name(schema)?;
     let from = reader.parser.expect_keyword(FROM).map(|_| ());
     reader.ok(from)?;
@@ -81,7 +86,10 @@ pub(super) fn parse(
         let before = &args[..*at];
         before.iter().any(|(other, _)| other == arg)
     }) {
-        return Err(refused(&name, &format!("argument \"{}\" is given twice", args[at].0)));
+        return Err(refused(
+            &name,
+            &format!("argument \"{}\" is given twice", args[at].0),
+        ));
     }
     let options = match reader.parser.parse_keyword(WITH) {
         true => options(&mut reader, &name)?,
@@ -112,7 +120,11 @@ pub(super) fn parse_drop(
     let mut reader = Reader { parser, text };
     let if_exists = [Keyword::IF, Keyword::EXISTS];
     let if_exists = reader.parser.parse_keywords(&if_exists);
-    Some(reader.identifier().map(|name| (normalized(&name), if_exists)))
+    Some(
+        reader
+            .identifier()
+            .map(|name| (normalized(&name), if_exists)),
+    )
 }
 
 /// Consumes `words` and ACTOR behind them, or nothing.
@@ -218,7 +230,11 @@ mod tests {
             ("DROP ACTOR a", "a", false),
             ("drop actor if exists \"A b\"", "A b", true),
         ] {
-            let Ok(MobulaStatement::DropActor { name: found, if_exists: may }) = read(sql) else {
+            let Ok(MobulaStatement::DropActor {
+                name: found,
+                if_exists: may,
+            }) = read(sql)
+            else {
                 panic!("{sql}");
             };
             assert_eq!((found.as_str(), may), (name, if_exists));
@@ -228,20 +244,47 @@ mod tests {
             read("CREATE TABLE actor (actor INT)"),
             Ok(MobulaStatement::DataFusion(_))
         ));
-        assert!(matches!(read("DROP TABLE actor"), Ok(MobulaStatement::DataFusion(_))));
+        assert!(matches!(
+            read("DROP TABLE actor"),
+            Ok(MobulaStatement::DataFusion(_))
+        ));
     }
 
     #[test]
     fn what_makes_no_sense_is_refused() {
         for (sql, expected) in [
-            ("CREATE ACTOR s.a FROM c", "cannot create actor \"s.a\": its name must not have a schema"),
-            ("CREATE ACTOR a FROM c(n => 1, n => 2)", "cannot create actor \"a\": argument \"n\" is given twice"),
-            ("CREATE ACTOR a FROM c(n => x)", "cannot create actor \"a\": argument \"n\" must be a literal, not x"),
-            ("CREATE ACTOR a FROM c(1)", "syntax error at line 1, column 23: expected identifier, found 1"),
-            ("CREATE ACTOR a", "syntax error at line 1, column 15: expected FROM, found the end of the text"),
-            ("CREATE ACTOR a FROM c WITH (batch_size = 3)", "cannot create actor \"a\": it has no option \"batch_size\". It takes timeout and init_timeout"),
-            ("CREATE ACTOR a FROM c WITH (timeout = 0)", "invalid value 0 for option \"timeout\" of actor \"a\""),
-            ("CREATE ACTOR a FROM c WITH (timeout = 1, timeout = 2)", "option \"timeout\" of actor \"a\" is given twice"),
+            (
+                "CREATE ACTOR s.a FROM c",
+                "cannot create actor \"s.a\": its name must not have a schema",
+            ),
+            (
+                "CREATE ACTOR a FROM c(n => 1, n => 2)",
+                "cannot create actor \"a\": argument \"n\" is given twice",
+            ),
+            (
+                "CREATE ACTOR a FROM c(n => x)",
+                "cannot create actor \"a\": argument \"n\" must be a literal, not x",
+            ),
+            (
+                "CREATE ACTOR a FROM c(1)",
+                "syntax error at line 1, column 23: expected identifier, found 1",
+            ),
+            (
+                "CREATE ACTOR a",
+                "syntax error at line 1, column 15: expected FROM, found the end of the text",
+            ),
+            (
+                "CREATE ACTOR a FROM c WITH (batch_size = 3)",
+                "cannot create actor \"a\": it has no option \"batch_size\". It takes timeout and init_timeout",
+            ),
+            (
+                "CREATE ACTOR a FROM c WITH (timeout = 0)",
+                "invalid value 0 for option \"timeout\" of actor \"a\"",
+            ),
+            (
+                "CREATE ACTOR a FROM c WITH (timeout = 1, timeout = 2)",
+                "option \"timeout\" of actor \"a\" is given twice",
+            ),
             ("DROP ACTOR", "syntax error at line 1, column 11"),
         ] {
             let error = read(sql).unwrap_err();

@@ -75,10 +75,16 @@ mod tests {
             ),
             (
                 "COPY (SELECT a.m(1)) TO 'f.csv'",
-                "COPY (SELECT \"a.m\"(1)) TO 'f.csv'",
+                "COPY (SELECT \"a.m\"(1)) TO f.csv",
             ),
-            ("INSERT INTO s.t (a) SELECT f(1)", "INSERT INTO s.t (a) SELECT f(1)"),
-            ("SELECT a.b.c(1), t.x FROM s.t", "SELECT a.b.c(1), t.x FROM s.t"),
+            (
+                "INSERT INTO s.t (a) SELECT f(1)",
+                "INSERT INTO s.t (a) SELECT f(1)",
+            ),
+            (
+                "SELECT a.b.c(1), t.x FROM s.t",
+                "SELECT a.b.c(1), t.x FROM s.t",
+            ),
         ] {
             let all = parse_statements(sql).unwrap();
             let [MobulaStatement::DataFusion(statement)] = all.as_slice() else {

@@ -171,10 +171,9 @@ class Worker:
                 warm()
             limits.bind(frame.body["memory_bytes"])
         elif frame.kind == protocol.DESCRIBE:
-            methods = frame.body.pop("methods")
-            source = Source(**frame.body)
+            source = Source(*(frame.body[key] for key in ("function", "body", "params", "table")))
             source.forget()
-            told = described(source.object) if methods and source.is_class else []
+            told = described(source.object) if frame.body["methods"] and source.is_class else []
             self._ready(frame, source, methods=told)
         elif frame.kind == protocol.BUILD:
             warm()
