@@ -7,6 +7,7 @@ import time
 
 import adbc_driver_manager
 import pytest
+from servers import register
 
 ACTOR = """CREATE FUNCTION counter(x BIGINT) RETURNS BIGINT LANGUAGE python AS $$
 import os, time
@@ -58,7 +59,7 @@ def value(cursor, sql):
 
 @pytest.fixture(params=[0, 2], ids=["alone", "cluster"])
 def server(request, start):
-    server = start(executors=request.param)
+    server = start(executors=request.param, args=["--scan-bytes-per-task", "64KiB"])
     with server.connect() as connection, connection.cursor() as cursor:
         cursor.execute(ACTOR)
         cursor.execute("CREATE ACTOR c FROM counter")
@@ -104,10 +105,9 @@ def test_a_thousand_concurrent_calls_count_exactly(server):
     with server.connect() as connection, connection.cursor() as cursor:
         assert value(cursor, "SELECT c.get()") == max(seen) == 500 * 1 + 500 * 2
         assert value(cursor, "SELECT c.processes()") == 1
-        all = intervals(cursor, "c")
-        assert len(all) == 1000
-        assert all == sorted(all, key=lambda interval: interval[1])
-        assert all == list(all) and not any(a[1] > b[0] for a, b in zip(all, all[1:]))
+        found = intervals(cursor, "c")
+        assert len(found) == 1000
+        assert not any(first[1] > second[0] for first, second in zip(found, found[1:]))
         cursor.execute("SELECT pid, calls, restarts, queue FROM system.actors")
         pid, calls, restarts, queue = cursor.fetchone()
         assert pid == value(cursor, "SELECT c.pid()")
@@ -133,6 +133,31 @@ def test_state_is_shared_over_sessions_and_methods(server):
             assert value(second, "SELECT c.twice(3)") == 10
     with server.connect() as three, three.cursor() as cursor:
         assert value(cursor, "SELECT c.get()") == 10
+
+
+def test_rows_of_a_table_reach_the_one_instance(server, tpch):
+    with server.connect() as connection, connection.cursor() as cursor:
+        register(cursor, tpch)
+        rows = value(cursor, "SELECT count(*) FROM orders")
+        assert value(cursor, "SELECT count(DISTINCT o_orderkey) FROM orders") == rows
+        before = started(cursor)
+        # Without an actor it is spread.
+        assert (sum(before.values()) > 0) == (len(before) > 1), before
+        # Every value from 1 on, each once: no second instance has counted.
+        added = "SELECT add FROM map_batches(TABLE(SELECT 1 AS x FROM nation, region), c.add)"
+        found = f"SELECT count(DISTINCT add), min(add), max(add) FROM ({added})"
+        cursor.execute(found)
+        assert cursor.fetchone() == (125, 1, 125)
+        assert value(cursor, "SELECT count(c.get()) FROM orders") == rows
+        # It runs where the actor is, and nowhere else.
+        assert started(cursor) == before
+
+
+def started(cursor):
+    """Tasks by executor, as heartbeats tell them."""
+    time.sleep(1.2)
+    cursor.execute("SELECT executor_id, tasks_started FROM system.executors")
+    return dict(cursor.fetchall())
 
 
 def test_cancel_and_limit_leave_the_actor_alive(server):

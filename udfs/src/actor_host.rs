@@ -159,7 +159,7 @@ impl ActorHost {
 
     fn crew(&self, spec: &Arc<ActorSpec>) -> Arc<Crew> {
         let hosted = Hosted::new(Arc::clone(spec));
-        Crew::new(Arc::clone(&self.manager), Want::Actor, Some(hosted), 1, 0)
+        Crew::new(Arc::clone(&self.manager), Want::Named, Some(hosted), 1, 0)
     }
 }
 

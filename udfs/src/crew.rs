@@ -86,7 +86,7 @@ impl Crew {
 
     /// Whether its workers hold a built class, and stay with it.
     pub(crate) fn is_actor(&self) -> bool {
-        self.want == Want::Actor
+        matches!(self.want, Want::Actor | Want::Named)
     }
 
     /// Ends the workers that are free now, and the others when they come free.

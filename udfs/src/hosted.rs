@@ -56,6 +56,8 @@ struct Life {
     since: Instant,
     builds: u64,
     process: Option<Arc<Process>>,
+    /// The one that the class is built in now.
+    building: Option<Arc<Process>>,
     calls: u64,
     busy: Duration,
     busy_since: Option<Instant>,
@@ -74,6 +76,7 @@ impl Hosted {
                 since: Instant::now(),
                 builds: 0,
                 process: None,
+                building: None,
                 calls: 0,
                 busy: Duration::ZERO,
                 busy_since: None,
@@ -91,9 +94,11 @@ impl Hosted {
         limit: TimeLimit,
     ) -> Result<(), UdfError> {
         let process = Arc::clone(worker.process());
+        self.life.lock().building = Some(Arc::clone(&process));
         let built = worker.build(&self.spec, limit.deadline()).await;
-        built.map_err(|error| error.at_line_of(self.spec.methods.iter()))?;
         let mut life = self.life.lock();
+        life.building = None;
+        built.map_err(|error| error.at_line_of(self.spec.methods.iter()))?;
         life.process = Some(process);
         life.builds += 1;
         life.failed = None;
@@ -270,9 +275,10 @@ pub(crate) async fn end(crew: &Crew, grace: Duration) {
 
 /// Ends the actor at once, whatever it is at work on.
 pub(crate) fn kill(crew: &Crew) {
-    let process = crew.hosted.as_ref().map(|h| h.life.lock().process.clone());
-    if let Some(process) = process.flatten() {
-        process.kill();
+    if let Some(hosted) = &crew.hosted {
+        let life = hosted.life.lock();
+        let all = life.process.iter().chain(&life.building);
+        all.for_each(|process| process.kill());
     }
 }
 

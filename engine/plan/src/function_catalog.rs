@@ -101,7 +101,9 @@ impl FunctionCatalog {
         self.get(name).ok_or_else(|| {
             let all = self.list();
             if let Some((actor, method)) = name.split_once('.').filter(|(a, _)| self.is_actor(a)) {
-                let own = all.iter().filter(|spec| is_of(spec, actor) && spec.name != actor);
+                let own = all
+                    .iter()
+                    .filter(|spec| is_of(spec, actor) && spec.name != actor);
                 let mut own: Vec<_> = own.map(|spec| spec.column_name()).collect();
                 if own.len() > LISTED_MAX {
                     own.truncate(LISTED_MAX);
