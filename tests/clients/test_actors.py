@@ -163,9 +163,13 @@ def started(cursor):
 def test_cancel_and_limit_leave_the_actor_alive(server):
     with server.connect() as connection, connection.cursor() as cursor:
         pid = value(cursor, "SELECT c.pid()")
-        forever = "SELECT * FROM map(TABLE(SELECT value::DOUBLE / 1e9 AS seconds FROM range(100000000)), c.slow)"
+        # A block takes a few milliseconds, all of them hours.
+        forever = "SELECT * FROM map(TABLE(SELECT 1e-6::DOUBLE AS seconds FROM range(100000000)), c.slow)"
+        small = "SET mobula.udf_batch_rows = 64"
+        cursor.execute(small)
         with server.connect() as other:
             reader = other.cursor()
+            reader.execute(small)
             reader.execute(forever)
             assert reader.fetchone()
             reader.close()

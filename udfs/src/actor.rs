@@ -81,7 +81,7 @@ pub struct ActorInfo {
     pub queue: usize,
     /// Blocks it is through with, those of actors of its name that died included.
     pub calls: u64,
-    /// Its share of the time since it was built that it was at work.
+    /// The share of its age that it was at work.
     pub busy_share: f64,
     /// How often it was built anew.
     pub restarts: u64,

@@ -33,9 +33,11 @@ use crate::worker::Worker;
 
 /// For how long a failure to build the actor answers for the next ones.
 const FAILED_FOR: Duration = Duration::from_secs(1);
-/// Between tries of the keeper; it doubles up to the next.
+/// How long the keeper waits before it tries again; it doubles up to the next.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// An actor that has lived so long is built anew without waiting.
+const LONG_LIFE: Duration = Duration::from_secs(10);
 /// How often the end of the call at work is looked for when an actor is dropped.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -241,22 +243,34 @@ pub(crate) async fn keep(crew: Arc<Crew>) {
     let Some(hosted) = &crew.hosted else {
         return;
     };
-    let mut wait = FIRST_WAIT;
+    let (actor, mut wait) = (&hosted.spec.name, Duration::ZERO);
     while !crew.is_closed() {
+        let since = Instant::now();
         match prepare(&crew, hosted).await {
             Ok(process) => {
-                wait = FIRST_WAIT;
-                process.ended().await;
+                let exit = process.ended().await;
+                if crew.is_closed() {
+                    return;
+                }
+                tracing::warn!(actor, exit, "a named actor is built anew");
+                if since.elapsed() >= LONG_LIFE {
+                    wait = Duration::ZERO;
+                }
             }
             Err(_) if crew.is_closed() => return,
             Err(error) => {
-                let actor = &hosted.spec.name;
                 tracing::warn!(%error, actor, "a named actor is not there; it is tried again");
-                tokio::time::sleep(wait).await;
-                wait = (2 * wait).min(LONGEST_WAIT);
+                wait = wait.max(FIRST_WAIT);
             }
         }
+        tokio::time::sleep(wait).await;
+        wait = longer(wait);
     }
+}
+
+/// After an actor that did not live long, or was not built: the first time at once.
+fn longer(wait: Duration) -> Duration {
+    (2 * wait).clamp(FIRST_WAIT, LONGEST_WAIT)
 }
 
 /// Refuses calls from now on, lets the one at work finish for `grace`, and ends the
@@ -338,5 +352,20 @@ impl UdfPool for HostedPool {
 
     fn stats(&self) -> PoolStats {
         self.call.counters.stats()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_actor_that_goes_on_dying_is_tried_ever_less() {
+        let mut waits = vec![Duration::ZERO];
+        for at in 0..7 {
+            waits.push(longer(waits[at]));
+        }
+        let seconds: Vec<_> = waits.iter().map(Duration::as_secs).collect();
+        assert_eq!(seconds, [0, 1, 2, 4, 8, 16, 30, 30]);
     }
 }

@@ -32,6 +32,9 @@ mod groups;
 #[path = "workers/handling.rs"]
 mod handling;
 #[cfg(test)]
+#[path = "workers/hints.rs"]
+mod hints;
+#[cfg(test)]
 #[path = "workers/hosted.rs"]
 mod hosted;
 #[cfg(test)]
