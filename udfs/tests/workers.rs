@@ -60,6 +60,9 @@ mod refusals;
 #[path = "workers/rows.rs"]
 mod rows;
 #[cfg(test)]
+#[path = "workers/stage.rs"]
+mod stage;
+#[cfg(test)]
 #[cfg(target_os = "linux")]
 #[path = "workers/transport.rs"]
 mod transport;

@@ -4,173 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::array::StringArray;
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::DataType;
 use futures::future::join_all;
-use mobula_udfs::{
-    ActorHost, ActorInfo, ActorSpec, ActorState, CallMode, Literal, MethodOf, Returns, UdfError,
-    UdfErrorClass, UdfPool, WorkerManager,
-};
+use mobula_udfs::{ActorSpec, ActorState, Literal, Returns, UdfError, UdfErrorClass};
 
 use crate::bench::*;
-
-const COUNTER: &str = "
-import os, time
-class counter:
-    def __init__(self, start=0, log=None):
-        self.n, self.log = start, log
-        if log and os.path.exists(log + '.refuse'):
-            raise ValueError('not today')
-    def __call__(self, x):
-        return x + self.n
-    def add(self, x: int) -> int:
-        self.n += x
-        return self.n
-    def get(self) -> int:
-        return self.n
-    def pid(self) -> int:
-        return os.getpid()
-    def slow(self, x: int) -> int:
-        began = time.monotonic_ns()
-        time.sleep(x / 1000)
-        if self.log:
-            with open(self.log, 'a') as log:
-                log.write(f'{began} {time.monotonic_ns()}\\n')
-        self.n += 1
-        return self.n
-    def fails(self, x: int) -> int:
-        raise ValueError(x)
-    def dies(self, x: int) -> int:
-        os.kill(os.getpid(), 9)
-    def lines(self, rows: 'TABLE') -> 'TABLE(x BIGINT)':
-        for x in rows['x']:
-            yield {'x': [x] * 1000}
-            self.n += 1
-";
-
-/// A host with the actors that tests make.
-struct Stage {
-    manager: Arc<WorkerManager>,
-    host: ActorHost,
-    class: Case,
-}
-
-impl Stage {
-    fn new(body: &str) -> Self {
-        Self::with_room(body, 10)
-    }
-
-    fn with_room(body: &str, actors_max: usize) -> Self {
-        let manager = manager();
-        Self {
-            host: ActorHost::new(Arc::clone(&manager), "here", actors_max),
-            manager,
-            class: Case::ints("counter", body).class(),
-        }
-    }
-
-    fn spec(&self, actor: &str, args: &[(&str, Literal)]) -> ActorSpec {
-        let mut spec = ActorSpec {
-            name: actor.to_owned(),
-            class: self.class.spec.clone(),
-            args: args
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), value.clone()))
-                .collect(),
-            timeout: None,
-            init_timeout: None,
-            methods: vec![],
-        };
-        for name in [
-            "__call__", "add", "get", "pid", "slow", "fails", "dies", "lines",
-        ] {
-            spec.methods.push(self.method(actor, name).spec);
-        }
-        spec
-    }
-
-    async fn create(&self, actor: &str, args: &[(&str, Literal)]) -> Result<(), UdfError> {
-        let built = self.host.build(Arc::new(self.spec(actor, args))).await?;
-        let replaced = self.host.put(built);
-        if let Some(replaced) = replaced {
-            self.host.end(replaced).await;
-        }
-        Ok(())
-    }
-
-    /// A method as the planner makes it.
-    fn method(&self, actor: &str, name: &str) -> Case {
-        let mut case = match name {
-            "lines" => Case::table(name, &[("x", DataType::Int64)], ""),
-            "get" | "pid" => Case::scalar(name, &[], DataType::Int64, ""),
-            _ => Case::ints(name, ""),
-        }
-        .class();
-        let by_row = !matches!(name, "__call__" | "lines");
-        if by_row {
-            case.mode = CallMode::Map;
-        }
-        case.spec.body = self.class.spec.body.clone();
-        case.spec.name = match name {
-            "__call__" => actor.to_owned(),
-            _ => format!("{actor}.{name}"),
-        };
-        case.spec.actor = Some(MethodOf {
-            actor: actor.to_owned(),
-            method: name.to_owned(),
-            by_row,
-            problem: None,
-        });
-        case
-    }
-
-    fn pool(&self, actor: &str, method: &str) -> Arc<dyn UdfPool> {
-        let call = self.method(actor, method).call();
-        self.host.open_pool(call).unwrap()
-    }
-
-    /// One value through a method.
-    async fn call(&self, actor: &str, method: &str, x: i64) -> Result<i64, UdfError> {
-        let pool = self.pool(actor, method);
-        let out = run(&pool, one(method, x)).await?;
-        Ok(values(&out)[0].unwrap())
-    }
-
-    fn info(&self, actor: &str) -> ActorInfo {
-        let mut all = self.host.list().into_iter();
-        all.find(|info| info.name == actor).unwrap()
-    }
-
-    /// Waits until the actor is in `state`.
-    async fn until(&self, actor: &str, state: ActorState) -> ActorInfo {
-        let since = Instant::now();
-        loop {
-            let info = self.info(actor);
-            if info.state == state {
-                return info;
-            }
-            assert!(since.elapsed() < PATIENCE, "{info:?}");
-            tokio::task::yield_now().await;
-        }
-    }
-
-    async fn end(self) {
-        self.host.shutdown();
-        self.manager.shutdown().await;
-    }
-}
-
-/// A row for a method: of `x`, or of nothing.
-fn one(method: &str, x: i64) -> arrow::array::RecordBatch {
-    use arrow::array::{RecordBatch, RecordBatchOptions};
-    match method {
-        "get" | "pid" => {
-            let options = RecordBatchOptions::new().with_row_count(Some(1));
-            let schema = Arc::new(Schema::empty());
-            RecordBatch::try_new_with_options(schema, vec![], &options).unwrap()
-        }
-        _ => ints([Some(x)]),
-    }
-}
+use crate::stage::*;
 
 #[tokio::test]
 async fn methods_share_one_instance_in_one_process() {
@@ -435,6 +274,75 @@ async fn who_waits_for_an_actor_that_is_dropped_or_replaced_is_told() {
         .open_pool(stage.method("c", "add").call())
         .unwrap_err();
     assert!(matches!(error, UdfError::ActorElsewhere { .. }), "{error}");
+    stage.end().await;
+}
+
+/// Takes for ever to build if the file is there.
+const HANGS: &str = "
+import os, time
+class counter:
+    def __init__(self, file):
+        while os.path.exists(file):
+            time.sleep(0.01)
+    def __call__(self, x):
+        return x
+    def get(self) -> int:
+        return 0
+    def dies(self, x: int) -> int:
+        os.kill(os.getpid(), 9)
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_build_that_hangs_ends_with_who_asked_for_it_or_with_its_actor() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("wait").display().to_string();
+    let args = [("file", Literal::Text(file.clone()))];
+    let stage = Stage::new(HANGS);
+    std::fs::write(&file, "").unwrap();
+    let creating = stage.create("c", &args);
+    let cancelled = tokio::time::timeout(Duration::from_millis(500), creating).await;
+    assert!(cancelled.is_err());
+    at_most(0, &stage.manager).await;
+    std::fs::remove_file(&file).unwrap();
+    stage.create("c", &args).await.unwrap();
+    // Built anew for a call that has lost it, which can never end well.
+    std::fs::write(&file, "").unwrap();
+    let pool = stage.pool("c", "dies");
+    let drop_it = async {
+        let info = stage.until("c", ActorState::Restarting).await;
+        assert_eq!(info.pid, None);
+        worker_in(&stage.manager, "loading").await;
+        let actor = stage.host.take("c").unwrap();
+        stage.host.end(actor).await;
+    };
+    let (called, ()) = tokio::join!(run(&pool, ints([Some(1)])), drop_it);
+    let text = called.unwrap_err().to_string();
+    assert!(
+        text.starts_with("actor \"c\" was dropped or replaced"),
+        "{text}"
+    );
+    at_most(0, &stage.manager).await;
+    stage.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn named_actors_take_no_places_of_queries() {
+    let stage = Stage::new(COUNTER);
+    for actor in ["a", "b", "c", "d", "e"] {
+        stage.create(actor, &[]).await.unwrap();
+    }
+    // The manager has four places; two of them are for this pool at once.
+    let case = Case::ints(
+        "f",
+        "import time\nclass f:\n    def __call__(self, x):\n        time.sleep(0.3)\n        return x",
+    );
+    let pool = case.class().pool(&stage.manager, 2);
+    let calls = (0..2).map(|x| run(&pool, ints([Some(x)])));
+    join_all(calls)
+        .await
+        .into_iter()
+        .for_each(|out| drop(out.unwrap()));
+    assert_eq!(pool.stats().workers_at_once, 2);
     stage.end().await;
 }
 
