@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use mobula_execution::DEFAULT_CATALOG;
 use mobula_plan::PlanError;
-use mobula_udfs::FunctionSpec;
+use mobula_udfs::{ActorSpec, FunctionSpec};
 
 use crate::catalog::{Definition, ObjectKind};
 use crate::{Database, ServerError, Session};
@@ -48,7 +48,9 @@ impl Database {
     pub(crate) async fn revive(self: &Arc<Self>, names: &[String]) -> Option<ServerError> {
         let mut unusable = self.unusable.lock().await;
         let named = |u: &Unusable| {
-            u.definition.kind != ObjectKind::Function && names.contains(&u.definition.name)
+            let kind = u.definition.kind;
+            let has_schema = !matches!(kind, ObjectKind::Function | ObjectKind::Actor);
+            has_schema && names.contains(&u.definition.name)
         };
         if !unusable.iter().any(named) {
             return None;
@@ -131,6 +133,7 @@ impl Database {
     ) -> Result<(), String> {
         match definition.kind {
             ObjectKind::Function => self.apply_function(definition),
+            ObjectKind::Actor => self.apply_actor(definition),
             _ => {
                 let session = Session::new(Arc::clone(self));
                 let cause = first_cause(&session, definition, failed);
@@ -150,6 +153,19 @@ impl Database {
             return Err(PlanError::NativeName { function }.into());
         }
         self.engine().functions().insert(Arc::new(spec));
+        Ok(())
+    }
+
+    /// It is built in the background: opening a database does not wait for models.
+    fn apply_actor(&self, definition: &Definition) -> Result<(), ServerError> {
+        let spec = Arc::new(ActorSpec::decode(&definition.body)?);
+        let functions = self.engine().functions();
+        if functions.is_native(&spec.name) {
+            let function = spec.name.clone();
+            return Err(PlanError::NativeName { function }.into());
+        }
+        self.engine().actors().start_later(Arc::clone(&spec))?;
+        functions.insert_actor(&spec);
         Ok(())
     }
 }

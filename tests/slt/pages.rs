@@ -75,12 +75,18 @@ async fn failures_of(page: &Path, target: &mut Target, data: &TempDir) -> Vec<St
     failures
 }
 
-/// The pages of the operators, and those about functions and blocks.
+/// The pages of the operators, and those about functions, actors and blocks.
 fn pages() -> Vec<PathBuf> {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
     let operators = std::fs::read_dir(docs.join("operators")).unwrap();
     let mut pages: Vec<_> = operators.map(|entry| entry.unwrap().path()).collect();
-    for guide in ["functions", "failed-rows", "blocks", "ray-and-spark"] {
+    for guide in [
+        "actors",
+        "functions",
+        "failed-rows",
+        "blocks",
+        "ray-and-spark",
+    ] {
         pages.push(docs.join(format!("guide/{guide}.md")));
     }
     pages.sort();

@@ -7,6 +7,9 @@
 //! raised: the query ends, or, where failed rows are let through, the block is
 //! halved down to the rows that do it, if the function is called row by row or says
 //! the same when asked again. A worker that cannot be made ready is no block's fault.
+//!
+//! A named actor outlives its readers: what it is at work on when a reader goes, it
+//! finishes, and the answers are thrown away.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,13 +18,15 @@ use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
 use tokio::sync::oneshot;
 
 use crate::call::CallMode;
+use crate::crew::{Lease, Vacancy};
 use crate::error::{ErrorBound, UdfError, UdfErrorClass, UserFailure};
 use crate::exchange::{Ahead, Exchange, Interruption, Part, Parts};
 use crate::failed_rows::{FailedRow, OnError, RowFailure};
+use crate::hosted::Hosted;
 use crate::line::Ticket;
 use crate::manager::leaves_worker_usable;
 use crate::pool::Answer;
-use crate::process_pool::{Lease, Shared, Vacancy};
+use crate::process_pool::CallOn;
 use crate::spawn::spawn_detached;
 
 /// A part of the block that is still to be sent.
@@ -48,24 +53,24 @@ pub(crate) enum Place {
 impl Place {
     /// Waits until `block` may be sent.
     pub(crate) async fn wait(
-        shared: &Arc<Shared>,
+        call: &Arc<CallOn>,
         block: &RecordBatch,
         again: bool,
     ) -> Result<Self, UdfError> {
-        let mean = || shared.counters.mean();
-        let grow = || Shared::grow(shared);
-        let opening = match shared.line.wait_or_grow(again, mean, grow).await {
+        let mean = || call.counters.mean();
+        let grow = || CallOn::grow(call);
+        let opening = match call.crew.line.wait_or_grow(again, mean, grow).await {
             Ticket::Permit(permit) => {
                 let vacancy = Vacancy { permit, kept: None };
-                return Shared::lease(shared, vacancy).await.map(Self::Worker);
+                return call.lease(vacancy).await.map(Self::Worker);
             }
             Ticket::Ahead(opening) => opening,
         };
-        let (block, shared) = (block.clone(), Arc::clone(shared));
+        let (block, call) = (block.clone(), Arc::clone(call));
         // Whole, even if the call is dropped: the worker listens to others, too.
         let ahead = spawn_detached("udf-ahead", async move {
             let mut sender = opening.sender.lock().await;
-            sender.send_ahead(&block, &shared.order).await
+            sender.send_ahead(&block, &call.order).await
         });
         let worker = opening.worker;
         Ok(Self::Behind { worker, ahead })
@@ -74,17 +79,17 @@ impl Place {
     /// Waits for a worker, and for what was sent to it.
     async fn lease(
         mut self,
-        shared: &Arc<Shared>,
+        call: &Arc<CallOn>,
         block: &RecordBatch,
     ) -> Result<(Lease, Option<Ahead>), UdfError> {
         loop {
             self = match self {
-                Self::Vacancy(vacancy) => Self::Worker(Shared::lease(shared, vacancy).await?),
+                Self::Vacancy(vacancy) => Self::Worker(call.lease(vacancy).await?),
                 Self::Worker(lease) => return Ok((lease, None)),
                 Self::Behind { worker, ahead } => match worker.await {
                     Ok(lease) => return Ok((lease, Some(ahead))),
                     // Lost with the block before ours.
-                    Err(_) => Self::wait(shared, block, true).await?,
+                    Err(_) => Self::wait(call, block, true).await?,
                 },
             };
         }
@@ -92,16 +97,16 @@ impl Place {
 }
 
 /// Runs `block`, tells `parts` what came of it, and gives the worker back.
-pub(crate) async fn run(shared: Arc<Shared>, place: Place, block: RecordBatch, parts: Parts) {
+pub(crate) async fn run(call: Arc<CallOn>, place: Place, block: RecordBatch, parts: Parts) {
     let mut run = BlockRun {
-        shared: &shared,
+        call: &call,
         parts: &parts,
         place: Some(place),
         held: vec![],
         failed: 0,
     };
     let outcome = run.all(block).await;
-    shared.counters.calls.fetch_add(1, Ordering::Relaxed);
+    call.counters.calls.fetch_add(1, Ordering::Relaxed);
     let BlockRun { place, held, .. } = run;
     let reusable = match &outcome {
         Ok(()) => true,
@@ -130,7 +135,7 @@ pub(crate) async fn run(shared: Arc<Shared>, place: Place, block: RecordBatch, p
 }
 
 struct BlockRun<'a> {
-    shared: &'a Arc<Shared>,
+    call: &'a Arc<CallOn>,
     parts: &'a Parts,
     /// `None` only where it could not be had.
     place: Option<Place>,
@@ -147,6 +152,10 @@ impl BlockRun<'_> {
             is_suspect: false,
         }];
         while let Some(next) = todo.pop() {
+            // Others wait for a named actor. What nobody reads is not begun there.
+            if self.call.crew.hosted.is_some() && self.parts.is_closed() {
+                return Err(Interruption::Abandoned);
+            }
             let held = self.held.len();
             let (lease, ahead) = self.lease(&next.block).await?;
             let (error, passed_on) = match self.once(&next, lease, ahead).await {
@@ -170,9 +179,9 @@ impl BlockRun<'_> {
     async fn lease(&mut self, block: &RecordBatch) -> Result<(Lease, Option<Ahead>), UdfError> {
         let place = match self.place.take() {
             Some(place) => place,
-            None => Place::wait(self.shared, block, true).await?,
+            None => Place::wait(self.call, block, true).await?,
         };
-        place.lease(self.shared, block).await
+        place.lease(self.call, block).await
     }
 
     /// Sends one block; whether the reader has had any of what came.
@@ -182,33 +191,38 @@ impl BlockRun<'_> {
         mut lease: Lease,
         ahead: Option<Ahead>,
     ) -> (Result<(), Interruption>, bool) {
-        let shared = self.shared;
+        let call = self.call;
         let mut exchange = Exchange {
             lease: &mut lease,
-            order: &shared.order,
+            order: &call.order,
             parts: self.parts,
-            counters: &shared.counters,
-            deadline: shared.manager.call_deadline(&shared.order.call),
+            counters: &call.counters,
+            deadline: call.crew.manager.call_deadline(&call.order.call),
             passed_on: false,
             held: &mut self.held,
             // Others must not be lost with a block that has ended a worker.
             may_follow: !next.is_suspect,
         };
+        let busy = call.crew.hosted.as_ref().map(Hosted::begin_block);
         let outcome = exchange.run(next.block.clone(), next.offset, ahead).await;
-        let outcome = outcome.map_err(|stop| stop.at_line(&shared.order.call));
+        let outcome = outcome.map_err(|stop| stop.at_line(&call.order.call));
         let passed_on = exchange.passed_on;
-        shared.counters.add_slots(lease.worker.channel.take_tally());
+        drop(busy);
+        if let (Some(hosted), Err(Interruption::Failed(error))) = (&call.crew.hosted, &outcome) {
+            hosted.note(error);
+        }
+        call.counters.add_slots(lease.worker.channel.take_tally());
         self.place = Some(Place::Worker(lease));
         (outcome, passed_on)
     }
 
     /// What to try after a block has ended its worker; the last part first.
     fn after(&mut self, lost: Todo, error: UdfError) -> Result<Vec<Todo>, UdfError> {
-        let call = &self.shared.order.call;
+        let call = &self.call.order.call;
         // Who runs out of time will do so again.
         if !lost.is_suspect && error.class() == UdfErrorClass::Lost {
             tracing::warn!(%error, "a block is sent once more");
-            let retries = &self.shared.counters.retries;
+            let retries = &self.call.counters.retries;
             retries.fetch_add(1, Ordering::Relaxed);
             let is_suspect = true;
             return Ok(vec![Todo { is_suspect, ..lost }]);
@@ -245,7 +259,7 @@ impl BlockRun<'_> {
 
     /// The answers for rows that end workers.
     fn without(&self, rows: usize, offset: usize, error: &UdfError) -> Vec<Answer> {
-        let call = &self.shared.order.call;
+        let call = &self.call.order.call;
         let listed = call.errors.on_error == OnError::DeadLetter;
         let reason = listed.then(|| RowFailure {
             error_type: match error.class() {

@@ -207,6 +207,7 @@ mod tests {
             strict: true,
             body: "class embed: ...".into(),
             defaults: CallDefaults::default(),
+            actor: None,
         };
         let schema = |t| Arc::new(Schema::new(vec![Field::new("text", t, true)]));
         let call = UdfCall {

@@ -66,6 +66,17 @@ impl fmt::Display for ErrorBound {
     }
 }
 
+/// What went wrong with a call in another process, as that one tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteFailure {
+    pub class: UdfErrorClass,
+    /// One line.
+    pub message: String,
+    /// Where it happened.
+    pub place: String,
+    pub traceback: Option<String>,
+}
+
 /// A call of user code that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum UdfError {
@@ -158,6 +169,45 @@ pub enum UdfError {
     },
     #[error("function \"{function}\" cannot be called: the workers are shutting down")]
     ShuttingDown { function: String },
+    #[error(
+        "actor \"{actor}\" was dropped or replaced while \"{function}\" was called. system.actors lists those there are"
+    )]
+    ActorGone { function: String, actor: String },
+    #[error(
+        "actor \"{actor}\" is not in process \"{place}\", so \"{function}\" cannot be called there. Actors live in the process that queries are sent to; system.actors lists them"
+    )]
+    ActorElsewhere {
+        function: String,
+        actor: String,
+        place: String,
+    },
+    #[error(
+        "actor \"{actor}\" has other methods since \"{function}\" was planned. Prepare the statement again"
+    )]
+    ActorChanged { function: String, actor: String },
+    #[error(
+        "actor \"{actor}\" is gone and could not be built anew, so \"{function}\" cannot be called: {reason}. It is tried again"
+    )]
+    ActorFailed {
+        function: String,
+        actor: String,
+        reason: String,
+    },
+    #[error("{}", .0.message)]
+    Remote(Box<RemoteFailure>),
+    #[error(
+        "actor \"{actor}\" at {place} cannot be reached, so \"{function}\" cannot be called: {reason}. Run the query again"
+    )]
+    ActorUnreachable {
+        function: String,
+        actor: String,
+        place: String,
+        reason: String,
+    },
+    #[error(
+        "actor \"{actor}\" cannot be created: there are {actors} already. Drop one, or start with a higher `actors_max`"
+    )]
+    ActorsMax { actor: String, actors: usize },
 
     #[error(
         "function \"{function}\" did not {} within {limit:?}{line} and its worker (pid {pid}) was ended. Raise `{setting}` if that is too short",
@@ -288,12 +338,14 @@ impl UdfError {
     /// Whose turn it is.
     pub fn class(&self) -> UdfErrorClass {
         match self {
+            Self::Remote(failure) => failure.class,
             Self::Raised(_)
             | Self::Refused(_)
             | Self::TooManyErrors { .. }
             | Self::ErrorRatio { .. }
             | Self::ConstructorArguments { .. }
-            | Self::StrictTable { .. } => UdfErrorClass::User,
+            | Self::StrictTable { .. }
+            | Self::ActorChanged { .. } => UdfErrorClass::User,
             Self::Start { .. }
             | Self::PythonVersion { .. }
             | Self::Packages { .. }
@@ -303,11 +355,17 @@ impl UdfError {
             | Self::NativeDeclaration { .. }
             | Self::NativeMissing { .. }
             | Self::NativeDiffers { .. }
-            | Self::NativeThread { .. } => UdfErrorClass::Setup,
-            Self::WorkerLost { .. } | Self::ShuttingDown { .. } | Self::Socket { .. } => {
-                UdfErrorClass::Lost
+            | Self::NativeThread { .. }
+            | Self::ActorElsewhere { .. } => UdfErrorClass::Setup,
+            Self::WorkerLost { .. }
+            | Self::ShuttingDown { .. }
+            | Self::Socket { .. }
+            | Self::ActorGone { .. }
+            | Self::ActorFailed { .. }
+            | Self::ActorUnreachable { .. } => UdfErrorClass::Lost,
+            Self::NoFreeWorker { .. } | Self::DeadLetter { .. } | Self::ActorsMax { .. } => {
+                UdfErrorClass::Exhausted
             }
-            Self::NoFreeWorker { .. } | Self::DeadLetter { .. } => UdfErrorClass::Exhausted,
             Self::TimedOut { .. } | Self::NativeTimedOut { .. } => UdfErrorClass::Timeout,
             Self::ProtocolVersion { .. }
             | Self::Block { .. }
@@ -327,6 +385,7 @@ impl UdfError {
             | Self::ErrorRatio { last: failure, .. } => failure.traceback.as_deref()?,
             Self::WorkerLost { log, .. } | Self::Handshake { log, .. } => log,
             Self::TimedOut { stack, .. } => stack,
+            Self::Remote(failure) => failure.traceback.as_deref()?,
             _ => return None,
         };
         (!text.is_empty()).then_some(text)

@@ -22,11 +22,11 @@ use tokio::time::Instant;
 
 use crate::activity::WorkerState;
 use crate::call::UdfCall;
+use crate::crew::Lease;
 use crate::error::UdfError;
 use crate::failed_rows::OnError;
 use crate::order::CallOrder;
 use crate::pool::{Answer, PoolStats};
-use crate::process_pool::Lease;
 use crate::protocol::{Done, Failed, Frame, Kind};
 use crate::sender::{Encoded, SentBlock};
 use crate::slots::Tally;
@@ -222,7 +222,7 @@ impl Exchange<'_> {
     /// Nothing of this call is sent after this.
     fn offer(&mut self) {
         if self.may_follow {
-            self.lease.offer();
+            self.lease.offer(self.counters);
         }
     }
 
@@ -345,14 +345,18 @@ impl Exchange<'_> {
         self.passed_on = true;
         for answer in self.held.drain(..) {
             let sent = self.parts.send(Ok(Part::Answer(answer))).await;
-            sent.map_err(|_| Interruption::Abandoned)?;
+            // A named actor goes on without its reader.
+            if sent.is_err() && !self.order.call.spec.is_method() {
+                return Err(Interruption::Abandoned);
+            }
         }
         Ok(())
     }
 
     /// Whether answers wait for the end of the call: those of a scalar function,
     /// and, where rows may fail, of a table function as well, so that its block can
-    /// be sent again; but no more of these than a frame holds.
+    /// be sent again; but no more of these than a frame holds. Those of a named actor
+    /// wait too: a slow reader does not keep it from others.
     fn holds(&self) -> bool {
         let call = &self.order.call;
         if !call.spec.is_table() {
@@ -362,7 +366,7 @@ impl Exchange<'_> {
             Answer::Rows(rows) => block_bytes(rows),
             Answer::Failed(_) => 0,
         };
-        call.errors.on_error != OnError::Raise
+        (call.errors.on_error != OnError::Raise || call.spec.is_method())
             && self.held.iter().map(bytes).sum::<usize>()
                 < self.lease.worker.channel.max_frame_bytes()
     }

@@ -2,25 +2,30 @@
 //!
 //! A [`FunctionSpec`] says what a function is, a [`UdfCall`] how one plan uses
 //! it. A [`WorkerManager`] owns the worker processes of one Mobula process and
-//! opens a [`UdfPool`] per call and task; blocks go in, blocks come out. User
+//! opens a [`UdfPool`] per call and task; blocks go in, blocks come out. An
+//! [`ActorHost`] holds the named actors, whose pools are handles on one worker. User
 //! code never runs in this process, but for the [`native`] functions that are part
 //! of the program. No DataFusion here, and no network.
 //!
-//! A block's way: [`UdfPool::call`] → `process_pool` takes a worker from `roster`
+//! A block's way: [`UdfPool::call`] → `process_pool` → `crew` takes one from `roster`
 //! or has one started through `launch` by the `zygote` → `block_run` has
 //! `exchange` hand it to `channel`, which writes it by `protocol`, large ones to
 //! memory from `slots` → `python/worker/*.py` → back the same way.
 
 mod activity;
+mod actor;
+mod actor_host;
 mod block_run;
 mod call;
 mod channel;
+mod crew;
 mod descriptors;
 mod error;
 mod exchange;
 mod failed_rows;
 mod fused;
 mod handling;
+mod hosted;
 mod launch;
 mod line;
 mod log;
@@ -50,8 +55,10 @@ mod worker;
 mod zygote;
 
 pub use activity::{WorkerInfo, WorkerState};
+pub use actor::{ActorInfo, ActorSpec, ActorState, DescribedMethod, DescribedParam};
+pub use actor_host::{ActorHost, BuiltActor};
 pub use call::{CallMode, GROUP_STARTS, Literal, UdfCall};
-pub use error::{ErrorBound, UdfError, UdfErrorClass, UserFailure};
+pub use error::{ErrorBound, RemoteFailure, UdfError, UdfErrorClass, UserFailure};
 pub use failed_rows::{ErrorPolicy, FailedRow, OnError, RowFailure};
 pub use fused::{Step, Take};
 pub use handling::Handling;
@@ -59,6 +66,6 @@ pub use manager::{StartMethod, WorkerManager, WorkerSettings};
 pub use native::{Native, NativeError, NativeFunction, NativeFunctions, NativeInstance};
 pub use pool::{Answer, AnswerStream, PoolStats, UdfPool};
 pub use spec::{
-    BatchFormat, CallDefaults, FunctionSpec, Language, ObjectKind, Param, ParamKind, Returns,
-    UnknownBatchFormat, Volatility,
+    BatchFormat, CallDefaults, FunctionSpec, Language, MethodOf, ObjectKind, Param, ParamKind,
+    Returns, UnknownBatchFormat, Volatility,
 };

@@ -1,4 +1,4 @@
-//! Where the calls of one pool wait for their turn.
+//! Where calls wait for their turn: those of one pool, or of one named actor.
 //!
 //! A call gets a permit, the right to one of the pool's workers, or goes ahead: its
 //! block is sent to a worker that is still at work on another, which hands it the

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::activity::WorkerInfo;
+use crate::actor::DescribedMethod;
 use crate::call::UdfCall;
 use crate::channel::Channel;
 use crate::error::{INIT_TIMEOUT, INIT_TIMEOUT_OPTION, UdfError};
@@ -22,6 +23,7 @@ use crate::order::CallOrder;
 use crate::pool::UdfPool;
 use crate::process::Processes;
 use crate::process_pool::ProcessPool;
+use crate::protocol::Ready;
 use crate::roster::{Bounds, Grant, Rank, Refusal, Roster, Slot, Want};
 use crate::slots::Slots;
 use crate::spawn::{OwnedTask, spawn_named};
@@ -172,13 +174,29 @@ impl WorkerManager {
     /// What is wrong with the body, or why there is no worker.
     pub async fn describe(&self, spec: &FunctionSpec) -> Result<ObjectKind, UdfError> {
         refuse_strict_table(spec)?;
+        Ok(self.looked_into(spec, false).await?.object.into())
+    }
+
+    /// The public methods of a class and their types, as its hints say. It is not
+    /// built.
+    ///
+    /// # Errors
+    /// As [`Self::describe`].
+    pub async fn describe_methods(
+        &self,
+        class: &FunctionSpec,
+    ) -> Result<Vec<DescribedMethod>, UdfError> {
+        Ok(self.looked_into(class, true).await?.methods)
+    }
+
+    async fn looked_into(&self, spec: &FunctionSpec, methods: bool) -> Result<Ready, UdfError> {
         let grant = self
             .place(&spec.name, Want::ScalarCall, Rank::First)
             .await?;
         let limit = self.init_limit(None);
         let started = AtomicU64::new(0);
         let mut worker = self.employ(grant, &spec.name, limit, &started).await?;
-        let found = worker.describe(spec, limit.deadline()).await;
+        let found = worker.describe(spec, methods, limit.deadline()).await;
         if found.as_ref().map_or_else(leaves_worker_usable, |_| true) {
             self.release(worker);
         }
@@ -313,7 +331,11 @@ impl WorkerManager {
 
     /// For getting ready, for `call` if any.
     pub(crate) fn init_limit(&self, call: Option<&UdfCall>) -> TimeLimit {
-        let own = call.and_then(|call| call.handling.init_timeout);
+        self.init_limit_of(call.and_then(|call| call.handling.init_timeout))
+    }
+
+    /// For getting ready, within what `init_timeout` says, if it does.
+    pub(crate) fn init_limit_of(&self, own: Option<Duration>) -> TimeLimit {
         TimeLimit {
             limit: own.unwrap_or(self.settings.init_timeout),
             setting: match own {
@@ -322,6 +344,11 @@ impl WorkerManager {
             },
             kill_grace: self.settings.kill_grace,
         }
+    }
+
+    /// Between asking a process to end and ending it.
+    pub(crate) fn kill_grace(&self) -> Duration {
+        self.settings.kill_grace
     }
 
     /// From now, for one block of `call`.

@@ -13,7 +13,7 @@ use mobula_block::plain::plain_schema;
 use crate::call::{Literal, UdfCall};
 use crate::error::UdfError;
 use crate::fused::Take;
-use crate::protocol::{Load, LoadStep, Source};
+use crate::protocol::{Argument, Load, LoadStep, Source};
 use crate::spec::FunctionSpec;
 
 /// A call with what is computed from it once.
@@ -99,13 +99,11 @@ fn load_step<'a>(
     schema_bytes: [usize; 2],
     timeout: Option<Duration>,
 ) -> LoadStep<'a> {
+    let method = call.spec.actor.as_ref();
     LoadStep {
         source: source(&call.spec),
-        args: call
-            .args
-            .iter()
-            .map(|(name, value)| argument(name, value))
-            .collect(),
+        method: method.map(|method| method.method.as_str()),
+        args: arguments(&call.args),
         mode: call.mode,
         takes_table: call.spec.takes_table(),
         takes,
@@ -123,11 +121,12 @@ fn load_step<'a>(
     }
 }
 
-/// A function's text and what its declaration says about it.
+/// A function's text and what its declaration says about it. A method's text is where
+/// its actor is.
 pub(crate) fn source(spec: &FunctionSpec) -> Source<'_> {
     Source {
         function: &spec.name,
-        body: &spec.body,
+        body: if spec.is_method() { "" } else { &spec.body },
         params: spec
             .params
             .iter()
@@ -137,8 +136,15 @@ pub(crate) fn source(spec: &FunctionSpec) -> Source<'_> {
     }
 }
 
+/// As workers read them.
+pub(crate) fn arguments(args: &[(String, Literal)]) -> Vec<Argument<'_>> {
+    args.iter()
+        .map(|(name, value)| argument(name, value))
+        .collect()
+}
+
 /// Texts, because JSON has neither NaN nor infinities.
-fn argument<'a>(name: &'a str, value: &Literal) -> (&'a str, &'static str, String) {
+fn argument<'a>(name: &'a str, value: &Literal) -> Argument<'a> {
     match value {
         Literal::Null => (name, "null", String::new()),
         Literal::Bool(value) => (name, "bool", value.to_string()),

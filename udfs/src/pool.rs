@@ -13,7 +13,8 @@ use futures::stream::BoxStream;
 use crate::error::UdfError;
 use crate::failed_rows::FailedRow;
 
-/// What a call gives for one block it got. Dropping it cancels the call.
+/// What a call gives for one block it got. Dropping it cancels the call; a named actor
+/// finishes what it has begun.
 pub type AnswerStream = BoxStream<'static, Result<Answer, UdfError>>;
 
 /// A part of what a call gives.
@@ -33,7 +34,8 @@ pub trait UdfPool: Send + Sync + Debug {
     /// the block's rows, in their order; a table function gives any number.
     ///
     /// At most two outputs wait unread; then the worker waits. Dropping the
-    /// stream, or this future, kills the worker if it is at work.
+    /// stream, or this future, kills the worker if it is at work. A named actor is
+    /// others' as well: its outputs wait for the block's end, and it goes on.
     ///
     /// # Errors
     /// When no worker can be had in time or it cannot be set up. What fails

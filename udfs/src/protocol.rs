@@ -15,12 +15,16 @@
 //! messages.
 //!
 //! ```text
-//! → INIT limits            ← HELLO versions
-//! → DESCRIBE source        ← READY object        | ERROR
-//! → LOAD call, schemas     ← READY               | ERROR
-//! → PROCESS block          ← (FAILED | OUTPUT)* DONE, or ERROR at any place
-//! → SHUTDOWN               (the process ends)
+//! → INIT limits             ← HELLO versions
+//! → DESCRIBE source         ← READY object        | ERROR
+//! → BUILD class, arguments  ← READY               | ERROR
+//! → LOAD call, schemas      ← READY               | ERROR
+//! → PROCESS block           ← (FAILED | OUTPUT)* DONE, or ERROR at any place
+//! → SHUTDOWN                (the process ends)
 //! ```
+//!
+//! BUILD makes the one instance of a named actor; LOADs of its methods name them, and
+//! whatever else the process forgets, it keeps the instance.
 //!
 //! With a zygote, which says HELLO for its workers:
 //!
@@ -48,11 +52,12 @@
 use arrow::buffer::{Buffer, MutableBuffer};
 use serde::{Deserialize, Serialize};
 
+use crate::actor::DescribedMethod;
 use crate::failed_rows::{FailedRow, RowFailure};
 use crate::spec::ObjectKind;
 
 /// Bumped when either side could misread the other.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 pub(crate) const HEADER_BYTES: usize = 16;
 /// Where payloads start, counted from the rest's first byte.
 pub(crate) const ALIGNMENT: usize = 64;
@@ -71,6 +76,7 @@ pub(crate) enum Kind {
     Process = 4,
     Shutdown = 5,
     Fork = 6,
+    Build = 7,
     Slot = 10,
     Free = 11,
     Drop = 12,
@@ -88,7 +94,10 @@ pub(crate) enum Kind {
 impl Kind {
     /// Whether the worker answers it, and with its last word ends it.
     pub(crate) fn has_answer(self) -> bool {
-        matches!(self, Self::Describe | Self::Load | Self::Process)
+        matches!(
+            self,
+            Self::Describe | Self::Build | Self::Load | Self::Process
+        )
     }
 
     /// Words a worker may say.
@@ -317,7 +326,23 @@ pub(crate) struct Hello {
 pub(crate) struct Describe<'a> {
     #[serde(flatten)]
     pub(crate) source: Source<'a>,
+    /// Whether the methods of a class are told as well.
+    pub(crate) methods: bool,
 }
+
+/// BUILD.
+#[derive(Debug, Serialize)]
+pub(crate) struct Build<'a> {
+    /// The actor: what errors and tracebacks name.
+    pub(crate) actor: &'a str,
+    #[serde(flatten)]
+    pub(crate) source: Source<'a>,
+    /// Constructor arguments, as in [`LoadStep`].
+    pub(crate) args: Vec<Argument<'a>>,
+}
+
+/// A constructor's argument: name, kind and text.
+pub(crate) type Argument<'a> = (&'a str, &'static str, String);
 
 /// A function's text and what its declaration says about it.
 #[derive(Debug, Serialize)]
@@ -347,8 +372,10 @@ pub(crate) struct Load<'a> {
 pub(crate) struct LoadStep<'a> {
     #[serde(flatten)]
     pub(crate) source: Source<'a>,
-    /// Constructor arguments as (name, kind, text).
-    pub(crate) args: Vec<(&'a str, &'static str, String)>,
+    /// Of the built instance, instead of the source; `None`: there is none.
+    pub(crate) method: Option<&'a str>,
+    /// Constructor arguments.
+    pub(crate) args: Vec<Argument<'a>>,
     pub(crate) mode: crate::call::CallMode,
     /// Whether a row, or a batch, goes in whole.
     pub(crate) takes_table: bool,
@@ -373,6 +400,9 @@ pub(crate) struct LoadStep<'a> {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Ready {
     pub(crate) object: FoundObject,
+    /// Where they were asked for.
+    #[serde(default)]
+    pub(crate) methods: Vec<DescribedMethod>,
 }
 
 /// What a body was found to define.

@@ -10,7 +10,9 @@
 //!   in line, before anyone who wants more than a first worker, but if no place
 //!   is in the hands of a scalar call, one is made.
 //!
-//! Stateless workers come back after every call; an actor stays with its pool.
+//! Stateless workers come back after every call; an actor stays with its pool. Named
+//! actors are not counted: they outlive queries, and idle ones would take the places of
+//! those that are at work.
 //! Idle workers end after `idle_ttl`, or at once when somebody else needs their
 //! place; one that has had `max_blocks` ends when it comes back.
 
@@ -33,6 +35,8 @@ pub(crate) enum Want {
     TableCall,
     /// A process of its own, started fresh and kept.
     Actor,
+    /// The same, not bounded here: a named actor.
+    Named,
 }
 
 /// How much a pool depends on what it wants.
@@ -130,6 +134,9 @@ impl Roster {
         rank: Rank,
         limit: Option<Duration>,
     ) -> Result<Grant, Refusal> {
+        if want == Want::Named {
+            return self.beside();
+        }
         let waiting = {
             let mut state = self.state.lock();
             if state.closed {
@@ -156,6 +163,19 @@ impl Roster {
             Ok(Ok(grant)) => Ok(grant),
             Ok(Err(_)) => Err(Refusal::Closed),
             Err(_) => Err(Refusal::TimedOut),
+        }
+    }
+
+    /// The right to a process beside the bound, for one that no query waits for and
+    /// that outlives them.
+    fn beside(&self) -> Result<Grant, Refusal> {
+        match self.state.lock().closed {
+            true => Err(Refusal::Closed),
+            false => Ok(Grant::Slot(Slot {
+                // Nothing to give back.
+                roster: Weak::new(),
+                is_lent: false,
+            })),
         }
     }
 
@@ -187,7 +207,7 @@ impl Roster {
             drop(state);
             let offer = match want {
                 Want::ScalarCall | Want::TableCall => Grant::Worker(worker),
-                Want::Actor => match worker.into_slot() {
+                Want::Actor | Want::Named => match worker.into_slot() {
                     Some(slot) => Grant::Slot(slot),
                     None => return,
                 },
@@ -407,6 +427,24 @@ mod tests {
         // Those that gave up waiting must not have taken the place with them.
         let _third = slot(&roster, Want::Actor, Rank::More).await;
         assert_eq!(used(&roster), 2);
+    }
+
+    #[tokio::test]
+    async fn named_actors_take_nobodys_place() {
+        let roster = roster_of(1);
+        let _named = slot(&roster, Want::Named, Rank::First).await;
+        let mut named = vec![];
+        for _ in 0..3 {
+            named.push(slot(&roster, Want::Named, Rank::First).await);
+        }
+        assert_eq!(used(&roster), 0);
+        let _only = slot(&roster, Want::Actor, Rank::More).await;
+        drop(named);
+        assert_eq!(used(&roster), 1);
+        assert!(!roster.is_overfull());
+        roster.close();
+        let refused = roster.acquire(Want::Named, Rank::First, LATER).await;
+        assert_eq!(refused.unwrap_err(), Refusal::Closed);
     }
 
     #[tokio::test]

@@ -1,4 +1,5 @@
-//! Signals to worker processes, and how a process ended in words.
+//! Signals to worker processes, what the system says of them, and how a process ended
+//! in words.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -29,6 +30,18 @@ pub(crate) fn resume(pid: u32) {
         // Gone already: its owner will see that.
         let _ = kill_process(pid, Signal::CONT);
     }
+}
+
+/// Memory that the process holds now; 0 where the system does not tell.
+pub(crate) fn resident_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+    let kib = status.ok().and_then(|status| {
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    });
+    kib.unwrap_or(0) << 10
 }
 
 fn signal_group(pid: u32, signal: Signal) {

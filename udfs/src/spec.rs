@@ -32,6 +32,22 @@ pub struct FunctionSpec {
     /// Source text between the `$$`.
     pub body: String,
     pub defaults: CallDefaults,
+    /// Of which named actor it is a method; `None`: of none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<MethodOf>,
+}
+
+/// What makes a function a method of a named actor: its name is `actor.method`, or
+/// the actor's own for `__call__`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MethodOf {
+    pub actor: String,
+    /// As its class has it.
+    pub method: String,
+    /// Whether it takes plain Python values, one row a call, by whatever operator.
+    pub by_row: bool,
+    /// Why it cannot be called; continues a sentence that starts with it.
+    pub problem: Option<String>,
 }
 
 /// The language of a body.
@@ -205,6 +221,29 @@ impl FunctionSpec {
             strict: false,
             body: String::new(),
             defaults: CallDefaults::default(),
+            actor: None,
+        }
+    }
+
+    /// Whether it runs on a named actor, not on workers of its call.
+    pub fn is_method(&self) -> bool {
+        self.actor.is_some()
+    }
+
+    /// The column that a relation gets of its values: of `a.add` it is `add`.
+    pub fn column_name(&self) -> &str {
+        let method = self.actor.as_ref().and_then(|method| {
+            let rest = self.name.strip_prefix(&method.actor)?;
+            rest.strip_prefix('.')
+        });
+        method.unwrap_or(&self.name)
+    }
+
+    /// What its body is called in tracebacks.
+    pub(crate) fn source_name(&self) -> &str {
+        match &self.actor {
+            Some(method) => &method.actor,
+            None => &self.name,
         }
     }
 
@@ -315,6 +354,7 @@ mod tests {
                 batch_size: Some(64),
                 ..CallDefaults::default()
             },
+            actor: None,
         }
     }
 

@@ -15,7 +15,7 @@ pub(crate) fn user_line<'a>(
     let current = stack.rfind("Current thread").unwrap_or(0);
     let stack = stack.get(current..).unwrap_or(stack);
     let found = specs.filter_map(|spec| {
-        let frame = format!("File \"<function {}>\", line ", spec.name);
+        let frame = format!("File \"<function {}>\", line ", spec.source_name());
         let place = stack.find(&frame)?;
         let rest = stack.get(place + frame.len()..)?;
         let digits = rest.find(|c: char| !c.is_ascii_digit());
@@ -50,6 +50,7 @@ mod tests {
             strict: false,
             body: "\ndef f(x):\n    g(x)\n\ndef g(x):\n    return  kill()\n".into(),
             defaults: CallDefaults::default(),
+            actor: None,
         };
         let stack = "Thread 0x1 (most recent call first):\n  File \"<function f>\", line 3 in f\n\n\
                      Current thread 0x2 (most recent call first):\n  File \"/lib/os.py\", line 9 in kill\n  \

@@ -15,17 +15,20 @@ use mobula_block::ipc::BlockEncoder;
 use tokio::time::Instant;
 
 use crate::activity::WorkerState;
+use crate::actor::ActorSpec;
 use crate::channel::{Channel, ChannelError};
 use crate::error::{ErrorBound, UdfError, UserFailure};
 use crate::exchange::Ahead;
-use crate::order::{CallOrder, source};
+use crate::order::{CallOrder, arguments, source};
 use crate::process::Process;
-use crate::protocol::{self, Describe, Failure, FailureReason, Frame, Hello, Init, Kind, Ready};
+use crate::protocol::{
+    self, Build, Describe, Failure, FailureReason, Frame, Hello, Init, Kind, Ready,
+};
 use crate::python;
 use crate::roster::Slot;
 use crate::sender::{Encoded, SentBlock};
 use crate::slots::INLINE_BYTES;
-use crate::spec::{FunctionSpec, ObjectKind};
+use crate::spec::FunctionSpec;
 
 /// How long an ended process's last frames may take, and how long a process
 /// that closed its socket may take to end.
@@ -138,11 +141,13 @@ impl Worker {
     pub(crate) async fn describe(
         &mut self,
         spec: &FunctionSpec,
+        methods: bool,
         deadline: Deadline,
-    ) -> Result<ObjectKind, UdfError> {
+    ) -> Result<Ready, UdfError> {
         self.process.enter(WorkerState::Loading, Some(&spec.name));
         let body = Describe {
             source: source(spec),
+            methods,
         };
         let seq = self
             .request(&spec.name, Kind::Describe, &body, &[], deadline)
@@ -150,6 +155,30 @@ impl Worker {
         let ready = self.answer(&spec.name, seq, deadline).await?;
         self.process.enter(WorkerState::Idle, None);
         self.ready(&ready, &spec.name)
+    }
+
+    /// Makes the instance of a named actor, which the process keeps from here on.
+    ///
+    /// # Errors
+    /// What its constructor raised.
+    pub(crate) async fn build(
+        &mut self,
+        actor: &ActorSpec,
+        deadline: Deadline,
+    ) -> Result<(), UdfError> {
+        let name = &actor.name;
+        self.process.enter(WorkerState::Loading, Some(name));
+        let body = Build {
+            actor: name,
+            source: source(&actor.class),
+            args: arguments(&actor.args),
+        };
+        let seq = self
+            .request(name, Kind::Build, &body, &[], deadline)
+            .await?;
+        let ready = self.answer(name, seq, deadline).await?;
+        self.process.enter(WorkerState::Idle, None);
+        self.ready(&ready, name).map(|_| ())
     }
 
     /// Makes the process ready for blocks of `order`, if it is not yet.
@@ -302,9 +331,9 @@ impl Worker {
         self.slot.take()
     }
 
-    fn ready(&self, frame: &Frame, function: &str) -> Result<ObjectKind, UdfError> {
+    fn ready(&self, frame: &Frame, function: &str) -> Result<Ready, UdfError> {
         match frame.kind {
-            Kind::Ready => Ok(self.read::<Ready>(frame, function)?.object.into()),
+            Kind::Ready => self.read(frame, function),
             other => Err(self.broken(function, format!("it answers {other:?} instead of Ready"))),
         }
     }

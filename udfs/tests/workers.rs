@@ -32,6 +32,12 @@ mod groups;
 #[path = "workers/handling.rs"]
 mod handling;
 #[cfg(test)]
+#[path = "workers/hints.rs"]
+mod hints;
+#[cfg(test)]
+#[path = "workers/hosted.rs"]
+mod hosted;
+#[cfg(test)]
 #[path = "workers/isolation.rs"]
 mod isolation;
 #[cfg(test)]
@@ -53,6 +59,9 @@ mod refusals;
 #[cfg(test)]
 #[path = "workers/rows.rs"]
 mod rows;
+#[cfg(test)]
+#[path = "workers/stage.rs"]
+mod stage;
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 #[path = "workers/transport.rs"]

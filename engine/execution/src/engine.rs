@@ -24,7 +24,7 @@ use datafusion::prelude::SessionConfig;
 use mobula_plan::{
     FunctionCatalog, MobulaOptions, MobulaPlanning, QueryId, SessionStateBuilderExt, TaskHostHandle,
 };
-use mobula_udfs::{FunctionSpec, ObjectKind, UdfError};
+use mobula_udfs::{ActorHost, DescribedMethod, FunctionSpec, ObjectKind, UdfError};
 use url::Url;
 
 use crate::admission::{Admission, Admitted, Places};
@@ -395,6 +395,22 @@ impl Engine {
     /// What is wrong with the body, or with Python here.
     pub async fn describe_function(&self, spec: &FunctionSpec) -> Result<ObjectKind, UdfError> {
         self.process.workers().describe(spec).await
+    }
+
+    /// The methods of a class and the types that its hints say.
+    ///
+    /// # Errors
+    /// As [`Self::describe_function`].
+    pub async fn describe_methods(
+        &self,
+        class: &FunctionSpec,
+    ) -> Result<Vec<DescribedMethod>, UdfError> {
+        self.process.workers().describe_methods(class).await
+    }
+
+    /// The named actors, which live in this process, whoever calls them.
+    pub fn actors(&self) -> &Arc<ActorHost> {
+        self.process.actors()
     }
 
     /// The tables of schema `system`.

@@ -43,6 +43,16 @@ pub enum PlanError {
         #[source]
         source: DataFusionError,
     },
+    #[error("cannot create actor \"{actor}\": {problem}")]
+    Actor { actor: String, problem: String },
+    #[error("actor \"{actor}\" has no method \"{method}\". Its methods are: {methods}")]
+    NoMethod {
+        actor: String,
+        method: String,
+        methods: String,
+    },
+    #[error("method \"{method}\" {problem}")]
+    Method { method: String, problem: String },
     #[error("function \"{function}\" is built in. Choose another name")]
     BuiltIn { function: String },
     #[error("function \"{function}\" is native, a part of this program. Choose another name")]

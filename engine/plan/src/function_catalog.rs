@@ -7,10 +7,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use mobula_udfs::{FunctionSpec, Language};
+use mobula_udfs::{ActorSpec, FunctionSpec, Language};
 
 use crate::error::PlanError;
 use crate::nearest;
+
+/// Methods that an error lists.
+const LISTED_MAX: usize = 20;
 
 /// Functions by name.
 #[derive(Debug, Default)]
@@ -26,6 +29,34 @@ impl FunctionCatalog {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         functions.insert(spec.name.clone(), spec)
+    }
+
+    /// Adds the methods of an actor, instead of those it had.
+    pub fn insert_actor(&self, actor: &ActorSpec) {
+        let mut functions = self
+            .functions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        functions.retain(|_, spec| !is_of(spec, &actor.name));
+        for method in &actor.methods {
+            functions.insert(method.name.clone(), Arc::new(method.clone()));
+        }
+    }
+
+    /// Takes the methods of an actor out; whether there were any.
+    pub fn remove_actor(&self, actor: &str) -> bool {
+        let mut functions = self
+            .functions
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let before = functions.len();
+        functions.retain(|_, spec| !is_of(spec, actor));
+        functions.len() < before
+    }
+
+    /// Whether `name` is that of an actor.
+    pub fn is_actor(&self, name: &str) -> bool {
+        self.get(name).is_some_and(|spec| is_of(&spec, name))
     }
 
     /// Takes the function named `name` out.
@@ -64,14 +95,35 @@ impl FunctionCatalog {
     /// The function named `name`.
     ///
     /// # Errors
-    /// [`PlanError::UnknownFunction`], with the nearest names.
+    /// [`PlanError::UnknownFunction`] with the nearest names, or [`PlanError::NoMethod`]
+    /// with those that the actor has.
     pub fn find(&self, name: &str) -> Result<Arc<FunctionSpec>, PlanError> {
         self.get(name).ok_or_else(|| {
             let all = self.list();
+            if let Some((actor, method)) = name.split_once('.').filter(|(a, _)| self.is_actor(a)) {
+                let own = all
+                    .iter()
+                    .filter(|spec| is_of(spec, actor) && spec.name != actor);
+                let mut own: Vec<_> = own.map(|spec| spec.column_name()).collect();
+                if own.len() > LISTED_MAX {
+                    own.truncate(LISTED_MAX);
+                    own.push("…");
+                }
+                return PlanError::NoMethod {
+                    actor: actor.to_owned(),
+                    method: method.to_owned(),
+                    methods: own.join(", "),
+                };
+            }
             PlanError::UnknownFunction {
                 function: name.to_owned(),
                 hint: nearest::hint(name, all.iter().map(|spec| spec.name.as_str())),
             }
         })
     }
+}
+
+fn is_of(spec: &FunctionSpec, actor: &str) -> bool {
+    let method = spec.actor.as_ref();
+    method.is_some_and(|method| method.actor == actor)
 }

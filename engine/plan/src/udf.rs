@@ -90,6 +90,7 @@ impl ScalarUDFImpl for PythonFunction {
     }
 
     fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
+        check_method(&self.spec)?;
         check_arguments(&self.spec, arg_types.iter())?;
         match &self.spec.returns {
             Returns::Scalar(data_type) => Ok(data_type.clone()),
@@ -182,6 +183,21 @@ pub fn check_name_is_free(state: &SessionState, name: &str) -> Result<(), PlanEr
             function: name.to_owned(),
         }),
         false => Ok(()),
+    }
+}
+
+/// Refuses a method that cannot be called, with the reason.
+///
+/// # Errors
+/// [`PlanError::Method`].
+pub fn check_method(spec: &FunctionSpec) -> Result<(), PlanError> {
+    let problem = spec.actor.as_ref().and_then(|m| m.problem.as_ref());
+    match problem {
+        Some(problem) => Err(PlanError::Method {
+            method: spec.name.clone(),
+            problem: problem.clone(),
+        }),
+        None => Ok(()),
     }
 }
 

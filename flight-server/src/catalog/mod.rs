@@ -1,7 +1,7 @@
-//! What survives a restart: tables, views, schemas and functions, in SQLite.
+//! What survives a restart: tables, views, schemas, functions and actors, in SQLite.
 //!
-//! Definitions are kept as their users wrote them (SQL text; functions as an
-//! encoded spec) in creation order, and replayed in that order when a database
+//! Definitions are kept as their users wrote them (SQL text; functions and
+//! actors as an encoded spec) in creation order, and replayed in that order when a database
 //! is opened. Only one process may use a data directory: it holds a lock file
 //! for as long as it lives.
 
@@ -26,6 +26,7 @@ pub enum ObjectKind {
     Table,
     View,
     Function,
+    Actor,
 }
 
 impl ObjectKind {
@@ -36,6 +37,7 @@ impl ObjectKind {
             Self::Table => "table",
             Self::View => "view",
             Self::Function => "function",
+            Self::Actor => "actor",
         }
     }
 
@@ -44,14 +46,20 @@ impl ObjectKind {
         match self {
             Self::Schema => &[Self::Schema],
             Self::Table | Self::View => &[Self::Table, Self::View],
-            Self::Function => &[Self::Function],
+            Self::Function | Self::Actor => &[Self::Function, Self::Actor],
         }
     }
 
     fn of(name: &str) -> Option<Self> {
-        [Self::Schema, Self::Table, Self::View, Self::Function]
-            .into_iter()
-            .find(|kind| kind.name() == name)
+        [
+            Self::Schema,
+            Self::Table,
+            Self::View,
+            Self::Function,
+            Self::Actor,
+        ]
+        .into_iter()
+        .find(|kind| kind.name() == name)
     }
 }
 

@@ -22,6 +22,7 @@ impl Session {
             let function = name.clone();
             return Err(PlanError::NativeName { function }.into());
         }
+        self.refuse_actor_name(name)?;
         if self.is_there(create)? {
             return Ok(DONE);
         }
@@ -30,6 +31,7 @@ impl Session {
         // Slow (a worker compiles the body), so not under the lock.
         spec.object = self.database().engine().describe_function(&spec).await?;
         let _one_at_a_time = self.database().ddl.lock().await;
+        self.refuse_actor_name(name)?;
         if self.is_there(create)? {
             return Ok(DONE);
         }
@@ -62,6 +64,18 @@ impl Session {
         }
     }
 
+    /// Actors are called as functions are, so they share names.
+    fn refuse_actor_name(&self, name: &str) -> Result<(), ServerError> {
+        match self.database().engine().functions().is_actor(name) {
+            true => Err(ServerError::Exists {
+                kind: "actor",
+                name: name.to_owned(),
+                hint: "Functions and actors share names: choose another, or DROP ACTOR first",
+            }),
+            false => Ok(()),
+        }
+    }
+
     pub(super) async fn drop_function(
         &self,
         name: &str,
@@ -70,7 +84,8 @@ impl Session {
         let _one_at_a_time = self.database().ddl.lock().await;
         let functions = self.database().engine().functions();
         let native = functions.is_native(name);
-        let known = !native && functions.remove(name).is_some();
+        let is_method = functions.get(name).is_some_and(|spec| spec.is_method());
+        let known = !native && !is_method && functions.remove(name).is_some();
         let stored = self
             .database()
             .catalog()

@@ -2,9 +2,10 @@
 //!
 //! [`Session::prepare`] parses and plans without side effect;
 //! [`Session::execute`] runs, once a call. Queries stream; DDL and DML are
-//! applied when `execute` returns. Tables, views and functions belong to the
+//! applied when `execute` returns. Tables, views, functions and actors belong to the
 //! database and are seen by all sessions, settings (`SET`) to the session alone.
 
+mod actors;
 mod ddl;
 mod files;
 mod functions;
@@ -120,6 +121,8 @@ impl Session {
             MobulaStatement::DropFunction { name, if_exists } => {
                 Work::DropFunction { name, if_exists }
             }
+            MobulaStatement::CreateActor(create) => Work::CreateActor(create),
+            MobulaStatement::DropActor { name, if_exists } => Work::DropActor { name, if_exists },
             MobulaStatement::DataFusion(statement) => {
                 let plan = self.logical_plan(*statement).await?;
                 settings::refuse_unsupported(&plan)?;
@@ -171,6 +174,8 @@ impl Session {
         match &prepared.work {
             Work::CreateFunction(create) => self.create_function(create).await,
             Work::DropFunction { name, if_exists } => self.drop_function(name, *if_exists).await,
+            Work::CreateActor(create) => self.create_actor(create).await,
+            Work::DropActor { name, if_exists } => self.drop_actor(name, *if_exists).await,
             Work::Plan(plan) => match plan.as_ref() {
                 LogicalPlan::Ddl(ddl) => self.define(ddl, &prepared.sql).await,
                 LogicalPlan::Statement(statement) => self.change_setting(statement),

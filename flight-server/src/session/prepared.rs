@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::logical_expr::LogicalPlan;
-use mobula_plan::CreateFunction;
+use mobula_plan::{CreateActor, CreateFunction};
 
 /// How a statement answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub(super) enum Work {
     Plan(Box<LogicalPlan>),
     CreateFunction(Box<CreateFunction>),
     DropFunction { name: String, if_exists: bool },
+    CreateActor(Box<CreateActor>),
+    DropActor { name: String, if_exists: bool },
 }
 
 impl Prepared {
@@ -57,7 +59,10 @@ impl Work {
                 LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => StatementKind::Ddl,
                 _ => StatementKind::Query,
             },
-            Self::CreateFunction(_) | Self::DropFunction { .. } => StatementKind::Ddl,
+            Self::CreateFunction(_)
+            | Self::DropFunction { .. }
+            | Self::CreateActor(_)
+            | Self::DropActor { .. } => StatementKind::Ddl,
         }
     }
 }

@@ -110,6 +110,10 @@ impl Row {
         };
         let names: Vec<&str> = parameters.iter().map(|(name, _)| name.as_str()).collect();
         let name = &spec.name;
+        let kind = match spec.is_method() {
+            true => "METHOD",
+            false => kind,
+        };
         let syntax = match spec.is_table() || spec.takes_table() {
             false => format!("{name}({})", names.join(", ")),
             true => format!("FROM map_batches(TABLE(query), {name})"),
@@ -127,6 +131,7 @@ impl Row {
 
 fn description(spec: &FunctionSpec) -> String {
     let what = match (spec.language, spec.object) {
+        _ if spec.is_method() => "Method of a Python actor",
         (Language::Native, _) => "Rust function of this program",
         (Language::Python, ObjectKind::Class) => "Python class",
         (Language::Python, ObjectKind::Function) => "Python function",

@@ -11,12 +11,18 @@ use arrow::util::display::array_value_to_string;
 use mobula_execution::{Engine, EngineSettings};
 use mobula_plan::MobulaOptions;
 
+mod actors;
+
+fn python() -> std::path::PathBuf {
+    std::env::var_os("MOBULA_PYTHON").map_or_else(|| "python3".into(), Into::into)
+}
+
 async fn open(data_dir: Option<&Path>) -> Arc<Session> {
     let mut options = MobulaOptions::default();
     options.set_value("udf_batch_rows", "1234").unwrap();
     let engine = Engine::embedded(EngineSettings {
         options,
-        python: "python3".into(),
+        python: python(),
     })
     .unwrap();
     let data_dir = data_dir.map(|path| DataDir::take(path).unwrap());
@@ -404,7 +410,7 @@ async fn open_native(data_dir: &Path) -> Arc<Session> {
     let functions = mobula_execution::RustFunctions::new().with_native(twice);
     let settings = EngineSettings {
         options: MobulaOptions::default(),
-        python: "python3".into(),
+        python: python(),
     };
     let engine = Engine::embedded_with(settings, functions.unwrap()).unwrap();
     let data_dir = DataDir::take(data_dir).unwrap();

@@ -10,12 +10,13 @@ use serde_json::json;
 pub(crate) const BOOTSTRAP: &str = include_str!("worker/bootstrap.py");
 
 /// The modules in the order they are loaded; each may import those before it.
-const MODULES: [(&str, &str); 13] = [
+const MODULES: [(&str, &str); 14] = [
     ("slots", include_str!("worker/slots.py")),
     ("limits", include_str!("worker/limits.py")),
     ("failure", include_str!("worker/failure.py")),
     ("protocol", include_str!("worker/protocol.py")),
     ("source", include_str!("worker/source.py")),
+    ("methods", include_str!("worker/methods.py")),
     ("arguments", include_str!("worker/arguments.py")),
     ("results", include_str!("worker/results.py")),
     ("retry", include_str!("worker/retry.py")),

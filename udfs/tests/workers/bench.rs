@@ -187,6 +187,7 @@ fn spec(name: &str, params: Vec<Param>, returns: Returns, body: &str) -> Functio
         strict: false,
         body: body.to_owned(),
         defaults: CallDefaults::default(),
+        actor: None,
     }
 }
 

@@ -31,13 +31,21 @@ fn functions(engine: &Arc<Engine>) -> Vec<ArrayRef> {
     vec![
         text(|s| s.name.clone()),
         text(|s| format!("{:?}", s.language).to_lowercase()),
-        text(|s| if s.is_table() { "table" } else { "scalar" }.to_owned()),
+        text(|s| kind(s).to_owned()),
         text(|s| format!("{:?}", s.object).to_lowercase()),
         text(parameters),
         text(returns),
         text(|s| format!("{:?}", s.volatility).to_lowercase()),
         text(|s| s.body.clone()),
     ]
+}
+
+fn kind(spec: &FunctionSpec) -> &'static str {
+    match (spec.is_method(), spec.is_table()) {
+        (true, _) => "method",
+        (false, true) => "table",
+        (false, false) => "scalar",
+    }
 }
 
 fn parameters(spec: &FunctionSpec) -> String {

@@ -5,6 +5,7 @@
 //! the executors know, they are asked for at each scan; those that do not answer are
 //! left out, see `coordinator/reports`.
 
+mod actors;
 mod columns;
 mod errors;
 mod executors;
@@ -35,7 +36,8 @@ pub const SYSTEM_SCHEMA: &str = "system";
 const TIME: DataType = DataType::Timestamp(TimeUnit::Millisecond, None);
 
 /// The tables, in the order SHOW TABLES gives.
-const TABLES: [Table; 6] = [
+const TABLES: [Table; 7] = [
+    actors::TABLE,
     errors::TABLE,
     executors::TABLE,
     functions::TABLE,

@@ -116,6 +116,12 @@ pub static SETTINGS: &[Setting] = &[
         "Worker processes of one process past which a call starts no more than its first; queries that call classes or table functions start when their calls together are no more than this; 0 means four per core",
     ),
     process(
+        "actors_max",
+        count(0, 4096),
+        "256",
+        "Named actors that there may be at once; each has a process of its own for as long as it lives",
+    ),
+    process(
         "udf_start_method",
         SettingKind::Choice(&["forkserver", "spawn"]),
         if cfg!(target_os = "linux") {

@@ -89,7 +89,8 @@ impl Operator {
 
 /// How many worker processes `plan` keeps at least while it runs, in each process
 /// that takes part: one for every call of a class or of a table function. The
-/// workers of scalar functions come and go, those of native ones are threads.
+/// workers of scalar functions come and go, those of native ones are threads, and a
+/// named actor is there anyway.
 ///
 /// # Errors
 /// None of its own.
@@ -99,6 +100,7 @@ pub fn workers_kept(plan: &std::sync::Arc<dyn ExecutionPlan>) -> Result<usize> {
         let call = map_batches_exec(node.as_ref()).map(|exec| exec.call());
         let keeps = |spec: &FunctionSpec| {
             spec.language != Language::Native
+                && !spec.is_method()
                 && (spec.object == ObjectKind::Class || spec.is_table())
         };
         kept += usize::from(call.is_some_and(|call| keeps(&call.spec)));

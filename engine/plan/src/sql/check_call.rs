@@ -10,6 +10,7 @@ use super::call_options::CallOptions;
 use super::relation::relation;
 use crate::error::PlanError;
 use crate::operator::Operator;
+use crate::udf::check_method;
 
 /// Refuses a call of `spec` that `op` does not make.
 pub(crate) fn check_call(
@@ -18,9 +19,32 @@ pub(crate) fn check_call(
     args: &[(String, Literal)],
     options: &CallOptions,
 ) -> Result<(), PlanError> {
+    check_method(spec)?;
     check_constructor(op, spec, args)?;
     check_function(op, spec)?;
+    check_worker(op, spec, options)?;
     check_options(op, spec, options)
+}
+
+/// Refuses to say of a named actor what its declaration says.
+fn check_worker(
+    op: &Operator,
+    spec: &FunctionSpec,
+    options: &CallOptions,
+) -> Result<(), PlanError> {
+    let name = &spec.name;
+    let problem = if !spec.is_method() {
+        return Ok(());
+    } else if options.concurrency.is_some() {
+        format!("\"{name}\" is a method of an actor, which is one worker. Leave concurrency out")
+    } else if options.init_timeout.is_some() {
+        format!(
+            "\"{name}\" is a method of an actor, which is there. CREATE ACTOR says init_timeout"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(relation(op, &problem))
 }
 
 /// Refuses a function of another form than the operator calls.
@@ -61,6 +85,20 @@ fn check_options(
     if options.strict == Some(true) && spec.is_table() {
         let name = &spec.name;
         let problem = format!("strict is for functions of values, and \"{name}\" takes rows");
+        return Err(relation(op, &problem));
+    }
+    let plain = spec.actor.as_ref().is_some_and(|method| method.by_row);
+    let given = ["batch_format", "zero_copy_batch"]
+        .into_iter()
+        .zip([
+            options.batch_format.is_some(),
+            options.zero_copy_batch.is_some(),
+        ])
+        .find(|(_, given)| *given);
+    if let (true, Some((option, _))) = (plain, given) {
+        let name = &spec.name;
+        let problem =
+            format!("\"{name}\" takes plain values, as its type hints say. Leave {option} out");
         return Err(relation(op, &problem));
     }
     let by_row = !matches!(op.mode, CallMode::Batches | CallMode::Groups);
@@ -159,6 +197,13 @@ fn check_constructor(
             op,
             &format!("argument \"{name}\" of {} is given twice", spec.name),
         ));
+    }
+    if let (true, Some((name, _))) = (spec.is_method(), args.first()) {
+        let problem = format!(
+            "\"{}\" is a method of an actor, which is built. CREATE ACTOR takes its constructor's \"{name}\"",
+            spec.name
+        );
+        return Err(relation(op, &problem));
     }
     match (&spec.object, args.first()) {
         (ObjectKind::Function, Some((name, _))) if spec.language == Language::Native => {

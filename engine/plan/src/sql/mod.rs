@@ -1,15 +1,20 @@
 //! From SQL text to statements, and from `FROM map_batches(…)` to a node.
 //!
 //! `statement` splits and parses (with `chain_limit` and `table_argument` before
-//! the parser and `create_function` for our DDL); `relation` is called back by DataFusion's
+//! the parser, `create_function` and `create_actor` for our DDL, and `method_call` after it);
+//! `actor_methods` makes functions of what a worker found in an actor's class; `relation` is called back by DataFusion's
 //! planner; `call_options` reads options both in DDL and in calls, `grouping` those
 //! of `map_groups`.
 
+pub mod actor_methods;
 pub mod call_options;
 mod chain_limit;
 pub(crate) mod check_call;
+pub mod create_actor;
 pub mod create_function;
 pub(crate) mod grouping;
+mod method_call;
+mod reader;
 pub mod relation;
 mod repartition;
 mod sql_type;

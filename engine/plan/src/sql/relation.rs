@@ -5,6 +5,7 @@
 //! ```text
 //! input     (query), which table_argument also makes of TABLE(query) and TABLE(name)
 //! function  name | 'name' | name(argument => literal, …)   constructor of a class
+//!           | actor.method
 //! options   those of call_options; batch_format of map_batches alone
 //! ```
 //!
@@ -32,6 +33,7 @@ use mobula_udfs::{CallMode, FunctionSpec, Literal, Returns};
 use super::call_options::{CallOptions, literal};
 use super::check_call::check_call;
 use super::grouping::WrittenGrouping;
+use super::method_call::method_name;
 use super::{normalized, repartition};
 use crate::error::PlanError;
 use crate::function_catalog::FunctionCatalog;
@@ -151,7 +153,7 @@ fn node(input: LogicalPlan, call: FunctionCall) -> Result<MapBatchesNode> {
         _ if spec.is_table() => {
             MapBatchesNode::try_new_table(as_declared(input, &call)?, call, None)
         }
-        _ => MapBatchesNode::try_new_column(input, call, columns, spec.name.clone()),
+        _ => MapBatchesNode::try_new_column(input, call, columns, spec.column_name().to_owned()),
     }
 }
 
@@ -319,13 +321,16 @@ pub(super) fn read_input(operator: &'static str, expr: SqlExpr) -> Result<TableF
     }
 }
 
-/// `f`, `'f'` or `f(k => v, …)`.
+/// `f`, `'f'`, `f(k => v, …)` or `actor.method`.
 fn read_function(
     op: &Operator,
     expr: SqlExpr,
 ) -> Result<(String, Vec<(String, Literal)>), PlanError> {
     match expr {
         SqlExpr::Identifier(name) => Ok((normalized(&name), vec![])),
+        SqlExpr::CompoundIdentifier(parts) if parts.len() == 2 => {
+            Ok((method_name(&parts[0], &parts[1]), vec![]))
+        }
         SqlExpr::Function(function) => {
             let name = match function.name.0.as_slice() {
                 [ObjectNamePart::Identifier(name)] => normalized(name),

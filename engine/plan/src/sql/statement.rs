@@ -1,6 +1,6 @@
 //! Splits SQL into statements and parses each.
 //!
-//! Our statements (`CREATE FUNCTION`, `DROP FUNCTION`) are read here, all others
+//! Our statements (`CREATE` and `DROP` of functions and actors) are read here, all others
 //! by DataFusion's parser in its generic dialect, after `TABLE(query)` arguments
 //! were made parseable. Front ends call [`parse_statements`] and plan what it
 //! gives; nothing is executed here.
@@ -12,8 +12,9 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
+use super::create_actor::{self, CreateActor};
 use super::create_function::{self, CreateFunction};
-use super::{chain_limit, normalized, table_argument};
+use super::{chain_limit, method_call, normalized, table_argument};
 use crate::error::PlanError;
 
 /// Deepest nesting of a statement that is parsed.
@@ -26,6 +27,10 @@ pub enum MobulaStatement {
     CreateFunction(Box<CreateFunction>),
     /// `DROP FUNCTION [IF EXISTS] name`
     DropFunction { name: String, if_exists: bool },
+    /// `CREATE ACTOR … FROM class`
+    CreateActor(Box<CreateActor>),
+    /// `DROP ACTOR [IF EXISTS] name`
+    DropActor { name: String, if_exists: bool },
     /// Anything DataFusion knows.
     DataFusion(Box<Statement>),
 }
@@ -65,6 +70,13 @@ fn parse_statement(df: &mut DFParser<'_>, text: &Text<'_>) -> Result<MobulaState
         let create = create_function::parse(parser, head, text)?;
         return Ok(MobulaStatement::CreateFunction(Box::new(create)));
     }
+    if let Some(head) = create_actor::head(parser) {
+        let create = create_actor::parse(parser, head, text)?;
+        return Ok(MobulaStatement::CreateActor(Box::new(create)));
+    }
+    if let Some(dropped) = create_actor::parse_drop(parser, text) {
+        return dropped.map(|(name, if_exists)| MobulaStatement::DropActor { name, if_exists });
+    }
     if parser.parse_keywords(&[Keyword::DROP, Keyword::FUNCTION]) {
         let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);
         let name = parser
@@ -80,7 +92,10 @@ fn parse_statement(df: &mut DFParser<'_>, text: &Text<'_>) -> Result<MobulaState
         });
     }
     match df.parse_statement() {
-        Ok(statement) => Ok(MobulaStatement::DataFusion(Box::new(statement))),
+        Ok(mut statement) => {
+            method_call::join_names(&mut statement);
+            Ok(MobulaStatement::DataFusion(Box::new(statement)))
+        }
         Err(error) => Err(text.refused(&error)),
     }
 }

@@ -16,7 +16,7 @@ import socket
 import struct
 import types
 
-PROTOCOL = 2
+PROTOCOL = 3
 HELLO = 17
 
 

@@ -13,6 +13,8 @@ MESSAGE_CHARS_MAX = 2000
 TRACEBACK_CHARS_MAX = 32 * 1024
 # What must not wait for user code, which may take long: called before it is.
 first = []
+# Whose body the file of a function's code is, where it is not its own.
+owners = {}
 
 
 class Raised(Exception):
@@ -105,7 +107,7 @@ def type_of(error):
 
 def source_name(function):
     """The file name that a function's body has in tracebacks."""
-    return f"<function {function}>"
+    return f"<function {owners.get(function, function)}>"
 
 
 def _raised(error, source):

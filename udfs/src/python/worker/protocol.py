@@ -20,12 +20,12 @@ import pyarrow as pa
 from . import failure
 from .slots import Slots
 
-INIT, DESCRIBE, LOAD, PROCESS, SHUTDOWN, FORK = 1, 2, 3, 4, 5, 6
+INIT, DESCRIBE, LOAD, PROCESS, SHUTDOWN, FORK, BUILD = 1, 2, 3, 4, 5, 6, 7
 SLOT, FREE, DROP = 10, 11, 12
 READY, OUTPUT, DONE, ERROR, FORKED, EXITED, FAILED = 18, 19, 20, 21, 22, 23, 24
 RELEASED = 32
 
-VERSION = 2
+VERSION = 3
 HEADER = struct.Struct("<IBBHQ")
 LENGTH = struct.Struct("<I")
 ALIGNMENT = 64

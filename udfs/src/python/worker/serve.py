@@ -12,8 +12,9 @@ import pyarrow as pa
 from . import limits, protocol
 from .arguments import prepare, scalar_arguments, table_argument
 from .chain import Chain
-from .failure import RowTooLarge, Refused, of_function, report, run
+from .failure import RowTooLarge, Refused, of_function, owners, report, run
 from .isolation import Failures, isolated_column, isolated_parts
+from .methods import described
 from .protocol import Channel
 from .results import to_batches, to_column
 from .retry import Retrying, begin
@@ -24,9 +25,14 @@ from .source import Source
 class Call:
     """A loaded function: the code to run and the schemas around it."""
 
-    def __init__(self, body, input, output):
+    def __init__(self, body, input, output, instance):
         self.function = body["function"]
-        self.source = Source(self.function, body["body"], body["params"], body["table"])
+        self.method = body["method"]
+        if self.method is None:
+            self.source = Source(self.function, body["body"], body["params"], body["table"])
+        else:
+            self.source = instance.source
+            owners[self.function] = self.source.owner
         self.table = body["table"]
         self.batch_size = body["batch_size"]
         self.batch_format = body["batch_format"]
@@ -42,10 +48,12 @@ class Call:
         _refuse_twice(self.input.names if self.takes_table else [])
         if not self.by_row:
             prepare(self.batch_format)
-        self.code = self.source.object
-        if self.source.is_class:
-            args = {name: _literal(kind, text) for name, kind, text in body["args"]}
-            self.code = run(self.function, self.source.object, **args)
+        if self.method is not None:
+            self.code = run(self.function, getattr, instance.object, self.method)
+        elif self.source.is_class:
+            self.code = _built(self.source, body["args"])
+        else:
+            self.code = self.source.object
         if body["retry"]:
             self.code = Retrying(self.code, self.by_row, *body["retry"])
 
@@ -54,8 +62,9 @@ class Call:
         return self.source.is_class
 
     def forget(self):
-        """Its module is gone from here on."""
-        self.source.forget()
+        """Its module is gone from here on, unless it is the instance's."""
+        if self.method is None:
+            self.source.forget()
 
     def take_retries(self):
         """How often user code was called again for the block that is done."""
@@ -137,12 +146,21 @@ class Call:
             yield start, block if rows >= block.num_rows else block.slice(start, rows)
 
 
+class Instance:
+    """The named actor that this process is."""
+
+    def __init__(self, actor, args, **source):
+        self.source = Source(**source, owner=actor)
+        self.object = _built(self.source, args)
+
+
 class Worker:
-    """The calls this process has loaded."""
+    """The calls this process has loaded, and the named actor that it is, if so."""
 
     def __init__(self, channel):
         self.channel = channel
         self.calls = {}
+        self.instance = None
 
     def answer(self, frame):
         if frame.kind == protocol.INIT:
@@ -153,14 +171,19 @@ class Worker:
                 warm()
             limits.bind(frame.body["memory_bytes"])
         elif frame.kind == protocol.DESCRIBE:
-            source = Source(**frame.body)
+            source = Source(*(frame.body[key] for key in ("function", "body", "params", "table")))
             source.forget()
-            self._ready(frame, source)
+            told = described(source.object) if frame.body["methods"] and source.is_class else []
+            self._ready(frame, source, methods=told)
+        elif frame.kind == protocol.BUILD:
+            warm()
+            self.instance = Instance(**frame.body)
+            self._ready(frame, self.instance.source)
         elif frame.kind == protocol.LOAD:
             warm()
             for call in frame.body["forget"]:
                 self.calls.pop(call).forget()
-            call = _load(frame.body, frame.payload)
+            call = _load(frame.body, frame.payload, self.instance)
             self.calls[frame.body["call"]] = call
             self._ready(frame, call)
         elif frame.kind == protocol.PROCESS:
@@ -168,9 +191,9 @@ class Worker:
         else:
             raise ValueError(f"unknown frame kind {frame.kind}")
 
-    def _ready(self, frame, code):
+    def _ready(self, frame, code, **more):
         found = "class" if code.is_class else "function"
-        self.channel.send(protocol.READY, frame.seq, {"object": found})
+        self.channel.send(protocol.READY, frame.seq, {"object": found} | more)
 
     def _process(self, frame):
         call = self.calls[frame.body["call"]]
@@ -239,7 +262,7 @@ def warm():
     pa.array([], type=pa.int8())
 
 
-def _load(body, payload):
+def _load(body, payload, instance):
     """What answers the blocks of a LOAD: one function, or a chain of several."""
     place = 0
 
@@ -253,8 +276,13 @@ def _load(body, payload):
     for step in body["steps"]:
         schemas = [schema(size) for size in step["schema_bytes"]]
         with of_function(step["function"]):
-            steps.append(Call(step, *schemas))
+            steps.append(Call(step, *schemas, instance))
     return steps[0] if len(steps) == 1 else Chain(steps, input)
+
+
+def _built(source, args):
+    args = {name: _literal(kind, text) for name, kind, text in args}
+    return run(source.owner, source.object, **args)
 
 
 def _schema(message):

@@ -15,11 +15,15 @@ _count = 0
 
 
 class Source:
-    """A compiled body and the one object it defines."""
+    """A compiled body and the one object it defines.
 
-    def __init__(self, function, body, params, table):
+    `owner`: what errors and tracebacks name, if not the function.
+    """
+
+    def __init__(self, function, body, params, table, owner=None):
         self.function = function
-        self.file = source_name(function)
+        self.owner = owner or function
+        self.file = source_name(self.owner)
         self.text = _dedented(body)
         self.lines = self.text.splitlines(keepends=True)
         self.module = self._execute()
@@ -44,13 +48,13 @@ class Source:
     def _execute(self):
         global _count
         self.show()
-        code = run(self.function, compile, self.text, self.file, "exec", dont_inherit=True)
+        code = run(self.owner, compile, self.text, self.file, "exec", dont_inherit=True)
         _count += 1
         # Registered, so that dataclasses and pickle work in the body.
         module = types.ModuleType(f"mobula_function_{_count}")
         sys.modules[module.__name__] = module
         try:
-            run(self.function, exec, code, module.__dict__)
+            run(self.owner, exec, code, module.__dict__)
         except BaseException:
             sys.modules.pop(module.__name__, None)
             raise

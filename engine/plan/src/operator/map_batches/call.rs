@@ -49,6 +49,12 @@ impl FunctionCall {
         args: Vec<(String, Literal)>,
         options: &CallOptions,
     ) -> Self {
+        // A method whose hints are plain types is not given arrays.
+        let by_row = spec.actor.as_ref().is_some_and(|method| method.by_row);
+        let mode = match mode {
+            CallMode::Batches if by_row => CallMode::Map,
+            mode => mode,
+        };
         let batch_size = options.batch_size_of(&spec);
         let batch_format = options.batch_format_of(&spec);
         let concurrency = options.concurrency_of(&spec);

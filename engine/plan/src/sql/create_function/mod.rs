@@ -18,14 +18,15 @@
 use std::collections::HashSet;
 
 use arrow::datatypes::{DataType, Schema};
-use datafusion::sql::sqlparser::ast::{ColumnDef, DataType as SqlType, Ident, ObjectName};
+use datafusion::sql::sqlparser::ast::{ColumnDef, DataType as SqlType, Ident};
 use datafusion::sql::sqlparser::keywords::Keyword;
-use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use mobula_udfs::{FunctionSpec, Language, ObjectKind, Param, ParamKind, Returns, Volatility};
 
 use super::call_options::CallOptions;
 use super::normalized;
+use super::reader::Reader;
 use super::sql_type::arrow_schema;
 use super::statement::Text;
 use crate::error::PlanError;
@@ -69,7 +70,10 @@ pub(super) fn parse(
     let if_not_exists = reader
         .parser
         .parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
-    let name = reader.name()?;
+    let name = reader.name(|name| {
+        let problem = "its name must not have a schema: functions belong to all";
+        declaration(name, problem)
+    })?;
     let params = reader.params()?;
     let mut clauses = Clauses::default();
     while reader.clause(&name, &mut clauses)? {}
@@ -104,62 +108,7 @@ struct Clauses {
     body: Option<String>,
 }
 
-/// The parser, with our errors.
-struct Reader<'p, 'a, 't> {
-    parser: &'p mut Parser<'a>,
-    text: &'t Text<'t>,
-}
-
 impl Reader<'_, '_, '_> {
-    fn ok<T>(&self, result: Result<T, ParserError>) -> Result<T, PlanError> {
-        result.map_err(|e| self.text.refused(&e.into()))
-    }
-
-    fn expect(&mut self, token: &Token) -> Result<(), PlanError> {
-        let found = self.parser.expect_token(token).map(|_| ());
-        self.ok(found)
-    }
-
-    fn identifier(&mut self) -> Result<Ident, PlanError> {
-        let ident = self.parser.parse_identifier();
-        self.ok(ident)
-    }
-
-    fn sql_type(&mut self) -> Result<SqlType, PlanError> {
-        let sql_type = self.parser.parse_data_type();
-        self.ok(sql_type)
-    }
-
-    /// Items between commas up to `)`, which is consumed.
-    fn list<T>(
-        &mut self,
-        mut item: impl FnMut(&mut Self) -> Result<T, PlanError>,
-    ) -> Result<Vec<T>, PlanError> {
-        let mut items = Vec::new();
-        if self.parser.consume_token(&Token::RParen) {
-            return Ok(items);
-        }
-        loop {
-            items.push(item(self)?);
-            if !self.parser.consume_token(&Token::Comma) {
-                self.expect(&Token::RParen)?;
-                return Ok(items);
-            }
-        }
-    }
-
-    fn name(&mut self) -> Result<String, PlanError> {
-        let name = self.parser.parse_object_name(false);
-        let ObjectName(parts) = self.ok(name)?;
-        match parts.as_slice() {
-            [part] => Ok(part.as_ident().map(normalized).unwrap_or_default()),
-            _ => Err(declaration(
-                &ObjectName(parts).to_string(),
-                "its name must not have a schema: functions belong to all",
-            )),
-        }
-    }
-
     fn params(&mut self) -> Result<Vec<ParamText>, PlanError> {
         self.expect(&Token::LParen)?;
         self.list(|reader| {
@@ -327,6 +276,7 @@ impl Clauses {
             strict: self.strict.unwrap_or(false),
             body,
             defaults: options.into_defaults(),
+            actor: None,
         })
     }
 }

@@ -70,6 +70,7 @@ $$",
                         row_preserving: false,
                         reads: None,
                     },
+                    actor: None,
                 },
             }"#]],
     );
@@ -149,6 +150,7 @@ fn a_table_function_with_clauses_in_another_order() {
                         row_preserving: false,
                         reads: None,
                     },
+                    actor: None,
                 },
             }"#]],
     );
@@ -293,6 +295,7 @@ fn refused_declarations() {
                         row_preserving: false,
                         reads: None,
                     },
+                    actor: None,
                 },
             }"#]],
     );

@@ -1,0 +1,133 @@
+//! `CREATE ACTOR` and `DROP ACTOR`: built by the engine, then stored and known to all
+//! sessions as one step.
+
+use std::sync::Arc;
+
+use mobula_plan::udf::check_name_is_free;
+use mobula_plan::{CreateActor, PlanError, actor_methods};
+use mobula_udfs::{ActorSpec, FunctionSpec, ObjectKind as BodyKind};
+
+use super::{Outcome, Session};
+use crate::ServerError;
+use crate::catalog::{Definition, ObjectKind};
+
+const DONE: Outcome = Outcome::Affected(None);
+
+impl Session {
+    pub(super) async fn create_actor(&self, create: &CreateActor) -> Result<Outcome, ServerError> {
+        let name = &create.name;
+        let engine = self.database().engine();
+        if self.has_actor(create)? {
+            return Ok(DONE);
+        }
+        check_name_is_free(&self.state(), name)?;
+        let class = self.class_of(create)?;
+        let described = engine.describe_methods(&class).await?;
+        let mut spec = ActorSpec {
+            name: name.clone(),
+            class: class.as_ref().clone(),
+            args: create.args.clone(),
+            timeout: create.timeout,
+            init_timeout: create.init_timeout,
+            methods: vec![],
+        };
+        spec.methods = actor_methods(&spec, described);
+        let spec = Arc::new(spec);
+        // Slow (it may load a model), so not under the lock. Dropped below, it ends.
+        let actor = engine.actors().build(Arc::clone(&spec)).await?;
+        let replaced = {
+            let _one_at_a_time = self.database().ddl.lock().await;
+            if self.has_actor(create)? {
+                return Ok(DONE);
+            }
+            engine.actors().check_room(name)?;
+            self.database().catalog().put(&Definition {
+                kind: ObjectKind::Actor,
+                name: name.clone(),
+                body: spec.encode()?,
+                location: None,
+                default_schema: None,
+            })?;
+            let replaced = engine.actors().put(actor);
+            engine.functions().insert_actor(&spec);
+            replaced
+        };
+        if let Some(replaced) = replaced {
+            engine.actors().end(replaced).await;
+        }
+        Ok(DONE)
+    }
+
+    /// True when there is nothing to do; an error when the name is taken.
+    fn has_actor(&self, create: &CreateActor) -> Result<bool, ServerError> {
+        let name = &create.name;
+        let functions = self.database().engine().functions();
+        let taken = |kind, hint| ServerError::Exists {
+            kind,
+            name: name.clone(),
+            hint,
+        };
+        let Some(found) = functions.get(name) else {
+            return Ok(false);
+        };
+        if functions.is_native(name) {
+            let function = name.clone();
+            return Err(PlanError::NativeName { function }.into());
+        }
+        if !found.is_method() {
+            let hint = "Functions and actors share names: choose another";
+            return Err(taken("function", hint));
+        }
+        match (create.or_replace, create.if_not_exists) {
+            (true, _) => Ok(false),
+            (false, true) => Ok(true),
+            (false, false) => Err(taken("actor", "Use CREATE OR REPLACE ACTOR")),
+        }
+    }
+
+    /// The function that an actor is to be made of.
+    fn class_of(&self, create: &CreateActor) -> Result<Arc<FunctionSpec>, ServerError> {
+        let class = self.database().engine().functions().find(&create.class)?;
+        let name = &create.class;
+        let problem = if class.is_method() {
+            format!("\"{name}\" is an actor itself. FROM takes a class")
+        } else if class.object != BodyKind::Class {
+            format!("\"{name}\" is a def and keeps no state. FROM takes a class")
+        } else if class.language != mobula_udfs::Language::Python {
+            format!("\"{name}\" is native, a part of this program. FROM takes a class in Python")
+        } else {
+            return Ok(class);
+        };
+        let actor = create.name.clone();
+        Err(PlanError::Actor { actor, problem }.into())
+    }
+
+    pub(super) async fn drop_actor(
+        &self,
+        name: &str,
+        if_exists: bool,
+    ) -> Result<Outcome, ServerError> {
+        let engine = self.database().engine();
+        let (known, stored, actor) = {
+            let _one_at_a_time = self.database().ddl.lock().await;
+            let stored = self.database().catalog().remove(ObjectKind::Actor, name)?;
+            let known = engine.functions().remove_actor(name);
+            (known, stored, engine.actors().take(name))
+        };
+        if stored {
+            self.database()
+                .forget_unusable(ObjectKind::Actor, name)
+                .await;
+        }
+        if let Some(actor) = actor {
+            engine.actors().end(actor).await;
+        }
+        match known || stored || if_exists {
+            true => Ok(DONE),
+            false => Err(ServerError::Missing {
+                kind: "actor",
+                name: name.to_owned(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! A named actor: what `CREATE ACTOR` declares, and how it is seen from outside.
+//!
+//! The bytes of an [`ActorSpec`] stand in the catalog, as those of a function do.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::call::Literal;
+use crate::error::UdfError;
+use crate::spec::{BatchFormat, FunctionSpec};
+
+/// A declared actor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ActorSpec {
+    /// As SQL knows it.
+    pub name: String,
+    /// A copy: what becomes of the function later changes no actor.
+    pub class: FunctionSpec,
+    /// Keyword arguments of the constructor.
+    pub args: Vec<(String, Literal)>,
+    /// Longest time one block may take in it; `None`: as the session is set.
+    pub timeout: Option<Duration>,
+    /// Longest time it may take to be built; `None`: as the process is set.
+    pub init_timeout: Option<Duration>,
+    /// What can be called, `__call__` under the actor's own name first.
+    pub methods: Vec<FunctionSpec>,
+}
+
+impl ActorSpec {
+    /// The declaration as bytes.
+    ///
+    /// # Errors
+    /// [`UdfError::EncodeSpec`] for an Arrow type that IPC cannot write.
+    pub fn encode(&self) -> Result<Vec<u8>, UdfError> {
+        rmp_serde::to_vec_named(self).map_err(UdfError::EncodeSpec)
+    }
+
+    /// Reads what [`Self::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`UdfError::DecodeSpec`] for anything else.
+    pub fn decode(bytes: &[u8]) -> Result<Self, UdfError> {
+        rmp_serde::from_slice(bytes).map_err(UdfError::DecodeSpec)
+    }
+}
+
+/// A method as a worker sees it in its class; its types are still texts.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct DescribedMethod {
+    pub name: String,
+    pub params: Vec<DescribedParam>,
+    /// As after RETURNS.
+    pub returns: Option<String>,
+    /// What whole batches come as, if it takes them; else it takes plain values.
+    pub batches: Option<BatchFormat>,
+    /// Why it cannot be called; continues a sentence that starts with it.
+    pub problem: Option<String>,
+}
+
+/// A parameter of a method.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct DescribedParam {
+    pub name: String,
+    /// As in CREATE FUNCTION; `None` where the method has a problem.
+    #[serde(rename = "type")]
+    pub sql_type: Option<String>,
+}
+
+/// A named actor, as others see it.
+#[derive(Debug, Clone)]
+pub struct ActorInfo {
+    pub name: String,
+    /// The function that is its class.
+    pub class: String,
+    pub state: ActorState,
+    /// `None` while it has no process.
+    pub pid: Option<u32>,
+    /// Blocks that wait for their turn.
+    pub queue: usize,
+    /// Blocks it is through with, those of actors of its name that died included.
+    pub calls: u64,
+    /// The share of its age that it was at work.
+    pub busy_share: f64,
+    /// How often it was built anew.
+    pub restarts: u64,
+    /// What its process holds now; 0 where the system does not tell.
+    pub memory_bytes: u64,
+    /// Since it was created, or this process started.
+    pub age: Duration,
+    /// The last thing that went wrong in it; empty: nothing.
+    pub last_error: String,
+}
+
+/// Where a named actor is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ActorState {
+    /// Being built for the first time in this process.
+    Starting,
+    Idle,
+    Busy,
+    /// It died, and is being built anew.
+    Restarting,
+    /// It could not be built; that is tried again.
+    Failed,
+}
+
+impl fmt::Display for ActorState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Starting => "starting",
+            Self::Idle => "idle",
+            Self::Busy => "busy",
+            Self::Restarting => "restarting",
+            Self::Failed => "failed",
+        })
+    }
+}

@@ -1,0 +1,173 @@
+//! The named actors of one process, by name.
+//!
+//! Whoever creates one has it built first and puts it in its place after, so that a
+//! name never stands for an actor that could not be built; after a restart the actors
+//! are there at once and built in the background.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::actor::{ActorInfo, ActorSpec};
+use crate::call::UdfCall;
+use crate::crew::Crew;
+use crate::error::UdfError;
+use crate::hosted::{Hosted, HostedPool, end, keep, kill, prepare};
+use crate::manager::WorkerManager;
+use crate::order::CallOrder;
+use crate::pool::UdfPool;
+use crate::roster::Want;
+use crate::spawn::{OwnedTask, spawn_named};
+use crate::spec::FunctionSpec;
+
+/// The named actors of one process.
+#[derive(Debug)]
+pub struct ActorHost {
+    manager: Arc<WorkerManager>,
+    /// What errors call this process.
+    place: String,
+    actors_max: usize,
+    actors: Mutex<BTreeMap<String, Arc<BuiltActor>>>,
+}
+
+/// An actor that has a process. Dropped by all who have it, it ends.
+#[derive(Debug)]
+pub struct BuiltActor {
+    spec: Arc<ActorSpec>,
+    crew: Arc<Crew>,
+    _keeper: OwnedTask,
+}
+
+impl Drop for BuiltActor {
+    fn drop(&mut self) {
+        self.crew.close();
+        // Nobody waits any longer for a call that may never end.
+        if self.crew.is_at_work() {
+            kill(&self.crew);
+        }
+    }
+}
+
+impl ActorHost {
+    /// Without actors; `place` is the process's name in errors.
+    pub fn new(manager: Arc<WorkerManager>, place: &str, actors_max: usize) -> Self {
+        Self {
+            manager,
+            place: place.to_owned(),
+            actors_max,
+            actors: Mutex::default(),
+        }
+    }
+
+    /// Builds an actor that nobody can name yet.
+    ///
+    /// # Errors
+    /// [`UdfError::ActorsMax`], and what its constructor raised.
+    pub async fn build(&self, spec: Arc<ActorSpec>) -> Result<Arc<BuiltActor>, UdfError> {
+        self.check_room(&spec.name)?;
+        let crew = self.crew(&spec);
+        if let Some(hosted) = &crew.hosted {
+            prepare(&crew, hosted).await?;
+        }
+        Ok(kept(spec, crew))
+    }
+
+    /// Makes an actor known by its name; the one it replaces. Who drops that ends it.
+    pub fn put(&self, actor: Arc<BuiltActor>) -> Option<Arc<BuiltActor>> {
+        self.actors.lock().insert(actor.spec.name.clone(), actor)
+    }
+
+    /// An actor that is known at once and built in the background.
+    ///
+    /// # Errors
+    /// [`UdfError::ActorsMax`].
+    pub fn start_later(&self, spec: Arc<ActorSpec>) -> Result<(), UdfError> {
+        self.check_room(&spec.name)?;
+        let crew = self.crew(&spec);
+        drop(self.put(kept(spec, crew)));
+        Ok(())
+    }
+
+    /// Takes an actor out; no call finds it any more.
+    pub fn take(&self, name: &str) -> Option<Arc<BuiltActor>> {
+        self.actors.lock().remove(name)
+    }
+
+    /// Ends an actor that was taken out: the call at work may finish within
+    /// `udf_kill_grace`, those in line fail.
+    pub async fn end(&self, actor: Arc<BuiltActor>) {
+        end(&actor.crew, self.manager.kill_grace()).await;
+    }
+
+    /// Opens the way of one call to the actor that it names.
+    ///
+    /// # Errors
+    /// When there is no such actor here, or it has no such method.
+    pub fn open_pool(&self, call: Arc<UdfCall>) -> Result<Arc<dyn UdfPool>, UdfError> {
+        let function = call.spec.name.clone();
+        let named = call.spec.actor.as_ref().map(|method| method.actor.clone());
+        let actor = named.unwrap_or_default();
+        let found = self.actors.lock().get(&actor).cloned();
+        let Some(found) = found else {
+            let place = self.place.clone();
+            return Err(UdfError::ActorElsewhere {
+                function,
+                actor,
+                place,
+            });
+        };
+        let same = |method: &FunctionSpec| {
+            let call = &call.spec;
+            (&method.name, &method.params, &method.actor) == (&call.name, &call.params, &call.actor)
+                && method.is_table() == call.is_table()
+        };
+        if !found.spec.methods.iter().any(same) {
+            return Err(UdfError::ActorChanged { function, actor });
+        }
+        let order = CallOrder::try_new(call)?;
+        Ok(Arc::new(HostedPool::new(Arc::clone(&found.crew), order)))
+    }
+
+    /// The actors, by name.
+    pub fn list(&self) -> Vec<ActorInfo> {
+        let actors: Vec<_> = self.actors.lock().values().cloned().collect();
+        let hosted = actors.iter().filter_map(|actor| actor.crew.hosted.as_ref());
+        hosted.map(Hosted::info).collect()
+    }
+
+    /// Builds none of them again; who ends the workers ends those at work.
+    pub fn shutdown(&self) {
+        let all = std::mem::take(&mut *self.actors.lock());
+        all.values().for_each(|actor| actor.crew.close());
+    }
+
+    /// Whether there may be an actor named `name`, beside the others or instead of one.
+    ///
+    /// # Errors
+    /// [`UdfError::ActorsMax`].
+    pub fn check_room(&self, name: &str) -> Result<(), UdfError> {
+        let actors = self.actors.lock();
+        match actors.len() >= self.actors_max && !actors.contains_key(name) {
+            true => Err(UdfError::ActorsMax {
+                actor: name.to_owned(),
+                actors: actors.len(),
+            }),
+            false => Ok(()),
+        }
+    }
+
+    fn crew(&self, spec: &Arc<ActorSpec>) -> Arc<Crew> {
+        let hosted = Hosted::new(Arc::clone(spec));
+        Crew::new(Arc::clone(&self.manager), Want::Named, Some(hosted), 1, 0)
+    }
+}
+
+fn kept(spec: Arc<ActorSpec>, crew: Arc<Crew>) -> Arc<BuiltActor> {
+    let keeper = spawn_named("actor-keeper", keep(Arc::clone(&crew)));
+    Arc::new(BuiltActor {
+        spec,
+        crew,
+        _keeper: keeper,
+    })
+}

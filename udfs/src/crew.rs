@@ -1,0 +1,368 @@
+//! The workers behind calls: who is at work, who is free, how one more comes.
+//!
+//! A pool has a crew of its own, and ends it when it goes. The crew of a named actor
+//! is one worker with the built class, serves the calls of many queries, and goes
+//! when the actor is dropped (`hosted`).
+//!
+//! A `def` borrows any worker of the manager for each call. A `class` keeps its
+//! workers, the actors, on a shelf. A call that finds all actors at work takes the
+//! first to come free, or one more if the manager has a place before that.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::error::UdfError;
+use crate::exchange::Counters;
+use crate::hosted::Hosted;
+use crate::line::{Line, Offer, Permit};
+use crate::manager::{TimeLimit, WorkerManager, leaves_worker_usable};
+use crate::order::CallOrder;
+use crate::roster::{Grant, Rank, Slot, Want};
+use crate::spawn::OwnedTask;
+use crate::worker::Worker;
+
+/// How often in a row a worker is made ready before its call fails with what went
+/// wrong: once is chance, and who fails three times does not come right by waiting.
+const BUILD_TRIES: u32 = 3;
+
+/// Workers, and the line of those who want one.
+#[derive(Debug)]
+pub(crate) struct Crew {
+    pub(crate) manager: Arc<WorkerManager>,
+    pub(crate) line: Arc<Line<Lease>>,
+    /// What its workers are, for the manager.
+    want: Want,
+    /// The named actor that it is.
+    pub(crate) hosted: Option<Hosted>,
+    shelf: Mutex<Shelf>,
+    /// An actor came free, or the last worker went.
+    shelf_changed: Notify,
+    /// Makes one more worker ready.
+    pub(crate) grower: Mutex<Option<OwnedTask>>,
+}
+
+/// A crew's workers.
+#[derive(Debug, Default)]
+struct Shelf {
+    /// Actors with nothing to do.
+    free: Vec<Worker>,
+    /// Turns in existence.
+    at_work: usize,
+    closed: bool,
+}
+
+/// What a worker is made ready for.
+pub(crate) struct Claim<'a> {
+    /// Named in errors.
+    pub(crate) function: &'a str,
+    /// To be loaded; `None`: it has only to be there.
+    pub(crate) order: Option<&'a CallOrder>,
+    pub(crate) limit: TimeLimit,
+    pub(crate) counters: &'a Counters,
+}
+
+impl Crew {
+    /// With `least` workers at first, at least 1, and up to `growth` more.
+    pub(crate) fn new(
+        manager: Arc<WorkerManager>,
+        want: Want,
+        hosted: Option<Hosted>,
+        least: usize,
+        growth: usize,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            manager,
+            line: Line::new(least, growth),
+            want,
+            hosted,
+            shelf: Mutex::default(),
+            shelf_changed: Notify::new(),
+            grower: Mutex::default(),
+        })
+    }
+
+    /// Whether its workers hold a built class, and stay with it.
+    pub(crate) fn is_actor(&self) -> bool {
+        matches!(self.want, Want::Actor | Want::Named)
+    }
+
+    /// Ends the workers that are free now, and the others when they come free.
+    pub(crate) fn close(&self) {
+        let free = {
+            let mut shelf = self.shelf.lock();
+            shelf.closed = true;
+            std::mem::take(&mut shelf.free)
+        };
+        drop(self.grower.lock().take());
+        free.into_iter().for_each(|actor| self.manager.end(actor));
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shelf.lock().closed
+    }
+
+    /// Whether one of its workers is at work, or being made ready.
+    pub(crate) fn is_at_work(&self) -> bool {
+        self.shelf.lock().at_work > 0
+    }
+
+    /// A worker that is ready. One that fails to get ready makes way for another, a
+    /// few times.
+    pub(crate) async fn lease(
+        self: &Arc<Self>,
+        vacancy: Vacancy,
+        claim: &Claim<'_>,
+    ) -> Result<Lease, UdfError> {
+        let Vacancy { permit, mut kept } = vacancy;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            if let Some(hosted) = &self.hosted {
+                hosted.check_is_there(self, claim.function)?;
+            }
+            let (turn, source) = match kept.take() {
+                Some((turn, slot)) => (turn, Source::Granted(Grant::Slot(slot))),
+                None => self.take_turn(claim).await?,
+            };
+            let error = match self.ready(source, claim).await {
+                Ok(worker) => {
+                    return Ok(Lease {
+                        worker,
+                        turn,
+                        permit,
+                        offer: None,
+                    });
+                }
+                Err(error) => match claim.order {
+                    Some(order) => error.at_line(&order.call),
+                    None => error,
+                },
+            };
+            let error = match self.may_try_again(&error) {
+                true if tries < BUILD_TRIES => {
+                    tracing::warn!(%error, tries, "a worker is made ready once more");
+                    continue;
+                }
+                true => error.after_tries(tries),
+                false => error,
+            };
+            if let Some(hosted) = &self.hosted {
+                hosted.failed_to_build(&error);
+            }
+            return Err(error);
+        }
+    }
+
+    /// The worker of `source`, with the call loaded.
+    async fn ready(&self, source: Source, claim: &Claim<'_>) -> Result<Worker, UdfError> {
+        let mut worker = match source {
+            Source::Own(actor) => actor,
+            Source::Granted(grant) => {
+                let started = &claim.counters.workers_started;
+                let employed = self
+                    .manager
+                    .employ(grant, claim.function, claim.limit, started);
+                let mut worker = employed.await?;
+                if let Some(hosted) = &self.hosted {
+                    hosted.build(&mut worker, claim.limit).await?;
+                }
+                worker
+            }
+        };
+        let Some(order) = claim.order else {
+            return Ok(worker);
+        };
+        let loaded = worker.load(order, claim.limit.deadline()).await;
+        match loaded {
+            Ok(()) => Ok(worker),
+            Err(error) => {
+                // An actor of one call is its call's; a named one has others.
+                let stays = !self.is_actor() || self.hosted.is_some();
+                if leaves_worker_usable(&error) && stays {
+                    self.give_back(worker);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether what kept a worker from getting ready may have been chance: its death,
+    /// or an exception while a class was built.
+    fn may_try_again(&self, error: &UdfError) -> bool {
+        match error {
+            UdfError::WorkerLost { .. } => true,
+            UdfError::Raised(_) => self.is_actor(),
+            _ => false,
+        }
+    }
+
+    /// Waits for an actor of our own to come free or for one more worker,
+    /// whichever is first.
+    async fn take_turn(self: &Arc<Self>, claim: &Claim<'_>) -> Result<(Turn, Source), UdfError> {
+        let (manager, function) = (&self.manager, claim.function);
+        loop {
+            let mut changed = pin!(self.shelf_changed.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            let first = {
+                let mut shelf = self.shelf.lock();
+                if let Some(actor) = shelf.free_actor() {
+                    let turn = Turn::begin(self, &mut shelf, claim.counters);
+                    return Ok((turn, Source::Own(actor)));
+                }
+                (shelf.at_work == 0).then(|| Turn::begin(self, &mut shelf, claim.counters))
+            };
+            if let Some(turn) = first {
+                let grant = manager.place(function, self.want, Rank::First).await?;
+                return Ok((turn, Source::Granted(grant)));
+            }
+            tokio::select! {
+                biased;
+                grant = manager.place(function, self.want, Rank::More) => {
+                    let turn = Turn::begin(self, &mut self.shelf.lock(), claim.counters);
+                    return Ok((turn, Source::Granted(grant?)));
+                }
+                () = changed => {}
+            }
+        }
+    }
+
+    /// One more worker that is ready and has nothing to do.
+    pub(crate) async fn newcomer(&self, claim: &Claim<'_>) -> Result<(), UdfError> {
+        let place = self.manager.place(claim.function, self.want, Rank::More);
+        let worker = self.ready(Source::Granted(place.await?), claim).await?;
+        self.give_back(worker);
+        Ok(())
+    }
+
+    /// Takes a worker back that is fit for more.
+    fn give_back(&self, worker: Worker) {
+        if !self.is_actor() {
+            self.manager.release(worker);
+            return;
+        }
+        let refused = {
+            let mut shelf = self.shelf.lock();
+            match shelf.closed {
+                true => Some(worker),
+                false => {
+                    shelf.free.push(worker);
+                    self.shelf_changed.notify_one();
+                    None
+                }
+            }
+        };
+        if let Some(worker) = refused {
+            self.manager.end(worker);
+        }
+    }
+}
+
+impl Shelf {
+    fn free_actor(&mut self) -> Option<Worker> {
+        let free = std::iter::from_fn(|| self.free.pop());
+        free.into_iter().find(Worker::is_fit)
+    }
+}
+
+/// Where a crew's next worker comes from.
+enum Source {
+    Own(Worker),
+    Granted(Grant),
+}
+
+/// The right to a worker.
+#[derive(Debug)]
+pub(crate) struct Vacancy {
+    pub(crate) permit: Permit<Lease>,
+    /// The place of a worker that is lost, for the one that takes up its block.
+    pub(crate) kept: Option<(Turn, Slot)>,
+}
+
+/// Counts as one of the crew's workers at work.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    crew: Arc<Crew>,
+}
+
+impl Turn {
+    fn begin(crew: &Arc<Crew>, shelf: &mut Shelf, counters: &Counters) -> Self {
+        shelf.at_work += 1;
+        counters.at_work(shelf.at_work);
+        Self {
+            crew: Arc::clone(crew),
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut shelf = self.crew.shelf.lock();
+        shelf.at_work -= 1;
+        if shelf.at_work == 0 {
+            // Who waits for more has nothing else to wait for now.
+            self.crew.shelf_changed.notify_one();
+        }
+    }
+}
+
+/// A worker at work for this crew. Dropped while it still has it, it ends it.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub(crate) worker: Worker,
+    turn: Turn,
+    permit: Permit<Lease>,
+    /// Who may follow.
+    offer: Option<Offer<Lease>>,
+}
+
+impl Lease {
+    /// Lets the next block be sent while the worker is at work on one, the last of
+    /// this call.
+    pub(crate) fn offer(&mut self, counters: &Counters) {
+        let crew = &self.turn.crew;
+        // The next block in the line of a named actor may be another call's.
+        if crew.hosted.is_some() {
+            return;
+        }
+        // What is handed on is not given back, where worn out workers are replaced.
+        let stays = crew.is_actor() || !crew.manager.is_worn_out(&self.worker);
+        if stays && counters.is_quick() && !crew.manager.has_waiting() {
+            self.offer = Some(crew.line.offer(self.worker.channel.sender()));
+        }
+    }
+
+    /// Hands the worker to who follows, or gives it back.
+    pub(crate) fn end(mut self) {
+        let back = match self.offer.take() {
+            Some(offer) => offer.hand_over(self).err(),
+            None => Some(self),
+        };
+        let Some(Self {
+            worker,
+            turn,
+            permit,
+            ..
+        }) = back
+        else {
+            return;
+        };
+        turn.crew.give_back(worker);
+        drop(permit);
+    }
+
+    /// The right to another worker, this one gone.
+    pub(crate) fn into_vacancy(self) -> Vacancy {
+        let Self {
+            worker,
+            turn,
+            permit,
+            ..
+        } = self;
+        let kept = worker.into_slot().map(|slot| (turn, slot));
+        Vacancy { permit, kept }
+    }
+}

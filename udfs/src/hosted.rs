@@ -1,0 +1,371 @@
+//! A named actor in this process: a crew of one worker that outlives its calls.
+//!
+//! Calls of all queries and sessions stand in one line and reach the actor one at a
+//! time in the order they came. A reader that goes takes the actor from nobody: a block
+//! that has been given to it runs to its end, within the call's time limit. When its
+//! process ends, it is built anew at once by its keeper, or by the call that lost it;
+//! what it kept is gone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::actor::{ActorInfo, ActorSpec, ActorState};
+use crate::block_run::{Place, run};
+use crate::crew::{Claim, Crew, Vacancy};
+use crate::error::UdfError;
+use crate::exchange::Counters;
+use crate::line::Ticket;
+use crate::manager::TimeLimit;
+use crate::order::CallOrder;
+use crate::pool::{AnswerStream, PoolStats, UdfPool};
+use crate::process::Process;
+use crate::process_pool::{CallOn, PARTS_WAITING, stream_of};
+use crate::signal;
+use crate::spawn::{OwnedTask, spawn_named};
+use crate::worker::Worker;
+
+/// For how long a failure to build the actor answers for the next ones.
+const FAILED_FOR: Duration = Duration::from_secs(1);
+/// How long the keeper waits before it tries again; it doubles up to the next.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// An actor that has lived so long is built anew without waiting.
+const LONG_LIFE: Duration = Duration::from_secs(10);
+/// How often the end of the call at work is looked for when an actor is dropped.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// What a crew knows of the named actor that it is.
+#[derive(Debug)]
+pub(crate) struct Hosted {
+    pub(crate) spec: Arc<ActorSpec>,
+    counters: Counters,
+    /// Calls in line.
+    queue: AtomicUsize,
+    life: Mutex<Life>,
+    /// Calls at work: they end by themselves, whoever reads them.
+    at_work: Mutex<Vec<OwnedTask>>,
+}
+
+#[derive(Debug)]
+struct Life {
+    since: Instant,
+    builds: u64,
+    process: Option<Arc<Process>>,
+    /// The one that the class is built in now.
+    building: Option<Arc<Process>>,
+    calls: u64,
+    busy: Duration,
+    busy_since: Option<Instant>,
+    /// When it last could not be built, and why.
+    failed: Option<(Instant, String)>,
+    last_error: String,
+}
+
+impl Hosted {
+    pub(crate) fn new(spec: Arc<ActorSpec>) -> Self {
+        Self {
+            spec,
+            counters: Counters::default(),
+            queue: AtomicUsize::new(0),
+            life: Mutex::new(Life {
+                since: Instant::now(),
+                builds: 0,
+                process: None,
+                building: None,
+                calls: 0,
+                busy: Duration::ZERO,
+                busy_since: None,
+                failed: None,
+                last_error: String::new(),
+            }),
+            at_work: Mutex::default(),
+        }
+    }
+
+    /// Builds the instance in a worker that has none.
+    pub(crate) async fn build(
+        &self,
+        worker: &mut Worker,
+        limit: TimeLimit,
+    ) -> Result<(), UdfError> {
+        let process = Arc::clone(worker.process());
+        self.life.lock().building = Some(Arc::clone(&process));
+        let built = worker.build(&self.spec, limit.deadline()).await;
+        let mut life = self.life.lock();
+        life.building = None;
+        built.map_err(|error| error.at_line_of(self.spec.methods.iter()))?;
+        life.process = Some(process);
+        life.builds += 1;
+        life.failed = None;
+        Ok(())
+    }
+
+    /// It could not be built, for all that was tried.
+    pub(crate) fn failed_to_build(&self, error: &UdfError) {
+        self.note(error);
+        let mut life = self.life.lock();
+        if !life.is_running() {
+            life.failed = Some((Instant::now(), error.to_string()));
+        }
+    }
+
+    /// Keeps what went wrong, for who looks.
+    pub(crate) fn note(&self, error: &UdfError) {
+        self.life.lock().last_error = error.to_string();
+    }
+
+    /// Refuses a call of an actor that was dropped, or that could just now not be
+    /// built.
+    pub(crate) fn check_is_there(&self, crew: &Crew, function: &str) -> Result<(), UdfError> {
+        let (function, actor) = (function.to_owned(), self.spec.name.clone());
+        if crew.is_closed() {
+            return Err(UdfError::ActorGone { function, actor });
+        }
+        match &self.life.lock().failed {
+            Some((at, reason)) if at.elapsed() < FAILED_FOR => Err(UdfError::ActorFailed {
+                function,
+                actor,
+                reason: reason.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// It is at work until what is returned goes.
+    pub(crate) fn begin_block(&self) -> Busy<'_> {
+        self.life.lock().busy_since = Some(Instant::now());
+        Busy { hosted: self }
+    }
+
+    /// Counts as one in line until what is returned goes.
+    fn queued(&self) -> Queued<'_> {
+        self.queue.fetch_add(1, Ordering::Relaxed);
+        Queued { hosted: self }
+    }
+
+    fn adopt(&self, call: OwnedTask) {
+        let mut at_work = self.at_work.lock();
+        at_work.retain(|call| !call.is_finished());
+        at_work.push(call);
+    }
+
+    pub(crate) fn info(&self) -> ActorInfo {
+        let life = self.life.lock();
+        let running = life.process.as_ref().filter(|process| process.is_running());
+        let age = life.since.elapsed();
+        let busy = life.busy + life.busy_since.map(|at| at.elapsed()).unwrap_or_default();
+        ActorInfo {
+            name: self.spec.name.clone(),
+            class: self.spec.class.name.clone(),
+            state: match (running, &life.failed) {
+                (None, Some(_)) => ActorState::Failed,
+                (None, None) if life.builds == 0 => ActorState::Starting,
+                (None, None) => ActorState::Restarting,
+                (Some(_), _) if life.busy_since.is_some() => ActorState::Busy,
+                (Some(_), _) => ActorState::Idle,
+            },
+            pid: running.map(|process| process.pid()),
+            queue: self.queue.load(Ordering::Relaxed),
+            calls: life.calls,
+            busy_share: busy.as_secs_f64() / age.as_secs_f64().max(f64::MIN_POSITIVE),
+            restarts: life.builds.saturating_sub(1),
+            memory_bytes: running.map_or(0, |process| signal::resident_bytes(process.pid())),
+            age,
+            last_error: life.last_error.clone(),
+        }
+    }
+}
+
+impl Life {
+    fn is_running(&self) -> bool {
+        self.process.as_ref().is_some_and(|p| p.is_running())
+    }
+}
+
+/// A block at work.
+pub(crate) struct Busy<'a> {
+    hosted: &'a Hosted,
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        let mut life = self.hosted.life.lock();
+        life.calls += 1;
+        let took = life.busy_since.take().map(|at| at.elapsed());
+        life.busy += took.unwrap_or_default();
+    }
+}
+
+/// A call in line.
+struct Queued<'a> {
+    hosted: &'a Hosted,
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.hosted.queue.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Waits for its turn, and makes the actor of `crew` ready if it is not; its process.
+///
+/// # Errors
+/// Why it cannot be built.
+pub(crate) async fn prepare(crew: &Arc<Crew>, hosted: &Hosted) -> Result<Arc<Process>, UdfError> {
+    let claim = Claim {
+        function: &hosted.spec.name,
+        order: None,
+        limit: crew.manager.init_limit_of(hosted.spec.init_timeout),
+        counters: &hosted.counters,
+    };
+    let lease = match crew.line.wait(false).await {
+        Ticket::Permit(permit) => {
+            let vacancy = Vacancy { permit, kept: None };
+            crew.lease(vacancy, &claim).await?
+        }
+        // Nobody offers the place behind a block of a named actor.
+        Ticket::Ahead(_) => return Err(gone(hosted, &hosted.spec.name)),
+    };
+    let process = Arc::clone(lease.worker.process());
+    lease.end();
+    Ok(process)
+}
+
+/// Sees to it that the actor is there, as long as nobody has dropped it.
+pub(crate) async fn keep(crew: Arc<Crew>) {
+    let Some(hosted) = &crew.hosted else {
+        return;
+    };
+    let (actor, mut wait) = (&hosted.spec.name, Duration::ZERO);
+    while !crew.is_closed() {
+        let since = Instant::now();
+        match prepare(&crew, hosted).await {
+            Ok(process) => {
+                let exit = process.ended().await;
+                if crew.is_closed() {
+                    return;
+                }
+                tracing::warn!(actor, exit, "a named actor is built anew");
+                if since.elapsed() >= LONG_LIFE {
+                    wait = Duration::ZERO;
+                }
+            }
+            Err(_) if crew.is_closed() => return,
+            Err(error) => {
+                tracing::warn!(%error, actor, "a named actor is not there; it is tried again");
+                wait = wait.max(FIRST_WAIT);
+            }
+        }
+        tokio::time::sleep(wait).await;
+        wait = longer(wait);
+    }
+}
+
+/// After an actor that did not live long, or was not built: the first time at once.
+fn longer(wait: Duration) -> Duration {
+    (2 * wait).clamp(FIRST_WAIT, LONGEST_WAIT)
+}
+
+/// Refuses calls from now on, lets the one at work finish for `grace`, and ends the
+/// actor.
+pub(crate) async fn end(crew: &Crew, grace: Duration) {
+    crew.close();
+    let done = async {
+        while crew.is_at_work() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    if tokio::time::timeout(grace, done).await.is_err() {
+        kill(crew);
+    }
+}
+
+/// Ends the actor at once, whatever it is at work on.
+pub(crate) fn kill(crew: &Crew) {
+    if let Some(hosted) = &crew.hosted {
+        let life = hosted.life.lock();
+        let all = life.process.iter().chain(&life.building);
+        all.for_each(|process| process.kill());
+    }
+}
+
+fn gone(hosted: &Hosted, function: &str) -> UdfError {
+    UdfError::ActorGone {
+        function: function.to_owned(),
+        actor: hosted.spec.name.clone(),
+    }
+}
+
+/// One call in one task, on a named actor.
+#[derive(Debug)]
+pub(crate) struct HostedPool {
+    call: Arc<CallOn>,
+}
+
+impl HostedPool {
+    pub(crate) fn new(crew: Arc<Crew>, order: CallOrder) -> Self {
+        Self {
+            call: CallOn::new(crew, order),
+        }
+    }
+}
+
+#[async_trait]
+impl UdfPool for HostedPool {
+    async fn call(&self, block: RecordBatch) -> Result<AnswerStream, UdfError> {
+        if block.num_rows() == 0 {
+            return Ok(self.call.answer_to_nothing());
+        }
+        let block = self.call.as_sent(block)?;
+        let crew = &self.call.crew;
+        let Some(hosted) = &crew.hosted else {
+            let function = self.call.function();
+            return Err(UdfError::ShuttingDown { function });
+        };
+        let cut_off = gone(hosted, self.call.order.function());
+        let ticket = {
+            let _queued = hosted.queued();
+            crew.line.wait(false).await
+        };
+        let Ticket::Permit(permit) = ticket else {
+            return Err(cut_off);
+        };
+        // From here on not even who asked can stop it half-way: the actor is others'
+        // as well.
+        let place = Place::Vacancy(Vacancy { permit, kept: None });
+        let (parts, reader) = mpsc::channel(PARTS_WAITING);
+        let task = run(Arc::clone(&self.call), place, block, parts);
+        hosted.adopt(spawn_named("actor-call", task));
+        Ok(stream_of(reader, None, cut_off))
+    }
+
+    fn concurrency(&self) -> usize {
+        1
+    }
+
+    fn stats(&self) -> PoolStats {
+        self.call.counters.stats()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_actor_that_goes_on_dying_is_tried_ever_less() {
+        let mut waits = vec![Duration::ZERO];
+        for at in 0..7 {
+            waits.push(longer(waits[at]));
+        }
+        let seconds: Vec<_> = waits.iter().map(Duration::as_secs).collect();
+        assert_eq!(seconds, [0, 1, 2, 4, 8, 16, 30, 30]);
+    }
+}
