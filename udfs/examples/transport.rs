@@ -130,6 +130,7 @@ fn identity(block: &RecordBatch) -> Arc<UdfCall> {
         timeout: None,
         handling: Handling::default(),
         max_errors: None,
+        query: String::new(),
         steps: vec![],
     })
 }

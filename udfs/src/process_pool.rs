@@ -1,7 +1,7 @@
 //! A [`UdfPool`] of worker processes.
 //!
-//! A `def` borrows any worker of the manager for each call. A `class` keeps its
-//! workers, the actors, on a shelf until the pool is dropped; with one actor,
+//! A `def` borrows any worker of the manager for each call. A `class`, and whatever asks
+//! for resources, keeps its workers, the actors, on a shelf until the pool is dropped; with one actor,
 //! blocks reach it in the order of the calls. A call that finds all actors at work
 //! takes the first to come free, or one more if the manager has a place before
 //! that. Where all that the pool may have are at work, on blocks that take them so
@@ -141,6 +141,11 @@ impl Shared {
         self.order.call.spec.object == ObjectKind::Class
     }
 
+    /// Whether workers stay with the pool: they have state, or resources.
+    fn keeps_workers(&self) -> bool {
+        self.is_actor() || self.order.call.handling.demand.takes_resources()
+    }
+
     /// A scalar function of no rows has no values, a table function no rows.
     fn answer_to_nothing(&self) -> AnswerStream {
         let output = &self.order.call.output;
@@ -154,7 +159,7 @@ impl Shared {
     }
 
     fn want(&self) -> Want {
-        match (self.is_actor(), self.order.call.spec.is_table()) {
+        match (self.keeps_workers(), self.order.call.spec.is_table()) {
             (true, _) => Want::Actor,
             (false, true) => Want::TableCall,
             (false, false) => Want::ScalarCall,
@@ -207,7 +212,7 @@ impl Shared {
         match loaded {
             Ok(()) => Ok(worker),
             Err(error) => {
-                if leaves_worker_usable(&error) && !self.is_actor() {
+                if leaves_worker_usable(&error) && !self.keeps_workers() {
                     manager.release(worker);
                 }
                 Err(error)
@@ -228,7 +233,6 @@ impl Shared {
     /// Waits for an actor of our own to come free or for one more worker,
     /// whichever is first.
     async fn take_turn(shared: &Arc<Self>) -> Result<(Turn, Source), UdfError> {
-        let (manager, function) = (&shared.manager, shared.order.function());
         loop {
             let mut changed = pin!(shared.shelf_changed.notified());
             // From here on no change is missed.
@@ -241,18 +245,33 @@ impl Shared {
                 (shelf.at_work == 0).then(|| Turn::begin(shared, &mut shelf))
             };
             if let Some(turn) = first {
-                let grant = manager.place(function, shared.want(), Rank::First).await?;
-                return Ok((turn, Source::Granted(grant)));
+                return Ok((turn, Source::Granted(shared.grant(Rank::First).await?)));
             }
             tokio::select! {
                 biased;
-                grant = manager.place(function, shared.want(), Rank::More) => {
+                grant = shared.grant(Rank::More) => {
                     let turn = Turn::begin(shared, &mut shared.shelf.lock());
                     return Ok((turn, Source::Granted(grant?)));
                 }
                 () = changed => {}
             }
         }
+    }
+
+    /// A worker, or the right to start one with what it asks for. What was claimed for
+    /// one is not waited for.
+    async fn grant(&self, rank: Rank) -> Result<Grant, UdfError> {
+        let (manager, call) = (&self.manager, &self.order.call);
+        let (reserved, rank) = match manager.claimed(call) {
+            Some(reserved) => (Some(reserved), Rank::First),
+            None => (manager.reserve(call, rank).await?, rank),
+        };
+        let function = self.order.function();
+        let grant = manager.place(function, self.want(), rank).await?;
+        Ok(match grant {
+            Grant::Slot(slot) => Grant::Slot(slot.with(reserved)),
+            lent => lent,
+        })
     }
 
     /// Makes one more worker ready; no block waits for it meanwhile.
@@ -272,14 +291,13 @@ impl Shared {
 
     /// A worker with the call loaded that has nothing to do.
     async fn newcomer(&self) -> Result<Worker, UdfError> {
-        let (manager, function) = (&self.manager, self.order.function());
-        let grant = manager.place(function, self.want(), Rank::More).await?;
+        let grant = self.grant(Rank::More).await?;
         self.ready(Source::Granted(grant)).await
     }
 
     /// Takes a worker back that is fit for more.
     fn give_back(&self, worker: Worker) {
-        if !self.is_actor() {
+        if !self.keeps_workers() {
             self.manager.release(worker);
             return;
         }
@@ -364,7 +382,7 @@ impl Lease {
     pub(crate) fn offer(&mut self) {
         let shared = &self.turn.shared;
         // What is handed on is not given back, where worn out workers are replaced.
-        let stays = shared.is_actor() || !shared.manager.is_worn_out(&self.worker);
+        let stays = shared.keeps_workers() || !shared.manager.is_worn_out(&self.worker);
         if stays && shared.counters.is_quick() && !shared.manager.has_waiting() {
             self.offer = Some(shared.line.offer(self.worker.channel.sender()));
         }

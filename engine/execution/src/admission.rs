@@ -3,7 +3,9 @@
 //! A call of a class or of a table function keeps at least one worker of each
 //! process it runs in until its query ends, and calls of one query wait for each
 //! other. So a query gets the places for all its calls before it starts, or
-//! waits in line for them: queries never hold some and wait for the rest.
+//! waits in line for them: queries never hold some and wait for the rest. What its
+//! workers ask for is claimed in the same way, before the places: who has places has
+//! claimed all it needs, and ends.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,57 +18,109 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 use datafusion::physical_plan::ExecutionPlan;
 use futures::{Stream, StreamExt};
+use mobula_plan::operator::map_batches::{CallDemand, demands};
 use mobula_plan::operator::workers_kept;
+use mobula_udfs::resources::Refusal;
+use mobula_udfs::{Claim, Ledger};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::ExecutionError;
+use crate::resource_check::{all_workers, asked};
 
 /// The line of queries that want workers.
 #[derive(Debug)]
 pub(crate) struct Admission {
     places: Arc<Semaphore>,
     max_workers: u32,
+    ledger: Arc<Ledger>,
     patience: Duration,
 }
 
 /// What a query has on its way to its start.
 #[derive(Debug, Default)]
-pub(crate) enum Places {
-    #[default]
-    NotAsked,
-    /// `None` for a query that keeps no workers.
-    Granted(Option<OwnedSemaphorePermit>),
+pub(crate) struct Places {
+    /// Whether it must run in this process alone.
+    pub(crate) is_alone: bool,
+    /// `None`: it has not asked.
+    granted: Option<Granted>,
+}
+
+/// What a query keeps until it ends: nothing, if it keeps no workers.
+#[derive(Debug)]
+struct Granted {
+    places: Option<OwnedSemaphorePermit>,
+    claim: Option<Claim>,
 }
 
 impl Admission {
-    /// Queries keep at most `max_workers` together; one waits at most `patience`.
-    pub(crate) fn new(max_workers: usize, patience: Duration) -> Self {
+    /// Queries keep at most `max_workers` together, with what they claim of `ledger`;
+    /// one waits at most `patience` for either.
+    pub(crate) fn new(max_workers: usize, ledger: Arc<Ledger>, patience: Duration) -> Self {
         let max_workers = u32::try_from(max_workers).unwrap_or(u32::MAX);
         Self {
             places: Arc::new(Semaphore::new(max_workers as usize)),
             max_workers,
+            ledger,
             patience,
         }
     }
 
-    /// Gets the places for the workers that `plan` keeps, unless `places` has
-    /// them already. True when there was a line to wait in, in order of arrival:
+    /// Gets what the workers ask for that `plan` keeps, and the places for them, unless
+    /// `places` has both already. True when there was a line to wait in, in order of arrival:
     /// what the plan was made from may have changed.
     ///
     /// # Errors
     /// When they will never fit, or did not in time.
     pub(crate) async fn admit(
         &self,
+        query_id: &str,
         plan: &Arc<dyn ExecutionPlan>,
         places: &mut Places,
     ) -> Result<bool> {
-        if matches!(places, Places::Granted(_)) {
+        if places.granted.is_some() {
             return Ok(false);
         }
-        let wanted = workers_kept(plan)?;
+        let (claim, has_waited) = self.claim(query_id, &demands(plan)?).await?;
+        let (permit, has_stood) = self.places(workers_kept(plan)?).await?;
+        places.granted = Some(Granted {
+            places: permit,
+            claim,
+        });
+        Ok(has_waited || has_stood)
+    }
+
+    /// What `calls` ask for, and whether it was waited for.
+    async fn claim(&self, query_id: &str, calls: &[CallDemand]) -> Result<(Option<Claim>, bool)> {
+        let demands = all_workers(calls);
+        if demands.is_empty() {
+            return Ok((None, false));
+        }
+        let claimed = self.ledger.claim(query_id, demands, self.patience).await;
+        let (claim, has_waited) = claimed.map_err(|refusal| {
+            let asked = asked(calls);
+            external(match refusal {
+                Refusal::TimedOut { holders } => ExecutionError::NoResources {
+                    asked,
+                    holders: match holders.as_slice() {
+                        [one] => format!("query {one}"),
+                        several => format!("queries {}", several.join(", ")),
+                    },
+                    waited: self.patience,
+                },
+                // The plan was checked: this is for whoever has not.
+                Refusal::Never => ExecutionError::DemandOfAll {
+                    asked,
+                    has: "this process has less".to_owned(),
+                },
+            })
+        })?;
+        Ok((Some(claim), has_waited))
+    }
+
+    /// Places for `wanted` workers, and whether they were waited for.
+    async fn places(&self, wanted: usize) -> Result<(Option<OwnedSemaphorePermit>, bool)> {
         if wanted == 0 {
-            *places = Places::Granted(None);
-            return Ok(false);
+            return Ok((None, false));
         }
         let max_workers = self.max_workers;
         let many = u32::try_from(wanted).ok().filter(|n| *n <= max_workers);
@@ -77,8 +131,7 @@ impl Admission {
             }));
         };
         if let Ok(granted) = Arc::clone(&self.places).try_acquire_many_owned(many) {
-            *places = Places::Granted(Some(granted));
-            return Ok(false);
+            return Ok((Some(granted), false));
         }
         let granted = Arc::clone(&self.places).acquire_many_owned(many);
         let Ok(granted) = tokio::time::timeout(self.patience, granted).await else {
@@ -88,8 +141,7 @@ impl Admission {
             }));
         };
         // The semaphore is never closed.
-        *places = Places::Granted(granted.ok());
-        Ok(true)
+        Ok((granted.ok(), true))
     }
 }
 
@@ -100,7 +152,7 @@ fn external(error: ExecutionError) -> DataFusionError {
 /// A query's stream that gives its places back when it ends.
 pub(crate) struct Admitted {
     /// `None` once it has ended.
-    inner: Option<(SendableRecordBatchStream, OwnedSemaphorePermit)>,
+    inner: Option<(SendableRecordBatchStream, Granted)>,
     schema: SchemaRef,
 }
 
@@ -109,12 +161,14 @@ impl Admitted {
         stream: SendableRecordBatchStream,
         places: Places,
     ) -> SendableRecordBatchStream {
-        match places {
-            Places::NotAsked | Places::Granted(None) => stream,
-            Places::Granted(Some(places)) => Box::pin(Self {
-                schema: stream.schema(),
-                inner: Some((stream, places)),
-            }),
+        match places.granted {
+            Some(granted) if granted.places.is_some() || granted.claim.is_some() => {
+                Box::pin(Self {
+                    schema: stream.schema(),
+                    inner: Some((stream, granted)),
+                })
+            }
+            _ => stream,
         }
     }
 }

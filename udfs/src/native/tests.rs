@@ -44,6 +44,7 @@ fn call_of(spec: &FunctionSpec) -> UdfCall {
         timeout: None,
         handling: Handling::default(),
         max_errors: None,
+        query: String::new(),
         steps: vec![],
     }
 }

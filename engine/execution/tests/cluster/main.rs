@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod operators;
+mod resources;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,6 +56,8 @@ fn options() -> MobulaOptions {
     let mut options = MobulaOptions::default();
     // Tiny files would stay in one task; these tests are about many.
     options.set_value("scan_bytes_per_task", "1").unwrap();
+    // Whatever this machine has.
+    options.set_value("gpus", "0").unwrap();
     options
 }
 
@@ -108,6 +111,10 @@ impl TestCluster {
     async fn add_executor_at(&mut self, advertise: Option<String>) {
         let mut settings = self.executor_settings();
         settings.advertise = advertise;
+        self.add(settings).await;
+    }
+
+    async fn add(&mut self, settings: ExecutorSettings) {
         let executor = Executor::start_with(settings, self.functions.clone());
         let executor = executor.await.unwrap();
         let (stop, stopped) = oneshot::channel();

@@ -2,13 +2,14 @@
 //!
 //! `statement` splits and parses (with `chain_limit` and `table_argument` before
 //! the parser and `create_function` for our DDL); `relation` is called back by DataFusion's
-//! planner; `call_options` reads options both in DDL and in calls, `grouping` those
-//! of `map_groups`.
+//! planner; `call_options` reads options both in DDL and in calls (`demand_options` those
+//! of resources), `grouping` those of `map_groups`.
 
 pub mod call_options;
 mod chain_limit;
 pub(crate) mod check_call;
 pub mod create_function;
+mod demand_options;
 pub(crate) mod grouping;
 pub mod relation;
 mod repartition;

@@ -196,6 +196,7 @@ impl FunctionCall {
             output,
             timeout: None,
             max_errors: None,
+            query: String::new(),
             steps: vec![],
         }
     }

@@ -33,7 +33,7 @@ use super::stream::{Groups, MapBatchesStream, Setup, StreamMetrics};
 use crate::config::MobulaOptions;
 use crate::operator::Operator;
 use crate::operator::repartition::BlocksExec;
-use crate::task_host::TaskHostHandle;
+use crate::task_host::{QueryId, TaskHostHandle};
 
 /// How a call meets its input.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,6 +207,7 @@ impl MapBatchesExec {
             },
             timeout: handling.timeout.or(timeout),
             max_errors: self.call.errors.max_errors.into_iter().chain(listed).min(),
+            query: QueryId::of(context),
             ..self.call.as_ref().clone()
         });
         let context = Arc::clone(context);
