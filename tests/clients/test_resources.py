@@ -18,6 +18,7 @@ SEES = (
     "        return [f\"{os.environ['CUDA_VISIBLE_DEVICES']} {os.getpid()} {time.time()}\"] * len(x)\n$$"
 )
 BLOCKS = "TABLE(SELECT value AS x FROM generate_series(1, {}))"
+HOLDS = f"SELECT sees FROM map_batches({BLOCKS.format(100000)}, sees)"
 HAS = (
     "SELECT executor_id, takes_tasks, runs_actors, cpus, gpus, gpu_ids, memory_bytes, resources, labels"
     " FROM system.executors ORDER BY executor_id"
@@ -34,6 +35,20 @@ def wait_until(condition, seconds=20):
     while not condition():
         assert time.monotonic() < limit, "it never came"
         time.sleep(0.02)
+
+
+def watch(server):
+    """What `system.queries` says from now on, as it grows, until a query waits."""
+    seen = set()
+
+    def look():
+        with server.connect() as connection, connection.cursor() as cursor:
+            limit = time.monotonic() + 20
+            while time.monotonic() < limit and not any(state == "waiting" for state, *_ in seen):
+                seen.update(rows(cursor, "SELECT state, sql, waits_for, ahead FROM system.queries"))
+
+    threading.Thread(target=look, daemon=True).start()
+    return seen
 
 
 @pytest.fixture
@@ -124,12 +139,18 @@ def test_a_query_that_waits_too_long_says_for_what(start):
         holder.execute(SEES)
         holder.execute("SET mobula.udf_batch_rows = 1")
         # Nobody reads the rest.
-        holder.execute(f"SELECT sees FROM map_batches({BLOCKS.format(100000)}, sees)")
+        holder.execute(HOLDS)
         holder.fetchone()
         with server.connect() as other, other.cursor() as waiting:
+            seen = watch(server)
             with pytest.raises(adbc_driver_manager.Error, match=r'waited 3s for resources \("sees" for 1 GPU\)'):
                 waiting.execute("SELECT sees(1::BIGINT)")
                 waiting.fetchall()
+            # Meanwhile others saw what it waits for, and who has it.
+            assert ("waiting", "SELECT sees(1::BIGINT)", '"sees" for 1 GPU', 0) in seen
+            assert ("running", HOLDS, None, None) in seen
+            left = rows(waiting, "SELECT count(*) FROM system.queries WHERE state = 'waiting'")
+            assert left == [(0,)]
             # Who asks for nothing does not wait.
             assert rows(waiting, "SELECT 1") == [(1,)]
     with server.connect() as connection, connection.cursor() as cursor:

@@ -7,6 +7,7 @@
 //! workers ask for is claimed in the same way, before the places: who has places has
 //! claimed all it needs, and ends.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,6 +25,7 @@ use mobula_udfs::resources::Refusal;
 use mobula_udfs::{Claim, Ledger};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::coordinator::queries::{Listed, Wait};
 use crate::error::ExecutionError;
 use crate::resource_check::{all_workers, asked};
 
@@ -37,8 +39,10 @@ pub(crate) struct Admission {
 }
 
 /// What a query has on its way to its start.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Places {
+    /// `None` once it has started.
+    listed: Option<Listed>,
     /// Whether it must run in this process alone.
     pub(crate) is_alone: bool,
     /// `None`: it has not asked.
@@ -48,8 +52,31 @@ pub(crate) struct Places {
 /// What a query keeps until it ends: nothing, if it keeps no workers.
 #[derive(Debug)]
 struct Granted {
-    places: Option<OwnedSemaphorePermit>,
-    claim: Option<Claim>,
+    _places: Option<OwnedSemaphorePermit>,
+    _claim: Option<Claim>,
+}
+
+impl Places {
+    /// None yet; the query is `listed`.
+    pub(crate) fn new(listed: Listed) -> Self {
+        Self {
+            listed: Some(listed),
+            is_alone: false,
+            granted: None,
+        }
+    }
+
+    /// `asking`, told to those who look at queries.
+    async fn while_waiting<T>(&self, wait: Wait, asking: impl Future<Output = T>) -> T {
+        if let Some(listed) = &self.listed {
+            listed.wait(wait);
+        }
+        let answer = asking.await;
+        if let Some(listed) = &self.listed {
+            listed.go_on();
+        }
+        answer
+    }
 }
 
 impl Admission {
@@ -80,22 +107,29 @@ impl Admission {
         if places.granted.is_some() {
             return Ok(false);
         }
-        let (claim, has_waited) = self.claim(query_id, &demands(plan)?).await?;
-        let (permit, has_stood) = self.places(workers_kept(plan)?).await?;
+        let (claim, has_waited) = self.claim(query_id, &demands(plan)?, places).await?;
+        let (permit, has_stood) = self.places(workers_kept(plan)?, places).await?;
         places.granted = Some(Granted {
-            places: permit,
-            claim,
+            _places: permit,
+            _claim: claim,
         });
         Ok(has_waited || has_stood)
     }
 
     /// What `calls` ask for, and whether it was waited for.
-    async fn claim(&self, query_id: &str, calls: &[CallDemand]) -> Result<(Option<Claim>, bool)> {
+    async fn claim(
+        &self,
+        query_id: &str,
+        calls: &[CallDemand],
+        places: &Places,
+    ) -> Result<(Option<Claim>, bool)> {
         let demands = all_workers(calls);
         if demands.is_empty() {
             return Ok((None, false));
         }
-        let claimed = self.ledger.claim(query_id, demands, self.patience).await;
+        let claimed = self.ledger.claim(query_id, demands, self.patience);
+        let wait = Wait::Resources(asked(calls));
+        let claimed = places.while_waiting(wait, claimed).await;
         let (claim, has_waited) = claimed.map_err(|refusal| {
             let asked = asked(calls);
             external(match refusal {
@@ -118,7 +152,11 @@ impl Admission {
     }
 
     /// Places for `wanted` workers, and whether they were waited for.
-    async fn places(&self, wanted: usize) -> Result<(Option<OwnedSemaphorePermit>, bool)> {
+    async fn places(
+        &self,
+        wanted: usize,
+        places: &Places,
+    ) -> Result<(Option<OwnedSemaphorePermit>, bool)> {
         if wanted == 0 {
             return Ok((None, false));
         }
@@ -134,7 +172,8 @@ impl Admission {
             return Ok((Some(granted), false));
         }
         let granted = Arc::clone(&self.places).acquire_many_owned(many);
-        let Ok(granted) = tokio::time::timeout(self.patience, granted).await else {
+        let granted = tokio::time::timeout(self.patience, granted);
+        let Ok(granted) = places.while_waiting(Wait::Places(wanted), granted).await else {
             return Err(external(ExecutionError::NoPlaces {
                 max_workers,
                 waited: self.patience,
@@ -149,27 +188,37 @@ fn external(error: ExecutionError) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
 
-/// A query's stream that gives its places back when it ends.
+/// A query's stream that gives its places back when it ends, and is listed until then.
 pub(crate) struct Admitted {
     /// `None` once it has ended.
-    inner: Option<(SendableRecordBatchStream, Granted)>,
+    inner: Option<Running>,
     schema: SchemaRef,
+}
+
+/// The stream goes first, and with it the workers.
+struct Running {
+    stream: SendableRecordBatchStream,
+    _granted: Option<Granted>,
+    _listed: Option<Listed>,
 }
 
 impl Admitted {
     pub(crate) fn wrap(
         stream: SendableRecordBatchStream,
-        places: Places,
+        places: &mut Places,
     ) -> SendableRecordBatchStream {
-        match places.granted {
-            Some(granted) if granted.places.is_some() || granted.claim.is_some() => {
-                Box::pin(Self {
-                    schema: stream.schema(),
-                    inner: Some((stream, granted)),
-                })
-            }
-            _ => stream,
+        let listed = places.listed.take();
+        if let Some(listed) = &listed {
+            listed.run();
         }
+        Box::pin(Self {
+            schema: stream.schema(),
+            inner: Some(Running {
+                stream,
+                _granted: places.granted.take(),
+                _listed: listed,
+            }),
+        })
     }
 }
 
@@ -177,10 +226,10 @@ impl Stream for Admitted {
     type Item = Result<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some((stream, _)) = &mut self.inner else {
+        let Some(running) = &mut self.inner else {
             return Poll::Ready(None);
         };
-        let polled = stream.poll_next_unpin(cx);
+        let polled = running.stream.poll_next_unpin(cx);
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             self.inner = None;
         }

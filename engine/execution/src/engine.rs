@@ -34,6 +34,7 @@ use crate::base::planner::distributed_state;
 use crate::base::worker::TaskSource;
 use crate::coordinator::control::Control;
 use crate::coordinator::membership::Membership;
+use crate::coordinator::queries::Queries;
 use crate::coordinator::query::{LossGuard, QueryRun, suspect_lost};
 use crate::error::ExecutionError;
 use crate::executor::listener::{self, Listener, advertised_url};
@@ -83,6 +84,7 @@ pub struct Engine {
     process: Arc<Process>,
     functions: Arc<FunctionCatalog>,
     admission: Admission,
+    queries: Arc<Queries>,
     cluster: Option<Cluster>,
     started: Instant,
 }
@@ -179,6 +181,7 @@ impl Engine {
         Ok(Self {
             options,
             admission,
+            queries: Arc::default(),
             functions: Arc::new(functions.map_err(ExecutionError::Function)?),
             process,
             cluster,
@@ -222,6 +225,11 @@ impl Engine {
 
     pub(crate) fn process(&self) -> &Arc<Process> {
         &self.process
+    }
+
+    /// The queries that run or wait.
+    pub(crate) fn queries(&self) -> &Queries {
+        &self.queries
     }
 
     pub(crate) fn cluster(&self) -> Option<&Cluster> {
@@ -285,8 +293,21 @@ impl Engine {
     /// What planning fails with, and UNAVAILABLE when the plan needs an
     /// executor and there is none.
     pub async fn run(&self, state: &SessionState, plan: LogicalPlan) -> Result<QueryRun> {
+        self.run_statement(state, plan, "").await
+    }
+
+    /// As [`Self::run`], of the statement `sql`, which `system.queries` shows.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_statement(
+        &self,
+        state: &SessionState,
+        plan: LogicalPlan,
+        sql: &str,
+    ) -> Result<QueryRun> {
         let query_id = uuid::Uuid::new_v4().simple().to_string();
-        let mut places = Places::default();
+        let mut places = Places::new(self.queries.list(&query_id, sql));
         loop {
             let query_id = query_id.clone();
             let places = &mut places;
@@ -401,7 +422,7 @@ impl Engine {
         let stream = execute_stream(Arc::clone(&plan), task_context(state, &query_id))?;
         Ok(Some(QueryRun {
             query_id,
-            stream: Admitted::wrap(stream, std::mem::take(places)),
+            stream: Admitted::wrap(stream, places),
             plan,
         }))
     }

@@ -46,7 +46,7 @@ impl Amount {
 
     /// Whether nothing is behind the point.
     pub fn is_whole(self) -> bool {
-        self.0 % ONE == 0
+        self.0.is_multiple_of(ONE)
     }
 
     /// The whole ones in it.

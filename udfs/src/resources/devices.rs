@@ -63,7 +63,7 @@ impl FromStr for Gpus {
         let mut sorted = ids.clone();
         sorted.sort_unstable();
         sorted.dedup();
-        let are_fine = ids.iter().all(|id| is_id(id)) && sorted.len() == ids.len();
+        let are_fine = ids.iter().all(is_id) && sorted.len() == ids.len();
         match are_fine && ids.len() <= MAX_GPUS {
             true => Ok(Self::Ids(ids.into_iter().map(str::to_owned).collect())),
             false => Err(BadGpus),

@@ -10,6 +10,7 @@ mod errors;
 mod executors;
 mod functions;
 mod operators;
+mod queries;
 mod settings;
 mod workers;
 
@@ -35,11 +36,12 @@ pub const SYSTEM_SCHEMA: &str = "system";
 const TIME: DataType = DataType::Timestamp(TimeUnit::Millisecond, None);
 
 /// The tables, in the order SHOW TABLES gives.
-const TABLES: [Table; 6] = [
+const TABLES: [Table; 7] = [
     errors::TABLE,
     executors::TABLE,
     functions::TABLE,
     operators::TABLE,
+    queries::TABLE,
     settings::TABLE,
     workers::TABLE,
 ];

@@ -184,6 +184,16 @@ async fn two_queries_of_two_gpus_do_not_lock() {
         let early = Duration::from_millis(200);
         assert!(tokio::time::timeout(early, second.as_mut()).await.is_err());
         assert!(tokio::time::timeout(early, small.as_mut()).await.is_err());
+        let line = "select state, waits_for, ahead from system.queries order by started, state";
+        let rows = query(&engine, &state, line).await.unwrap();
+        let found = pretty_format_batches(&rows).unwrap().to_string();
+        let words: Vec<_> = found
+            .split_whitespace()
+            .filter(|word| *word != "|")
+            .collect();
+        let both = "\"b\" for 1 GPU, \"a\" for 1 GPU";
+        let expected = format!("running waiting {both} 0 waiting \"a\" for 1 GPU 1 planning");
+        assert!(words.join(" ").contains(&expected), "{found}");
         // Who asks for nothing passes.
         assert_eq!(
             query(&engine, &state, GROUPS).await.unwrap()[0].num_rows(),

@@ -502,7 +502,7 @@ impl Given<'_> {
                 instead,
             },
             None => PlanError::UnknownOption {
-                hint: nearest::hint(&option, known().into_iter()),
+                hint: nearest::hint(&option, known()),
                 owner,
                 option,
             },
