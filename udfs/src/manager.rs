@@ -22,7 +22,7 @@ use crate::order::CallOrder;
 use crate::pool::UdfPool;
 use crate::process::Processes;
 use crate::process_pool::ProcessPool;
-use crate::resources::{Capacity, Ledger, Reservation};
+use crate::resources::{Capacity, Ledger, Reservation, Share};
 use crate::roster::{Bounds, Grant, Rank, Refusal, Roster, Slot, Want};
 use crate::slots::Slots;
 use crate::spawn::{OwnedTask, spawn_named};
@@ -253,19 +253,20 @@ impl WorkerManager {
         .await;
     }
 
-    /// What a worker of `call` asks for, from what its query has claimed; else the first
+    /// What a worker of `function` asks for, from what is claimed; else the first
     /// one waits for it with a limit, and any more as long as it takes. `None`: it asks
     /// for nothing.
     pub(crate) async fn reserve(
         &self,
-        call: &UdfCall,
+        function: &str,
+        share: &Share,
         rank: Rank,
     ) -> Result<Option<Reservation>, UdfError> {
-        let (ledger, demand) = (&self.settings.ledger, &call.handling.demand);
+        let (ledger, demand) = (&self.settings.ledger, share.demand());
         if !demand.takes_resources() {
             return Ok(None);
         }
-        let obtained = ledger.obtain(&call.query, demand);
+        let obtained = ledger.obtain(share);
         if rank == Rank::More {
             return Ok(Some(obtained.await));
         }
@@ -273,7 +274,7 @@ impl WorkerManager {
         match tokio::time::timeout(limit, obtained).await {
             Ok(reserved) => Ok(Some(reserved)),
             Err(_) => Err(UdfError::NoResources {
-                function: call.spec.name.clone(),
+                function: function.to_owned(),
                 demand: demand.to_string(),
                 waited: limit,
             }),
@@ -281,10 +282,9 @@ impl WorkerManager {
     }
 
     /// As [`Self::reserve`], of what is claimed and not taken, at once.
-    pub(crate) fn claimed(&self, call: &UdfCall) -> Option<Reservation> {
-        let demand = &call.handling.demand;
-        let takes = demand.takes_resources();
-        takes.then(|| self.settings.ledger.take(&call.query, demand))?
+    pub(crate) fn claimed(&self, share: &Share) -> Option<Reservation> {
+        let takes = share.demand().takes_resources();
+        takes.then(|| self.settings.ledger.take(share))?
     }
 
     /// A worker for `function`, or the right to start one. Who wants more than

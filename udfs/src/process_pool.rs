@@ -1,8 +1,8 @@
 //! A [`UdfPool`] of worker processes.
 //!
 //! A `def` borrows any worker of the manager for each call. A `class`, and whatever asks
-//! for resources, keeps its workers, the actors, on a shelf until the pool is dropped; with one actor,
-//! blocks reach it in the order of the calls. A call that finds all actors at work
+//! for resources, keeps its workers, the actors, on a shelf until the pool is dropped;
+//! with one actor, blocks reach it in the order of the calls. A call that finds all actors at work
 //! takes the first to come free, or one more if the manager has a place before
 //! that. Where all that the pool may have are at work, on blocks that take them so
 //! short a time that the way counts, the next block goes ahead to one of them, and
@@ -26,6 +26,7 @@ use crate::line::{Line, Offer, Permit};
 use crate::manager::{WorkerManager, leaves_worker_usable};
 use crate::order::CallOrder;
 use crate::pool::{Answer, AnswerStream, PoolStats, UdfPool};
+use crate::resources::Share;
 use crate::roster::{Grant, Rank, Slot, Want};
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::spec::ObjectKind;
@@ -49,6 +50,8 @@ pub(crate) struct ProcessPool {
 pub(crate) struct Shared {
     pub(crate) manager: Arc<WorkerManager>,
     pub(crate) order: CallOrder,
+    /// What the workers may have of what the query has claimed.
+    share: Share,
     pub(crate) counters: Counters,
     pub(crate) line: Arc<Line<Lease>>,
     shelf: Mutex<Shelf>,
@@ -73,8 +76,10 @@ impl ProcessPool {
         let concurrency = concurrency.max(1);
         let least = order.call.handling.min_workers.unwrap_or(concurrency);
         let least = least.clamp(1, concurrency);
+        let call = &order.call;
         let shared = Shared {
             manager,
+            share: Share::new(&call.query, &call.handling.demand, least),
             order,
             counters: Counters::default(),
             line: Line::new(least, concurrency - least),
@@ -143,7 +148,7 @@ impl Shared {
 
     /// Whether workers stay with the pool: they have state, or resources.
     fn keeps_workers(&self) -> bool {
-        self.is_actor() || self.order.call.handling.demand.takes_resources()
+        self.is_actor() || self.share.demand().takes_resources()
     }
 
     /// A scalar function of no rows has no values, a table function no rows.
@@ -261,12 +266,11 @@ impl Shared {
     /// A worker, or the right to start one with what it asks for. What was claimed for
     /// one is not waited for.
     async fn grant(&self, rank: Rank) -> Result<Grant, UdfError> {
-        let (manager, call) = (&self.manager, &self.order.call);
-        let (reserved, rank) = match manager.claimed(call) {
+        let (manager, function) = (&self.manager, self.order.function());
+        let (reserved, rank) = match manager.claimed(&self.share) {
             Some(reserved) => (Some(reserved), Rank::First),
-            None => (manager.reserve(call, rank).await?, rank),
+            None => (manager.reserve(function, &self.share, rank).await?, rank),
         };
-        let function = self.order.function();
         let grant = manager.place(function, self.want(), rank).await?;
         Ok(match grant {
             Grant::Slot(slot) => Grant::Slot(slot.with(reserved)),

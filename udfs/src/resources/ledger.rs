@@ -60,12 +60,43 @@ pub struct Claim {
     query: String,
 }
 
+/// What one call may have of its query's claim: another call may have claimed the same,
+/// and waits for it otherwise.
+#[derive(Debug)]
+pub struct Share {
+    query: String,
+    /// Of each worker.
+    demand: Demand,
+    /// Workers at once.
+    most: usize,
+    /// As many clones as are taken, and this one.
+    taken: Arc<()>,
+}
+
+impl Share {
+    /// What each worker asks for.
+    pub fn demand(&self) -> &Demand {
+        &self.demand
+    }
+
+    /// Of a call of `query` that starts with `most` workers, each of which asks for
+    /// `demand`.
+    pub fn new(query: &str, demand: &Demand, most: usize) -> Self {
+        Self {
+            query: query.to_owned(),
+            demand: demand.clone(),
+            most,
+            taken: Arc::new(()),
+        }
+    }
+}
+
 /// What one worker has; given back when dropped.
 #[derive(Debug)]
 pub struct Reservation {
     ledger: Weak<Ledger>,
-    /// Whose claim it came from.
-    query: Option<String>,
+    /// Whose claim it came from, and the call's count.
+    share: Option<(String, Arc<()>)>,
     held: Option<Held>,
     gpu_ids: Vec<String>,
 }
@@ -162,13 +193,17 @@ impl Ledger {
         }
     }
 
-    /// A reservation from what `query` has claimed.
-    pub fn take(self: &Arc<Self>, query: &str, demand: &Demand) -> Option<Reservation> {
+    /// A reservation from what is claimed, if the call has not taken its share.
+    pub fn take(self: &Arc<Self>, share: &Share) -> Option<Reservation> {
         let mut state = self.state.lock();
-        let claimed = state.claims.get_mut(query)?;
-        let at = claimed.iter().position(|held| held.demand == *demand)?;
-        let held = claimed.swap_remove(at);
-        Some(self.reservation(Some(query), held))
+        if Arc::strong_count(&share.taken) > share.most {
+            return None;
+        }
+        let claimed = state.claims.get_mut(&share.query)?;
+        let mine = |held: &Held| held.demand == share.demand;
+        let held = claimed.swap_remove(claimed.iter().position(mine)?);
+        let share = (share.query.clone(), Arc::clone(&share.taken));
+        Some(self.reservation(Some(share), held))
     }
 
     /// A reservation that nobody has claimed; `None` where it is not free, or where
@@ -185,27 +220,26 @@ impl Ledger {
         Some(self.reservation(None, Held { demand, shares }))
     }
 
-    /// Waits for a reservation of `demand`: of what `query` has claimed, or of what
-    /// nobody wants.
-    pub async fn obtain(self: &Arc<Self>, query: &str, demand: &Demand) -> Reservation {
+    /// Waits for a reservation: of what is claimed, or of what nobody wants.
+    pub async fn obtain(self: &Arc<Self>, share: &Share) -> Reservation {
         loop {
             let mut changed = pin!(self.changed.notified());
             // From here on no change is missed.
             changed.as_mut().enable();
-            let found = self.take(query, demand);
-            if let Some(found) = found.or_else(|| self.try_reserve(demand)) {
+            let found = self.take(share);
+            if let Some(found) = found.or_else(|| self.try_reserve(&share.demand)) {
                 return found;
             }
             changed.await;
         }
     }
 
-    fn reservation(self: &Arc<Self>, query: Option<&str>, held: Held) -> Reservation {
+    fn reservation(self: &Arc<Self>, share: Option<(String, Arc<()>)>, held: Held) -> Reservation {
         let ids = held.shares.iter();
         let ids = ids.filter_map(|(place, _)| self.capacity.gpu_ids.get(*place));
         Reservation {
             ledger: Arc::downgrade(self),
-            query: query.map(str::to_owned),
+            share,
             gpu_ids: ids.cloned().collect(),
             held: Some(held),
         }
@@ -287,8 +321,10 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
+        // It does not count any more when others are told.
+        let query = self.share.take().map(|(query, _)| query);
         if let (Some(ledger), Some(held)) = (self.ledger.upgrade(), self.held.take()) {
-            ledger.give_back(self.query.as_deref(), held);
+            ledger.give_back(query.as_deref(), held);
         }
     }
 }

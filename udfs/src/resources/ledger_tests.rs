@@ -79,17 +79,18 @@ async fn a_dropped_waiter_takes_nothing() {
 async fn what_a_worker_had_stays_with_its_query() {
     let ledger = ledger();
     let claimed = claim(&ledger, "q1", &[gpus(1000), gpus(1000), cores(1)]).await;
-    let worker = ledger.take("q1", &gpus(1000)).unwrap();
-    let other = ledger.take("q1", &gpus(1000)).unwrap();
+    let call = Share::new("q1", &gpus(1000), 3);
+    let worker = ledger.take(&call).unwrap();
+    let other = ledger.take(&call).unwrap();
     assert_ne!(worker.gpu_ids(), other.gpu_ids());
-    assert!(ledger.take("q1", &gpus(1000)).is_none());
-    assert!(ledger.take("q2", &cores(1)).is_none());
+    assert!(ledger.take(&call).is_none());
+    assert!(ledger.take(&Share::new("q2", &cores(1), 1)).is_none());
     let mut waiting = pin!(ledger.claim("q2", vec![gpus(500)], LATER));
     assert!(futures::poll!(waiting.as_mut()).is_pending());
     let had = worker.gpu_ids().to_vec();
     drop(worker);
     assert!(futures::poll!(waiting.as_mut()).is_pending());
-    let again = ledger.obtain("q1", &gpus(1000)).await;
+    let again = ledger.obtain(&call).await;
     assert_eq!(again.gpu_ids(), had);
     // The query ends before its workers do.
     drop(claimed);
@@ -102,13 +103,31 @@ async fn what_a_worker_had_stays_with_its_query() {
 }
 
 #[tokio::test]
+async fn a_call_that_grows_leaves_others_what_they_claimed() {
+    let ledger = ledger();
+    let _claimed = claim(&ledger, "q1", &[gpus(1000), gpus(1000)]).await;
+    let [grows, comes_late] = [1, 1].map(|most| Share::new("q1", &gpus(1000), most));
+    let first = ledger.take(&grows).unwrap();
+    assert!(ledger.take(&grows).is_none());
+    let mut more = pin!(ledger.obtain(&grows));
+    assert!(futures::poll!(more.as_mut()).is_pending());
+    let second = ledger.take(&comes_late).unwrap();
+    // What it had comes back to it, while the other one's does not.
+    drop(second);
+    assert!(futures::poll!(more.as_mut()).is_pending());
+    drop(first);
+    assert!(futures::poll!(more.as_mut()).is_ready());
+    assert!(ledger.take(&comes_late).is_some());
+}
+
+#[tokio::test]
 async fn more_than_was_claimed_is_had_while_nobody_waits() {
     let ledger = ledger();
     let claimed = claim(&ledger, "q1", &[gpus(1000)]).await;
     let more = ledger.try_reserve(&gpus(1000)).unwrap();
     assert!(ledger.try_reserve(&gpus(100)).is_none());
-    let half = gpus(500);
-    let mut wants_more = pin!(ledger.obtain("q1", &half));
+    let half = Share::new("q1", &gpus(500), 1);
+    let mut wants_more = pin!(ledger.obtain(&half));
     assert!(futures::poll!(wants_more.as_mut()).is_pending());
     let mut waiting = pin!(ledger.claim("q2", vec![gpus(2000)], LATER));
     assert!(futures::poll!(waiting.as_mut()).is_pending());

@@ -24,6 +24,6 @@ pub use detect::{Detected, detect};
 pub use devices::{BadGpus, Gpus};
 pub use free::Free;
 pub use labels::{BadLabels, LabelSelector};
-pub use ledger::{Claim, Ledger, Refusal, Reservation};
+pub use ledger::{Claim, Ledger, Refusal, Reservation, Share};
 pub use names::{amounts_of, amounts_text, labels_of, labels_text};
 pub use waiting::Waiting;

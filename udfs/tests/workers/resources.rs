@@ -8,7 +8,7 @@ use std::time::Duration;
 use arrow::array::AsArray;
 use arrow::datatypes::DataType;
 use futures::future::join_all;
-use mobula_udfs::resources::Reservation;
+use mobula_udfs::resources::{Reservation, Share};
 use mobula_udfs::{
     Amount, Capacity, Demand, Ledger, UdfError, UdfErrorClass, UdfPool, WorkerManager,
     WorkerSettings,
@@ -108,8 +108,8 @@ async fn two_actors_see_two_gpus() {
 
 /// The GPUs that are free, once all are.
 async fn freed(ledger: &Arc<Ledger>) -> Amount {
-    let demand = gpus(2000);
-    let both = tokio::time::timeout(PATIENCE, ledger.obtain("", &demand));
+    let share = Share::new("", &gpus(2000), 1);
+    let both = tokio::time::timeout(PATIENCE, ledger.obtain(&share));
     let both: Reservation = both.await.unwrap();
     drop(both);
     ledger.free().gpus_sum()

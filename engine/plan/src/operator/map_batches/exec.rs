@@ -199,7 +199,9 @@ impl MapBatchesExec {
         // A block takes the time of each function that it goes through.
         let functions = self.call.parts().count() as u32;
         let timeout = options.udf_call_timeout().map(|each| each * functions);
-        let least = handling.min_workers;
+        // As it claims: what is there decides how many more.
+        let takes = self.concurrency.is_none() && handling.demand.takes_resources();
+        let least = handling.min_workers.or(takes.then_some(1));
         let call = Arc::new(UdfCall {
             handling: Handling {
                 min_workers: least.map(|total| host.task_share(context, total)),
