@@ -88,7 +88,7 @@ pub enum ExecutionError {
     ExecutorLost { executor: String },
 
     #[error(
-        "this query calls {wanted} classes and table functions at once, which needs as many workers, and `udf_max_workers` is {max_workers}. Start with a higher one, or split the query"
+        "this query calls {wanted} classes and table functions at once, or as many workers of theirs that ask for resources, and `udf_max_workers` is {max_workers}. Start with a higher one, or split the query"
     )]
     TooManyCalls { wanted: usize, max_workers: u32 },
 
