@@ -3,7 +3,8 @@
 //! `embedded` runs in this process, `cluster` against a server without local
 //! executor and three executor processes, with scans cut as small as they go.
 //! The expected text is the same. In cluster mode a file must have moved bytes
-//! between executors, or say `# exchanges: none` in its first lines.
+//! between executors, or say `# exchanges: none` in its first lines, where also
+//! `# settings: cpus=4 label=zone=a` may stand. `onlyif` and `skipif` know both modes by name.
 //!
 //! Files may write `$DATA` for a directory with the TPC-H tables at scale factor
 //! 0.01, four Parquet files each, `$FILES` for `slt/data`, and `$SCRATCH` for an

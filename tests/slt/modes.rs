@@ -19,6 +19,9 @@ use crate::database::{Places, StatementError, Target, TestDatabase};
 
 /// A file that says this in its first lines need not exchange blocks.
 const NO_EXCHANGES: &str = "# exchanges: none";
+/// What this line says, in a file's first lines, is set at the start: `key=value` between
+/// blanks.
+const SETTINGS: &str = "# settings: ";
 /// Executors count bytes at each heartbeat.
 pub const CLUSTER: [&str; 7] = [
     "--no-local-executor",
@@ -36,14 +39,18 @@ async fn embedded() {
     let approve = std::env::var_os("MOBULA_APPROVE").is_some();
     let mut failures = vec![];
     for file in suite.files() {
+        let mut options = MobulaOptions::default();
+        for (key, value) in settings(&file) {
+            options.set_value(&key, &value).unwrap();
+        }
         let engine = Engine::embedded(EngineSettings {
-            options: MobulaOptions::default(),
+            options,
             python: python(),
         })
         .unwrap();
         let database = Database::open(engine, None).await.unwrap();
         let (places, _scratch) = suite.places();
-        let result = run_file(&file, approve, || async {
+        let result = run_file(&file, "embedded", approve, || async {
             Ok(TestDatabase {
                 target: Target::Embedded(database.new_session()?),
                 places: places.clone(),
@@ -62,9 +69,16 @@ async fn cluster() {
     let mut failures = vec![];
     for file in suite.files() {
         // A fresh server for each file, as a fresh database embedded.
-        let server = ServerProcess::start(&CLUSTER).unwrap();
+        let own = settings(&file).into_iter();
+        let own = own.flat_map(|(key, value)| [format!("--{}", key.replace('_', "-")), value]);
+        let own: Vec<_> = own.collect();
+        let args = CLUSTER
+            .iter()
+            .copied()
+            .chain(own.iter().map(String::as_str));
+        let server = ServerProcess::start(&args.collect::<Vec<_>>()).unwrap();
         let (places, _scratch) = suite.places();
-        let result = run_file(&file, false, || async {
+        let result = run_file(&file, "cluster", false, || async {
             Ok(TestDatabase {
                 target: Target::Server(Box::new(RemoteSession::connect(&server.clients).await?)),
                 places: places.clone(),
@@ -135,12 +149,14 @@ impl Suite {
     }
 }
 
-async fn run_file<F, Fut>(file: &Path, approve: bool, connect: F) -> Result<(), String>
+/// `mode`: what `onlyif` and `skipif` ask for.
+async fn run_file<F, Fut>(file: &Path, mode: &str, approve: bool, connect: F) -> Result<(), String>
 where
     F: Fn() -> Fut,
     Fut: Future<Output = Result<TestDatabase, StatementError>>,
 {
     let mut runner = Runner::new(&connect);
+    runner.add_label(mode);
     runner.with_column_validator(strict_column_validator);
     if approve {
         let approved = runner.update_test_file(
@@ -158,8 +174,23 @@ where
 }
 
 fn needs_no_exchange(file: &Path) -> bool {
+    first_lines(file).iter().any(|line| line == NO_EXCHANGES)
+}
+
+/// What `file` wants to be set.
+fn settings(file: &Path) -> Vec<(String, String)> {
+    let lines = first_lines(file);
+    let mut said = lines.iter().filter_map(|line| line.strip_prefix(SETTINGS));
+    let said = said.next().unwrap_or_default().split_whitespace();
+    let pairs = said.map(|pair| pair.split_once('=').unwrap());
+    pairs
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+}
+
+fn first_lines(file: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(file).unwrap();
-    text.lines().take(5).any(|line| line == NO_EXCHANGES)
+    text.lines().take(5).map(str::to_owned).collect()
 }
 
 /// True once the executors report bytes sent; they do with each heartbeat.

@@ -54,7 +54,7 @@ async fn main() -> Result<(), Failure> {
         for _ in 0..ROUNDS {
             for (pool, medians) in [&socket, &slots].into_iter().zip(&mut medians) {
                 let (pool, block) = (Arc::clone(pool), block.clone());
-                #[expect(clippy::disallowed_methods, reason = "waited for at once")]
+                #[expect(clippy::disallowed_methods, reason = "it is awaited at once")]
                 let measured = tokio::spawn(measure(pool, block));
                 medians.push(measured.await??);
             }
@@ -133,6 +133,7 @@ fn identity(block: &RecordBatch) -> Arc<UdfCall> {
         timeout: None,
         handling: Handling::default(),
         max_errors: None,
+        query: String::new(),
         steps: vec![],
     })
 }

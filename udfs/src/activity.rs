@@ -12,6 +12,8 @@ pub struct WorkerInfo {
     pub state: WorkerState,
     /// When it entered that state.
     pub since: Instant,
+    /// Of the GPUs that it asked for; empty where it asked for none.
+    pub gpu_ids: Vec<String>,
 }
 
 /// Where a worker is in its life.

@@ -159,7 +159,8 @@ impl ActorHost {
 
     fn crew(&self, spec: &Arc<ActorSpec>) -> Arc<Crew> {
         let hosted = Hosted::new(Arc::clone(spec));
-        Crew::new(Arc::clone(&self.manager), Want::Named, Some(hosted), 1, 0)
+        let manager = Arc::clone(&self.manager);
+        Crew::new(manager, Want::Named, None, Some(hosted), [1, 0])
     }
 }
 

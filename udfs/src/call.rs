@@ -64,6 +64,9 @@ pub struct UdfCall {
     /// Rows of one block that may fail before the call does; `None`: all. As
     /// `timeout`, it does not travel.
     pub max_errors: Option<u64>,
+    /// The query that makes the call, which has claimed what its workers ask for; empty:
+    /// none. It does not travel either.
+    pub query: String,
     /// Of several functions that one worker runs on a block: each of them, this
     /// first one included. Else empty. See [`UdfCall::fused`].
     pub steps: Vec<Step>,
@@ -179,6 +182,7 @@ impl From<Encoded> for UdfCall {
             output: encoded.output,
             timeout: None,
             max_errors: None,
+            query: String::new(),
             steps: steps.collect(),
         }
     }
@@ -190,6 +194,7 @@ mod tests {
 
     use super::*;
     use crate::failed_rows::OnError;
+    use crate::resources::{Amount, Demand};
     use crate::spec::{CallDefaults, Language, ObjectKind, Param, ParamKind, Returns};
 
     #[test]
@@ -235,11 +240,18 @@ mod tests {
                 min_workers: Some(3),
                 timeout: Some(Duration::from_millis(5)),
                 init_timeout: Some(Duration::from_secs(60)),
+                demand: Demand {
+                    cpus: Some(Amount::whole(2)),
+                    memory_bytes: Some(7),
+                    custom: [("fpga".to_owned(), Amount::ONE)].into(),
+                    ..Demand::default()
+                },
             },
             input: schema(DataType::Utf8),
             output: schema(DataType::Float64),
             timeout: None,
             max_errors: None,
+            query: String::new(),
             steps: vec![],
         };
         assert_eq!(UdfCall::decode(&call.encode().unwrap()).unwrap(), call);

@@ -20,8 +20,10 @@ use crate::hosted::Hosted;
 use crate::line::{Line, Offer, Permit};
 use crate::manager::{TimeLimit, WorkerManager, leaves_worker_usable};
 use crate::order::CallOrder;
+use crate::resources::Share;
 use crate::roster::{Grant, Rank, Slot, Want};
 use crate::spawn::OwnedTask;
+use crate::spec::ObjectKind;
 use crate::worker::Worker;
 
 /// How often in a row a worker is made ready before its call fails with what went
@@ -35,6 +37,8 @@ pub(crate) struct Crew {
     pub(crate) line: Arc<Line<Lease>>,
     /// What its workers are, for the manager.
     want: Want,
+    /// What they may have of what the query has claimed.
+    share: Option<Share>,
     /// The named actor that it is.
     pub(crate) hosted: Option<Hosted>,
     shelf: Mutex<Shelf>,
@@ -69,14 +73,15 @@ impl Crew {
     pub(crate) fn new(
         manager: Arc<WorkerManager>,
         want: Want,
+        share: Option<Share>,
         hosted: Option<Hosted>,
-        least: usize,
-        growth: usize,
+        [least, growth]: [usize; 2],
     ) -> Arc<Self> {
         Arc::new(Self {
             manager,
             line: Line::new(least, growth),
             want,
+            share,
             hosted,
             shelf: Mutex::default(),
             shelf_changed: Notify::new(),
@@ -84,8 +89,8 @@ impl Crew {
         })
     }
 
-    /// Whether its workers hold a built class, and stay with it.
-    pub(crate) fn is_actor(&self) -> bool {
+    /// Whether its workers stay with it: they hold a built class, or resources.
+    fn keeps_workers(&self) -> bool {
         matches!(self.want, Want::Actor | Want::Named)
     }
 
@@ -141,7 +146,7 @@ impl Crew {
                     None => error,
                 },
             };
-            let error = match self.may_try_again(&error) {
+            let error = match self.may_try_again(claim, &error) {
                 true if tries < BUILD_TRIES => {
                     tracing::warn!(%error, tries, "a worker is made ready once more");
                     continue;
@@ -180,7 +185,7 @@ impl Crew {
             Ok(()) => Ok(worker),
             Err(error) => {
                 // An actor of one call is its call's; a named one has others.
-                let stays = !self.is_actor() || self.hosted.is_some();
+                let stays = !self.keeps_workers() || self.hosted.is_some();
                 if leaves_worker_usable(&error) && stays {
                     self.give_back(worker);
                 }
@@ -191,10 +196,11 @@ impl Crew {
 
     /// Whether what kept a worker from getting ready may have been chance: its death,
     /// or an exception while a class was built.
-    fn may_try_again(&self, error: &UdfError) -> bool {
+    fn may_try_again(&self, claim: &Claim<'_>, error: &UdfError) -> bool {
+        let is_class = |order: &CallOrder| order.call.spec.object == ObjectKind::Class;
         match error {
             UdfError::WorkerLost { .. } => true,
-            UdfError::Raised(_) => self.is_actor(),
+            UdfError::Raised(_) => claim.order.is_none_or(is_class),
             _ => false,
         }
     }
@@ -202,7 +208,6 @@ impl Crew {
     /// Waits for an actor of our own to come free or for one more worker,
     /// whichever is first.
     async fn take_turn(self: &Arc<Self>, claim: &Claim<'_>) -> Result<(Turn, Source), UdfError> {
-        let (manager, function) = (&self.manager, claim.function);
         loop {
             let mut changed = pin!(self.shelf_changed.notified());
             // From here on no change is missed.
@@ -216,12 +221,12 @@ impl Crew {
                 (shelf.at_work == 0).then(|| Turn::begin(self, &mut shelf, claim.counters))
             };
             if let Some(turn) = first {
-                let grant = manager.place(function, self.want, Rank::First).await?;
+                let grant = self.grant(claim, Rank::First).await?;
                 return Ok((turn, Source::Granted(grant)));
             }
             tokio::select! {
                 biased;
-                grant = manager.place(function, self.want, Rank::More) => {
+                grant = self.grant(claim, Rank::More) => {
                     let turn = Turn::begin(self, &mut self.shelf.lock(), claim.counters);
                     return Ok((turn, Source::Granted(grant?)));
                 }
@@ -230,17 +235,35 @@ impl Crew {
         }
     }
 
+    /// A worker, or the right to start one with what it asks for. What was claimed for
+    /// one is not waited for.
+    async fn grant(&self, claim: &Claim<'_>, rank: Rank) -> Result<Grant, UdfError> {
+        let (manager, function) = (&self.manager, claim.function);
+        let (reserved, rank) = match &self.share {
+            None => (None, rank),
+            Some(share) => match manager.claimed(share) {
+                Some(reserved) => (Some(reserved), Rank::First),
+                None => (manager.reserve(function, share, rank).await?, rank),
+            },
+        };
+        let grant = manager.place(function, self.want, rank).await?;
+        Ok(match grant {
+            Grant::Slot(slot) => Grant::Slot(slot.with(reserved)),
+            lent => lent,
+        })
+    }
+
     /// One more worker that is ready and has nothing to do.
     pub(crate) async fn newcomer(&self, claim: &Claim<'_>) -> Result<(), UdfError> {
-        let place = self.manager.place(claim.function, self.want, Rank::More);
-        let worker = self.ready(Source::Granted(place.await?), claim).await?;
+        let grant = self.grant(claim, Rank::More).await?;
+        let worker = self.ready(Source::Granted(grant), claim).await?;
         self.give_back(worker);
         Ok(())
     }
 
     /// Takes a worker back that is fit for more.
     fn give_back(&self, worker: Worker) {
-        if !self.is_actor() {
+        if !self.keeps_workers() {
             self.manager.release(worker);
             return;
         }
@@ -329,7 +352,7 @@ impl Lease {
             return;
         }
         // What is handed on is not given back, where worn out workers are replaced.
-        let stays = crew.is_actor() || !crew.manager.is_worn_out(&self.worker);
+        let stays = crew.keeps_workers() || !crew.manager.is_worn_out(&self.worker);
         if stays && counters.is_quick() && !crew.manager.has_waiting() {
             self.offer = Some(crew.line.offer(self.worker.channel.sender()));
         }

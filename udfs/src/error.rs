@@ -141,6 +141,23 @@ pub enum UdfError {
         waited: Duration,
     },
     #[error(
+        "function \"{function}\" asks for {asked}, and this process has {has}. Ask for less, or start with {flag}"
+    )]
+    LacksResources {
+        function: String,
+        asked: String,
+        has: String,
+        flag: String,
+    },
+    #[error(
+        "function \"{function}\" waited {waited:?} for {demand}: other calls of this process have it. Try again, or start with a higher `udf_init_timeout`"
+    )]
+    NoResources {
+        function: String,
+        demand: String,
+        waited: Duration,
+    },
+    #[error(
         "function \"{function}\" needs {bytes} bytes for one row, but a message to a worker may have {limit}. Raise `udf_max_frame_bytes`"
     )]
     RowTooLarge {
@@ -344,6 +361,7 @@ impl UdfError {
             | Self::TooManyErrors { .. }
             | Self::ErrorRatio { .. }
             | Self::ConstructorArguments { .. }
+            | Self::LacksResources { .. }
             | Self::StrictTable { .. }
             | Self::ActorChanged { .. } => UdfErrorClass::User,
             Self::Start { .. }
@@ -363,9 +381,10 @@ impl UdfError {
             | Self::ActorGone { .. }
             | Self::ActorFailed { .. }
             | Self::ActorUnreachable { .. } => UdfErrorClass::Lost,
-            Self::NoFreeWorker { .. } | Self::DeadLetter { .. } | Self::ActorsMax { .. } => {
-                UdfErrorClass::Exhausted
-            }
+            Self::NoFreeWorker { .. }
+            | Self::NoResources { .. }
+            | Self::DeadLetter { .. }
+            | Self::ActorsMax { .. } => UdfErrorClass::Exhausted,
             Self::TimedOut { .. } | Self::NativeTimedOut { .. } => UdfErrorClass::Timeout,
             Self::ProtocolVersion { .. }
             | Self::Block { .. }

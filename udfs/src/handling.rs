@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::resources::Demand;
+
 /// What a call asks for, or its function does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -26,6 +28,9 @@ pub struct Handling {
     /// Longest time a worker may take to start and get ready; `None`: as the process
     /// is set.
     pub init_timeout: Option<Duration>,
+    /// What each worker asks for of its process.
+    #[serde(skip_serializing_if = "Demand::is_none")]
+    pub demand: Demand,
 }
 
 impl Default for Handling {
@@ -38,6 +43,7 @@ impl Default for Handling {
             min_workers: None,
             timeout: None,
             init_timeout: None,
+            demand: Demand::default(),
         }
     }
 }

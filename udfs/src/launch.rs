@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use crate::python::{self, Role};
+use crate::resources::Reservation;
 use crate::signal;
 use crate::zygote::{Forked, Zygote};
 
@@ -29,15 +30,16 @@ use crate::zygote::{Forked, Zygote};
 /// environment says otherwise, for workers are what runs in parallel, and a
 /// process with threads cannot fork.
 const THREADS: [(&str, &str); 7] = [
-    ("OMP_NUM_THREADS", "1"),
-    ("OPENBLAS_NUM_THREADS", "1"),
-    ("MKL_NUM_THREADS", "1"),
-    ("NUMEXPR_NUM_THREADS", "1"),
-    ("POLARS_MAX_THREADS", "1"),
-    ("RAYON_NUM_THREADS", "1"),
+    ("OMP_NUM_THREADS", ONE_THREAD),
+    ("OPENBLAS_NUM_THREADS", ONE_THREAD),
+    ("MKL_NUM_THREADS", ONE_THREAD),
+    ("NUMEXPR_NUM_THREADS", ONE_THREAD),
+    ("POLARS_MAX_THREADS", ONE_THREAD),
+    ("RAYON_NUM_THREADS", ONE_THREAD),
     // pyarrow brings an allocator that starts one with the import.
     ("JE_ARROW_MALLOC_CONF", "background_thread:false"),
 ];
+const ONE_THREAD: &str = "1";
 /// Starts that may wait for the thread.
 const QUEUE: usize = 64;
 /// Wanted size of the socket's buffers in bytes; the kernel may give less.
@@ -54,6 +56,31 @@ pub(crate) struct Program {
     pub(crate) executor_id: String,
     /// Whether workers are forked from a zygote.
     pub(crate) fork: bool,
+}
+
+/// What one process is started with, over what all are: no other may be forked from it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct WorkerEnv(Vec<(&'static str, String)>);
+
+impl WorkerEnv {
+    /// For a worker that has `reserved`. What it asked for none of is as for all.
+    pub(crate) fn of(reserved: &Reservation) -> Self {
+        let mut variables = vec![];
+        if let Some(cores) = reserved.cores() {
+            let threads = THREADS.iter().filter(|(_, value)| *value == ONE_THREAD);
+            variables.extend(threads.map(|(name, _)| (*name, cores.to_string())));
+        }
+        let demand = reserved.demand();
+        if let Some(cpus) = demand.and_then(|demand| demand.cpus) {
+            variables.push(("MOBULA_NUM_CPUS", cpus.to_string()));
+        }
+        if demand.is_some_and(|demand| demand.gpus.is_some()) {
+            let ids = reserved.gpu_ids().join(",");
+            variables.push(("CUDA_VISIBLE_DEVICES", ids.clone()));
+            variables.push(("MOBULA_GPU_IDS", ids));
+        }
+        Self(variables)
+    }
 }
 
 /// A started process, with our ends of its socket and its pipes.
@@ -119,6 +146,8 @@ enum Order {
     /// Have a zygote ready.
     Warm,
     Start {
+        /// Given, it is started from nothing, whatever the zygote could do.
+        env: Option<WorkerEnv>,
         ends: Ends,
         /// Where a spawned child is waited for.
         runtime: Handle,
@@ -142,20 +171,24 @@ impl Launcher {
     }
 
     /// Starts a process on the current Tokio runtime.
-    pub(crate) async fn launch(&self) -> io::Result<Launched> {
-        match self.try_launch().await {
+    /// `env`: what it alone is started with.
+    pub(crate) async fn launch(&self, env: Option<WorkerEnv>) -> io::Result<Launched> {
+        match self.try_launch(env.clone()).await {
             // The zygote went with the order in its hands: the next has a new one.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.try_launch().await,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                self.try_launch(env).await
+            }
             launched => launched,
         }
     }
 
-    async fn try_launch(&self) -> io::Result<Launched> {
+    async fn try_launch(&self, env: Option<WorkerEnv>) -> io::Result<Launched> {
         let (socket, theirs) = socket_pair()?;
         let (stdout, their_stdout) = std::io::pipe()?;
         let (stderr, their_stderr) = std::io::pipe()?;
         let (reply, started) = oneshot::channel();
         let order = Order::Start {
+            env,
             ends: Ends {
                 socket: theirs,
                 stdout: their_stdout.into(),
@@ -222,7 +255,10 @@ impl Starter {
                 order = orders.recv() => match order {
                     None => break,
                     Some(Order::Warm) => self.warm().await,
-                    Some(Order::Start { ends, runtime, reply }) => {
+                    Some(Order::Start { env: Some(env), ends, runtime, reply }) => {
+                        self.spawn(&env, ends, &runtime, reply);
+                    }
+                    Some(Order::Start { env: None, ends, runtime, reply }) => {
                         self.start(ends, &runtime, reply).await;
                     }
                 },
@@ -269,8 +305,12 @@ impl Starter {
             },
         };
         // Whatever kept the zygote from starting is told by the worker itself.
+        self.spawn(&WorkerEnv::default(), ends, runtime, reply);
+    }
+
+    fn spawn(&self, env: &WorkerEnv, ends: Ends, runtime: &Handle, reply: Reply) {
         let _guard = runtime.enter();
-        let started = spawn(&self.program, Role::Worker, ends);
+        let started = spawn(&self.program, Role::Worker, env, ends);
         // Whoever asked may have gone: the child then ends with its last owner.
         let _ = reply.send(started.map(|(pid, child)| Started {
             pid,
@@ -281,7 +321,12 @@ impl Starter {
 
 /// Starts a Python on the current Tokio runtime; its socket is its standard
 /// input, which needs no unsafe code and no inherited numbers.
-pub(crate) fn spawn(program: &Program, role: Role, ends: Ends) -> io::Result<(u32, Child)> {
+pub(crate) fn spawn(
+    program: &Program,
+    role: Role,
+    env: &WorkerEnv,
+    ends: Ends,
+) -> io::Result<(u32, Child)> {
     let mut command = Command::new(&program.python);
     command
         .args(["-u", "-X", "faulthandler", "-c", python::BOOTSTRAP])
@@ -298,6 +343,8 @@ pub(crate) fn spawn(program: &Program, role: Role, ends: Ends) -> io::Result<(u3
             command.env(name, value);
         }
     }
+    let WorkerEnv(own) = env;
+    command.envs(own.iter().map(|(name, value)| (*name, value)));
     let child = command.spawn()?;
     let pid = child
         .id()

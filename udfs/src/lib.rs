@@ -37,6 +37,7 @@ mod process;
 mod process_pool;
 mod protocol;
 mod python;
+pub mod resources;
 mod roster;
 mod schema_bytes;
 #[cfg(target_os = "linux")]
@@ -65,6 +66,7 @@ pub use handling::Handling;
 pub use manager::{StartMethod, WorkerManager, WorkerSettings};
 pub use native::{Native, NativeError, NativeFunction, NativeFunctions, NativeInstance};
 pub use pool::{Answer, AnswerStream, PoolStats, UdfPool};
+pub use resources::{Amount, Capacity, Claim, Demand, LabelSelector, Ledger};
 pub use spec::{
     BatchFormat, CallDefaults, FunctionSpec, Language, MethodOf, ObjectKind, Param, ParamKind,
     Returns, UnknownBatchFormat, Volatility,

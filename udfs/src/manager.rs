@@ -18,17 +18,18 @@ use crate::actor::DescribedMethod;
 use crate::call::UdfCall;
 use crate::channel::Channel;
 use crate::error::{INIT_TIMEOUT, INIT_TIMEOUT_OPTION, UdfError};
-use crate::launch::{Launched, Launcher, Program};
+use crate::launch::{Launched, Launcher, Program, WorkerEnv};
 use crate::order::CallOrder;
 use crate::pool::UdfPool;
 use crate::process::Processes;
 use crate::process_pool::ProcessPool;
 use crate::protocol::Ready;
+use crate::resources::{Capacity, Ledger, Reservation, Share};
 use crate::roster::{Bounds, Grant, Rank, Refusal, Roster, Slot, Want};
 use crate::slots::Slots;
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::spec::{FunctionSpec, ObjectKind};
-use crate::worker::{Deadline, Worker};
+use crate::worker::{Deadline, Limits, Worker};
 
 /// How workers are started, bounded and ended.
 #[derive(Debug, Clone)]
@@ -39,6 +40,8 @@ pub struct WorkerSettings {
     pub start_method: StartMethod,
     /// What user code reads as `MOBULA_EXECUTOR_ID`.
     pub executor_id: String,
+    /// What workers with a demand get theirs from.
+    pub ledger: Arc<Ledger>,
     /// Worker processes past which a call starts no more than its first; at
     /// least 1.
     pub max_workers: usize,
@@ -95,6 +98,7 @@ impl Default for WorkerSettings {
             python: PathBuf::from("python3"),
             start_method: StartMethod::default(),
             executor_id: "embedded".to_owned(),
+            ledger: Ledger::new(Capacity::found()),
             max_workers: 4 * cores,
             init_timeout: Duration::from_secs(600),
             call_timeout: None,
@@ -204,16 +208,18 @@ impl WorkerManager {
     }
 
     /// Opens the workers of one call, at most `concurrency` (at least 1). They
-    /// start when blocks come.
+    /// start when blocks come. What they ask for they get from what the call's query has
+    /// claimed of the ledger, or as it comes free.
     ///
     /// # Errors
-    /// When the call makes no sense.
+    /// When the call makes no sense, or asks for more than there is.
     pub fn open_pool(
         self: &Arc<Self>,
         call: Arc<UdfCall>,
         concurrency: usize,
     ) -> Result<Arc<dyn UdfPool>, UdfError> {
         refuse_strict_table(&call.spec)?;
+        self.refuse_what_is_not_there(&call)?;
         if call.spec.object == ObjectKind::Function && !call.args.is_empty() {
             return Err(UdfError::ConstructorArguments {
                 function: call.spec.name.clone(),
@@ -225,6 +231,19 @@ impl WorkerManager {
             order,
             concurrency,
         )))
+    }
+
+    fn refuse_what_is_not_there(&self, call: &UdfCall) -> Result<(), UdfError> {
+        let (capacity, demand) = (self.settings.ledger.capacity(), &call.handling.demand);
+        match capacity.lacks(demand) {
+            None => Ok(()),
+            Some(lack) => Err(UdfError::LacksResources {
+                function: call.spec.name.clone(),
+                asked: lack.option(demand),
+                has: capacity.has(&lack),
+                flag: lack.flag(demand),
+            }),
+        }
     }
 
     /// Makes ready to start workers fast, without waiting for that. What keeps
@@ -250,6 +269,40 @@ impl WorkerManager {
                 .map(|process| process.end(self.settings.kill_grace)),
         )
         .await;
+    }
+
+    /// What a worker of `function` asks for, from what is claimed; else the first
+    /// one waits for it with a limit, and any more as long as it takes. `None`: it asks
+    /// for nothing.
+    pub(crate) async fn reserve(
+        &self,
+        function: &str,
+        share: &Share,
+        rank: Rank,
+    ) -> Result<Option<Reservation>, UdfError> {
+        let (ledger, demand) = (&self.settings.ledger, share.demand());
+        if !demand.takes_resources() {
+            return Ok(None);
+        }
+        let obtained = ledger.obtain(share);
+        if rank == Rank::More {
+            return Ok(Some(obtained.await));
+        }
+        let limit = self.settings.init_timeout;
+        match tokio::time::timeout(limit, obtained).await {
+            Ok(reserved) => Ok(Some(reserved)),
+            Err(_) => Err(UdfError::NoResources {
+                function: function.to_owned(),
+                demand: demand.to_string(),
+                waited: limit,
+            }),
+        }
+    }
+
+    /// As [`Self::reserve`], of what is claimed and not taken, at once.
+    pub(crate) fn claimed(&self, share: &Share) -> Option<Reservation> {
+        let takes = share.demand().takes_resources();
+        takes.then(|| self.settings.ledger.take(share))?
     }
 
     /// A worker for `function`, or the right to start one. Who wants more than
@@ -316,9 +369,13 @@ impl WorkerManager {
         self.roster.release(worker);
     }
 
-    /// Ends an actor without waiting for it; at once where others need its place.
+    /// Ends an actor without waiting for it; at once where others need its place, unless
+    /// it has devices that it must let go of.
     pub(crate) fn end(&self, worker: Worker) {
-        if self.roster.is_overfull() || tokio::runtime::Handle::try_current().is_err() {
+        let may_hurry = !worker.has_resources();
+        if (may_hurry && self.roster.is_overfull())
+            || tokio::runtime::Handle::try_current().is_err()
+        {
             // Dropped: ended at once.
             return;
         }
@@ -372,7 +429,9 @@ impl WorkerManager {
         limit: TimeLimit,
     ) -> Result<Worker, UdfError> {
         let settings = &self.settings;
-        let launched = self.launcher.launch().await;
+        let env = slot.reserved().map(WorkerEnv::of);
+        let limits = self.limits(slot.reserved());
+        let launched = self.launcher.launch(env).await;
         let Launched {
             pid,
             end,
@@ -397,6 +456,8 @@ impl WorkerManager {
         let kept = settings.log_tail_bytes;
         let pipes = [stdout, stderr];
         let process = self.processes.watch(pid, end, pipes, function, kept, ended);
+        let gpu_ids = slot.reserved().map(Reservation::gpu_ids);
+        process.has_gpus(gpu_ids.unwrap_or_default());
         tracing::debug!(pid, function, greeted, "worker started");
         let mut channel = Channel::new(socket, settings.max_frame_bytes);
         if settings.shared_memory {
@@ -408,9 +469,22 @@ impl WorkerManager {
             let python = &settings.python;
             worker.greet(python, function, deadline).await?;
         }
-        let memory_bytes = settings.worker_memory_bytes;
-        worker.init(memory_bytes, function, deadline).await?;
+        worker.init(limits, function, deadline).await?;
         Ok(worker)
+    }
+
+    /// What a worker with `reserved` may take.
+    fn limits(&self, reserved: Option<&Reservation>) -> Limits {
+        let asked = reserved.and_then(|reserved| reserved.demand()?.memory_bytes);
+        let (memory_bytes, memory_by) = match asked {
+            Some(bytes) => (usize::try_from(bytes).unwrap_or(usize::MAX), "memory"),
+            None => (self.settings.worker_memory_bytes, "udf_worker_memory"),
+        };
+        Limits {
+            memory_bytes,
+            memory_by,
+            threads: reserved.and_then(Reservation::cores).unwrap_or(1),
+        }
     }
 }
 

@@ -43,6 +43,8 @@ struct Activity {
     function: String,
     state: WorkerState,
     since: Instant,
+    /// Of the GPUs that it alone has, or has a share of.
+    gpu_ids: Vec<String>,
 }
 
 /// All processes of a manager that have not been reaped.
@@ -74,6 +76,7 @@ impl Processes {
                 function: function.to_owned(),
                 state: WorkerState::Starting,
                 since: Instant::now(),
+                gpu_ids: vec![],
             }),
             exit: watch::Sender::new(None),
             stdout: LogTail::new(log_tail_bytes),
@@ -143,6 +146,11 @@ impl Process {
         }
         activity.state = state;
         activity.since = Instant::now();
+    }
+
+    /// Notes which GPUs it has been given.
+    pub(crate) fn has_gpus(&self, ids: &[String]) {
+        self.activity.lock().gpu_ids = ids.to_vec();
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -217,6 +225,7 @@ impl Process {
             function: activity.function.clone(),
             state: activity.state,
             since: activity.since,
+            gpu_ids: activity.gpu_ids.clone(),
         }
     }
 

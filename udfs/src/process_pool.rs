@@ -21,6 +21,7 @@ use crate::exchange::{Counters, Part};
 use crate::manager::WorkerManager;
 use crate::order::CallOrder;
 use crate::pool::{Answer, AnswerStream, PoolStats, UdfPool};
+use crate::resources::Share;
 use crate::roster::Want;
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::spec::ObjectKind;
@@ -49,13 +50,23 @@ impl ProcessPool {
         let concurrency = concurrency.max(1);
         let least = order.call.handling.min_workers.unwrap_or(concurrency);
         let least = least.clamp(1, concurrency);
-        let spec = &order.call.spec;
-        let want = match (spec.object, spec.is_table()) {
-            (ObjectKind::Class, _) => Want::Actor,
-            (ObjectKind::Function, true) => Want::TableCall,
-            (ObjectKind::Function, false) => Want::ScalarCall,
+        let call = &order.call;
+        let demand = &call.handling.demand;
+        let share = Share::new(&call.query, demand, least);
+        // Workers stay with their crew: they have state, or resources.
+        let stay = call.spec.object == ObjectKind::Class || demand.takes_resources();
+        let want = match (stay, call.spec.is_table()) {
+            (true, _) => Want::Actor,
+            (false, true) => Want::TableCall,
+            (false, false) => Want::ScalarCall,
         };
-        let crew = Crew::new(manager, want, None, least, concurrency - least);
+        let crew = Crew::new(
+            manager,
+            want,
+            Some(share),
+            None,
+            [least, concurrency - least],
+        );
         Self {
             call: CallOn::new(crew, order),
             concurrency,

@@ -299,6 +299,10 @@ pub(crate) struct Init {
     pub(crate) inline_bytes: usize,
     /// What it may take beyond what it has; 0: as much as there is.
     pub(crate) memory_bytes: usize,
+    /// What says so, for errors.
+    pub(crate) memory_by: &'static str,
+    /// Of pyarrow's own.
+    pub(crate) threads: usize,
 }
 
 /// SLOT.

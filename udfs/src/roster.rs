@@ -23,6 +23,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use crate::resources::Reservation;
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::worker::Worker;
 
@@ -70,6 +71,25 @@ pub(crate) struct Slot {
     roster: Weak<Roster>,
     /// In the hands of a scalar call, and counted as such.
     is_lent: bool,
+    /// What its process has of what this one shares out. It goes with the process, or
+    /// with the next one in the same place.
+    reserved: Option<Reservation>,
+}
+
+impl Slot {
+    /// For a process that has `reserved`.
+    pub(crate) fn with(mut self, reserved: Option<Reservation>) -> Self {
+        self.reserved = reserved;
+        self
+    }
+
+    pub(crate) fn reserved(&self) -> Option<&Reservation> {
+        self.reserved.as_ref()
+    }
+
+    pub(crate) fn take_reserved(&mut self) -> Option<Reservation> {
+        self.reserved.take()
+    }
 }
 
 /// The places and the idle workers of one manager.
@@ -175,6 +195,7 @@ impl Roster {
                 // Nothing to give back.
                 roster: Weak::new(),
                 is_lent: false,
+                reserved: None,
             })),
         }
     }
@@ -289,6 +310,7 @@ impl Roster {
         let mut slot = Slot {
             roster: Arc::downgrade(self),
             is_lent: false,
+            reserved: None,
         };
         state.lend(Some(&mut slot), want);
         Some(Grant::Slot(slot))
@@ -353,9 +375,11 @@ impl Drop for Slot {
         let Some(roster) = self.roster.upgrade() else {
             return;
         };
+        // The next in line has a demand of its own, or none.
         let mut place = Slot {
             roster: Arc::downgrade(&roster),
             is_lent: self.is_lent,
+            reserved: None,
         };
         loop {
             // Dropped without the lock: an idle worker beyond the bound, whose
@@ -390,6 +414,7 @@ impl Drop for Slot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resources::{Amount, Capacity, Demand, Ledger};
 
     const SOON: Duration = Duration::from_millis(20);
 
@@ -511,6 +536,26 @@ mod tests {
         );
         assert_eq!(*order.lock(), ["none", "none too", "more"]);
         assert_eq!(used(&roster), 0);
+    }
+
+    #[tokio::test]
+    async fn a_place_that_is_passed_on_brings_no_resources() {
+        let (roster, ledger) = (roster_of(1), Ledger::new(Capacity::found()));
+        let demand = Demand {
+            cpus: Some(Amount::ONE),
+            ..Demand::default()
+        };
+        let full = ledger.free();
+        let held = slot(&roster, Want::Actor, Rank::First).await;
+        let held = held.with(ledger.try_reserve(&demand));
+        assert!(held.reserved().is_some() && ledger.free() != full);
+        let waiting = roster.acquire(Want::Actor, Rank::More, LATER);
+        let (granted, ()) = tokio::join!(waiting, async { drop(held) });
+        let Ok(Grant::Slot(next)) = granted else {
+            panic!("{granted:?}");
+        };
+        assert!(next.reserved().is_none());
+        assert_eq!(ledger.free(), full);
     }
 
     #[tokio::test]

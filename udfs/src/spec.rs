@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::UdfError;
 use crate::failed_rows::OnError;
+use crate::resources::Demand;
 use crate::schema_bytes;
 
 /// A declared function.
@@ -140,6 +141,9 @@ pub struct CallDefaults {
     /// Input columns that matter; `None`: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reads: Option<Vec<String>>,
+    /// What each worker asks for of its process.
+    #[serde(default, skip_serializing_if = "Demand::is_none")]
+    pub demand: Demand,
 }
 
 /// What a batch is in the user's code.
@@ -321,6 +325,7 @@ mod tests {
     use arrow::datatypes::{Field, Schema, TimeUnit};
 
     use super::*;
+    use crate::resources::Amount;
 
     fn spec() -> FunctionSpec {
         let item = Arc::new(Field::new("item", DataType::Float32, true));
@@ -373,6 +378,23 @@ mod tests {
         for cut in [0, 1, bytes.len() / 2, bytes.len() - 1] {
             assert!(FunctionSpec::decode(&bytes[..cut]).is_err());
         }
+    }
+
+    #[test]
+    fn a_demand_is_kept_and_older_bytes_have_none() {
+        let mut spec = spec();
+        let before = spec.encode().unwrap();
+        assert!(!String::from_utf8_lossy(&before).contains("demand"));
+        assert!(
+            FunctionSpec::decode(&before)
+                .unwrap()
+                .defaults
+                .demand
+                .is_none()
+        );
+        spec.defaults.demand.gpus = Some(Amount::from_milli(500));
+        spec.defaults.demand.labels = "zone=a|zone!=b".parse().unwrap();
+        assert_eq!(FunctionSpec::decode(&spec.encode().unwrap()).unwrap(), spec);
     }
 
     #[test]

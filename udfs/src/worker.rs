@@ -28,11 +28,14 @@ use crate::python;
 use crate::roster::Slot;
 use crate::sender::{Encoded, SentBlock};
 use crate::slots::INLINE_BYTES;
+use crate::spawn::spawn_detached;
 use crate::spec::FunctionSpec;
 
 /// How long an ended process's last frames may take, and how long a process
 /// that closed its socket may take to end.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long a killed process may keep what it has of the machine.
+const END_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long something may take, and what to say when it takes longer.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +46,17 @@ pub(crate) struct Deadline {
     pub(crate) setting: &'static str,
     /// Between asking a process to end and ending it.
     pub(crate) kill_grace: Duration,
+}
+
+/// What a worker may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Beyond what it starts with; 0: as much as there is.
+    pub(crate) memory_bytes: usize,
+    /// The setting or option that says so.
+    pub(crate) memory_by: &'static str,
+    /// Of pyarrow's own.
+    pub(crate) threads: usize,
 }
 
 /// A running worker that nobody else talks to.
@@ -107,7 +121,7 @@ impl Worker {
     /// When it has ended, or does not listen by `deadline`.
     pub(crate) async fn init(
         &mut self,
-        memory_bytes: usize,
+        limits: Limits,
         function: &str,
         deadline: Deadline,
     ) -> Result<(), UdfError> {
@@ -115,7 +129,9 @@ impl Worker {
             protocol: protocol::VERSION,
             max_frame_bytes: self.channel.max_frame_bytes(),
             inline_bytes: INLINE_BYTES,
-            memory_bytes,
+            memory_bytes: limits.memory_bytes,
+            memory_by: limits.memory_by,
+            threads: limits.threads,
         };
         let send = self.channel.request(Kind::Init, &init, &[]);
         match watched(&self.process, deadline.at, send).await {
@@ -321,6 +337,12 @@ impl Worker {
         let _ = tokio::time::timeout(grace, polite).await;
     }
 
+    /// Whether it has resources of its own, and is nobody else's.
+    pub(crate) fn has_resources(&self) -> bool {
+        let slot = self.slot.as_ref();
+        slot.is_some_and(|slot| slot.reserved().is_some())
+    }
+
     /// Its place; `None` only while it is taken apart.
     pub(crate) fn slot(&mut self) -> Option<&mut Slot> {
         self.slot.as_mut()
@@ -463,6 +485,16 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.process.kill();
+        let reserved = self.slot.as_mut().and_then(Slot::take_reserved);
+        let (Some(reserved), Ok(_)) = (reserved, tokio::runtime::Handle::try_current()) else {
+            return;
+        };
+        // What it had is free when it is gone, not when it is told to go.
+        let process = Arc::clone(&self.process);
+        spawn_detached("udf-resources", async move {
+            let _ = tokio::time::timeout(END_LIMIT, process.ended()).await;
+            drop(reserved);
+        });
     }
 }
 

@@ -22,7 +22,9 @@ use tokio::sync::oneshot;
 
 use crate::channel::{Channel, ChannelError};
 use crate::descriptors::send_with;
-use crate::launch::{ANSWER_LIMIT, End, Ends, Program, Reply, Started, socket_pair, spawn};
+use crate::launch::{
+    ANSWER_LIMIT, End, Ends, Program, Reply, Started, WorkerEnv, socket_pair, spawn,
+};
 use crate::log::{LogTail, drain};
 use crate::protocol::{self, Exited, Failure, ForkedPid, Header, Hello, Kind, Warm};
 use crate::python::{self, Role};
@@ -102,7 +104,7 @@ impl Zygote {
             stdout: their_stdout.into(),
             stderr: their_stderr.into(),
         };
-        let (pid, child) = spawn(program, Role::Zygote, ends)?;
+        let (pid, child) = spawn(program, Role::Zygote, &WorkerEnv::default(), ends)?;
         let mut zygote = Self {
             child,
             channel: Channel::new(UnixStream::from_std(socket)?, MAX_FRAME_BYTES),

@@ -57,6 +57,9 @@ mod places;
 #[path = "workers/refusals.rs"]
 mod refusals;
 #[cfg(test)]
+#[path = "workers/resources.rs"]
+mod resources;
+#[cfg(test)]
 #[path = "workers/rows.rs"]
 mod rows;
 #[cfg(test)]

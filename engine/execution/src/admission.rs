@@ -3,8 +3,11 @@
 //! A call of a class or of a table function keeps at least one worker of each
 //! process it runs in until its query ends, and calls of one query wait for each
 //! other. So a query gets the places for all its calls before it starts, or
-//! waits in line for them: queries never hold some and wait for the rest.
+//! waits in line for them: queries never hold some and wait for the rest. What its
+//! workers ask for is claimed in the same way, before the places: who has places has
+//! claimed all it needs, and ends.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,57 +19,146 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 use datafusion::physical_plan::ExecutionPlan;
 use futures::{Stream, StreamExt};
+use mobula_plan::operator::map_batches::{CallDemand, demands};
 use mobula_plan::operator::workers_kept;
+use mobula_udfs::resources::Refusal;
+use mobula_udfs::{Claim, Ledger};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::coordinator::queries::{Listed, Wait};
 use crate::error::ExecutionError;
+use crate::resource_check::{all_workers, asked};
 
 /// The line of queries that want workers.
 #[derive(Debug)]
 pub(crate) struct Admission {
     places: Arc<Semaphore>,
     max_workers: u32,
+    ledger: Arc<Ledger>,
     patience: Duration,
 }
 
 /// What a query has on its way to its start.
-#[derive(Debug, Default)]
-pub(crate) enum Places {
-    #[default]
-    NotAsked,
-    /// `None` for a query that keeps no workers.
-    Granted(Option<OwnedSemaphorePermit>),
+#[derive(Debug)]
+pub(crate) struct Places {
+    /// `None` once it has started.
+    listed: Option<Listed>,
+    /// Whether it must run in this process alone.
+    pub(crate) is_alone: bool,
+    /// `None`: it has not asked.
+    granted: Option<Granted>,
+}
+
+/// What a query keeps until it ends: nothing, if it keeps no workers.
+#[derive(Debug)]
+struct Granted {
+    _places: Option<OwnedSemaphorePermit>,
+    _claim: Option<Claim>,
+}
+
+impl Places {
+    /// None yet; the query is `listed`.
+    pub(crate) fn new(listed: Listed) -> Self {
+        Self {
+            listed: Some(listed),
+            is_alone: false,
+            granted: None,
+        }
+    }
+
+    /// `asking`, told to those who look at queries.
+    async fn while_waiting<T>(&self, wait: Wait, asking: impl Future<Output = T>) -> T {
+        if let Some(listed) = &self.listed {
+            listed.wait(wait);
+        }
+        let answer = asking.await;
+        if let Some(listed) = &self.listed {
+            listed.go_on();
+        }
+        answer
+    }
 }
 
 impl Admission {
-    /// Queries keep at most `max_workers` together; one waits at most `patience`.
-    pub(crate) fn new(max_workers: usize, patience: Duration) -> Self {
+    /// Queries keep at most `max_workers` together, with what they claim of `ledger`;
+    /// one waits at most `patience` for either.
+    pub(crate) fn new(max_workers: usize, ledger: Arc<Ledger>, patience: Duration) -> Self {
         let max_workers = u32::try_from(max_workers).unwrap_or(u32::MAX);
         Self {
             places: Arc::new(Semaphore::new(max_workers as usize)),
             max_workers,
+            ledger,
             patience,
         }
     }
 
-    /// Gets the places for the workers that `plan` keeps, unless `places` has
-    /// them already. True when there was a line to wait in, in order of arrival:
+    /// Gets what the workers ask for that `plan` keeps, and the places for them, unless
+    /// `places` has both already. True when there was a line to wait in, in order of arrival:
     /// what the plan was made from may have changed.
     ///
     /// # Errors
     /// When they will never fit, or did not in time.
     pub(crate) async fn admit(
         &self,
+        query_id: &str,
         plan: &Arc<dyn ExecutionPlan>,
         places: &mut Places,
     ) -> Result<bool> {
-        if matches!(places, Places::Granted(_)) {
+        if places.granted.is_some() {
             return Ok(false);
         }
-        let wanted = workers_kept(plan)?;
+        let (claim, has_waited) = self.claim(query_id, &demands(plan)?, places).await?;
+        let (permit, has_stood) = self.places(workers_kept(plan)?, places).await?;
+        places.granted = Some(Granted {
+            _places: permit,
+            _claim: claim,
+        });
+        Ok(has_waited || has_stood)
+    }
+
+    /// What `calls` ask for, and whether it was waited for.
+    async fn claim(
+        &self,
+        query_id: &str,
+        calls: &[CallDemand],
+        places: &Places,
+    ) -> Result<(Option<Claim>, bool)> {
+        let demands = all_workers(calls);
+        if demands.is_empty() {
+            return Ok((None, false));
+        }
+        let claimed = self.ledger.claim(query_id, demands, self.patience);
+        let wait = Wait::Resources(asked(calls));
+        let claimed = places.while_waiting(wait, claimed).await;
+        let (claim, has_waited) = claimed.map_err(|refusal| {
+            let asked = asked(calls);
+            external(match refusal {
+                Refusal::TimedOut { holders } => ExecutionError::NoResources {
+                    asked,
+                    holders: match holders.as_slice() {
+                        [one] => format!("query {one}"),
+                        several => format!("queries {}", several.join(", ")),
+                    },
+                    waited: self.patience,
+                },
+                // The plan was checked: this is for whoever has not.
+                Refusal::Never => ExecutionError::DemandOfAll {
+                    asked,
+                    has: "this process has less".to_owned(),
+                },
+            })
+        })?;
+        Ok((Some(claim), has_waited))
+    }
+
+    /// Places for `wanted` workers, and whether they were waited for.
+    async fn places(
+        &self,
+        wanted: usize,
+        places: &Places,
+    ) -> Result<(Option<OwnedSemaphorePermit>, bool)> {
         if wanted == 0 {
-            *places = Places::Granted(None);
-            return Ok(false);
+            return Ok((None, false));
         }
         let max_workers = self.max_workers;
         let many = u32::try_from(wanted).ok().filter(|n| *n <= max_workers);
@@ -77,19 +169,18 @@ impl Admission {
             }));
         };
         if let Ok(granted) = Arc::clone(&self.places).try_acquire_many_owned(many) {
-            *places = Places::Granted(Some(granted));
-            return Ok(false);
+            return Ok((Some(granted), false));
         }
         let granted = Arc::clone(&self.places).acquire_many_owned(many);
-        let Ok(granted) = tokio::time::timeout(self.patience, granted).await else {
+        let granted = tokio::time::timeout(self.patience, granted);
+        let Ok(granted) = places.while_waiting(Wait::Places(wanted), granted).await else {
             return Err(external(ExecutionError::NoPlaces {
                 max_workers,
                 waited: self.patience,
             }));
         };
         // The semaphore is never closed.
-        *places = Places::Granted(granted.ok());
-        Ok(true)
+        Ok((granted.ok(), true))
     }
 }
 
@@ -97,25 +188,37 @@ fn external(error: ExecutionError) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
 
-/// A query's stream that gives its places back when it ends.
+/// A query's stream that gives its places back when it ends, and is listed until then.
 pub(crate) struct Admitted {
     /// `None` once it has ended.
-    inner: Option<(SendableRecordBatchStream, OwnedSemaphorePermit)>,
+    inner: Option<Running>,
     schema: SchemaRef,
+}
+
+/// The stream goes first, and with it the workers.
+struct Running {
+    stream: SendableRecordBatchStream,
+    _granted: Option<Granted>,
+    _listed: Option<Listed>,
 }
 
 impl Admitted {
     pub(crate) fn wrap(
         stream: SendableRecordBatchStream,
-        places: Places,
+        places: &mut Places,
     ) -> SendableRecordBatchStream {
-        match places {
-            Places::NotAsked | Places::Granted(None) => stream,
-            Places::Granted(Some(places)) => Box::pin(Self {
-                schema: stream.schema(),
-                inner: Some((stream, places)),
-            }),
+        let listed = places.listed.take();
+        if let Some(listed) = &listed {
+            listed.run();
         }
+        Box::pin(Self {
+            schema: stream.schema(),
+            inner: Some(Running {
+                stream,
+                _granted: places.granted.take(),
+                _listed: listed,
+            }),
+        })
     }
 }
 
@@ -123,10 +226,10 @@ impl Stream for Admitted {
     type Item = Result<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Some((stream, _)) = &mut self.inner else {
+        let Some(running) = &mut self.inner else {
             return Poll::Ready(None);
         };
-        let polled = stream.poll_next_unpin(cx);
+        let polled = running.stream.poll_next_unpin(cx);
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             self.inner = None;
         }

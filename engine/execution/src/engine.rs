@@ -19,8 +19,9 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::execute_stream;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
+use mobula_plan::operator::map_batches::demands;
 use mobula_plan::{
     FunctionCatalog, MobulaOptions, MobulaPlanning, QueryId, SessionStateBuilderExt, TaskHostHandle,
 };
@@ -33,6 +34,7 @@ use crate::base::planner::distributed_state;
 use crate::base::worker::TaskSource;
 use crate::coordinator::control::Control;
 use crate::coordinator::membership::Membership;
+use crate::coordinator::queries::Queries;
 use crate::coordinator::query::{LossGuard, QueryRun, suspect_lost};
 use crate::error::ExecutionError;
 use crate::executor::listener::{self, Listener, advertised_url};
@@ -40,6 +42,7 @@ use crate::explain;
 use crate::functions::RustFunctions;
 use crate::process::Process;
 use crate::query_header::query_header;
+use crate::resource_check::{Has, check};
 use crate::spawn::OwnedTask;
 use crate::stores::ObjectStores;
 use crate::system_tables::{SYSTEM_SCHEMA, SystemSchema};
@@ -81,6 +84,7 @@ pub struct Engine {
     process: Arc<Process>,
     functions: Arc<FunctionCatalog>,
     admission: Admission,
+    queries: Arc<Queries>,
     cluster: Option<Cluster>,
     started: Instant,
 }
@@ -170,11 +174,14 @@ impl Engine {
         process: Arc<Process>,
         cluster: Option<Cluster>,
     ) -> Result<Self, ExecutionError> {
-        let admission = Admission::new(options.udf_max_workers(), options.udf_init_timeout());
+        let ledger = Arc::clone(process.ledger());
+        let patience = options.udf_init_timeout();
+        let admission = Admission::new(options.udf_max_workers(), ledger, patience);
         let functions = process.functions().catalog();
         Ok(Self {
             options,
             admission,
+            queries: Arc::default(),
             functions: Arc::new(functions.map_err(ExecutionError::Function)?),
             process,
             cluster,
@@ -218,6 +225,11 @@ impl Engine {
 
     pub(crate) fn process(&self) -> &Arc<Process> {
         &self.process
+    }
+
+    /// The queries that run or wait.
+    pub(crate) fn queries(&self) -> &Queries {
+        &self.queries
     }
 
     pub(crate) fn cluster(&self) -> Option<&Cluster> {
@@ -281,12 +293,29 @@ impl Engine {
     /// What planning fails with, and UNAVAILABLE when the plan needs an
     /// executor and there is none.
     pub async fn run(&self, state: &SessionState, plan: LogicalPlan) -> Result<QueryRun> {
+        self.run_statement(state, plan, "").await
+    }
+
+    /// As [`Self::run`], of the statement `sql`, which `system.queries` shows.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_statement(
+        &self,
+        state: &SessionState,
+        plan: LogicalPlan,
+        sql: &str,
+    ) -> Result<QueryRun> {
         let query_id = uuid::Uuid::new_v4().simple().to_string();
-        let mut places = Places::default();
+        let mut places = Places::new(self.queries.list(&query_id, sql));
         loop {
             let query_id = query_id.clone();
             let places = &mut places;
-            let started = match self.participants(&plan)? {
+            let participants = match places.is_alone {
+                true => Participants::Here,
+                false => self.participants(&plan)?,
+            };
+            let started = match participants {
                 Participants::Here => self.run_here(query_id, state, &plan, places).await,
                 Participants::Executors(urls) => {
                     self.run_on(query_id, state, &plan, urls, places).await
@@ -310,7 +339,7 @@ impl Engine {
             .control
             .members()
             .into_iter()
-            .filter(|m| !m.is_suspect)
+            .filter(|m| !m.is_suspect && m.roles.tasks)
             .map(|m| m.url)
             .collect();
         if cluster.local.is_some() {
@@ -318,8 +347,13 @@ impl Engine {
         }
         match urls.len() {
             0 => Err(DataFusionError::External(Box::new(
-                ExecutionError::NoExecutors {
-                    coordinator: format!("grpc://{}", cluster.address),
+                match cluster.control.members().is_empty() {
+                    true => ExecutionError::NoExecutors {
+                        coordinator: format!("grpc://{}", cluster.address),
+                    },
+                    false => ExecutionError::NoTaskTakers {
+                        coordinator: format!("grpc://{}", cluster.address),
+                    },
                 },
             ))),
             1 => Ok(Participants::Here),
@@ -364,8 +398,9 @@ impl Engine {
         }))
     }
 
-    /// Plans by the planner of `state` and starts. `None` when the query had to
-    /// wait for its places, which it has now: who takes part may have changed.
+    /// Plans by the planner of `state` and starts. `None` when the query is to be
+    /// planned again: it had to wait for its places, which it has now, and who takes
+    /// part may have changed; or it must run in this process alone.
     async fn run_here(
         &self,
         query_id: String,
@@ -374,19 +409,45 @@ impl Engine {
         places: &mut Places,
     ) -> Result<Option<QueryRun>> {
         if let Some(explain) = explain::explained(plan) {
-            let explained = explain::run(query_id, state, plan, explain).await;
-            return explained.map(Some);
+            let check = |plan: &Arc<dyn ExecutionPlan>| self.may_run(plan, places);
+            return explain::run(query_id, state, plan, explain, check).await;
         }
         let plan = state.create_physical_plan(plan).await?;
-        if self.admission.admit(&plan, places).await? {
+        if !self.may_run(&plan, places)? {
+            return Ok(None);
+        }
+        if self.admission.admit(&query_id, &plan, places).await? {
             return Ok(None);
         }
         let stream = execute_stream(Arc::clone(&plan), task_context(state, &query_id))?;
         Ok(Some(QueryRun {
             query_id,
-            stream: Admitted::wrap(stream, std::mem::take(places)),
+            stream: Admitted::wrap(stream, places),
             plan,
         }))
+    }
+
+    /// Refuses a plan whose calls ask for what is not there. False where it has to be
+    /// planned again for this process alone: that is where such calls run so far.
+    fn may_run(&self, plan: &Arc<dyn ExecutionPlan>, places: &mut Places) -> Result<bool> {
+        let asked = demands(plan)?;
+        if asked.is_empty() {
+            return Ok(true);
+        }
+        let here = Has {
+            id: self.process.executor_id().to_owned(),
+            capacity: self.process.ledger().capacity().clone(),
+        };
+        let members = self.cluster.as_ref().map(|c| c.control.members());
+        let others = members.into_iter().flatten().filter(|m| m.roles.actors);
+        let others = others.map(|member| Has {
+            id: member.executor_id,
+            capacity: member.capacity,
+        });
+        let others: Vec<_> = others.collect();
+        check(&asked, &here, &others).map_err(|e| DataFusionError::External(Box::new(e)))?;
+        let is_alone = std::mem::replace(&mut places.is_alone, true);
+        Ok(is_alone || self.cluster.is_none())
     }
 
     /// Compiles a function's body in a worker and checks its signature.
@@ -489,7 +550,7 @@ impl Cluster {
             control,
             address,
             url,
-            local: settings.local_executor.then_some(tasks),
+            local: (settings.local_executor && process.roles().tasks).then_some(tasks),
             _listener: listener,
         })
     }

@@ -78,12 +78,17 @@ pub enum ExecutionError {
     NoExecutors { coordinator: String },
 
     #[error(
+        "no executor takes tasks: those registered take actors only, or have just been lost. Start one with `mobula executor --coordinator {coordinator} --roles tasks`"
+    )]
+    NoTaskTakers { coordinator: String },
+
+    #[error(
         "executor {executor} was lost while it ran this query. Run the query again: the others go on"
     )]
     ExecutorLost { executor: String },
 
     #[error(
-        "this query calls {wanted} classes and table functions at once, which needs as many workers, and `udf_max_workers` is {max_workers}. Start with a higher one, or split the query"
+        "this query calls {wanted} classes and table functions at once, or as many workers of theirs that ask for resources, and `udf_max_workers` is {max_workers}. Start with a higher one, or split the query"
     )]
     TooManyCalls { wanted: usize, max_workers: u32 },
 
@@ -91,6 +96,53 @@ pub enum ExecutionError {
         "this query waited {waited:?} for others to end: their calls of classes and table functions keep all the workers that `udf_max_workers` ({max_workers}) allows, also while nobody reads their results. Close cursors that are no longer read, or start with a higher `udf_max_workers` or `udf_init_timeout`"
     )]
     NoPlaces { max_workers: u32, waited: Duration },
+
+    #[error(
+        "function \"{function}\" asks for {asked} for each worker, and no process has as much: {has}. Ask for less, or start one with {flag}"
+    )]
+    DemandNeverMet {
+        function: String,
+        asked: String,
+        /// Who has how much.
+        has: String,
+        flag: String,
+    },
+
+    #[error(
+        "function \"{function}\" asks for {asked}, and calls that ask for resources or labels run in the coordinator's process so far: {has}. {way}"
+    )]
+    DemandHere {
+        function: String,
+        asked: String,
+        has: String,
+        way: String,
+    },
+
+    #[error(
+        "function \"{function}\" asks for {workers} workers with {demand} each, and there is room for {room}: {has}. Ask for concurrency => {room} or '1..{workers}', or start with more"
+    )]
+    DemandTooMany {
+        function: String,
+        workers: usize,
+        demand: String,
+        room: usize,
+        has: String,
+    },
+
+    #[error(
+        "the calls of this query ask for more than there is at once ({asked}): {has}. Ask for less, or split the query"
+    )]
+    DemandOfAll { asked: String, has: String },
+
+    #[error(
+        "this query waited {waited:?} for resources ({asked}) that {holders} kept, as queries do while nobody reads their results. Close cursors that are no longer read, or start with a higher `udf_init_timeout`"
+    )]
+    NoResources {
+        asked: String,
+        /// Queries.
+        holders: String,
+        waited: Duration,
+    },
 
     #[error("cannot read the cluster token \"{}\": {source}. Give the coordinator's file with --cluster-token-file", path.display())]
     TokenFile {
@@ -168,6 +220,7 @@ impl ExecutionError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::NoExecutors { .. }
+            | Self::NoTaskTakers { .. }
             | Self::ExecutorLost { .. }
             | Self::ExecutorsMissing { .. } => ErrorClass::Unavailable,
             Self::TokenFile { .. }
@@ -180,8 +233,15 @@ impl ExecutionError {
             | Self::ListenerBroken { .. }
             | Self::Thread { .. }
             | Self::ObjectStore { .. } => ErrorClass::Setup,
-            Self::TooManyCalls { .. } | Self::NoPlaces { .. } => ErrorClass::ResourceExhausted,
-            Self::BadAddress { .. } | Self::BadAdvertise { .. } => ErrorClass::User,
+            Self::TooManyCalls { .. } | Self::NoPlaces { .. } | Self::NoResources { .. } => {
+                ErrorClass::ResourceExhausted
+            }
+            Self::BadAddress { .. }
+            | Self::BadAdvertise { .. }
+            | Self::DemandNeverMet { .. }
+            | Self::DemandHere { .. }
+            | Self::DemandTooMany { .. }
+            | Self::DemandOfAll { .. } => ErrorClass::User,
             Self::Malformed { .. } => ErrorClass::Internal,
         }
     }

@@ -13,9 +13,9 @@ use datafusion::common::Result;
 use datafusion::common::format::ExplainFormat;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Explain, LogicalPlan};
-use datafusion::physical_plan::collect;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{ExecutionPlan, collect};
 
 use crate::base::planner::{is_distributed, stages_text};
 use crate::coordinator::query::QueryRun;
@@ -33,7 +33,8 @@ pub fn explained(plan: &LogicalPlan) -> Option<&Explain> {
     }
 }
 
-/// Plans what `explain`, the root of `written`, explains, and returns texts as rows.
+/// Plans what `explain`, the root of `written`, explains, and returns texts as rows;
+/// `None` where `check` says that this plan would not run.
 ///
 /// # Errors
 /// What planning fails with.
@@ -42,12 +43,16 @@ pub async fn run(
     state: &SessionState,
     written: &LogicalPlan,
     explain: &Explain,
-) -> Result<QueryRun> {
+    check: impl FnOnce(&Arc<dyn ExecutionPlan>) -> Result<bool>,
+) -> Result<Option<QueryRun>> {
     let logical = state.optimize(&explain.plan)?;
     let plan = state
         .query_planner()
         .create_physical_plan(&logical, state)
         .await?;
+    if !check(&plan)? {
+        return Ok(None);
+    }
     let schema = Arc::new(explain.schema.as_arrow().clone());
     let mut texts = match is_distributed(&plan) {
         true => rows(
@@ -65,12 +70,12 @@ pub async fn run(
         texts = concat_batches(&schema, [&texts, &scans])?;
     }
     let rows = futures::stream::iter([Ok(texts)]);
-    Ok(QueryRun {
+    Ok(Some(QueryRun {
         query_id,
         stream: Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), rows)),
         // Whoever asks for the schema of the rows asks the plan.
         plan: Arc::new(EmptyExec::new(schema)),
-    })
+    }))
 }
 
 /// What DataFusion prints, which is what runs in one process.

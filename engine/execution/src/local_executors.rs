@@ -20,22 +20,21 @@ pub struct LocalExecutors {
 }
 
 impl LocalExecutors {
-    /// Starts `n` times `program executor …`. Does not wait until they have
-    /// registered (the coordinator knows that).
+    /// Starts `program executor …` once for each of `args`, which are its own. Does not
+    /// wait until they have registered (the coordinator knows that).
     ///
     /// # Errors
     /// [`ExecutionError::StartExecutor`]; those already started are ended.
     pub fn start(
         program: &Path,
-        n: usize,
         coordinator: &str,
         token_file: &Path,
-        extra_args: &[String],
+        args: &[Vec<String>],
     ) -> Result<Self, ExecutionError> {
         let mut started = Self {
-            children: Vec::with_capacity(n),
+            children: Vec::with_capacity(args.len()),
         };
-        for idx in 0..n {
+        for (idx, args) in args.iter().enumerate() {
             let child = Command::new(program)
                 .arg("executor")
                 .args(["--coordinator", coordinator])
@@ -44,7 +43,7 @@ impl LocalExecutors {
                 .args(["--listen", "127.0.0.1:0"])
                 .args(["--id", &format!("local-{idx}")])
                 .arg("--exit-with-stdin")
-                .args(extra_args)
+                .args(args)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
                 .spawn()

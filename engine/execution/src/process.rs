@@ -11,7 +11,7 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use mobula_plan::{MobulaOptions, TaskHost};
 use mobula_proto::cluster::ExecutorLoad;
-use mobula_udfs::{ActorHost, StartMethod, WorkerManager, WorkerSettings};
+use mobula_udfs::{ActorHost, Ledger, StartMethod, WorkerManager, WorkerSettings};
 
 use crate::actor_calls::pool::ActorLine;
 use crate::base::worker::{TaskSessions, TaskSource};
@@ -21,6 +21,7 @@ use crate::exchange::traffic::Traffic;
 use crate::executor::failed_rows::FailedRowsLine;
 use crate::executor::operators::OperatorRuns;
 use crate::executor::report::Reporter;
+use crate::executor::resources::{Roles, capacity, free_to_wire};
 use crate::executor::task_host::ProcessTaskHost;
 use crate::functions::RustFunctions;
 use crate::row_errors::RowErrors;
@@ -32,6 +33,8 @@ pub struct Process {
     executor_id: String,
     options: MobulaOptions,
     runtime: Arc<RuntimeEnv>,
+    /// What it shares out.
+    ledger: Arc<Ledger>,
     workers: Arc<WorkerManager>,
     actors: Arc<ActorHost>,
     actor_line: Arc<ActorLine>,
@@ -63,7 +66,9 @@ impl Process {
             message_bytes: options.exchange_message_bytes(),
         };
         let runtime = runtime(&options)?;
-        let workers = WorkerManager::new(worker_settings(&options, python, executor_id));
+        let ledger = Ledger::new(capacity(&options));
+        let settings = worker_settings(&options, python, executor_id, &ledger);
+        let workers = WorkerManager::new(settings);
         let channels = ChannelPool::try_new(token, limits)?;
         let row_errors = Arc::new(RowErrors::new(options.udf_errors_max_bytes()));
         let failed_rows = Arc::new(FailedRowsLine::new(
@@ -101,6 +106,7 @@ impl Process {
             traffic,
             options,
             runtime,
+            ledger,
             workers,
             actors,
             actor_line,
@@ -127,6 +133,16 @@ impl Process {
 
     pub fn runtime(&self) -> &Arc<RuntimeEnv> {
         &self.runtime
+    }
+
+    /// What it shares out, and who has it.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// What it takes.
+    pub fn roles(&self) -> Roles {
+        Roles::of(&self.options)
     }
 
     pub fn workers(&self) -> &Arc<WorkerManager> {
@@ -183,7 +199,10 @@ impl Process {
 
     /// Totals for heartbeats and `system.executors`.
     pub fn load(&self) -> ExecutorLoad {
-        self.traffic.load(self.workers.workers().len() as u64)
+        ExecutorLoad {
+            free: Some(free_to_wire(&self.ledger.free())),
+            ..self.traffic.load(self.workers.workers().len() as u64)
+        }
     }
 
     /// Makes the first call of user code a fast one, unless settings say no.
@@ -209,9 +228,15 @@ fn runtime(options: &MobulaOptions) -> Result<Arc<RuntimeEnv>, ExecutionError> {
     builder.build_arc().map_err(ExecutionError::Runtime)
 }
 
-fn worker_settings(options: &MobulaOptions, python: PathBuf, executor_id: &str) -> WorkerSettings {
+fn worker_settings(
+    options: &MobulaOptions,
+    python: PathBuf,
+    executor_id: &str,
+    ledger: &Arc<Ledger>,
+) -> WorkerSettings {
     WorkerSettings {
         python,
+        ledger: Arc::clone(ledger),
         start_method: match options.udf_start_method() {
             "spawn" => StartMethod::Spawn,
             _ => StartMethod::ForkServer,

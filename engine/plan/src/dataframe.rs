@@ -17,7 +17,7 @@ use datafusion::common::{DFSchema, Result};
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
-use mobula_udfs::{BatchFormat, FunctionSpec, Literal, OnError, Volatility};
+use mobula_udfs::{Amount, BatchFormat, FunctionSpec, LabelSelector, Literal, OnError, Volatility};
 
 use crate::error::PlanError;
 use crate::function_catalog::FunctionCatalog;
@@ -158,6 +158,44 @@ impl Call {
     /// function declares.
     pub fn strict(mut self, strict: bool) -> Self {
         self.options.strict = Some(strict);
+        self
+    }
+
+    /// Cores that each worker asks for; `None`: those that the function asks for do not
+    /// count either.
+    pub fn num_cpus(mut self, cores: impl Into<Option<Amount>>) -> Self {
+        self.options.demand.cpus = Some(cores.into());
+        self
+    }
+
+    /// GPUs that each worker asks for: a share below 1, or whole ones, in part as whole.
+    /// `None`: it sees all of its process.
+    pub fn num_gpus(mut self, gpus: impl Into<Option<Amount>>) -> Self {
+        let whole = |n: Amount| match n < Amount::ONE || n.is_whole() {
+            true => n,
+            false => Amount::whole(n.floor() + 1),
+        };
+        self.options.demand.gpus = Some(gpus.into().map(whole));
+        self
+    }
+
+    /// Bytes that each worker asks for, and may take.
+    pub fn memory(mut self, bytes: impl Into<Option<u64>>) -> Self {
+        self.options.demand.memory_bytes = Some(bytes.into().filter(|bytes| *bytes > 0));
+        self
+    }
+
+    /// Other resources that each worker asks for.
+    pub fn resources(mut self, amounts: &[(&str, Amount)]) -> Self {
+        let amounts = amounts.iter().filter(|(_, amount)| !amount.is_zero());
+        let amounts = amounts.map(|(name, amount)| ((*name).to_owned(), *amount));
+        self.options.demand.custom = Some(amounts.collect());
+        self
+    }
+
+    /// Which processes will do; none in it: any.
+    pub fn label_selector(mut self, labels: LabelSelector) -> Self {
+        self.options.demand.labels = Some(labels);
         self
     }
 
@@ -427,6 +465,18 @@ mod tests {
             t().await.map_batches(call).unwrap(),
             "SELECT * FROM map_batches(TABLE(t), twice, volatility => 'stable', passthrough => 's', \
              row_preserving => true, reads => 'a')",
+        )
+        .await;
+        let call = Call::of("inc")
+            .num_cpus(Amount::whole(2))
+            .num_gpus(Amount::from_milli(1200))
+            .memory(1 << 30)
+            .resources(&[("slot", Amount::from_milli(250)), ("fpga", Amount::ONE)])
+            .label_selector("zone=a,disk!=hdd|zone=b".parse().unwrap());
+        same(
+            t().await.map_batches(call).unwrap(),
+            "SELECT * FROM map_batches(TABLE(t), inc, num_cpus => 2, num_gpus => 2, memory => '1GiB', \
+             resources => 'fpga=1, slot=0.25', label_selector => 'zone=a, disk!=hdd | zone=b')",
         )
         .await;
         same(

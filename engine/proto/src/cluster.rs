@@ -31,6 +31,60 @@ pub struct Register {
     pub cores: u32,
     #[prost(uint32, tag = "5")]
     pub pid: u32,
+    /// What it shares out.
+    #[prost(message, optional, tag = "6")]
+    pub resources: Option<Resources>,
+    #[prost(bool, tag = "7")]
+    pub takes_tasks: bool,
+    #[prost(bool, tag = "8")]
+    pub runs_actors: bool,
+}
+
+/// What a process has. Amounts are in thousandths.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Resources {
+    #[prost(uint64, tag = "1")]
+    pub cpus_milli: u64,
+    #[prost(string, repeated, tag = "2")]
+    pub gpu_ids: Vec<String>,
+    #[prost(uint64, tag = "3")]
+    pub memory_bytes: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub custom: Vec<NamedAmount>,
+    /// What is true of it.
+    #[prost(message, repeated, tag = "5")]
+    pub labels: Vec<KeyValue>,
+}
+
+/// What of [`Resources`] nobody has.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct FreeResources {
+    #[prost(uint64, tag = "1")]
+    pub cpus_milli: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub gpus: Vec<GpuFree>,
+    #[prost(uint64, tag = "3")]
+    pub memory_bytes: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub custom: Vec<NamedAmount>,
+}
+
+/// What is left of one GPU.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct GpuFree {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(uint64, tag = "2")]
+    pub milli: u64,
+}
+
+/// An amount of a resource.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct NamedAmount {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(uint64, tag = "2")]
+    pub milli: u64,
 }
 
 /// Answer to [`Register`].
@@ -72,6 +126,9 @@ pub struct ExecutorLoad {
     /// Worker processes alive now.
     #[prost(uint64, tag = "5")]
     pub workers: u64,
+    /// What nobody has now.
+    #[prost(message, optional, tag = "6")]
+    pub free: Option<FreeResources>,
 }
 
 /// Answer to [`Heartbeat`].

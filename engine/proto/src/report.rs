@@ -91,4 +91,7 @@ pub struct WorkerReport {
     /// Since it entered that state.
     #[prost(uint64, tag = "4")]
     pub age_ms: u64,
+    /// Of the GPUs that it asked for, with commas.
+    #[prost(string, tag = "5")]
+    pub gpu_ids: String,
 }

@@ -81,6 +81,11 @@ impl Coordinator {
         let token = ClusterToken::read_or_create(&token_file)?;
         let python = python_env::interpreter(&options);
         let n_executors = options.executors();
+        let dealt = dealt(&mobula_execution::gpu_ids(&options), n_executors);
+        let mut own = options.clone();
+        if n_executors > 0 {
+            own.set_value("gpus", "0")?;
+        }
         let cluster = ClusterSettings {
             listen: cluster_listen,
             advertise: None,
@@ -88,13 +93,13 @@ impl Coordinator {
             local_executor: options.local_executor(),
         };
         let settings = EngineSettings {
-            options: options.clone(),
+            options: own,
             python: python.clone(),
         };
         let engine = Engine::coordinator_with(settings, cluster, functions).await?;
         let executors = match (n_executors, engine.cluster_address()) {
             (0, _) | (_, None) => None,
-            (n, Some(at)) => Some(start_executors(n, at, &token_file, &python, &options).await?),
+            (_, Some(at)) => Some(start_executors(&dealt, at, &token_file, &python, &options)?),
         };
         engine
             .wait_for_executors(n_executors, EXECUTORS_WAIT)
@@ -115,8 +120,9 @@ impl Coordinator {
     }
 }
 
-async fn start_executors(
-    n: usize,
+/// Starts one executor for each of `gpus`, the ids of those it has.
+fn start_executors(
+    gpus: &[String],
     coordinator: SocketAddr,
     token_file: &Path,
     python: &Path,
@@ -131,19 +137,36 @@ async fn start_executors(
         }
     }
     let url = format!("grpc://{coordinator}");
-    Ok(LocalExecutors::start(&program, n, &url, token_file, &args)?)
+    let with_gpus = |gpus: &String| [&args[..], &["--gpus".to_owned(), gpus.clone()]].concat();
+    let args: Vec<_> = gpus.iter().map(with_gpus).collect();
+    Ok(LocalExecutors::start(&program, &url, token_file, &args)?)
+}
+
+/// `ids` in turn to `n` processes, each as its setting `gpus` says it: two would
+/// else share out the same device.
+fn dealt(ids: &[String], n: usize) -> Vec<String> {
+    let of = |idx: usize| {
+        let own = ids.iter().skip(idx).step_by(n);
+        match own.map(|id| format!("{id},")).collect::<String>() {
+            none if none.is_empty() => "0".to_owned(),
+            own => own,
+        }
+    };
+    (0..n).map(of).collect()
 }
 
 /// Settings that are the coordinator's alone.
-const OWN_SETTINGS: [&str; 8] = [
+const OWN_SETTINGS: [&str; 10] = [
     "listen",
     "cluster_listen",
     "cluster_token_file",
     "data_dir",
     "executors",
+    "gpus",
     "insecure",
     "local_executor",
     "python",
+    "roles",
 ];
 
 fn token_file(
@@ -190,5 +213,26 @@ pub async fn stop_signal() {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gpus_are_dealt_out() {
+        let ids = |n: usize| (0..n).map(|id| format!("GPU-{id}")).collect::<Vec<_>>();
+        assert_eq!(
+            dealt(&ids(5), 3),
+            ["GPU-0,GPU-3,", "GPU-1,GPU-4,", "GPU-2,"]
+        );
+        assert_eq!(dealt(&ids(1), 2), ["GPU-0,", "0"]);
+        assert!(dealt(&ids(2), 0).is_empty());
+        let mut options = MobulaOptions::default();
+        for gpus in dealt(&ids(5), 3) {
+            options.set_value("gpus", &gpus).unwrap();
+            assert!(mobula_execution::gpu_ids(&options).len() < 3);
+        }
     }
 }

@@ -51,6 +51,8 @@ fn flag(setting: &'static Setting) -> Arg {
         ));
     match setting.kind {
         SettingKind::Bool => arg.num_args(0..=1).default_missing_value("true"),
+        // Each adds to those before.
+        SettingKind::Amounts | SettingKind::Labels => arg.action(ArgAction::Append),
         _ => arg,
     }
 }
@@ -64,6 +66,11 @@ fn value_name(kind: &SettingKind) -> &'static str {
         SettingKind::Path => "PATH",
         SettingKind::Text => "TEXT",
         SettingKind::Choice(_) => "NAME",
+        SettingKind::Amount => "N",
+        SettingKind::BytesOrAuto => "BYTES",
+        SettingKind::Gpus => "N|IDS",
+        SettingKind::Amounts => "NAME=AMOUNT",
+        SettingKind::Labels => "KEY=VALUE",
     }
 }
 
@@ -108,7 +115,8 @@ fn from_flag(matches: &ArgMatches, key: &str) -> Option<String> {
     if key == "local_executor" && matches.get_flag(NO_LOCAL_EXECUTOR) {
         return Some("false".to_owned());
     }
-    matches.get_one::<String>(key).cloned()
+    let given = matches.get_many::<String>(key)?;
+    Some(given.cloned().collect::<Vec<_>>().join(","))
 }
 
 /// Files to read, weakest first, and whether each has to exist.
@@ -252,6 +260,28 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(text.contains("--heartbeat-timeout"), "{text}");
+    }
+
+    #[test]
+    fn flags_of_resources_add_up() {
+        let flags = [
+            "--resource",
+            "a=1",
+            "--resource",
+            "b=0.5,c=2",
+            "--label=zone=a",
+        ];
+        let options = loaded(&flags, &[("MOBULA_LABEL", "zone=b")]).unwrap();
+        assert_eq!(
+            (options.resource(), options.label()),
+            ("a=1,b=0.5,c=2", "zone=a")
+        );
+        let twice = loaded(&["--resource", "a=1", "--resource", "a=2"], &[]);
+        let text = twice.unwrap_err().to_string();
+        assert!(
+            text.contains("--resource") && text.contains("each once"),
+            "{text}"
+        );
     }
 
     #[test]

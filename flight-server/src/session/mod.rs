@@ -179,8 +179,8 @@ impl Session {
             Work::Plan(plan) => match plan.as_ref() {
                 LogicalPlan::Ddl(ddl) => self.define(ddl, &prepared.sql).await,
                 LogicalPlan::Statement(statement) => self.change_setting(statement),
-                _ if prepared.kind == StatementKind::Dml => self.write(plan).await,
-                _ => self.run(plan).await.map(Outcome::Rows),
+                _ if prepared.kind == StatementKind::Dml => self.write(plan, &prepared.sql).await,
+                _ => self.run(plan, &prepared.sql).await.map(Outcome::Rows),
             },
         }
     }
@@ -194,10 +194,11 @@ impl Session {
         self.execute(&prepared).await
     }
 
-    async fn run(&self, plan: &LogicalPlan) -> Result<QueryRun, ServerError> {
+    async fn run(&self, plan: &LogicalPlan, sql: &str) -> Result<QueryRun, ServerError> {
         files::check_present(plan)?;
         let state = self.state();
-        let running = self.database.engine().run(&state, plan.clone()).await;
+        let engine = self.database.engine();
+        let running = engine.run_statement(&state, plan.clone(), sql).await;
         let mut run = running.map_err(|error| files::while_reading(plan, error))?;
         let rows = AssertUnwindSafe(run.stream).catch_unwind();
         let plan = plan.clone();

@@ -18,26 +18,30 @@ use crate::ServerError;
 
 impl Session {
     /// Writes and returns the rows written.
-    pub(super) async fn write(&self, plan: &LogicalPlan) -> Result<Outcome, ServerError> {
+    pub(super) async fn write(
+        &self,
+        plan: &LogicalPlan,
+        sql: &str,
+    ) -> Result<Outcome, ServerError> {
         files::make_parent(plan)?;
         let LogicalPlan::Copy(copy) = plan else {
-            return self.write_rows(plan).await;
+            return self.write_rows(plan, sql).await;
         };
         let Some(target) = one_local_file(copy) else {
-            return self.write_rows(plan).await;
+            return self.write_rows(plan, sql).await;
         };
         let unfinished = Unfinished::beside(&target);
         let aside = LogicalPlan::Copy(CopyTo {
             output_url: unfinished.0.to_string_lossy().into_owned(),
             ..copy.clone()
         });
-        let written = self.write_rows(&aside).await?;
+        let written = self.write_rows(&aside, sql).await?;
         unfinished.finish(&target)?;
         Ok(written)
     }
 
-    async fn write_rows(&self, plan: &LogicalPlan) -> Result<Outcome, ServerError> {
-        let run = self.run(plan).await?;
+    async fn write_rows(&self, plan: &LogicalPlan, sql: &str) -> Result<Outcome, ServerError> {
+        let run = self.run(plan, sql).await?;
         let blocks: Vec<_> = run.stream.try_collect().await?;
         let counts = blocks.iter().filter_map(|block| {
             let column = block.column_by_name("count")?;

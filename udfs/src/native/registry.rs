@@ -127,6 +127,10 @@ fn problem_of(spec: &FunctionSpec) -> Option<String> {
     if counts.contains(&Some(0)) {
         return Some("batch_size and concurrency must be at least 1".into());
     }
+    if let Some((option, _)) = spec.defaults.demand.options().first() {
+        let problem = "but its threads are a part of their executor";
+        return Some(format!("it asks for {option}, {problem}"));
+    }
     spec.defaults.batch_format.map(|format| {
         format!("it has batch_format '{format}', but native functions get Arrow arrays")
     })

@@ -17,6 +17,7 @@ use crate::error::{UdfError, UdfErrorClass};
 use crate::failed_rows::{ErrorPolicy, OnError};
 use crate::handling::Handling;
 use crate::pool::{Answer, UdfPool};
+use crate::resources::Amount;
 use crate::spec::{BatchFormat, FunctionSpec, ParamKind, Returns};
 
 const INT: DataType = DataType::Int64;
@@ -44,6 +45,7 @@ fn call_of(spec: &FunctionSpec) -> UdfCall {
         timeout: None,
         handling: Handling::default(),
         max_errors: None,
+        query: String::new(),
         steps: vec![],
     }
 }
@@ -488,6 +490,22 @@ fn a_program_without_the_function_says_so() {
     assert!(text.contains("declares it otherwise"), "{text}");
 }
 
+/// Asks for a GPU, which a thread cannot have for itself.
+struct Asks;
+
+impl NativeFunction for Asks {
+    fn spec(&self) -> FunctionSpec {
+        let mut spec = inc().spec();
+        spec.name = "asks".into();
+        spec.defaults.demand.gpus = Some(Amount::ONE);
+        spec
+    }
+
+    fn open(&self, _: &[(String, Literal)]) -> Result<Box<dyn NativeInstance>, NativeError> {
+        Err("it is never opened".into())
+    }
+}
+
 #[test]
 fn declarations_that_make_no_sense_are_refused() {
     let mut functions = NativeFunctions::default();
@@ -505,6 +523,8 @@ fn declarations_that_make_no_sense_are_refused() {
         let error = functions.insert(function).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
     }
+    let error = functions.insert(Asks).unwrap_err().to_string();
+    assert!(error.contains("it asks for num_gpus"), "{error}");
     let names: Vec<_> = functions.specs().map(|spec| spec.name.clone()).collect();
     assert_eq!(names, ["inc"]);
 }

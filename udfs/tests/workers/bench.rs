@@ -46,6 +46,7 @@ pub struct Case {
     pub errors: ErrorPolicy,
     pub handling: Handling,
     pub max_errors: Option<u64>,
+    pub query: String,
     pub input: SchemaRef,
 }
 
@@ -66,6 +67,7 @@ impl Case {
             errors: ErrorPolicy::default(),
             handling: Handling::default(),
             max_errors: None,
+            query: String::new(),
             input: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
         }
     }
@@ -154,6 +156,7 @@ impl Case {
             errors: self.errors,
             handling: self.handling.clone(),
             max_errors: self.max_errors,
+            query: self.query.clone(),
             steps: vec![],
         })
     }

@@ -49,6 +49,7 @@ fn call(actor: Option<MethodOf>) -> UdfCall {
         timeout: Some(Duration::from_millis(1500)),
         max_errors: Some(7),
         steps: vec![],
+        query: String::new(),
     }
 }
 

@@ -9,9 +9,11 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use mobula_proto::cluster::{ExecutorLoad, Heartbeat, Leave, Register};
+use mobula_udfs::Capacity;
 use url::Url;
 
 use crate::exchange::channels::parse_address;
+use crate::executor::resources::{Roles, from_wire};
 
 /// Most executors a coordinator lists.
 const MAX_EXECUTORS: usize = 4096;
@@ -31,6 +33,9 @@ pub struct Member {
     pub last_heartbeat: Instant,
     /// A query has lost it; its next heartbeat clears this.
     pub is_suspect: bool,
+    /// What it shares out.
+    pub capacity: Capacity,
+    pub roles: Roles,
     pub load: ExecutorLoad,
 }
 
@@ -57,6 +62,10 @@ pub enum Refusal {
     Id,
     #[error("the coordinator already lists {MAX_EXECUTORS} executors")]
     Full,
+    #[error(
+        "executor \"{executor_id}\" tells of more resources and labels, or longer names, than anyone can list. Name fewer"
+    )]
+    Resources { executor_id: String },
 }
 
 /// All executors of a coordinator.
@@ -109,6 +118,11 @@ impl Membership {
             None if self.members.len() >= MAX_EXECUTORS => return Err(Refusal::Full),
             _ => {}
         }
+        let Some(capacity) = from_wire(request.resources.unwrap_or_default()) else {
+            return Err(Refusal::Resources {
+                executor_id: request.executor_id,
+            });
+        };
         // Two ids behind one address would count the same process twice.
         self.members.retain(|_, member| member.url != url);
         let epoch = self.next_epoch;
@@ -123,6 +137,11 @@ impl Membership {
             registered: now,
             last_heartbeat: now,
             is_suspect: false,
+            capacity,
+            roles: Roles {
+                tasks: request.takes_tasks,
+                actors: request.runs_actors,
+            },
             load: ExecutorLoad::default(),
         };
         self.members.insert(request.executor_id, member);
@@ -189,6 +208,8 @@ impl Membership {
 
 #[cfg(test)]
 mod tests {
+    use mobula_proto::cluster::Resources;
+
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_secs(3);
@@ -200,6 +221,8 @@ mod tests {
             version: "1".into(),
             cores: 2,
             pid: u32::from(port),
+            takes_tasks: true,
+            ..Register::default()
         }
     }
 
@@ -273,6 +296,26 @@ mod tests {
                 .collect::<Vec<_>>(),
             ["b"]
         );
+    }
+
+    #[test]
+    fn what_an_executor_has_is_listed_and_bounded() {
+        let (mut list, now) = (Membership::new(TIMEOUT, "1"), Instant::now());
+        let told = |gpus: usize| Register {
+            resources: Some(Resources {
+                gpu_ids: (0..gpus).map(|id| id.to_string()).collect(),
+                ..Resources::default()
+            }),
+            takes_tasks: false,
+            runs_actors: true,
+            ..request("a", 1)
+        };
+        let refused = list.register(now, told(1000)).unwrap_err().to_string();
+        assert!(refused.contains("\"a\" tells of more"), "{refused}");
+        list.register(now, told(2)).unwrap();
+        let member = list.members().next().unwrap();
+        assert_eq!(member.capacity.gpu_ids, ["0", "1"]);
+        assert!(member.roles.actors && !member.roles.tasks);
     }
 
     #[test]

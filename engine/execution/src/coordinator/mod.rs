@@ -2,10 +2,11 @@
 //!
 //! `membership` decides purely (values in, values out, the clock as an
 //! argument), `control` is its mouth and ears on the cluster listener, `query`
-//! starts a plan and ends it when an executor it uses is lost, `reports` asks all
-//! executors what they do.
+//! starts a plan and ends it when an executor it uses is lost, `queries` lists those that
+//! run or wait, `reports` asks all executors what they do.
 
 pub mod control;
 pub mod membership;
+pub mod queries;
 pub mod query;
 pub mod reports;

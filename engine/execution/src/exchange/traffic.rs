@@ -50,6 +50,7 @@ impl Traffic {
             streams: self.streams.load(Ordering::Relaxed),
             tasks_started: self.tasks_started.load(Ordering::Relaxed),
             workers,
+            free: None,
         }
     }
 }

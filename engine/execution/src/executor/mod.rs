@@ -10,6 +10,7 @@ pub mod listener;
 pub mod operators;
 pub mod registration;
 pub mod report;
+pub mod resources;
 pub mod task_host;
 
 use std::future::Future;

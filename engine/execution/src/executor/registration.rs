@@ -21,6 +21,7 @@ use url::Url;
 
 use crate::error::ExecutionError;
 use crate::exchange::channels::ChannelPool;
+use crate::executor::resources::to_wire;
 use crate::process::Process;
 
 /// Pause before the second try; doubles up to [`MAX_PAUSE`].
@@ -153,6 +154,9 @@ impl Line {
             version: crate::VERSION.to_owned(),
             cores: cores(),
             pid: std::process::id(),
+            resources: Some(to_wire(self.process.ledger().capacity())),
+            takes_tasks: self.process.roles().tasks,
+            runs_actors: self.process.roles().actors,
         };
         let mut pause = MIN_PAUSE;
         loop {

@@ -34,6 +34,7 @@ impl Reporter {
             function: worker.function,
             state: worker.state.to_string(),
             age_ms: worker.since.elapsed().as_millis() as u64,
+            gpu_ids: worker.gpu_ids.join(","),
         });
         Report {
             operators: match request.operators {

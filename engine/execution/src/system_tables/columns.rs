@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, StringArray, TimestampMillisecondArray, UInt32Array, UInt64Array};
+use arrow::array::{
+    ArrayRef, Float64Array, StringArray, TimestampMillisecondArray, UInt32Array, UInt64Array,
+};
 
 pub fn texts<T: AsRef<str>>(values: impl ExactSizeIterator<Item = T>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(values))
@@ -10,6 +12,11 @@ pub fn texts<T: AsRef<str>>(values: impl ExactSizeIterator<Item = T>) -> ArrayRe
 
 pub fn counts(values: impl Iterator<Item = u64>) -> ArrayRef {
     Arc::new(UInt64Array::from_iter_values(values))
+}
+
+/// Amounts, which may have decimals.
+pub fn amounts(values: impl Iterator<Item = f64>) -> ArrayRef {
+    Arc::new(Float64Array::from_iter_values(values))
 }
 
 /// Numbers that fit into 32 bits.

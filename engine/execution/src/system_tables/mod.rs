@@ -11,6 +11,7 @@ mod errors;
 mod executors;
 mod functions;
 mod operators;
+mod queries;
 mod settings;
 mod workers;
 
@@ -36,12 +37,13 @@ pub const SYSTEM_SCHEMA: &str = "system";
 const TIME: DataType = DataType::Timestamp(TimeUnit::Millisecond, None);
 
 /// The tables, in the order SHOW TABLES gives.
-const TABLES: [Table; 7] = [
+const TABLES: [Table; 8] = [
     actors::TABLE,
     errors::TABLE,
     executors::TABLE,
     functions::TABLE,
     operators::TABLE,
+    queries::TABLE,
     settings::TABLE,
     workers::TABLE,
 ];

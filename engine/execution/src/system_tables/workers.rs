@@ -16,6 +16,7 @@ pub const TABLE: Table = Table {
         ("function", DataType::Utf8),
         ("state", DataType::Utf8),
         ("age_ms", DataType::UInt64),
+        ("gpu_ids", DataType::Utf8),
     ],
     rows: Rows::Everywhere {
         request: ReportRequest {
@@ -39,5 +40,6 @@ fn workers(reports: &[ExecutorReport]) -> Vec<ArrayRef> {
         text(|w| &w.function),
         text(|w| &w.state),
         counts(rows.iter().map(|(_, w)| w.age_ms)),
+        text(|w| &w.gpu_ids),
     ]
 }

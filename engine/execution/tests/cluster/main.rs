@@ -8,6 +8,7 @@
 
 mod actors;
 mod operators;
+mod resources;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,6 +58,8 @@ fn options() -> MobulaOptions {
     let mut options = MobulaOptions::default();
     // Tiny files would stay in one task; these tests are about many.
     options.set_value("scan_bytes_per_task", "1").unwrap();
+    // Whatever this machine has.
+    options.set_value("gpus", "0").unwrap();
     options
 }
 

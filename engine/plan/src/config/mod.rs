@@ -22,6 +22,7 @@ use crate::error::PlanError;
 use crate::nearest;
 pub use settings::SETTINGS;
 use value::Value;
+pub use value::bytes;
 pub(crate) use value::duration;
 
 /// Worker processes per core when `udf_max_workers` is 0.
@@ -49,6 +50,16 @@ pub enum SettingKind {
     Text,
     Path,
     Choice(&'static [&'static str]),
+    /// `auto`, or an amount as `2` or `0.5`.
+    Amount,
+    /// `auto`, or bytes.
+    BytesOrAuto,
+    /// `auto`, a count, or ids with commas.
+    Gpus,
+    /// `fpga=2,slot=0.5`; a flag may come several times.
+    Amounts,
+    /// `zone=a,disk=ssd`; a flag may come several times.
+    Labels,
 }
 
 /// Who may change a setting, and when.
@@ -203,7 +214,8 @@ getters! {
         heartbeat_timeout session_ttl;
     flag -> bool: local_executor insecure udf_fuse udf_prestart;
     path -> Option<&Path>: python cluster_token_file data_dir;
-    plain -> &str: udf_start_method exchange_compression cluster_listen listen log;
+    plain -> &str: udf_start_method exchange_compression cluster_listen listen log
+        cpus gpus memory resource label roles;
 }
 
 impl MobulaOptions {

@@ -242,6 +242,42 @@ pub static SETTINGS: &[Setting] = &[
         "Whether the coordinator takes tasks like any executor",
     ),
     process(
+        "cpus",
+        SettingKind::Amount,
+        "auto",
+        "Cores that calls with num_cpus share out; auto: those of this machine or its container",
+    ),
+    process(
+        "gpus",
+        SettingKind::Gpus,
+        "auto",
+        "GPUs that calls with num_gpus share out; auto: those that this process may see; a count needs no hardware",
+    ),
+    process(
+        "memory",
+        SettingKind::BytesOrAuto,
+        "auto",
+        "Bytes that calls with memory share out; auto: those of this machine or its container",
+    ),
+    process(
+        "resource",
+        SettingKind::Amounts,
+        "",
+        "Other things that calls with resources share out; the flag may come several times",
+    ),
+    process(
+        "label",
+        SettingKind::Labels,
+        "",
+        "What is true of this process, for calls with label_selector; the flag may come several times",
+    ),
+    process(
+        "roles",
+        SettingKind::Choice(&["tasks,actors", "tasks", "actors"]),
+        "tasks,actors",
+        "What this process takes: tasks of queries, actors of others, or both",
+    ),
+    process(
         "heartbeat_interval",
         time(MS_10, HOUR),
         "500ms",

@@ -1,11 +1,17 @@
-//! Reading the text of a setting: counts, bytes, durations, choices.
+//! Reading the text of a setting: counts, bytes, durations, choices, resources.
 //!
 //! Pure. Called by [`super::MobulaOptions::set_value`]; the text form of each
 //! kind is what files, flags, the environment and `SET` all accept.
 
 use std::time::Duration;
 
+use mobula_udfs::Amount;
+use mobula_udfs::resources::{Gpus, amounts_of, labels_of};
+
 use super::SettingKind;
+
+/// What stands for as much as is found.
+const AUTO: &str = "auto";
 
 /// A setting's text, understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +25,7 @@ pub(super) enum Value {
 /// Reads `text` as a value of `kind`, or says what was expected.
 pub(super) fn parse(kind: SettingKind, text: &str) -> Result<Value, String> {
     let wrong = || kind.expected();
+    let said = |is_fine: bool| is_fine.then_some(Value::Text).ok_or_else(wrong);
     match kind {
         SettingKind::Bool => match text.to_ascii_lowercase().as_str() {
             "true" | "on" | "yes" | "1" => Ok(Value::Bool(true)),
@@ -42,6 +49,11 @@ pub(super) fn parse(kind: SettingKind, text: &str) -> Result<Value, String> {
             false => Err(wrong()),
         },
         SettingKind::Text | SettingKind::Path => Ok(Value::Text),
+        SettingKind::Amount => said(text == AUTO || text.parse::<Amount>().is_ok()),
+        SettingKind::BytesOrAuto => said(text == AUTO || bytes(text).is_some()),
+        SettingKind::Gpus => said(text.parse::<Gpus>().is_ok()),
+        SettingKind::Amounts => said(amounts_of(text).is_some()),
+        SettingKind::Labels => said(labels_of(text).is_some()),
     }
 }
 
@@ -64,6 +76,13 @@ impl SettingKind {
             Self::Text => "text".to_owned(),
             Self::Path => "a path".to_owned(),
             Self::Choice(choices) => format!("one of {}", choices.join(", ")),
+            Self::Amount => "auto, or a number with at most three decimals".to_owned(),
+            Self::BytesOrAuto => "auto, or bytes such as 64GiB".to_owned(),
+            Self::Gpus => "auto, a count up to 256, or ids with commas".to_owned(),
+            Self::Amounts => {
+                "names with amounts above 0, each once, as in fpga=2,slot=0.5".to_owned()
+            }
+            Self::Labels => "keys with values, each once, as in zone=a,disk=ssd".to_owned(),
         }
     }
 }
@@ -82,7 +101,8 @@ fn split_unit(text: &str) -> Option<(u64, &str)> {
     Some((number.parse().ok()?, unit.trim()))
 }
 
-fn bytes(text: &str) -> Option<u64> {
+/// `64MiB` and the like as bytes.
+pub fn bytes(text: &str) -> Option<u64> {
     let (number, unit) = split_unit(text)?;
     let factor: u64 = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -166,6 +186,24 @@ mod tests {
             ("soon", None),
         ] {
             assert_eq!(duration(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn resources_are_checked_where_they_are_set() {
+        for (kind, good, bad) in [
+            (SettingKind::Amount, "auto 2 0.5", "Auto 0.0001 -1 many"),
+            (SettingKind::BytesOrAuto, "auto 64GiB 0", "all 1.5GiB"),
+            (SettingKind::Gpus, "auto 0 2 GPU-1,GPU-2", "1000 a,a"),
+            (SettingKind::Amounts, "fpga=2,slot=0.5", "fpga a=1,a=1 a=0"),
+            (SettingKind::Labels, "zone=a,disk=ssd", "zone a=b=c"),
+        ] {
+            for text in good.split(' ') {
+                assert_eq!(parse(kind, text), Ok(Value::Text), "{kind:?} {text}");
+            }
+            for text in bad.split(' ') {
+                assert_eq!(parse(kind, text), Err(kind.expected()), "{kind:?} {text}");
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::physical_plan::ExecutionPlan;
 use mobula_udfs::{CallMode, FunctionSpec, Language, ObjectKind};
 
-use self::map_batches::map_batches_exec;
+use self::map_batches::{CallDemand, map_batches_exec};
 
 mod filter;
 mod flat_map;
@@ -88,22 +88,29 @@ impl Operator {
 }
 
 /// How many worker processes `plan` keeps at least while it runs, in each process
-/// that takes part: one for every call of a class or of a table function. The
-/// workers of scalar functions come and go, those of native ones are threads, and a
-/// named actor is there anyway.
+/// that takes part: one for every call of a class or of a table function, and all that a
+/// call starts with whose workers ask for resources. The workers of other scalar
+/// functions come and go, those of native ones are threads, and a named actor is there
+/// anyway.
 ///
 /// # Errors
 /// None of its own.
 pub fn workers_kept(plan: &std::sync::Arc<dyn ExecutionPlan>) -> Result<usize> {
     let mut kept = 0;
     plan.apply(|node| {
-        let call = map_batches_exec(node.as_ref()).map(|exec| exec.call());
+        let exec = map_batches_exec(node.as_ref());
         let keeps = |spec: &FunctionSpec| {
             spec.language != Language::Native
                 && !spec.is_method()
                 && (spec.object == ObjectKind::Class || spec.is_table())
         };
-        kept += usize::from(call.is_some_and(|call| keeps(&call.spec)));
+        if let Some(exec) = exec {
+            let asked = exec.demand().filter(CallDemand::takes_resources);
+            kept += match asked {
+                Some(asked) => asked.workers,
+                None => usize::from(keeps(&exec.call().spec)),
+            };
+        }
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(kept)

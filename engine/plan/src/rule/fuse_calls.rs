@@ -127,6 +127,7 @@ fn is_plain(call: &UdfCall) -> bool {
         timeout,
         init_timeout,
         min_workers,
+        demand,
         ..
     } = &call.handling;
     let ErrorPolicy { on_error, .. } = &call.errors;
@@ -134,6 +135,7 @@ fn is_plain(call: &UdfCall) -> bool {
         && call.spec.object == ObjectKind::Function
         && *on_error == OnError::Raise
         && (timeout, init_timeout, min_workers) == (&None, &None, &None)
+        && demand.is_none()
 }
 
 /// Two calls, the outer one over `columns` of what the inner one gives.

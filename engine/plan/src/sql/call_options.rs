@@ -17,13 +17,14 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use mobula_udfs::{
-    BatchFormat, CallDefaults, ErrorPolicy, FunctionSpec, Handling, Literal, OnError, Returns,
-    Volatility,
+    BatchFormat, CallDefaults, Demand, ErrorPolicy, FunctionSpec, Handling, Literal, OnError,
+    Returns, Volatility,
 };
 
 use crate::config::duration;
 use crate::error::PlanError;
 use crate::nearest;
+use crate::sql::demand_options::{self, DemandOptions};
 use crate::sql::sql_type::arrow_schema;
 
 /// Most rows of a batch.
@@ -71,14 +72,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "A worker runs one call at a time. Say how many workers by concurrency",
     ),
     (
-        "memory",
-        "Executors do not share out memory yet. Leave it out",
-    ),
-    (
-        "num_gpus",
-        "Executors do not share out GPUs yet. Leave it out: workers see all GPUs of their executor",
-    ),
-    (
         "requirements",
         "Workers use the Python of their executor. Install there what the function imports",
     ),
@@ -87,8 +80,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "Say row_preserving => true of a function that gives a row for each row",
     ),
 ];
-
-const ONE_CORE: &str = "1: a worker is one process with one core, and executors do not share out cores yet. Say how many workers by concurrency";
 
 /// Most calls of user code that are made again for one row, batch or group.
 pub const MAX_RETRIES: u32 = 1000;
@@ -126,6 +117,8 @@ pub struct CallOptions {
     /// Instead of what the function declares, as is the next.
     pub volatility: Option<Volatility>,
     pub strict: Option<bool>,
+    /// What each worker asks for.
+    pub demand: DemandOptions,
 }
 
 impl CallOptions {
@@ -155,12 +148,6 @@ impl CallOptions {
                 .replace(option.exceptions()?)
                 .is_some(),
             "max_retries" => self.max_retries.replace(option.retries()?).is_some(),
-            // What a worker is anyway.
-            "num_cpus" => match literal(value) {
-                Some(Literal::Int(1)) => false,
-                Some(Literal::Float(1.0)) => false,
-                _ => return Err(option.refused(ONE_CORE)),
-            },
             "batch_format" => self.batch_format.replace(option.format()?).is_some(),
             "on_error" => self.on_error.replace(option.on_error()?).is_some(),
             "max_errors" => self.max_errors.replace(option.bound()?).is_some(),
@@ -170,7 +157,10 @@ impl CallOptions {
             "reads" => self.reads.replace(option.columns()?).is_some(),
             "volatility" => self.volatility.replace(option.volatility()?).is_some(),
             "strict" => self.strict.replace(option.truth()?).is_some(),
-            _ => return Err(option.unknown()),
+            _ => match self.demand.set(name, value) {
+                Some(set) => set.map_err(|expected| option.refused(expected))?,
+                None => return Err(option.unknown()),
+            },
         };
         match twice {
             true => Err(PlanError::OptionTwice {
@@ -200,6 +190,7 @@ impl CallOptions {
             passthrough: self.passthrough.unwrap_or_default(),
             row_preserving: self.row_preserving.unwrap_or(false),
             reads: self.reads,
+            demand: self.demand.over(&Demand::default()),
         }
     }
 
@@ -230,6 +221,7 @@ impl CallOptions {
             },
             timeout: self.timeout.unwrap_or(defaults.timeout),
             init_timeout: self.init_timeout.unwrap_or(defaults.init_timeout),
+            demand: self.demand.over(&defaults.demand),
         }
     }
 
@@ -273,12 +265,12 @@ impl CallOptions {
     }
 
     /// Workers over the cluster for a call of `spec`; `None`: as many as each
-    /// task has cores. A class has one unless told otherwise.
+    /// task has cores. A class, and whatever takes resources, has one unless told
+    /// otherwise.
     pub fn concurrency_of(&self, spec: &FunctionSpec) -> Option<usize> {
-        let by_kind = match spec.object {
-            mobula_udfs::ObjectKind::Class => Some(1),
-            mobula_udfs::ObjectKind::Function => None,
-        };
+        let is_class = spec.object == mobula_udfs::ObjectKind::Class;
+        let takes = || self.demand.over(&spec.defaults.demand).takes_resources();
+        let by_kind = (is_class || takes()).then_some(1);
         self.concurrency
             .unwrap_or(spec.defaults.concurrency.or(by_kind))
     }
@@ -293,10 +285,15 @@ impl CallOptions {
 
 /// All options, as a list in a sentence.
 pub fn listed() -> String {
-    match KNOWN {
+    match known().as_slice() {
         [first @ .., last] => format!("{} and {last}", first.join(", ")),
         [] => String::new(),
     }
+}
+
+fn known() -> Vec<&'static str> {
+    let demand = demand_options::NAMES.iter();
+    KNOWN.iter().chain(demand).copied().collect()
 }
 
 /// One option as given.
@@ -505,7 +502,7 @@ impl Given<'_> {
                 instead,
             },
             None => PlanError::UnknownOption {
-                hint: nearest::hint(&option, KNOWN.iter().copied()),
+                hint: nearest::hint(&option, known()),
                 owner,
                 option,
             },

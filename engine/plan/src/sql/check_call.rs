@@ -156,6 +156,14 @@ fn check_handling(
         return Err(relation(op, &problem));
     }
     let handling = options.handling_of(spec);
+    if let (Some((option, _)), Language::Native) =
+        (handling.demand.options().first(), spec.language)
+    {
+        let problem = format!(
+            "\"{name}\" is native: its threads are a part of their executor. Leave {option} out"
+        );
+        return Err(relation(op, &problem));
+    }
     if handling.min_workers.is_some() && spec.language == Language::Native {
         let problem = format!(
             "\"{name}\" is native, and its threads start as they are needed. Write concurrency => n"

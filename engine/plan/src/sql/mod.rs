@@ -2,9 +2,9 @@
 //!
 //! `statement` splits and parses (with `chain_limit` and `table_argument` before
 //! the parser, `create_function` and `create_actor` for our DDL, and `method_call` after it);
-//! `actor_methods` makes functions of what a worker found in an actor's class; `relation` is called back by DataFusion's
-//! planner; `call_options` reads options both in DDL and in calls, `grouping` those
-//! of `map_groups`.
+//! `actor_methods` makes functions of what a worker found in an actor's class; `relation` is
+//! called back by DataFusion's planner; `call_options` reads options both in DDL and in calls
+//! (`demand_options` those of resources), `grouping` those of `map_groups`.
 
 pub mod actor_methods;
 pub mod call_options;
@@ -12,6 +12,7 @@ mod chain_limit;
 pub(crate) mod check_call;
 pub mod create_actor;
 pub mod create_function;
+mod demand_options;
 pub(crate) mod grouping;
 mod method_call;
 mod reader;

@@ -14,18 +14,20 @@ KILLED_FIRST = 1000
 
 # Beyond what it had when it was bound; 0: as much as there is.
 memory_bytes = 0
+# The setting or option that says so.
+memory_by = ""
 
 
-def bind(memory):
+def bind(memory, by):
     """Binds this process; `memory`: the bytes it may take from here on, 0 for any."""
-    global memory_bytes
+    global memory_bytes, memory_by
     # A core file is as large as the process, and nobody reads it.
     _lower(resource.RLIMIT_CORE, 0)
     if not sys.platform.startswith("linux"):
         return
     _let_be_killed()
     if memory:
-        memory_bytes = memory
+        memory_bytes, memory_by = memory, by
         # Of its own: memory that it shares with the engine is the engine's account.
         _lower(resource.RLIMIT_DATA, _data_bytes() + memory)
 
@@ -33,7 +35,7 @@ def bind(memory):
 def note(error):
     """What to say of an error that a limit is behind, or None."""
     if memory_bytes and isinstance(error, MemoryError):
-        return f"`udf_worker_memory` lets a worker take {memory_bytes} bytes"
+        return f"`{memory_by}` lets a worker take {memory_bytes} bytes"
     return None
 
 

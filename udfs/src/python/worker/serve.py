@@ -169,7 +169,8 @@ class Worker:
             if frame.body["memory_bytes"]:
                 # Does not count for it: a forked worker has that from its zygote.
                 warm()
-            limits.bind(frame.body["memory_bytes"])
+            limits.bind(frame.body["memory_bytes"], frame.body["memory_by"])
+            pa.set_cpu_count(frame.body["threads"])
         elif frame.kind == protocol.DESCRIBE:
             source = Source(*(frame.body[key] for key in ("function", "body", "params", "table")))
             source.forget()

@@ -202,6 +202,7 @@ impl FunctionCall {
             output,
             timeout: None,
             max_errors: None,
+            query: String::new(),
             steps: vec![],
         }
     }

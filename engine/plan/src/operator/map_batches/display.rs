@@ -128,8 +128,11 @@ fn write_handling(f: &mut fmt::Formatter<'_>, handling: &Handling, separator: &s
     if let Some(timeout) = handling.init_timeout {
         write!(f, "{separator}init_timeout={timeout:?}")?;
     }
-    match retry_text(handling) {
-        Some(retry) => write!(f, "{separator}{retry}"),
-        None => Ok(()),
+    if let Some(retry) = retry_text(handling) {
+        write!(f, "{separator}{retry}")?;
     }
+    for (option, value) in handling.demand.options() {
+        write!(f, "{separator}{option}={value}")?;
+    }
+    Ok(())
 }

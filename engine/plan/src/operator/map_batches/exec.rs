@@ -33,7 +33,7 @@ use super::stream::{Groups, MapBatchesStream, Setup, StreamMetrics};
 use crate::config::MobulaOptions;
 use crate::operator::Operator;
 use crate::operator::repartition::BlocksExec;
-use crate::task_host::TaskHostHandle;
+use crate::task_host::{QueryId, TaskHostHandle};
 
 /// How a call meets its input.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,7 +199,9 @@ impl MapBatchesExec {
         // A block takes the time of each function that it goes through.
         let functions = self.call.parts().count() as u32;
         let timeout = options.udf_call_timeout().map(|each| each * functions);
-        let least = handling.min_workers;
+        // As it claims: what is there decides how many more.
+        let takes = self.concurrency.is_none() && handling.demand.takes_resources();
+        let least = handling.min_workers.or(takes.then_some(1));
         let call = Arc::new(UdfCall {
             handling: Handling {
                 min_workers: least.map(|total| host.task_share(context, total)),
@@ -207,6 +209,7 @@ impl MapBatchesExec {
             },
             timeout: handling.timeout.or(timeout),
             max_errors: self.call.errors.max_errors.into_iter().chain(listed).min(),
+            query: QueryId::of(context),
             ..self.call.as_ref().clone()
         });
         let context = Arc::clone(context);

@@ -22,10 +22,12 @@
 //!
 //! `map`, `flat_map` and `filter` run here as well: they differ in what a worker
 //! does with a block. `node` is planned, `exec` is placed, `stream` runs one partition with
-//! `block_queue` before it (`piece` is what it cuts) and `shared_pool` beside it.
+//! `block_queue` before it (`piece` is what it cuts) and `shared_pool` beside it; `demand`
+//! tells what its workers ask for.
 
 mod block_queue;
 mod call;
+mod demand;
 mod display;
 mod exec;
 mod failures;
@@ -48,6 +50,7 @@ use mobula_udfs::CallMode;
 
 use super::Operator;
 pub use call::FunctionCall;
+pub use demand::{CallDemand, demands};
 pub use exec::{ExecShape, MapBatchesExec, map_batches_exec};
 pub use grouping::{ExecGrouping, Grouping, SortWay};
 pub use node::{MapBatchesNode, NodeShape};

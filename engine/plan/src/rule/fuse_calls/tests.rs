@@ -89,6 +89,11 @@ async fn what_counts_for_one_call_keeps_it_apart() {
         "init_timeout => '1s'",
         "on_error => 'drop'",
         "batch_size => 9",
+        "num_cpus => 1",
+        "num_gpus => 0",
+        "memory => '1GiB'",
+        "resources => 'fpga=1'",
+        "label_selector => 'zone=a'",
     ] {
         let sql = format!(
             "SELECT * FROM map(TABLE(SELECT * FROM flat_map(TABLE(t), twice)), same, {option})"

@@ -69,6 +69,15 @@ $$",
                         passthrough: [],
                         row_preserving: false,
                         reads: None,
+                        demand: Demand {
+                            cpus: None,
+                            gpus: None,
+                            memory_bytes: None,
+                            custom: {},
+                            labels: LabelSelector(
+                                [],
+                            ),
+                        },
                     },
                     actor: None,
                 },
@@ -149,6 +158,15 @@ fn a_table_function_with_clauses_in_another_order() {
                         passthrough: [],
                         row_preserving: false,
                         reads: None,
+                        demand: Demand {
+                            cpus: None,
+                            gpus: None,
+                            memory_bytes: None,
+                            custom: {},
+                            labels: LabelSelector(
+                                [],
+                            ),
+                        },
                     },
                     actor: None,
                 },
@@ -228,15 +246,15 @@ fn refused_declarations() {
         expect![[r#"cannot create function "f": LANGUAGE is given twice"#]],
     );
     check(
-        &with("WITH (num_gpus = 1)"),
+        &with("WITH (num_gpus = 1.5)"),
         expect![[
-            r#"function "f" has no option "num_gpus". Executors do not share out GPUs yet. Leave it out: workers see all GPUs of their executor"#
+            r#"invalid value 1.5 for option "num_gpus" of function "f": expected a share below 1 with at most three decimals, a whole number up to 1024, or NULL"#
         ]],
     );
     check(
         &with("WITH (batchsize = 1)"),
         expect![[
-            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, init_timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving, reads, volatility and strict. Did you mean "batch_size"?"#
+            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, init_timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving, reads, volatility, strict, num_cpus, num_gpus, memory, resources and label_selector. Did you mean "batch_size"?"#
         ]],
     );
     check(
@@ -294,6 +312,15 @@ fn refused_declarations() {
                         passthrough: [],
                         row_preserving: false,
                         reads: None,
+                        demand: Demand {
+                            cpus: None,
+                            gpus: None,
+                            memory_bytes: None,
+                            custom: {},
+                            labels: LabelSelector(
+                                [],
+                            ),
+                        },
                     },
                     actor: None,
                 },

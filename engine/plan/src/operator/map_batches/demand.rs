@@ -1,0 +1,64 @@
+//! What a call asks for of the processes that it runs in.
+//!
+//! Read from physical plans: before they start, to see whether there is as much, and to
+//! claim it for all calls of a query at once.
+
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::physical_plan::ExecutionPlan;
+use mobula_udfs::{Demand, Handling};
+
+use super::exec::{MapBatchesExec, map_batches_exec};
+
+/// What a call asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallDemand {
+    pub function: String,
+    /// Of each worker.
+    pub demand: Demand,
+    /// Workers that it starts with, at least 1.
+    pub workers: usize,
+    /// Whether it goes on with those where there are no more.
+    pub is_elastic: bool,
+}
+
+impl CallDemand {
+    /// Whether it takes some of what a process has; else it asks for labels alone.
+    pub fn takes_resources(&self) -> bool {
+        self.demand.takes_resources()
+    }
+}
+
+impl MapBatchesExec {
+    /// What it asks for, if it does.
+    pub fn demand(&self) -> Option<CallDemand> {
+        let Handling {
+            demand,
+            min_workers,
+            ..
+        } = &self.call().handling;
+        // As many as there are cores, or resources: one to start with.
+        let most = self.concurrency().unwrap_or(1);
+        (!demand.is_none()).then(|| CallDemand {
+            function: self.call().spec.name.clone(),
+            demand: demand.clone(),
+            workers: min_workers.map_or(most, |least| least.clamp(1, most)),
+            is_elastic: min_workers.is_some() || self.concurrency().is_none(),
+        })
+    }
+}
+
+/// What the calls of `plan` ask for, of those that ask for something.
+///
+/// # Errors
+/// None of its own.
+pub fn demands(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<CallDemand>> {
+    let mut demands = vec![];
+    plan.apply(|node| {
+        demands.extend(map_batches_exec(node.as_ref()).and_then(MapBatchesExec::demand));
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(demands)
+}
