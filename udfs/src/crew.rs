@@ -202,7 +202,6 @@ impl Crew {
     /// Waits for an actor of our own to come free or for one more worker,
     /// whichever is first.
     async fn take_turn(self: &Arc<Self>, claim: &Claim<'_>) -> Result<(Turn, Source), UdfError> {
-        let (manager, function) = (&self.manager, claim.function);
         loop {
             let mut changed = pin!(self.shelf_changed.notified());
             // From here on no change is missed.
@@ -216,12 +215,12 @@ impl Crew {
                 (shelf.at_work == 0).then(|| Turn::begin(self, &mut shelf, claim.counters))
             };
             if let Some(turn) = first {
-                let grant = manager.place(function, self.want, Rank::First).await?;
+                let grant = self.grant(claim, Rank::First).await?;
                 return Ok((turn, Source::Granted(grant)));
             }
             tokio::select! {
                 biased;
-                grant = manager.place(function, self.want, Rank::More) => {
+                grant = self.grant(claim, Rank::More) => {
                     let turn = Turn::begin(self, &mut self.shelf.lock(), claim.counters);
                     return Ok((turn, Source::Granted(grant?)));
                 }
@@ -230,10 +229,15 @@ impl Crew {
         }
     }
 
+    /// A worker of the manager, or the right to start one.
+    async fn grant(&self, claim: &Claim<'_>, rank: Rank) -> Result<Grant, UdfError> {
+        self.manager.place(claim.function, self.want, rank).await
+    }
+
     /// One more worker that is ready and has nothing to do.
     pub(crate) async fn newcomer(&self, claim: &Claim<'_>) -> Result<(), UdfError> {
-        let place = self.manager.place(claim.function, self.want, Rank::More);
-        let worker = self.ready(Source::Granted(place.await?), claim).await?;
+        let grant = self.grant(claim, Rank::More).await?;
+        let worker = self.ready(Source::Granted(grant), claim).await?;
         self.give_back(worker);
         Ok(())
     }
