@@ -3,6 +3,8 @@ the calls come from."""
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -175,34 +177,39 @@ def test_cancel_and_limit_leave_the_actor_alive(server):
             reader.execute(forever)
             assert reader.fetchone()
             reader.close()
-        # A client that goes in the middle of a call.
-        slow = threading.Thread(target=lambda: abandoned(server, "SELECT c.slow(2.0)"))
-        slow.start()
-        slow.join()
+        # What it had begun it finishes.
         n = value(cursor, "SELECT c.get()")
+        killed_in(server, "SELECT c.slow(1.5)", cursor)
+        assert value(cursor, "SELECT c.get()") == n + 1
+        n += 1
         assert value(cursor, f"SELECT count(*) FROM ({forever} LIMIT 3)") == 3
         assert value(cursor, "SELECT c.get()") > n
         assert value(cursor, "SELECT c.pid()") == pid
         assert value(cursor, "SELECT restarts FROM system.actors") == 0
 
 
-def abandoned(server, sql):
-    with server.connect() as connection:
-        cursor = connection.cursor()
-        done = threading.Thread(target=lambda: ignored(lambda: cursor.execute(sql) or cursor.fetchone()))
-        done.start()
-        time.sleep(0.5)
-        ignored(cursor.adbc_cancel)
-        done.join(30)
-        assert not done.is_alive()
-        ignored(cursor.close)
+CLIENT = """
+import sys
+import adbc_driver_flightsql.dbapi as flightsql
+with flightsql.connect(sys.argv[1], autocommit=True) as connection, connection.cursor() as cursor:
+    cursor.execute(sys.argv[2])
+    cursor.fetchone()
+"""
 
 
-def ignored(work):
-    try:
-        work()
-    except Exception:
-        pass
+def killed_in(server, sql, cursor):
+    """A client of its own that is killed while the actor is at work for it."""
+    client = subprocess.Popen([sys.executable, "-c", CLIENT, server.address("clients"), sql])
+    until(cursor, "SELECT count(*) FROM system.actors WHERE state = 'busy'", 1)
+    client.kill()
+    client.wait(10)
+
+
+def until(cursor, sql, wanted):
+    deadline = time.monotonic() + 30
+    while value(cursor, sql) != wanted:
+        assert time.monotonic() < deadline, sql
+        time.sleep(0.05)
 
 
 def test_an_actor_that_is_killed_is_built_anew_and_counted(server):
@@ -211,10 +218,7 @@ def test_an_actor_that_is_killed_is_built_anew_and_counted(server):
         pid = value(cursor, "SELECT pid FROM system.actors")
         os.kill(pid, signal.SIGKILL)
         # At once, before anybody calls it.
-        deadline = time.monotonic() + 30
-        while value(cursor, "SELECT count(*) FROM system.actors WHERE restarts = 1 AND state = 'idle'") != 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(cursor, "SELECT count(*) FROM system.actors WHERE restarts = 1 AND state = 'idle'", 1)
         assert value(cursor, "SELECT pid FROM system.actors") != pid
         assert value(cursor, "SELECT c.get()") == 0
 
@@ -224,10 +228,7 @@ def test_who_waits_for_an_actor_that_is_dropped_is_told(server):
 
     def work(cursor, number):
         if number == 0:
-            deadline = time.monotonic() + 30
-            while value(cursor, "SELECT queue FROM system.actors") < CLIENTS - 2:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            until(cursor, "SELECT queue FROM system.actors", CLIENTS - 2)
             cursor.execute("DROP ACTOR c")
             return
         with pytest.raises(adbc_driver_manager.Error) as caught:
