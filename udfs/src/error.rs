@@ -66,6 +66,17 @@ impl fmt::Display for ErrorBound {
     }
 }
 
+/// What went wrong with a call in another process, as that one tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteFailure {
+    pub class: UdfErrorClass,
+    /// One line.
+    pub message: String,
+    /// Where it happened.
+    pub place: String,
+    pub traceback: Option<String>,
+}
+
 /// A call of user code that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum UdfError {
@@ -180,6 +191,17 @@ pub enum UdfError {
     ActorFailed {
         function: String,
         actor: String,
+        reason: String,
+    },
+    #[error("{}", .0.message)]
+    Remote(Box<RemoteFailure>),
+    #[error(
+        "actor \"{actor}\" at {place} cannot be reached, so \"{function}\" cannot be called: {reason}. Run the query again"
+    )]
+    ActorUnreachable {
+        function: String,
+        actor: String,
+        place: String,
         reason: String,
     },
     #[error(
@@ -316,6 +338,7 @@ impl UdfError {
     /// Whose turn it is.
     pub fn class(&self) -> UdfErrorClass {
         match self {
+            Self::Remote(failure) => failure.class,
             Self::Raised(_)
             | Self::Refused(_)
             | Self::TooManyErrors { .. }
@@ -338,7 +361,8 @@ impl UdfError {
             | Self::ShuttingDown { .. }
             | Self::Socket { .. }
             | Self::ActorGone { .. }
-            | Self::ActorFailed { .. } => UdfErrorClass::Lost,
+            | Self::ActorFailed { .. }
+            | Self::ActorUnreachable { .. } => UdfErrorClass::Lost,
             Self::NoFreeWorker { .. } | Self::DeadLetter { .. } | Self::ActorsMax { .. } => {
                 UdfErrorClass::Exhausted
             }
@@ -361,6 +385,7 @@ impl UdfError {
             | Self::ErrorRatio { last: failure, .. } => failure.traceback.as_deref()?,
             Self::WorkerLost { log, .. } | Self::Handshake { log, .. } => log,
             Self::TimedOut { stack, .. } => stack,
+            Self::Remote(failure) => failure.traceback.as_deref()?,
             _ => return None,
         };
         (!text.is_empty()).then_some(text)

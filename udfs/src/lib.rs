@@ -58,7 +58,7 @@ pub use activity::{WorkerInfo, WorkerState};
 pub use actor::{ActorInfo, ActorSpec, ActorState, DescribedMethod, DescribedParam};
 pub use actor_host::{ActorHost, BuiltActor};
 pub use call::{CallMode, GROUP_STARTS, Literal, UdfCall};
-pub use error::{ErrorBound, UdfError, UdfErrorClass, UserFailure};
+pub use error::{ErrorBound, RemoteFailure, UdfError, UdfErrorClass, UserFailure};
 pub use failed_rows::{ErrorPolicy, FailedRow, OnError, RowFailure};
 pub use fused::{Step, Take};
 pub use handling::Handling;

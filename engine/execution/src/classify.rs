@@ -128,6 +128,9 @@ fn classify_udf(error: &UdfError) -> Classified {
     };
     let mut found = Classified::new(class, error.to_string());
     found.detail = error.traceback().map(str::to_owned);
+    if let UdfError::Remote(failure) = error {
+        found.executor = Some(failure.place.clone());
+    }
     found
 }
 

@@ -22,8 +22,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::execute_stream;
 use datafusion::prelude::SessionConfig;
 use mobula_plan::{
-    FunctionCatalog, MobulaOptions, MobulaPlanning, QueryId, SessionStateBuilderExt,
-    TaskHostHandle, calls_actor,
+    FunctionCatalog, MobulaOptions, MobulaPlanning, QueryId, SessionStateBuilderExt, TaskHostHandle,
 };
 use mobula_udfs::{ActorHost, DescribedMethod, FunctionSpec, ObjectKind, UdfError};
 use url::Url;
@@ -303,10 +302,8 @@ impl Engine {
         let Some(cluster) = &self.cluster else {
             return Ok(Participants::Here);
         };
-        // A UNION would send each of its inputs to an executor of its own. Named actors
-        // live here, so what calls one runs here as a whole: a part of it elsewhere
-        // could not reach the actor.
-        if !needs_executor(plan)? || calls_actor(plan)? {
+        // A UNION would send each of its inputs to an executor of its own.
+        if !needs_executor(plan)? {
             return Ok(Participants::Here);
         }
         let mut urls: Vec<Url> = cluster
@@ -411,7 +408,7 @@ impl Engine {
         self.process.workers().describe_methods(class).await
     }
 
-    /// The named actors, which live in this process.
+    /// The named actors, which live in this process, whoever calls them.
     pub fn actors(&self) -> &Arc<ActorHost> {
         self.process.actors()
     }

@@ -6,6 +6,7 @@
 //! `exchange` (how blocks travel). What is deliberately absent: SQL text, the
 //! persistent catalog and Flight SQL, which belong to the server.
 
+mod actor_calls;
 mod admission;
 pub mod base;
 mod classify;

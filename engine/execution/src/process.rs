@@ -13,6 +13,7 @@ use mobula_plan::{MobulaOptions, TaskHost};
 use mobula_proto::cluster::ExecutorLoad;
 use mobula_udfs::{ActorHost, StartMethod, WorkerManager, WorkerSettings};
 
+use crate::actor_calls::pool::ActorLine;
 use crate::base::worker::{TaskSessions, TaskSource};
 use crate::error::ExecutionError;
 use crate::exchange::channels::{ChannelPool, TransportLimits};
@@ -33,6 +34,7 @@ pub struct Process {
     runtime: Arc<RuntimeEnv>,
     workers: Arc<WorkerManager>,
     actors: Arc<ActorHost>,
+    actor_line: Arc<ActorLine>,
     host: Arc<dyn TaskHost>,
     row_errors: Arc<RowErrors>,
     failed_rows: Arc<FailedRowsLine>,
@@ -72,9 +74,16 @@ impl Process {
         let operators = Arc::new(OperatorRuns::new(options.operators_kept()));
         let actors = ActorHost::new(Arc::clone(&workers), executor_id, options.actors_max());
         let actors = Arc::new(actors);
+        let traffic = Arc::new(Traffic::default());
+        let actor_line = Arc::new(ActorLine::new(
+            channels.clone(),
+            Arc::clone(&traffic),
+            options.udf_max_frame_bytes(),
+        ));
         let host = ProcessTaskHost {
             workers: Arc::clone(&workers),
             actors: Arc::clone(&actors),
+            actor_line: Arc::clone(&actor_line),
             failed_rows: Arc::clone(&failed_rows),
             operators: Arc::clone(&operators),
             native: functions.native().clone(),
@@ -89,11 +98,12 @@ impl Process {
             functions,
             stores: Arc::new(ObjectStores::new(Arc::clone(&runtime))),
             channels,
-            traffic: Arc::new(Traffic::default()),
+            traffic,
             options,
             runtime,
             workers,
             actors,
+            actor_line,
         }))
     }
 
@@ -126,6 +136,11 @@ impl Process {
     /// The named actors that live in this process.
     pub fn actors(&self) -> &Arc<ActorHost> {
         &self.actors
+    }
+
+    /// Where its tasks find named actors.
+    pub fn actor_line(&self) -> &ActorLine {
+        &self.actor_line
     }
 
     pub fn host(&self) -> &Arc<dyn TaskHost> {

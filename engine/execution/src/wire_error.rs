@@ -16,48 +16,62 @@ use crate::error::{ErrorClass, ExecutionError, RemoteError};
 /// Makes the status that tells another executor of `error`, which happened
 /// here (at `this_url`) unless it was already remote.
 pub fn to_status(error: &DataFusionError, this_url: &str) -> Status {
-    let Classified {
-        class,
-        message,
-        executor,
-        detail,
-    } = classify(error);
-    let wire = WireError {
-        class: class as u32,
-        message: message.clone(),
-        executor: executor.unwrap_or_else(|| this_url.to_owned()),
-        detail: detail.map(|d| tail(&d)).unwrap_or_default(),
-    };
+    let found = classify(error);
+    let class = found.class;
+    let wire = to_wire(found, this_url);
     // The text repeats what the details hold, for tools that read only text.
-    let text: String = message.chars().take(200).collect();
+    let text: String = wire.message.chars().take(200).collect();
     Status::with_details(code(class), text, wire.encode_to_vec().into())
+}
+
+/// What tells another executor of an error that was `found` here, at `this_url`.
+pub fn to_wire(found: Classified, this_url: &str) -> WireError {
+    WireError {
+        class: found.class as u32,
+        message: found.message,
+        executor: found.executor.unwrap_or_else(|| this_url.to_owned()),
+        detail: found.detail.map(|d| tail(&d)).unwrap_or_default(),
+    }
+}
+
+/// Reads what [`to_wire`] made.
+pub fn from_wire(wire: WireError) -> RemoteError {
+    RemoteError {
+        class: ErrorClass::from_number(wire.class),
+        message: wire.message,
+        executor: wire.executor,
+        detail: (!wire.detail.is_empty()).then_some(wire.detail),
+    }
 }
 
 /// Reads what `peer_url` answered.
 pub fn from_status(status: &Status, peer_url: &str) -> DataFusionError {
+    match told(status, peer_url) {
+        Some(error) => DataFusionError::External(Box::new(error)),
+        None => executor_lost(peer_url),
+    }
+}
+
+/// What `peer_url` told by `status`; `None`: it told nothing, for it is gone.
+pub fn told(status: &Status, peer_url: &str) -> Option<RemoteError> {
     let details = status.details();
     if !details.is_empty()
         && let Ok(wire) = WireError::decode(details)
         && wire.class != 0
     {
-        return DataFusionError::External(Box::new(RemoteError {
-            class: ErrorClass::from_number(wire.class),
-            message: wire.message,
-            executor: wire.executor,
-            detail: (!wire.detail.is_empty()).then_some(wire.detail),
-        }));
+        return Some(from_wire(wire));
     }
     match status.code() {
         // Codes that our own layers answer without details.
         Code::Unauthenticated | Code::InvalidArgument | Code::Unimplemented | Code::Internal => {
-            DataFusionError::External(Box::new(RemoteError {
+            Some(RemoteError {
                 class: ErrorClass::Internal,
                 message: status.message().to_owned(),
                 executor: peer_url.to_owned(),
                 detail: None,
-            }))
+            })
         }
-        _ => executor_lost(peer_url),
+        _ => None,
     }
 }
 

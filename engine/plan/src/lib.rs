@@ -31,7 +31,6 @@ pub use config::{MobulaOptions, SETTINGS, Scope, Setting, SettingKind, settings_
 pub use dataframe::{Call, MobulaDataFrame};
 pub use error::PlanError;
 pub use function_catalog::FunctionCatalog;
-pub use operator::calls_actor;
 pub use operator::map_batches::{MapBatchesExec, SortWay, map_batches_exec};
 pub use operator::repartition::{Repartition, SpreadExec, TaskLimit};
 pub use operator_run::{OperatorFigures, OperatorId, OperatorRun, RunMetrics, StreamFigures};

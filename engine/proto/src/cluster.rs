@@ -1,7 +1,7 @@
 //! What coordinator and executors say to each other.
 //!
 //! `Register`, `Heartbeat`, `Leave` and `FailedRowsReport` are bodies of Flight `DoAction` calls on
-//! the coordinator's cluster listener (what it asks executors is in `report`); `TaskTicket` is the ticket of a `DoGet`;
+//! the coordinator's cluster listener (what it asks executors is in `report`); `TaskTicket` is the ticket of a `DoGet` (what a `DoExchange` says is in `actor`);
 //! `QueryHeader` travels base64-encoded in a header beside a plan; `WireError`
 //! lies in the details of every gRPC status between executors.
 

@@ -4,6 +4,7 @@
 //! build script means no protoc. Field numbers are the contract: never reuse
 //! one. Nothing here depends on another crate of ours.
 
+pub mod actor;
 pub mod cluster;
 pub mod plan;
 pub mod report;

@@ -2,7 +2,8 @@
 //!
 //! The base sizes file scans itself. A `map_batches` with a fixed number of
 //! workers caps its stage, because `concurrency` counts workers over the whole
-//! cluster and every task needs at least one. A `repartition` has planned its streams
+//! cluster and every task needs at least one. A named actor is one, but lives elsewhere
+//! and is reached by any number of tasks. A `repartition` has planned its streams
 //! for a number of tasks. Scans of a table without files
 //! keep the base's answer: one task.
 
@@ -16,7 +17,10 @@ pub fn operator_task_count(
 ) -> Option<datafusion::common::Result<DesiredTaskCountEventResponse>> {
     let tasks = match event.plan.downcast_ref::<SpreadExec>() {
         Some(exec) => exec.spread().tasks,
-        None => map_batches_exec(event.plan.as_ref())?.concurrency()?,
+        None => match map_batches_exec(event.plan.as_ref())? {
+            exec if exec.call().spec.is_method() => return None,
+            exec => exec.concurrency()?,
+        },
     };
     Some(Ok(DesiredTaskCountEventResponse::maximum(tasks.max(1))))
 }

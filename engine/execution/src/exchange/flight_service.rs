@@ -1,7 +1,8 @@
 //! The Flight service of a cluster listener.
 //!
 //! `DoGet` serves one partition of one task (the ticket is an encoded
-//! `TaskTicket`), `DoAction` tells what this process does and takes what the
+//! `TaskTicket`), `DoExchange` brings blocks to a named actor that lives here,
+//! `DoAction` tells what this process does and takes what the
 //! coordinator listens for: register, heartbeat, leave. Everything else is unimplemented on purpose: clients speak
 //! Flight SQL on another port. The caller is already past the token gate.
 //!
@@ -31,6 +32,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::compact::compact_block;
 use super::traffic::Traffic;
+use crate::actor_calls::serve::ActorCalls;
 use crate::base::worker::TaskSource;
 use crate::coordinator::control::Control;
 use crate::executor::report::Reporter;
@@ -44,6 +46,7 @@ pub struct ClusterFlightService {
     /// On the coordinator.
     pub control: Option<Arc<Control>>,
     pub reporter: Reporter,
+    pub actors: ActorCalls,
     pub traffic: Arc<Traffic>,
     /// Where others reach this listener: errors name it.
     pub this_url: String,
@@ -197,9 +200,9 @@ impl FlightService for ClusterFlightService {
 
     async fn do_exchange(
         &self,
-        _request: Request<Streaming<FlightData>>,
+        request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoExchangeStream>, Status> {
-        absent("DoExchange")
+        Ok(Response::new(self.actors.open(request.into_inner()).await?))
     }
 
     async fn list_actions(

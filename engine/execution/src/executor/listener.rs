@@ -11,6 +11,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use url::Url;
 
+use crate::actor_calls::serve::ActorCalls;
 use crate::base::worker::TaskSource;
 use crate::coordinator::control::Control;
 use crate::error::ExecutionError;
@@ -77,9 +78,17 @@ impl Listener {
         token: ClusterToken,
     ) -> Self {
         let limits = process.channels().limits();
+        let actors = ActorCalls {
+            actors: Arc::clone(process.actors()),
+            traffic: Arc::clone(process.traffic()),
+            this_url: url.to_string(),
+            message_bytes: limits.message_bytes,
+            has_actors: control.is_some(),
+        };
         let flight = ClusterFlightService {
             tasks: tasks.clone(),
             control,
+            actors,
             reporter: process.reporter(),
             traffic: Arc::clone(process.traffic()),
             this_url: url.to_string(),

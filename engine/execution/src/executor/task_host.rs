@@ -9,16 +9,19 @@ use mobula_udfs::{
     ActorHost, Language, NativeFunctions, UdfCall, UdfError, UdfPool, WorkerManager,
 };
 
+use crate::actor_calls::pool::ActorLine;
 use crate::base::worker::task_share;
 use crate::executor::failed_rows::FailedRowsLine;
 use crate::executor::operators::OperatorRuns;
 
 /// Lends worker processes of one [`WorkerManager`] to tasks, threads for the native
-/// functions of this program, and the named actors of this process.
+/// functions of this program, and the way to named actors.
 #[derive(Debug)]
 pub struct ProcessTaskHost {
     pub workers: Arc<WorkerManager>,
     pub actors: Arc<ActorHost>,
+    /// To those that live elsewhere.
+    pub actor_line: Arc<ActorLine>,
     pub failed_rows: Arc<FailedRowsLine>,
     pub operators: Arc<OperatorRuns>,
     pub native: NativeFunctions,
@@ -33,7 +36,8 @@ impl TaskHost for ProcessTaskHost {
         concurrency: usize,
     ) -> Result<Arc<dyn UdfPool>, UdfError> {
         if call.spec.is_method() {
-            return self.actors.open_pool(call);
+            let elsewhere = self.actor_line.open_pool(&call);
+            return elsewhere.map_or_else(|| self.actors.open_pool(call), Ok);
         }
         match call.spec.language {
             Language::Python => self.workers.open_pool(call, concurrency),

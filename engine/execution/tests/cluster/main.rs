@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod actors;
 mod operators;
 
 use std::path::{Path, PathBuf};
@@ -43,7 +44,8 @@ struct TestCluster {
     /// Of the executors to come.
     functions: RustFunctions,
     executors: Vec<TestExecutor>,
-    _data: tempfile::TempDir,
+    /// Files of tables, and the token.
+    data: tempfile::TempDir,
 }
 
 struct TestExecutor {
@@ -58,10 +60,14 @@ fn options() -> MobulaOptions {
     options
 }
 
+fn python() -> PathBuf {
+    std::env::var_os("MOBULA_PYTHON").map_or_else(|| "python3".into(), PathBuf::from)
+}
+
 fn engine_settings() -> EngineSettings {
     EngineSettings {
         options: options(),
-        python: PathBuf::from("python3"),
+        python: python(),
     }
 }
 
@@ -75,7 +81,8 @@ impl TestCluster {
         local_executor: bool,
         functions: RustFunctions,
     ) -> Self {
-        let token = ClusterToken::generate();
+        let data = tempfile::tempdir().unwrap();
+        let token = ClusterToken::read_or_create(&data.path().join("token")).unwrap();
         let cluster = ClusterSettings {
             listen: "127.0.0.1:0".parse().unwrap(),
             advertise: None,
@@ -84,7 +91,6 @@ impl TestCluster {
         };
         let engine = Engine::coordinator_with(engine_settings(), cluster, functions.clone());
         let engine = engine.await.unwrap();
-        let data = tempfile::tempdir().unwrap();
         let state = state_over(&engine, data.path()).await;
         let mut cluster = Self {
             engine,
@@ -92,7 +98,7 @@ impl TestCluster {
             token,
             functions,
             executors: vec![],
-            _data: data,
+            data,
         };
         for _ in 0..n_executors {
             cluster.add_executor().await;
@@ -108,6 +114,10 @@ impl TestCluster {
     async fn add_executor_at(&mut self, advertise: Option<String>) {
         let mut settings = self.executor_settings();
         settings.advertise = advertise;
+        self.add_executor_with(settings).await;
+    }
+
+    async fn add_executor_with(&mut self, settings: ExecutorSettings) {
         let executor = Executor::start_with(settings, self.functions.clone());
         let executor = executor.await.unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -133,7 +143,7 @@ impl TestCluster {
             listen: "127.0.0.1:0".parse().unwrap(),
             advertise: None,
             options: options(),
-            python: PathBuf::from("python3"),
+            python: python(),
             id: None,
         }
     }

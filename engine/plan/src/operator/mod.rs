@@ -5,12 +5,10 @@
 
 use datafusion::common::Result;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use mobula_udfs::{CallMode, FunctionSpec, Language, ObjectKind};
 
-use self::map_batches::{MapBatchesNode, map_batches_exec};
-use crate::udf::PythonFunction;
+use self::map_batches::map_batches_exec;
 
 mod filter;
 mod flat_map;
@@ -109,37 +107,6 @@ pub fn workers_kept(plan: &std::sync::Arc<dyn ExecutionPlan>) -> Result<usize> {
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(kept)
-}
-
-/// Whether `plan`, as SQL or a DataFrame gives it, calls a method of a named actor.
-///
-/// # Errors
-/// None of its own.
-pub fn calls_actor(plan: &LogicalPlan) -> Result<bool> {
-    let mut calls = false;
-    plan.apply_with_subqueries(|node| {
-        calls |= match node {
-            LogicalPlan::Extension(extension) => {
-                let node = extension.node.as_any().downcast_ref::<MapBatchesNode>();
-                node.is_some_and(|node| node.call().spec().is_method())
-            }
-            LogicalPlan::TableScan(scan) => match scan.source.get_logical_plan() {
-                Some(view) => calls_actor(&view)?,
-                None => false,
-            },
-            _ => false,
-        };
-        node.apply_expressions(|expr| {
-            expr.apply(|expr| {
-                calls |= PythonFunction::called_by(expr).is_some_and(|spec| spec.is_method());
-                Ok(match calls {
-                    true => TreeNodeRecursion::Stop,
-                    false => TreeNodeRecursion::Continue,
-                })
-            })
-        })
-    })?;
-    Ok(calls)
 }
 
 #[cfg(test)]

@@ -1,0 +1,411 @@
+//! The exchange of one pool with the process of its actor, opened again if it breaks.
+//!
+//! One task reads the answers. A connection that is lost is made again at once, and
+//! the blocks on their way are sent once more, but for those of whose answers a reader
+//! has had some: user code may run twice for them, as for those that lose a worker.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow_flight::FlightData;
+use futures::StreamExt;
+use futures::stream;
+use mobula_block::plain::block_as;
+use mobula_proto::actor::{AnswerTag, BlockDone, BlockTag};
+use mobula_udfs::{Answer, PoolStats, RemoteFailure, UdfCall, UdfError, UdfErrorClass};
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use url::Url;
+
+use super::CREDITS;
+use super::reply::Reply;
+use super::wire::{BlockReader, BlockWriter, Problem, failed_from_wire, opening};
+use crate::error::{ErrorClass, RemoteError};
+use crate::exchange::channels::ChannelPool;
+use crate::exchange::traffic::Traffic;
+use crate::wire_error;
+
+/// How often a block is sent at most.
+const TRIES: u32 = 2;
+/// The opening, and each block with the word that nobody reads it.
+const WAITING: usize = 1 + 2 * CREDITS;
+
+/// Where an actor lives, and the way there.
+#[derive(Debug)]
+pub struct Place {
+    pub url: Url,
+    pub channels: ChannelPool,
+    pub traffic: Arc<Traffic>,
+}
+
+/// A block on its way.
+#[derive(Debug)]
+pub struct InFlight {
+    seq: u64,
+    rows: usize,
+    messages: Vec<FlightData>,
+    reply: Reply,
+    /// Answers of a scalar function: few, they wait for the end.
+    held: Vec<Answer>,
+    /// Whether the reader has had any.
+    passed_on: bool,
+    tries: u32,
+    since: Instant,
+    /// Spent waiting for the reader.
+    reader_time: Duration,
+    _credit: OwnedSemaphorePermit,
+}
+
+impl InFlight {
+    pub fn new(
+        seq: u64,
+        rows: usize,
+        messages: Vec<FlightData>,
+        reply: Reply,
+        credit: OwnedSemaphorePermit,
+    ) -> Self {
+        Self {
+            seq,
+            rows,
+            messages,
+            reply,
+            held: vec![],
+            passed_on: false,
+            tries: 0,
+            since: Instant::now(),
+            reader_time: Duration::ZERO,
+            _credit: credit,
+        }
+    }
+}
+
+/// One exchange after the other, and the blocks on their way.
+#[derive(Debug)]
+pub struct Link {
+    place: Place,
+    call: Arc<UdfCall>,
+    writer: BlockWriter,
+    reader: BlockReader,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// A task reads the answers.
+    is_driven: bool,
+    /// To the open exchange.
+    out: Option<mpsc::Sender<Vec<FlightData>>>,
+    /// The oldest first.
+    in_flight: VecDeque<InFlight>,
+    stats: PoolStats,
+}
+
+/// How an exchange ended.
+enum End {
+    /// The way there is broken.
+    Lost(String),
+    /// The other side told why.
+    Failed(RemoteFailure),
+}
+
+impl Link {
+    pub fn new(place: Place, call: Arc<UdfCall>, writer: BlockWriter) -> Self {
+        Self {
+            reader: BlockReader::new(&call.output),
+            place,
+            call,
+            writer,
+            state: Mutex::default(),
+        }
+    }
+
+    pub fn call(&self) -> &UdfCall {
+        &self.call
+    }
+
+    pub fn url(&self) -> &str {
+        self.place.url.as_str()
+    }
+
+    pub fn stats(&self) -> PoolStats {
+        self.state.lock().stats
+    }
+
+    /// Sends a block; true: [`Self::drive`] has to be run for that.
+    pub fn send(&self, mut block: InFlight) -> bool {
+        let mut state = self.state.lock();
+        let bytes = block.messages.iter().map(bytes).sum::<u64>();
+        state.stats.rows_in += block.rows as u64;
+        state.stats.bytes_in += bytes;
+        state.stats.workers_at_once = 1;
+        // One that is breaking takes nothing; then the next one gets the block.
+        let sent = state
+            .out
+            .as_ref()
+            .map(|out| out.try_send(block.messages.clone()));
+        block.tries += u32::from(matches!(sent, Some(Ok(()))));
+        state.in_flight.push_back(block);
+        !std::mem::replace(&mut state.is_driven, true)
+    }
+
+    /// Tells the actor's process that nobody reads what comes of block `seq`.
+    pub fn cancel(&self, seq: u64) {
+        let state = self.state.lock();
+        let is_there = state.in_flight.iter().any(|block| block.seq == seq);
+        if let (true, Some(out)) = (is_there, &state.out) {
+            let tag = BlockTag {
+                seq,
+                cancelled: true,
+                ..BlockTag::default()
+            };
+            let word = FlightData::new().with_app_metadata(tag.encode_to_vec());
+            // An exchange that is gone has told by that.
+            let _ = out.try_send(vec![word]);
+        }
+    }
+
+    /// Runs exchanges until one ends with nothing on its way.
+    pub async fn drive(self: Arc<Self>) {
+        loop {
+            let end = match self.open() {
+                Ok(messages) => self.exchange(messages).await,
+                Err(error) => End::Failed(failure(&error, self.url())),
+            };
+            let mut state = self.state.lock();
+            state.out = None;
+            let before = state.in_flight.len();
+            state.in_flight.retain(|block| self.may_go_on(block, &end));
+            if state.in_flight.is_empty() {
+                state.stats.calls += before as u64;
+                state.is_driven = false;
+                return;
+            }
+            state.stats.calls += (before - state.in_flight.len()) as u64;
+            state.stats.retries += state.in_flight.iter().filter(|b| b.tries > 0).count() as u64;
+            if let End::Lost(reason) = &end {
+                let actor = self.actor();
+                tracing::warn!(
+                    reason,
+                    actor,
+                    "the way to an actor broke; blocks are sent again"
+                );
+            }
+        }
+    }
+
+    /// The messages of a new exchange: its opening and the blocks on their way first.
+    fn open(&self) -> Result<mpsc::Receiver<Vec<FlightData>>, UdfError> {
+        let opening = opening(&self.call, &self.writer)?;
+        let (out, messages) = mpsc::channel(WAITING);
+        let mut state = self.state.lock();
+        // There is room for all of them.
+        let _ = out.try_send(vec![opening]);
+        for block in &mut state.in_flight {
+            block.tries += 1;
+            block.held.clear();
+            let _ = out.try_send(block.messages.clone());
+        }
+        state.out = Some(out);
+        Ok(messages)
+    }
+
+    async fn exchange(&self, messages: mpsc::Receiver<Vec<FlightData>>) -> End {
+        let mut client = match self.place.channels.flight(&self.place.url) {
+            Ok(client) => client,
+            Err(error) => return self.broken(&error.to_string()),
+        };
+        let traffic = Arc::clone(&self.place.traffic);
+        let messages = ReceiverStream::new(messages).flat_map(stream::iter);
+        let messages = messages.inspect(move |message| traffic.sent(message));
+        let mut answers = match client.do_exchange(messages).await {
+            Ok(answers) => answers.into_inner(),
+            Err(status) => return self.end_of(&status),
+        };
+        let mut is_open = false;
+        loop {
+            let message = match answers.message().await {
+                Ok(Some(message)) => message,
+                Ok(None) => return End::Lost("the other side closed it".to_owned()),
+                Err(status) => return self.end_of(&status),
+            };
+            self.place.traffic.received(&message);
+            let taken = match is_open {
+                true => self.take(message).await,
+                false => self.reader.check_opening(&message),
+            };
+            is_open = true;
+            if let Err(problem) = taken {
+                return self.broken(&problem);
+            }
+        }
+    }
+
+    fn end_of(&self, status: &tonic::Status) -> End {
+        match wire_error::told(status, self.url()) {
+            Some(error) => End::Failed(remote_failure(error)),
+            None => End::Lost(status.message().to_owned()),
+        }
+    }
+
+    fn broken(&self, problem: &str) -> End {
+        let function = &self.call.spec.name;
+        End::Failed(RemoteFailure {
+            class: UdfErrorClass::Bug,
+            message: format!("an answer to \"{function}\" broke the protocol: {problem}"),
+            place: self.url().to_owned(),
+            traceback: None,
+        })
+    }
+
+    /// Whether `block` is sent again; tells its reader if not.
+    fn may_go_on(&self, block: &InFlight, end: &End) -> bool {
+        let reason = match end {
+            _ if block.reply.is_closed() => return false,
+            End::Failed(failure) => {
+                let error = UdfError::Remote(Box::new(failure.clone()));
+                block.reply.end(Err(error));
+                return false;
+            }
+            End::Lost(reason) => reason,
+        };
+        if block.tries < TRIES && !block.passed_on {
+            return true;
+        }
+        block.reply.end(Err(UdfError::ActorUnreachable {
+            function: self.call.spec.name.clone(),
+            actor: self.actor().to_owned(),
+            place: self.url().to_owned(),
+            reason: reason.clone(),
+        }));
+        false
+    }
+
+    fn actor(&self) -> &str {
+        self.call
+            .spec
+            .actor
+            .as_ref()
+            .map_or("", |method| &method.actor)
+    }
+
+    /// Takes an answer.
+    async fn take(&self, message: FlightData) -> Result<(), Problem> {
+        let tag = AnswerTag::decode(message.app_metadata.clone())
+            .map_err(|e| format!("it has no tag: {e}"))?;
+        let (reply, rows) = {
+            let state = self.state.lock();
+            let block = state.in_flight.iter().find(|block| block.seq == tag.seq);
+            let block = block
+                .ok_or_else(|| format!("it answers block {}, which is not on its way", tag.seq))?;
+            (block.reply.clone(), block.rows)
+        };
+        let mut answers = vec![];
+        if !tag.failed.is_empty() {
+            let failed = tag
+                .failed
+                .into_iter()
+                .map(|row| failed_from_wire(row, rows));
+            answers.push(Answer::Failed(failed.collect::<Result<_, _>>()?));
+        }
+        if !message.data_header.is_empty() {
+            let rows = self.reader.read(&message, tag.rows)?;
+            let rows = block_as(rows, &self.call.output).map_err(|e| e.to_string())?;
+            answers.push(Answer::Rows(rows));
+        }
+        self.count(&message, tag.rows);
+        if let Some(answers) = self.hold(tag.seq, answers, tag.done.is_some()) {
+            let since = Instant::now();
+            for answer in answers {
+                reply.push(answer).await;
+            }
+            self.read_for(tag.seq, since.elapsed());
+        }
+        if let Some(done) = tag.done {
+            self.done(tag.seq, done);
+        }
+        Ok(())
+    }
+
+    fn count(&self, message: &FlightData, rows: u64) {
+        let mut state = self.state.lock();
+        state.stats.rows_out += rows;
+        state.stats.bytes_out += bytes(message);
+    }
+
+    /// What may be passed on of the answers to block `seq`.
+    fn hold(&self, seq: u64, answers: Vec<Answer>, is_done: bool) -> Option<Vec<Answer>> {
+        let mut state = self.state.lock();
+        let block = state.in_flight.iter_mut().find(|block| block.seq == seq)?;
+        block.held.extend(answers);
+        if block.held.is_empty() || !(is_done || self.call.spec.is_table()) {
+            return None;
+        }
+        block.passed_on = true;
+        Some(std::mem::take(&mut block.held))
+    }
+
+    fn read_for(&self, seq: u64, time: Duration) {
+        let mut state = self.state.lock();
+        let block = state.in_flight.iter_mut().find(|block| block.seq == seq);
+        if let Some(block) = block {
+            block.reader_time += time;
+        }
+    }
+
+    /// Block `seq` is answered whole.
+    fn done(&self, seq: u64, done: BlockDone) {
+        let mut state = self.state.lock();
+        let at = state.in_flight.iter().position(|block| block.seq == seq);
+        let Some(block) = at.and_then(|at| state.in_flight.remove(at)) else {
+            return;
+        };
+        let stats = &mut state.stats;
+        let user = Duration::from_micros(done.user_us);
+        let others = user + Duration::from_micros(done.waited_us) + block.reader_time;
+        stats.calls += 1;
+        stats.user_time += user;
+        stats.transport_time += block.since.elapsed().saturating_sub(others);
+        stats.retries += done.retries;
+        stats.workers_started += done.workers_started;
+        drop(state);
+        block.reply.end(match done.error {
+            None => Ok(()),
+            Some(wire) => {
+                let failure = remote_failure(wire_error::from_wire(wire));
+                Err(UdfError::Remote(Box::new(failure)))
+            }
+        });
+    }
+}
+
+fn bytes(message: &FlightData) -> u64 {
+    (message.data_header.len() + message.data_body.len()) as u64
+}
+
+fn failure(error: &UdfError, place: &str) -> RemoteFailure {
+    RemoteFailure {
+        class: error.class(),
+        message: error.to_string(),
+        place: place.to_owned(),
+        traceback: None,
+    }
+}
+
+fn remote_failure(error: RemoteError) -> RemoteFailure {
+    RemoteFailure {
+        class: match error.class {
+            ErrorClass::User => UdfErrorClass::User,
+            ErrorClass::Setup => UdfErrorClass::Setup,
+            ErrorClass::Unavailable => UdfErrorClass::Lost,
+            ErrorClass::ResourceExhausted => UdfErrorClass::Exhausted,
+            ErrorClass::Timeout => UdfErrorClass::Timeout,
+            ErrorClass::Cancelled | ErrorClass::Internal => UdfErrorClass::Bug,
+        },
+        message: error.message,
+        place: error.executor,
+        traceback: error.detail,
+    }
+}

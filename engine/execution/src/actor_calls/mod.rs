@@ -1,0 +1,22 @@
+//! Calls of named actors that live in another process: Arrow Flight `DoExchange`.
+//!
+//! A task's pool is a [`RemoteActor`](pool): it opens one exchange at its first block,
+//! sends blocks (`link`) and hands answers to who asked (`reply`). The process with
+//! the actor serves it (`serve`) by an ordinary pool of its own, which stands in the
+//! actor's line. `wire` is what both write and read.
+//!
+//! Nothing piles up: at most [`CREDITS`] blocks of an exchange are on their way, the
+//! answers of a block wait at their reader up to a bound, and beyond it HTTP/2 stops
+//! the sender.
+
+mod link;
+pub mod pool;
+mod reply;
+pub mod serve;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+/// Blocks of one exchange on their way at a time: one at work, one in line behind it.
+const CREDITS: usize = 2;

@@ -1,0 +1,233 @@
+//! The pool of a call whose actor lives in another process.
+//!
+//! Blocks go out in the order in which they were given: whoever gives one stands in a
+//! line for it, and has its credit before the next one asks.
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use arrow::array::RecordBatch;
+use arrow_flight::FlightData;
+use async_trait::async_trait;
+use futures::Stream;
+use futures::stream::{self, StreamExt};
+use mobula_block::plain::{block_as, plain_block};
+use mobula_proto::actor::BlockTag;
+use mobula_udfs::{Answer, AnswerStream, PoolStats, UdfCall, UdfError, UdfPool};
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::{Mutex as FairMutex, Semaphore};
+use url::Url;
+
+use super::CREDITS;
+use super::link::{InFlight, Link, Place};
+use super::reply::{self, Part, Parts};
+use super::wire::BlockWriter;
+use crate::exchange::channels::ChannelPool;
+use crate::exchange::traffic::Traffic;
+use crate::spawn::{OwnedTask, spawn_named};
+
+/// Where this process's tasks find named actors: here, or at the coordinator.
+#[derive(Debug)]
+pub struct ActorLine {
+    channels: ChannelPool,
+    traffic: Arc<Traffic>,
+    /// Bytes of answers to one block that may wait for their reader.
+    keep_bytes: usize,
+    coordinator: OnceLock<Url>,
+}
+
+impl ActorLine {
+    /// A line to the actors of this process.
+    pub fn new(channels: ChannelPool, traffic: Arc<Traffic>, keep_bytes: usize) -> Self {
+        Self {
+            channels,
+            traffic,
+            keep_bytes,
+            coordinator: OnceLock::new(),
+        }
+    }
+
+    /// From now on a line to the actors of the coordinator at `url`.
+    pub fn lead_to(&self, url: Url) {
+        // An executor has one coordinator for life.
+        let _ = self.coordinator.set(url);
+    }
+
+    /// The way of `call` to its actor; `None`: it lives in this process, if anywhere.
+    pub fn open_pool(&self, call: &Arc<UdfCall>) -> Option<Arc<dyn UdfPool>> {
+        let url = self.coordinator.get()?;
+        let place = Place {
+            url: url.clone(),
+            channels: self.channels.clone(),
+            traffic: Arc::clone(&self.traffic),
+        };
+        Some(Arc::new(RemoteActor::new(
+            place,
+            Arc::clone(call),
+            self.keep_bytes,
+        )))
+    }
+}
+
+/// One call in one task, on an actor in another process.
+#[derive(Debug)]
+pub struct RemoteActor {
+    exchange: Arc<Exchange>,
+    door: FairMutex<Door>,
+    credits: Arc<Semaphore>,
+    keep_bytes: usize,
+}
+
+/// What who gives a block has to itself.
+#[derive(Debug)]
+struct Door {
+    next_seq: u64,
+    writer: BlockWriter,
+}
+
+/// An exchange: it ends with the last who has it, the readers of answers among them.
+#[derive(Debug)]
+struct Exchange {
+    link: Arc<Link>,
+    driver: Mutex<Option<OwnedTask<()>>>,
+}
+
+impl RemoteActor {
+    /// Opens nothing yet.
+    pub fn new(place: Place, call: Arc<UdfCall>, keep_bytes: usize) -> Self {
+        let writer = BlockWriter::new(&call.input, place.channels.limits().message_bytes);
+        Self {
+            exchange: Arc::new(Exchange {
+                link: Arc::new(Link::new(place, call, writer.clone())),
+                driver: Mutex::default(),
+            }),
+            door: FairMutex::new(Door {
+                next_seq: 0,
+                writer,
+            }),
+            credits: Arc::new(Semaphore::new(CREDITS)),
+            keep_bytes,
+        }
+    }
+
+    /// A scalar function of no rows has no values, a table function no rows.
+    fn answer_to_nothing(&self) -> AnswerStream {
+        let call = self.exchange.link.call();
+        match call.spec.is_table() {
+            true => stream::empty().boxed(),
+            false => {
+                let empty = RecordBatch::new_empty(Arc::clone(&call.output));
+                stream::once(async { Ok(Answer::Rows(empty)) }).boxed()
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl UdfPool for RemoteActor {
+    async fn call(&self, block: RecordBatch) -> Result<AnswerStream, UdfError> {
+        if block.num_rows() == 0 {
+            return Ok(self.answer_to_nothing());
+        }
+        let link = &self.exchange.link;
+        let mut door = self.door.lock().await;
+        let function = || link.call().spec.name.clone();
+        let credit = Arc::clone(&self.credits).acquire_owned().await;
+        let credit = credit.map_err(|_| UdfError::ShuttingDown {
+            function: function(),
+        })?;
+        let rows = block.num_rows();
+        let block = plain_block(block).and_then(|block| block_as(block, door.writer.schema()));
+        let block = block.map_err(|source| UdfError::Block {
+            function: function(),
+            source,
+        })?;
+        let seq = door.next_seq;
+        let messages = messages(&door.writer, &block, seq);
+        let messages = messages.map_err(|problem| problem.of(&function(), link.url()))?;
+        door.next_seq += 1;
+        let (reply, parts) = reply::channel(self.keep_bytes);
+        let in_flight = InFlight::new(seq, rows, messages, reply, credit);
+        if link.send(in_flight) {
+            let driver = spawn_named("actor-exchange", Arc::clone(link).drive());
+            *self.exchange.driver.lock() = Some(driver);
+        }
+        drop(door);
+        let reader = Reader {
+            parts,
+            seq,
+            exchange: Arc::clone(&self.exchange),
+            is_over: false,
+        };
+        Ok(reader.boxed())
+    }
+
+    fn concurrency(&self) -> usize {
+        1
+    }
+
+    fn stats(&self) -> PoolStats {
+        self.exchange.link.stats()
+    }
+}
+
+/// `block` as block `seq` of an exchange.
+fn messages(
+    writer: &BlockWriter,
+    block: &RecordBatch,
+    seq: u64,
+) -> Result<Vec<FlightData>, super::wire::Unsendable> {
+    let pieces = writer.write(block)?;
+    let (rows, last) = (block.num_rows() as u64, pieces.len() - 1);
+    let tagged = pieces.into_iter().enumerate().map(|(at, piece)| {
+        let tag = BlockTag {
+            seq,
+            rows,
+            more: at < last,
+            cancelled: false,
+        };
+        piece.data.with_app_metadata(tag.encode_to_vec())
+    });
+    Ok(tagged.collect())
+}
+
+/// Reads what comes of one block. Dropped before the end, it tells the actor's process.
+#[derive(Debug)]
+struct Reader {
+    parts: Parts,
+    seq: u64,
+    exchange: Arc<Exchange>,
+    is_over: bool,
+}
+
+impl Stream for Reader {
+    type Item = Result<Answer, UdfError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        let part = std::task::ready!(self.parts.poll_next(cx));
+        self.is_over = !matches!(part, Some(Part::Answer(_)));
+        Poll::Ready(match part {
+            Some(Part::Answer(answer)) => Some(Ok(answer)),
+            Some(Part::End(Ok(()))) => None,
+            Some(Part::End(Err(error))) => Some(Err(error)),
+            // Its Tokio runtime is going down, or it panicked.
+            None => {
+                let function = self.exchange.link.call().spec.name.clone();
+                Some(Err(UdfError::ShuttingDown { function }))
+            }
+        })
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.exchange.link.cancel(self.seq);
+        }
+    }
+}

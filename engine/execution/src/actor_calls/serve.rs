@@ -1,0 +1,423 @@
+//! The actor's side of an exchange: blocks in, answers out.
+//!
+//! Each exchange has a pool on the actor, as a task in this process would, and so
+//! stands in the actor's line with each block. One task runs it: it goes on standing
+//! there while the peer reads nothing, since a turn that nobody takes would keep others
+//! from the actor. When the peer goes, the task ends; the block at work does not.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow_flight::FlightData;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use mobula_block::plain::{block_as, plain_block};
+use mobula_proto::actor::{AnswerTag, BlockDone, BlockTag};
+use mobula_udfs::{
+    ActorHost, Answer, AnswerStream, FailedRow, PoolStats, UdfCall, UdfError, UdfPool,
+};
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::CREDITS;
+use super::wire::{BlockReader, BlockWriter, as_us, failed_to_wire, opened, rows_of};
+use crate::classify::classify_any;
+use crate::exchange::traffic::Traffic;
+use crate::spawn::spawn_named;
+use crate::wire_error;
+
+/// A peer that opens an exchange says at once which.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Messages between the task and the transport.
+const MESSAGES_WAITING: usize = 2;
+/// Messages that are made before the transport has taken the first of them; those of
+/// one answer are together.
+const MESSAGES_READY: usize = 2;
+
+/// Serves calls of the named actors of this process.
+pub struct ActorCalls {
+    pub actors: Arc<ActorHost>,
+    pub traffic: Arc<Traffic>,
+    /// Where others reach this process: errors name it.
+    pub this_url: String,
+    /// Size a message aims at, in bytes.
+    pub message_bytes: usize,
+    /// Whether actors live here: an executor has none.
+    pub has_actors: bool,
+}
+
+impl ActorCalls {
+    /// Opens the exchange whose messages are `blocks`.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for what is no call, and why the actor cannot be called.
+    pub async fn open(
+        &self,
+        mut blocks: Streaming<FlightData>,
+    ) -> Result<BoxStream<'static, Result<FlightData, Status>>, Status> {
+        let first = tokio::time::timeout(OPENING_TIMEOUT, blocks.message()).await;
+        let first = first.map_err(|_| malformed("it says nothing"))??;
+        let first = first.ok_or_else(|| malformed("it says nothing"))?;
+        self.traffic.received(&first);
+        let call = opened(&first).map_err(malformed)?;
+        let reader = BlockReader::new(&call.input);
+        reader.check_opening(&first).map_err(malformed)?;
+        let call = Arc::new(call);
+        let pool = self.pool(&call).map_err(|error| self.status(error))?;
+        let writer = BlockWriter::new(&call.output, self.message_bytes);
+        let opening = Outgoing {
+            tag: None,
+            data: writer.opening(),
+        };
+        let serving = Serving {
+            pool,
+            call,
+            reader,
+            writer,
+            url: self.this_url.clone(),
+            part: None,
+            calls: VecDeque::new(),
+            ready: VecDeque::from([opening]),
+            told: PoolStats::default(),
+        };
+        let (out, answers) = mpsc::channel(MESSAGES_WAITING);
+        let (open, traffic) = (self.traffic.open_stream(), Arc::clone(&self.traffic));
+        let task = spawn_named("actor-exchange", serving.run(blocks, out, traffic));
+        let traffic = Arc::clone(&self.traffic);
+        let answers = ReceiverStream::new(answers).map(move |message| {
+            let _while_open = (&open, &task);
+            message.inspect(|data| traffic.sent(data))
+        });
+        Ok(answers.boxed())
+    }
+
+    fn pool(&self, call: &Arc<UdfCall>) -> Result<Arc<dyn UdfPool>, UdfError> {
+        match self.actors.open_pool(Arc::clone(call)) {
+            // It was here when the query was planned.
+            Err(UdfError::ActorElsewhere {
+                function, actor, ..
+            }) if self.has_actors => Err(UdfError::ActorGone { function, actor }),
+            other => other,
+        }
+    }
+
+    fn status(&self, error: UdfError) -> Status {
+        let error = datafusion::common::DataFusionError::External(Box::new(error));
+        wire_error::to_status(&error, &self.this_url)
+    }
+}
+
+fn malformed(problem: impl Into<String>) -> Status {
+    Status::invalid_argument(format!("this is no call of an actor: {}", problem.into()))
+}
+
+/// A message that waits for the transport; its tag may still grow.
+struct Outgoing {
+    tag: Option<AnswerTag>,
+    data: FlightData,
+}
+
+impl Outgoing {
+    fn into_message(self) -> FlightData {
+        match self.tag {
+            Some(tag) => self.data.with_app_metadata(tag.encode_to_vec()),
+            None => self.data,
+        }
+    }
+}
+
+/// A block on its way through the actor.
+struct Call {
+    seq: u64,
+    state: CallState,
+    came: Instant,
+    waited: Duration,
+}
+
+enum CallState {
+    InLine(BoxFuture<'static, Result<AnswerStream, UdfError>>),
+    Answering(AnswerStream),
+    Over(Option<UdfError>),
+}
+
+/// One exchange.
+struct Serving {
+    pool: Arc<dyn UdfPool>,
+    call: Arc<UdfCall>,
+    reader: BlockReader,
+    writer: BlockWriter,
+    url: String,
+    /// A block that has come in part.
+    part: Option<(BlockTag, Vec<RecordBatch>)>,
+    /// The oldest first: it is answered first.
+    calls: VecDeque<Call>,
+    ready: VecDeque<Outgoing>,
+    /// What the pool had done when it was last told.
+    told: PoolStats,
+}
+
+impl Serving {
+    async fn run(
+        mut self,
+        blocks: Streaming<FlightData>,
+        out: mpsc::Sender<Result<FlightData, Status>>,
+        traffic: Arc<Traffic>,
+    ) {
+        if let Err(status) = self.serve(blocks, &out, &traffic).await {
+            // A peer that has gone is not told.
+            let _ = out.send(Err(status)).await;
+        }
+    }
+
+    async fn serve(
+        &mut self,
+        mut blocks: Streaming<FlightData>,
+        out: &mpsc::Sender<Result<FlightData, Status>>,
+        traffic: &Traffic,
+    ) -> Result<(), Status> {
+        let mut more = true;
+        while more || !self.calls.is_empty() || !self.ready.is_empty() {
+            tokio::select! {
+                room = out.reserve(), if !self.ready.is_empty() => {
+                    let Ok(room) = room else { return Ok(()) };
+                    if let Some(message) = self.ready.pop_front() {
+                        room.send(Ok(message.into_message()));
+                    }
+                }
+                message = blocks.next(), if more => match message.transpose()? {
+                    Some(message) => {
+                        traffic.received(&message);
+                        self.take(&message)?;
+                    }
+                    None => more = false,
+                },
+                () = poll_fn(|cx| self.poll_calls(cx)), if !self.calls.is_empty() => {}
+                () = out.closed() => return Ok(()),
+            }
+        }
+        match self.part {
+            Some(_) => Err(malformed("its last block is cut off")),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes a message of the peer.
+    fn take(&mut self, message: &FlightData) -> Result<(), Status> {
+        let tag = BlockTag::decode(message.app_metadata.clone())
+            .map_err(|e| malformed(format!("a block has no tag: {e}")))?;
+        if tag.cancelled {
+            self.cancel(tag.seq);
+            return Ok(());
+        }
+        let (begun, mut parts) = match self.part.take() {
+            Some((begun, _)) if (begun.seq, begun.rows) != (tag.seq, tag.rows) => {
+                return Err(malformed("a block comes within another"));
+            }
+            Some(part) => part,
+            None if self.calls.len() >= CREDITS => {
+                let most = format!("more than {CREDITS} blocks are on their way");
+                return Err(malformed(most));
+            }
+            None => (tag, vec![]),
+        };
+        let so_far: u64 = parts
+            .iter()
+            .map(|part: &RecordBatch| part.num_rows() as u64)
+            .sum();
+        let rows = rows_of(message).map_err(malformed)?;
+        // The last part has what is missing, and no part more than that.
+        let missing = tag
+            .rows
+            .checked_sub(so_far)
+            .filter(|missing| *missing >= rows);
+        if missing.is_none() || (!tag.more && missing != Some(rows)) {
+            return Err(malformed("a block has other rows than it says"));
+        }
+        parts.push(self.reader.read(message, rows).map_err(malformed)?);
+        match tag.more {
+            true => self.part = Some((begun, parts)),
+            false => self.begin(tag.seq, parts)?,
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, seq: u64, mut parts: Vec<RecordBatch>) -> Result<(), Status> {
+        let block = match (parts.pop(), parts.is_empty()) {
+            (Some(whole), true) => whole,
+            (last, _) => {
+                parts.extend(last);
+                let whole = concat_batches(self.reader.schema(), &parts);
+                whole.map_err(|e| malformed(e.to_string()))?
+            }
+        };
+        let pool = Arc::clone(&self.pool);
+        self.calls.push_back(Call {
+            seq,
+            state: CallState::InLine(async move { pool.call(block).await }.boxed()),
+            came: Instant::now(),
+            waited: Duration::ZERO,
+        });
+        Ok(())
+    }
+
+    /// Nobody reads what comes of block `seq`.
+    fn cancel(&mut self, seq: u64) {
+        let found = self.calls.iter_mut().find(|call| call.seq == seq);
+        if let Some(call) = found {
+            call.state = CallState::Over(None);
+        }
+    }
+
+    /// Lets all stand in line, and takes what the oldest answers; ready when anything
+    /// has changed.
+    fn poll_calls(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut changed = false;
+        for call in &mut self.calls {
+            changed |= call.poll_line(cx);
+        }
+        // Where the transport is slower than the actor, what has come goes first.
+        while self.ready.len() < MESSAGES_READY && self.poll_oldest(cx).is_ready() {
+            changed = true;
+        }
+        match changed {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+
+    /// Takes one answer to the oldest block, or its end.
+    fn poll_oldest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(oldest) = self.calls.front_mut() else {
+            return Poll::Pending;
+        };
+        let seq = oldest.seq;
+        let answer = match &mut oldest.state {
+            CallState::InLine(_) => return Poll::Pending,
+            CallState::Answering(answers) => ready!(answers.poll_next_unpin(cx)),
+            CallState::Over(error) => {
+                let error = error.take();
+                self.finish(error);
+                return Poll::Ready(());
+            }
+        };
+        let over = match answer {
+            Some(Ok(Answer::Rows(rows))) => self.push_rows(seq, rows).err(),
+            Some(Ok(Answer::Failed(rows))) => {
+                self.push_failed(seq, rows);
+                None
+            }
+            Some(Err(error)) => Some(Some(error)),
+            None => Some(None),
+        };
+        if let (Some(error), Some(oldest)) = (over, self.calls.front_mut()) {
+            oldest.state = CallState::Over(error);
+        }
+        Poll::Ready(())
+    }
+
+    fn push_rows(&mut self, seq: u64, rows: RecordBatch) -> Result<(), Option<UdfError>> {
+        let function = &self.call.spec.name;
+        let rows = plain_block(rows).and_then(|rows| block_as(rows, self.writer.schema()));
+        let rows = rows.map_err(|source| UdfError::Block {
+            function: function.clone(),
+            source,
+        });
+        let pieces = self.writer.write(&rows.map_err(Some)?);
+        let pieces = pieces.map_err(|problem| Some(problem.of(function, &self.url)))?;
+        self.ready.extend(pieces.into_iter().map(|piece| Outgoing {
+            tag: Some(AnswerTag {
+                seq,
+                rows: piece.rows as u64,
+                ..AnswerTag::default()
+            }),
+            data: piece.data,
+        }));
+        Ok(())
+    }
+
+    /// Failed rows, in messages that are not too long.
+    fn push_failed(&mut self, seq: u64, rows: Vec<FailedRow>) {
+        let limit = self.writer.message_bytes();
+        let mut tag = AnswerTag {
+            seq,
+            ..AnswerTag::default()
+        };
+        let (mut tags, mut bytes) = (vec![], 0);
+        for row in rows.into_iter().map(failed_to_wire) {
+            let length = row.encoded_len();
+            if bytes > 0 && bytes + length > limit {
+                let next = AnswerTag {
+                    seq,
+                    ..AnswerTag::default()
+                };
+                tags.push(std::mem::replace(&mut tag, next));
+                bytes = 0;
+            }
+            bytes += length;
+            tag.failed.push(row);
+        }
+        tags.push(tag);
+        self.ready.extend(tags.into_iter().map(|tag| Outgoing {
+            tag: Some(tag),
+            data: FlightData::new(),
+        }));
+    }
+
+    /// The oldest block is answered whole.
+    fn finish(&mut self, error: Option<UdfError>) {
+        let Some(call) = self.calls.pop_front() else {
+            return;
+        };
+        let (now, told) = (self.pool.stats(), self.told);
+        self.told = now;
+        // Of what a block behind it has done already the sum is right.
+        let done = BlockDone {
+            user_us: as_us(now.user_time.saturating_sub(told.user_time)),
+            waited_us: as_us(call.waited),
+            retries: now.retries.saturating_sub(told.retries),
+            workers_started: now.workers_started.saturating_sub(told.workers_started),
+            error: error.map(|error| {
+                let error = error.of_call(&self.call);
+                wire_error::to_wire(classify_any(&error), &self.url)
+            }),
+        };
+        let last = self.ready.back_mut().and_then(|last| last.tag.as_mut());
+        match last.filter(|tag| tag.seq == call.seq) {
+            Some(tag) => tag.done = Some(done),
+            None => self.ready.push_back(Outgoing {
+                tag: Some(AnswerTag {
+                    seq: call.seq,
+                    done: Some(done),
+                    ..AnswerTag::default()
+                }),
+                data: FlightData::new(),
+            }),
+        }
+    }
+}
+
+impl Call {
+    /// Waits for its turn; whether it has come.
+    fn poll_line(&mut self, cx: &mut Context<'_>) -> bool {
+        let CallState::InLine(turn) = &mut self.state else {
+            return false;
+        };
+        let Poll::Ready(turn) = turn.poll_unpin(cx) else {
+            return false;
+        };
+        self.waited = self.came.elapsed();
+        self.state = match turn {
+            Ok(answers) => CallState::Answering(answers),
+            Err(error) => CallState::Over(Some(error)),
+        };
+        true
+    }
+}

@@ -1,0 +1,96 @@
+//! What a task and the process of a named actor say over a Flight `DoExchange`.
+//!
+//! The first message has the command [`ActorCall`] and the schema of the blocks; the
+//! first answer has that of the answers. A block, and what comes of it, are record
+//! batches of Flight with a [`BlockTag`] and an [`AnswerTag`] as their metadata. One
+//! that is too long for a message goes in several, the last of which says so. Answers
+//! come by blocks in the order that these were sent.
+
+/// Opens an exchange: one call of a method in one task.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ActorCall {
+    /// The encoded call.
+    #[prost(bytes = "vec", tag = "1")]
+    pub udf_call: Vec<u8>,
+    /// Longest time that one block may take, as the query's session is set.
+    #[prost(uint64, optional, tag = "2")]
+    pub timeout_us: Option<u64>,
+    /// Rows of one block that may fail before the call does.
+    #[prost(uint64, optional, tag = "3")]
+    pub max_errors: Option<u64>,
+}
+
+/// Metadata of a message to an actor.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct BlockTag {
+    /// Rises with each block of an exchange.
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    /// Rows of the whole block.
+    #[prost(uint64, tag = "2")]
+    pub rows: u64,
+    /// More of this block follows.
+    #[prost(bool, tag = "3")]
+    pub more: bool,
+    /// Nobody reads what comes of this block any more; the message has no rows.
+    #[prost(bool, tag = "4")]
+    pub cancelled: bool,
+}
+
+/// Metadata of a message of an actor.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct AnswerTag {
+    /// The block that it answers.
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    /// Rows in the message.
+    #[prost(uint64, tag = "2")]
+    pub rows: u64,
+    /// Rows of the block that failed.
+    #[prost(message, repeated, tag = "3")]
+    pub failed: Vec<FailedRow>,
+    /// The block is answered whole, this message included.
+    #[prost(message, optional, tag = "4")]
+    pub done: Option<BlockDone>,
+}
+
+/// A row that user code failed on.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FailedRow {
+    /// Its place in the block, from 0.
+    #[prost(uint64, tag = "1")]
+    pub row: u64,
+    #[prost(message, optional, tag = "2")]
+    pub reason: Option<FailedReason>,
+}
+
+/// Why a row failed.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FailedReason {
+    #[prost(string, tag = "1")]
+    pub error_type: String,
+    #[prost(string, tag = "2")]
+    pub message: String,
+    #[prost(string, tag = "3")]
+    pub traceback: String,
+}
+
+/// The end of a block.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct BlockDone {
+    /// Inside user code.
+    #[prost(uint64, tag = "1")]
+    pub user_us: u64,
+    /// In the actor's line.
+    #[prost(uint64, tag = "2")]
+    pub waited_us: u64,
+    /// Calls of user code that were made again, and blocks that were sent again.
+    #[prost(uint64, tag = "3")]
+    pub retries: u64,
+    /// Processes that were started for it.
+    #[prost(uint64, tag = "4")]
+    pub workers_started: u64,
+    /// Why the block failed; the call is over then.
+    #[prost(message, optional, tag = "5")]
+    pub error: Option<crate::cluster::WireError>,
+}
