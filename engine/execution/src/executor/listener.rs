@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
+use futures::TryStreamExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -109,11 +110,12 @@ impl Listener {
             .add_service(tasks.plan_service())
             .add_service(flight);
         let (failed, failure) = watch::channel(None);
+        // Small answers must not wait for the peer's word that the last one came.
+        let accepted = TcpListenerStream::new(bound).inspect_ok(|socket| {
+            let _ = socket.set_nodelay(true);
+        });
         let server = spawn_named("cluster-listener", async move {
-            if let Err(e) = router
-                .serve_with_incoming(TcpListenerStream::new(bound))
-                .await
-            {
+            if let Err(e) = router.serve_with_incoming(accepted).await {
                 failed.send_replace(Some(e.to_string()));
             }
         });
