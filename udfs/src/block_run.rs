@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use crate::call::CallMode;
 use crate::crew::{Lease, Vacancy};
 use crate::error::{ErrorBound, UdfError, UdfErrorClass, UserFailure};
-use crate::exchange::{Ahead, Exchange, Interruption, Part, Parts};
+use crate::exchange::{Ahead, Exchange, Interruption, Part, Parts, answer_bytes};
 use crate::failed_rows::{FailedRow, OnError, RowFailure};
 use crate::hosted::Hosted;
 use crate::line::Ticket;
@@ -199,6 +199,7 @@ impl BlockRun<'_> {
             counters: &call.counters,
             deadline: call.crew.manager.call_deadline(&call.order.call),
             passed_on: false,
+            held_bytes: self.held.iter().map(answer_bytes).sum(),
             held: &mut self.held,
             // Others must not be lost with a block that has ended a worker.
             may_follow: !next.is_suspect,

@@ -24,7 +24,7 @@ use crate::resources::Share;
 use crate::roster::{Grant, Rank, Slot, Want};
 use crate::spawn::OwnedTask;
 use crate::spec::ObjectKind;
-use crate::worker::Worker;
+use crate::worker::{Deadline, Worker};
 
 /// How often in a row a worker is made ready before its call fails with what went
 /// wrong: once is chance, and who fails three times does not come right by waiting.
@@ -132,6 +132,7 @@ impl Crew {
                 Some((turn, slot)) => (turn, Source::Granted(Grant::Slot(slot))),
                 None => self.take_turn(claim).await?,
             };
+            let is_built = matches!(source, Source::Granted(_));
             let error = match self.ready(source, claim).await {
                 Ok(worker) => {
                     return Ok(Lease {
@@ -154,8 +155,10 @@ impl Crew {
                 true => error.after_tries(tries),
                 false => error,
             };
-            if let Some(hosted) = &self.hosted {
-                hosted.failed_to_build(&error);
+            match &self.hosted {
+                Some(hosted) if is_built => hosted.failed_to_build(&error),
+                Some(hosted) => hosted.note(&error),
+                None => {}
             }
             return Err(error);
         }
@@ -163,8 +166,8 @@ impl Crew {
 
     /// The worker of `source`, with the call loaded.
     async fn ready(&self, source: Source, claim: &Claim<'_>) -> Result<Worker, UdfError> {
-        let mut worker = match source {
-            Source::Own(actor) => actor,
+        let (mut worker, deadline) = match source {
+            Source::Own(actor) => (actor, self.load_deadline(claim)),
             Source::Granted(grant) => {
                 let started = &claim.counters.workers_started;
                 let employed = self
@@ -174,13 +177,13 @@ impl Crew {
                 if let Some(hosted) = &self.hosted {
                     hosted.build(&mut worker, claim.limit).await?;
                 }
-                worker
+                (worker, claim.limit.deadline())
             }
         };
         let Some(order) = claim.order else {
             return Ok(worker);
         };
-        let loaded = worker.load(order, claim.limit.deadline()).await;
+        let loaded = worker.load(order, deadline).await;
         match loaded {
             Ok(()) => Ok(worker),
             Err(error) => {
@@ -192,6 +195,16 @@ impl Crew {
                 Err(error)
             }
         }
+    }
+
+    /// For a worker that is there. A named actor has nothing to build for a method: that
+    /// it does not answer is as if it did not answer a block.
+    fn load_deadline(&self, claim: &Claim<'_>) -> Deadline {
+        let hosted = self.hosted.as_ref().and(claim.order);
+        let of_call = hosted.map(|order| self.manager.call_deadline(&order.call));
+        of_call
+            .filter(|deadline| deadline.at.is_some())
+            .unwrap_or_else(|| claim.limit.deadline())
     }
 
     /// Whether what kept a worker from getting ready may have been chance: its death,

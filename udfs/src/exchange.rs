@@ -168,6 +168,8 @@ pub(crate) struct Exchange<'a> {
     pub(crate) passed_on: bool,
     /// Answers not yet passed on, those of earlier blocks included.
     pub(crate) held: &'a mut Vec<Answer>,
+    /// Bytes of those.
+    pub(crate) held_bytes: usize,
     /// Whether the next block may be sent while the worker is at work on this one.
     pub(crate) may_follow: bool,
 }
@@ -338,11 +340,13 @@ impl Exchange<'_> {
     }
 
     async fn pass_on(&mut self, output: Answer) -> Result<(), Interruption> {
+        self.held_bytes += answer_bytes(&output);
         self.held.push(output);
         if self.holds() {
             return Ok(());
         }
         self.passed_on = true;
+        self.held_bytes = 0;
         for answer in self.held.drain(..) {
             let sent = self.parts.send(Ok(Part::Answer(answer))).await;
             // A named actor goes on without its reader.
@@ -362,13 +366,8 @@ impl Exchange<'_> {
         if !call.spec.is_table() {
             return true;
         }
-        let bytes = |answer: &Answer| match answer {
-            Answer::Rows(rows) => block_bytes(rows),
-            Answer::Failed(_) => 0,
-        };
         (call.errors.on_error != OnError::Raise || call.spec.is_method())
-            && self.held.iter().map(bytes).sum::<usize>()
-                < self.lease.worker.channel.max_frame_bytes()
+            && self.held_bytes < self.lease.worker.channel.max_frame_bytes()
     }
 
     /// A scalar function gives a value for every row; its answers are those held
@@ -394,6 +393,14 @@ impl Exchange<'_> {
             function: self.order.function().to_owned(),
             source,
         }
+    }
+}
+
+/// What an answer that waits is counted as.
+pub(crate) fn answer_bytes(answer: &Answer) -> usize {
+    match answer {
+        Answer::Rows(rows) => block_bytes(rows),
+        Answer::Failed(_) => 0,
     }
 }
 

@@ -95,6 +95,10 @@ impl Session {
             format!("\"{name}\" is a def and keeps no state. FROM takes a class")
         } else if class.language != mobula_udfs::Language::Python {
             format!("\"{name}\" is native, a part of this program. FROM takes a class in Python")
+        } else if !class.defaults.demand.is_none() {
+            format!(
+                "\"{name}\" asks for resources, which named actors cannot have yet. FROM takes a class without"
+            )
         } else {
             return Ok(class);
         };

@@ -129,11 +129,7 @@ async fn an_actor_that_dies_is_built_anew_at_once_and_counted() {
     stage.call("c", "add", 1).await.unwrap();
     let pid = stage.info("c").pid.unwrap();
     // Nobody calls it meanwhile.
-    rustix::process::kill_process(
-        rustix::process::Pid::from_raw(pid as i32).unwrap(),
-        rustix::process::Signal::KILL,
-    )
-    .unwrap();
+    send(pid, rustix::process::Signal::KILL);
     let since = Instant::now();
     while stage.info("c").restarts == 0 || stage.info("c").state != ActorState::Idle {
         assert!(since.elapsed() < PATIENCE, "{:?}", stage.info("c"));
@@ -154,6 +150,27 @@ async fn an_actor_that_dies_is_built_anew_at_once_and_counted() {
     let info = stage.info("c");
     assert_eq!(info.restarts, 3, "{info:?}");
     assert!(info.last_error.contains("SIGKILL"), "{info:?}");
+    stage.end().await;
+}
+
+fn send(pid: u32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap());
+    rustix::process::kill_process(pid.unwrap(), signal).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_actor_that_does_not_answer_fails_a_method_s_first_call_in_its_time() {
+    let stage = Stage::new(COUNTER);
+    stage.create("c", &[]).await.unwrap();
+    send(stage.info("c").pid.unwrap(), rustix::process::Signal::STOP);
+    let mut call = stage.method("c", "add").call();
+    Arc::get_mut(&mut call).unwrap().timeout = Some(Duration::from_millis(100));
+    let pool = stage.host.open_pool(call).unwrap();
+    let outcome = tokio::time::timeout(PATIENCE, run(&pool, ints([Some(1)]))).await;
+    let error = outcome.expect("the call has a time limit").unwrap_err();
+    assert_eq!(error.class(), UdfErrorClass::Timeout, "{error}");
+    // Building it was never at fault.
+    assert_eq!(stage.call("c", "get", 0).await.unwrap(), 0);
     stage.end().await;
 }
 

@@ -4,7 +4,9 @@
 
 use std::collections::HashSet;
 
-use mobula_udfs::{BatchFormat, CallMode, FunctionSpec, Language, Literal, ObjectKind, OnError};
+use mobula_udfs::{
+    BatchFormat, CallMode, Demand, FunctionSpec, Language, Literal, ObjectKind, OnError,
+};
 
 use super::call_options::CallOptions;
 use super::relation::relation;
@@ -37,6 +39,10 @@ fn check_worker(
         return Ok(());
     } else if options.concurrency.is_some() {
         format!("\"{name}\" is a method of an actor, which is one worker. Leave concurrency out")
+    } else if !options.demand.over(&Demand::default()).is_none() {
+        format!(
+            "\"{name}\" is a method of an actor, which has its process. Leave num_cpus, num_gpus, memory, resources and label_selector out"
+        )
     } else if options.init_timeout.is_some() {
         format!(
             "\"{name}\" is a method of an actor, which is there. CREATE ACTOR says init_timeout"

@@ -75,6 +75,16 @@ pub(super) fn parse(
         )
     };
     let name = reader.name(schema)?;
+    if name.is_empty() || name.contains('.') {
+        let problem = "its name must have letters and no dot: one stands before its methods";
+        return Err(refused(&name, problem));
+    }
+    if head.or_replace && if_not_exists {
+        return Err(refused(
+            &name,
+            "OR REPLACE and IF NOT EXISTS contradict each other. Write one of them",
+        ));
+    }
     let from = reader.parser.expect_keyword(FROM).map(|_| ());
     reader.ok(from)?;
     let class = normalized(&reader.identifier()?);
@@ -212,11 +222,10 @@ mod tests {
         };
         assert_eq!(created("create actor A from Counter"), plain);
         assert_eq!(created("CREATE ACTOR a FROM counter();"), plain);
-        let whole = "CREATE OR REPLACE ACTOR IF NOT EXISTS \"B\" FROM counter(start => -1, name => 'x') \
+        let whole = "CREATE OR REPLACE ACTOR \"B\" FROM counter(start => -1, name => 'x') \
                      WITH (timeout = '30s', init_timeout = NULL)";
         let expected = CreateActor {
             or_replace: true,
-            if_not_exists: true,
             name: "B".into(),
             args: vec![
                 ("start".into(), Literal::Int(-1)),
@@ -256,6 +265,18 @@ mod tests {
             (
                 "CREATE ACTOR s.a FROM c",
                 "cannot create actor \"s.a\": its name must not have a schema",
+            ),
+            (
+                "CREATE ACTOR \"\" FROM c",
+                "cannot create actor \"\": its name must have letters and no dot",
+            ),
+            (
+                "CREATE ACTOR \"a.b\" FROM c",
+                "cannot create actor \"a.b\": its name must have letters and no dot",
+            ),
+            (
+                "CREATE OR REPLACE ACTOR IF NOT EXISTS a FROM c",
+                "cannot create actor \"a\": OR REPLACE and IF NOT EXISTS contradict each other",
             ),
             (
                 "CREATE ACTOR a FROM c(n => 1, n => 2)",
