@@ -222,6 +222,18 @@ pub enum UdfError {
         reason: String,
     },
     #[error(
+        "the actors of \"{function}\" are not at {place} any more: it was lost, or it has lost its coordinator. Run the query again"
+    )]
+    PoolGone { function: String, place: String },
+    #[error(
+        "\"{function}\" had no actors for {waited:?}, since those that it had are lost ({reason}) and no executor has room for others. Start one, or run the query again"
+    )]
+    NoActors {
+        function: String,
+        reason: String,
+        waited: Duration,
+    },
+    #[error(
         "actor \"{actor}\" cannot be created: there are {actors} already. Drop one, or start with a higher `actors_max`"
     )]
     ActorsMax { actor: String, actors: usize },
@@ -380,7 +392,9 @@ impl UdfError {
             | Self::Socket { .. }
             | Self::ActorGone { .. }
             | Self::ActorFailed { .. }
-            | Self::ActorUnreachable { .. } => UdfErrorClass::Lost,
+            | Self::ActorUnreachable { .. }
+            | Self::PoolGone { .. }
+            | Self::NoActors { .. } => UdfErrorClass::Lost,
             Self::NoFreeWorker { .. }
             | Self::NoResources { .. }
             | Self::DeadLetter { .. }

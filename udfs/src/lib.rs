@@ -15,6 +15,7 @@
 mod activity;
 mod actor;
 mod actor_host;
+mod actor_pool;
 mod block_run;
 mod call;
 mod channel;
@@ -58,6 +59,7 @@ mod zygote;
 pub use activity::{WorkerInfo, WorkerState};
 pub use actor::{ActorInfo, ActorSpec, ActorState, DescribedMethod, DescribedParam};
 pub use actor_host::{ActorHost, BuiltActor};
+pub use actor_pool::ActorPool;
 pub use call::{CallMode, GROUP_STARTS, Literal, UdfCall};
 pub use error::{ErrorBound, RemoteFailure, UdfError, UdfErrorClass, UserFailure};
 pub use failed_rows::{ErrorPolicy, FailedRow, OnError, RowFailure};

@@ -218,19 +218,25 @@ impl WorkerManager {
         call: Arc<UdfCall>,
         concurrency: usize,
     ) -> Result<Arc<dyn UdfPool>, UdfError> {
-        refuse_strict_table(&call.spec)?;
-        self.refuse_what_is_not_there(&call)?;
-        if call.spec.object == ObjectKind::Function && !call.args.is_empty() {
-            return Err(UdfError::ConstructorArguments {
-                function: call.spec.name.clone(),
-            });
-        }
+        self.check_call(&call)?;
         let order = CallOrder::try_new(call)?;
         Ok(Arc::new(ProcessPool::new(
             Arc::clone(self),
             order,
             concurrency,
         )))
+    }
+
+    /// Refuses a call that makes no sense, or asks for more than there is.
+    pub(crate) fn check_call(&self, call: &UdfCall) -> Result<(), UdfError> {
+        refuse_strict_table(&call.spec)?;
+        self.refuse_what_is_not_there(call)?;
+        match call.spec.object == ObjectKind::Function && !call.args.is_empty() {
+            true => Err(UdfError::ConstructorArguments {
+                function: call.spec.name.clone(),
+            }),
+            false => Ok(()),
+        }
     }
 
     fn refuse_what_is_not_there(&self, call: &UdfCall) -> Result<(), UdfError> {

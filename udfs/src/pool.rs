@@ -77,3 +77,24 @@ pub struct PoolStats {
     /// Calls of user code that were made again, and blocks that were sent again.
     pub retries: u64,
 }
+
+impl PoolStats {
+    /// What two pools have done together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            calls: self.calls + other.calls,
+            rows_in: self.rows_in + other.rows_in,
+            rows_out: self.rows_out + other.rows_out,
+            bytes_in: self.bytes_in + other.bytes_in,
+            bytes_out: self.bytes_out + other.bytes_out,
+            bytes_shared: self.bytes_shared + other.bytes_shared,
+            slots_created: self.slots_created + other.slots_created,
+            user_time: self.user_time + other.user_time,
+            transport_time: self.transport_time + other.transport_time,
+            workers_started: self.workers_started + other.workers_started,
+            workers_at_once: self.workers_at_once + other.workers_at_once,
+            blocks_ahead: self.blocks_ahead + other.blocks_ahead,
+            retries: self.retries + other.retries,
+        }
+    }
+}

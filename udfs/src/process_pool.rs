@@ -15,6 +15,7 @@ use mobula_block::plain::{block_as, plain_block};
 use tokio::sync::mpsc;
 
 use crate::block_run::{Place, run};
+use crate::call::UdfCall;
 use crate::crew::{Claim, Crew, Lease, Vacancy};
 use crate::error::UdfError;
 use crate::exchange::{Counters, Part};
@@ -34,6 +35,8 @@ pub(crate) const PARTS_WAITING: usize = 2;
 pub(crate) struct ProcessPool {
     call: Arc<CallOn>,
     concurrency: usize,
+    /// Whether the crew ends with it.
+    owns_crew: bool,
 }
 
 /// One call on the workers of a crew: what its blocks need, also after its pool is
@@ -50,9 +53,33 @@ impl ProcessPool {
         let concurrency = concurrency.max(1);
         let least = order.call.handling.min_workers.unwrap_or(concurrency);
         let least = least.clamp(1, concurrency);
-        let call = &order.call;
+        let crew = Self::crew(manager, &order.call, [least, concurrency], least);
+        Self {
+            call: CallOn::new(crew, order),
+            concurrency,
+            owns_crew: true,
+        }
+    }
+
+    /// Calls of `order` on a crew that others call as well.
+    pub(crate) fn on(crew: Arc<Crew>, order: CallOrder, concurrency: usize) -> Self {
+        Self {
+            call: CallOn::new(crew, order),
+            concurrency,
+            owns_crew: false,
+        }
+    }
+
+    /// A crew for `call`, with `least` workers at first and at `most` so many, of which
+    /// `claimed` have what they ask for from the query's claim.
+    pub(crate) fn crew(
+        manager: Arc<WorkerManager>,
+        call: &UdfCall,
+        [least, most]: [usize; 2],
+        claimed: usize,
+    ) -> Arc<Crew> {
         let demand = &call.handling.demand;
-        let share = Share::new(&call.query, demand, least);
+        let share = Share::new(&call.query, demand, claimed);
         // Workers stay with their crew: they have state, or resources.
         let stay = call.spec.object == ObjectKind::Class || demand.takes_resources();
         let want = match (stay, call.spec.is_table()) {
@@ -60,17 +87,8 @@ impl ProcessPool {
             (false, true) => Want::TableCall,
             (false, false) => Want::ScalarCall,
         };
-        let crew = Crew::new(
-            manager,
-            want,
-            Some(share),
-            None,
-            [least, concurrency - least],
-        );
-        Self {
-            call: CallOn::new(crew, order),
-            concurrency,
-        }
+        let growth = most.saturating_sub(least);
+        Crew::new(manager, want, Some(share), None, [least, growth])
     }
 }
 
@@ -100,7 +118,9 @@ impl UdfPool for ProcessPool {
 
 impl Drop for ProcessPool {
     fn drop(&mut self) {
-        self.call.crew.close();
+        if self.owns_crew {
+            self.call.crew.close();
+        }
     }
 }
 

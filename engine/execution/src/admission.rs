@@ -11,7 +11,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
@@ -20,6 +20,7 @@ use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 use datafusion::physical_plan::ExecutionPlan;
 use futures::{Stream, StreamExt};
 use mobula_plan::operator::map_batches::{CallDemand, demands};
+use mobula_plan::PlacedPool;
 use mobula_plan::operator::workers_kept;
 use mobula_udfs::resources::Refusal;
 use mobula_udfs::{Claim, Ledger};
@@ -27,7 +28,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::coordinator::queries::{Listed, Wait};
 use crate::error::ExecutionError;
-use crate::resource_check::{all_workers, asked};
+use crate::pool::line::{ClusterClaim, ClusterLine, TimedOut};
+use crate::pool::placement::Group;
+use crate::pool::starter::StartedPools;
+use crate::resource_check::{all_workers, asked, groups};
+
+/// How much later a query asks for its actors anew that could not be started.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// The line of queries that want workers.
 #[derive(Debug)]
@@ -39,14 +46,17 @@ pub(crate) struct Admission {
 }
 
 /// What a query has on its way to its start.
-#[derive(Debug)]
 pub(crate) struct Places {
     /// `None` once it has started.
     listed: Option<Listed>,
-    /// Whether it must run in this process alone.
-    pub(crate) is_alone: bool,
     /// `None`: it has not asked.
     granted: Option<Granted>,
+    /// The actors that were claimed with it.
+    groups: Vec<Group>,
+    /// Its actors on other executors.
+    pools: Option<StartedPools>,
+    /// When they could not be started for the first time.
+    refused: Option<Instant>,
 }
 
 /// What a query keeps until it ends: nothing, if it keeps no workers.
@@ -54,6 +64,8 @@ pub(crate) struct Places {
 struct Granted {
     _places: Option<OwnedSemaphorePermit>,
     _claim: Option<Claim>,
+    /// What its actors are to get over the cluster, until they are started.
+    cluster: Option<ClusterClaim>,
 }
 
 impl Places {
@@ -61,9 +73,42 @@ impl Places {
     pub(crate) fn new(listed: Listed) -> Self {
         Self {
             listed: Some(listed),
-            is_alone: false,
             granted: None,
+            groups: vec![],
+            pools: None,
+            refused: None,
         }
+    }
+
+    /// What its actors are to get.
+    pub(crate) fn take_claim(&mut self) -> Option<ClusterClaim> {
+        self.granted.as_mut()?.cluster.take()
+    }
+
+    /// They are there.
+    pub(crate) fn keep(&mut self, pools: StartedPools) -> Vec<PlacedPool> {
+        let placed = pools.placed();
+        self.pools = Some(pools);
+        placed
+    }
+
+    /// They could not be started: it asks for all anew, a little later.
+    ///
+    /// # Errors
+    /// When that has gone on for longer than it is patient.
+    pub(crate) async fn ask_again(&mut self, reason: String, patience: Duration) -> Result<()> {
+        self.granted = None;
+        let since = *self.refused.get_or_insert_with(Instant::now);
+        if since.elapsed() > patience {
+            return Err(external(ExecutionError::ActorsNotStarted {
+                reason,
+                waited: patience,
+            }));
+        }
+        tracing::warn!(reason, "actors of a query are placed anew");
+        self.while_waiting(Wait::Resources("actors".into()), tokio::time::sleep(AGAIN))
+            .await;
+        Ok(())
     }
 
     /// `asking`, told to those who look at queries.
@@ -103,17 +148,62 @@ impl Admission {
         query_id: &str,
         plan: &Arc<dyn ExecutionPlan>,
         places: &mut Places,
+        cluster: Option<&Arc<ClusterLine>>,
     ) -> Result<bool> {
-        if places.granted.is_some() {
+        let calls = demands(plan)?;
+        if places.granted.is_some() && places.groups == groups(&calls) {
             return Ok(false);
         }
-        let (claim, has_waited) = self.claim(query_id, &demands(plan)?, places).await?;
-        let (permit, has_stood) = self.places(workers_kept(plan)?, places).await?;
+        // Planned otherwise than before, it asks anew.
+        places.granted = None;
+        places.groups = groups(&calls);
+        let (claim, over_cluster, has_waited) = match cluster {
+            None => {
+                let (claim, has_waited) = self.claim(query_id, &calls, places).await?;
+                (claim, None, has_waited)
+            }
+            Some(line) => {
+                let (claim, has_waited) = self.claim_over(line, query_id, &calls, places).await?;
+                (None, claim, has_waited)
+            }
+        };
+        let wanted = workers_kept(plan, cluster.is_some())?;
+        let (permit, has_stood) = self.places(wanted, places).await?;
         places.granted = Some(Granted {
             _places: permit,
             _claim: claim,
+            cluster: over_cluster,
         });
         Ok(has_waited || has_stood)
+    }
+
+    /// As [`Self::claim`], over all hosts of a cluster.
+    async fn claim_over(
+        &self,
+        line: &Arc<ClusterLine>,
+        query_id: &str,
+        calls: &[CallDemand],
+        places: &Places,
+    ) -> Result<(Option<ClusterClaim>, bool)> {
+        if calls.is_empty() {
+            return Ok((None, false));
+        }
+        let claimed = line.claim(query_id, places.groups.clone(), self.patience);
+        let wait = Wait::Resources(asked(calls));
+        let claimed = places.while_waiting(wait, claimed).await;
+        let (claim, has_waited) = claimed.map_err(|TimedOut { holders }| {
+            external(ExecutionError::NoResources {
+                asked: asked(calls),
+                holders: kept_by(&holders),
+                waited: self.patience,
+            })
+        })?;
+        Ok((Some(claim), has_waited))
+    }
+
+    /// How long a query waits.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
     }
 
     /// What `calls` ask for, and whether it was waited for.
@@ -135,10 +225,7 @@ impl Admission {
             external(match refusal {
                 Refusal::TimedOut { holders } => ExecutionError::NoResources {
                     asked,
-                    holders: match holders.as_slice() {
-                        [one] => format!("query {one}"),
-                        several => format!("queries {}", several.join(", ")),
-                    },
+                    holders: kept_by(&holders),
                     waited: self.patience,
                 },
                 // The plan was checked: this is for whoever has not.
@@ -184,6 +271,14 @@ impl Admission {
     }
 }
 
+fn kept_by(holders: &[String]) -> String {
+    match holders {
+        [] => "nobody".to_owned(),
+        [one] => format!("query {one}"),
+        several => format!("queries {}", several.join(", ")),
+    }
+}
+
 fn external(error: ExecutionError) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
@@ -198,6 +293,7 @@ pub(crate) struct Admitted {
 /// The stream goes first, and with it the workers.
 struct Running {
     stream: SendableRecordBatchStream,
+    _pools: Option<StartedPools>,
     _granted: Option<Granted>,
     _listed: Option<Listed>,
 }
@@ -215,6 +311,7 @@ impl Admitted {
             schema: stream.schema(),
             inner: Some(Running {
                 stream,
+                _pools: places.pools.take(),
                 _granted: places.granted.take(),
                 _listed: listed,
             }),

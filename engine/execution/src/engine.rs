@@ -15,34 +15,26 @@ use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
     MemorySchemaProvider, SchemaProvider,
 };
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DataFusionError, Result};
-use datafusion::execution::{SessionState, SessionStateBuilder, TaskContext};
-use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::common::Result;
+use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
-use mobula_plan::operator::map_batches::demands;
 use mobula_plan::{
-    FunctionCatalog, MobulaOptions, MobulaPlanning, QueryId, SessionStateBuilderExt, TaskHostHandle,
+    FunctionCatalog, MobulaOptions, MobulaPlanning, SessionStateBuilderExt, TaskHostHandle,
 };
+use mobula_udfs::resources::Waiting;
 use mobula_udfs::{ActorHost, DescribedMethod, FunctionSpec, ObjectKind, UdfError};
 use url::Url;
 
-use crate::admission::{Admission, Admitted, Places};
-use crate::base::channel::PeerChannels;
-use crate::base::planner::distributed_state;
+use crate::admission::Admission;
 use crate::base::worker::TaskSource;
 use crate::coordinator::control::Control;
 use crate::coordinator::membership::Membership;
 use crate::coordinator::queries::Queries;
-use crate::coordinator::query::{LossGuard, QueryRun, suspect_lost};
 use crate::error::ExecutionError;
 use crate::executor::listener::{self, Listener, advertised_url};
-use crate::explain;
 use crate::functions::RustFunctions;
+use crate::pool::starter::{OwnHost, Starter};
 use crate::process::Process;
-use crate::query_header::query_header;
-use crate::resource_check::{Has, check};
 use crate::spawn::OwnedTask;
 use crate::stores::ObjectStores;
 use crate::system_tables::{SYSTEM_SCHEMA, SystemSchema};
@@ -95,15 +87,10 @@ pub(crate) struct Cluster {
     pub(crate) address: SocketAddr,
     pub(crate) url: Url,
     pub(crate) local: Option<TaskSource>,
+    pub(crate) starter: Arc<Starter>,
+    _follow: OwnedTask<()>,
     _listener: Listener,
     _sweep: OwnedTask<()>,
-}
-
-/// Who runs a query.
-enum Participants {
-    /// This process alone.
-    Here,
-    Executors(Vec<Url>),
 }
 
 impl Engine {
@@ -227,8 +214,20 @@ impl Engine {
         &self.process
     }
 
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// The queries that wait for resources, in the order they came.
+    pub(crate) fn waiting(&self) -> Vec<Waiting> {
+        match &self.cluster {
+            Some(cluster) => cluster.starter.line.waiting(),
+            None => self.process.ledger().waiting(),
+        }
+    }
+
     /// The queries that run or wait.
-    pub(crate) fn queries(&self) -> &Queries {
+    pub(crate) fn queries(&self) -> &Arc<Queries> {
         &self.queries
     }
 
@@ -284,170 +283,6 @@ impl Engine {
     /// that one session's CREATE or DROP FUNCTION is seen by all.
     pub fn sync_functions(&self, state: &mut SessionState) {
         mobula_plan::udf::sync_functions(state, &self.functions);
-    }
-
-    /// Starts `plan` under the settings of `state`. EXPLAIN shows what would
-    /// run, distributed or not.
-    ///
-    /// # Errors
-    /// What planning fails with, and UNAVAILABLE when the plan needs an
-    /// executor and there is none.
-    pub async fn run(&self, state: &SessionState, plan: LogicalPlan) -> Result<QueryRun> {
-        self.run_statement(state, plan, "").await
-    }
-
-    /// As [`Self::run`], of the statement `sql`, which `system.queries` shows.
-    ///
-    /// # Errors
-    /// As [`Self::run`].
-    pub async fn run_statement(
-        &self,
-        state: &SessionState,
-        plan: LogicalPlan,
-        sql: &str,
-    ) -> Result<QueryRun> {
-        let query_id = uuid::Uuid::new_v4().simple().to_string();
-        let mut places = Places::new(self.queries.list(&query_id, sql));
-        loop {
-            let query_id = query_id.clone();
-            let places = &mut places;
-            let participants = match places.is_alone {
-                true => Participants::Here,
-                false => self.participants(&plan)?,
-            };
-            let started = match participants {
-                Participants::Here => self.run_here(query_id, state, &plan, places).await,
-                Participants::Executors(urls) => {
-                    self.run_on(query_id, state, &plan, urls, places).await
-                }
-            };
-            if let Some(run) = started? {
-                return Ok(run);
-            }
-        }
-    }
-
-    fn participants(&self, plan: &LogicalPlan) -> Result<Participants> {
-        let Some(cluster) = &self.cluster else {
-            return Ok(Participants::Here);
-        };
-        // A UNION would send each of its inputs to an executor of its own.
-        if !needs_executor(plan)? {
-            return Ok(Participants::Here);
-        }
-        let mut urls: Vec<Url> = cluster
-            .control
-            .members()
-            .into_iter()
-            .filter(|m| !m.is_suspect && m.roles.tasks)
-            .map(|m| m.url)
-            .collect();
-        if cluster.local.is_some() {
-            urls.push(cluster.url.clone());
-        }
-        match urls.len() {
-            0 => Err(DataFusionError::External(Box::new(
-                match cluster.control.members().is_empty() {
-                    true => ExecutionError::NoExecutors {
-                        coordinator: format!("grpc://{}", cluster.address),
-                    },
-                    false => ExecutionError::NoTaskTakers {
-                        coordinator: format!("grpc://{}", cluster.address),
-                    },
-                },
-            ))),
-            1 => Ok(Participants::Here),
-            _ => Ok(Participants::Executors(urls)),
-        }
-    }
-
-    async fn run_on(
-        &self,
-        query_id: String,
-        state: &SessionState,
-        plan: &LogicalPlan,
-        urls: Vec<Url>,
-        places: &mut Places,
-    ) -> Result<Option<QueryRun>> {
-        let Some(cluster) = &self.cluster else {
-            return self.run_here(query_id, state, plan, places).await;
-        };
-        let local = cluster
-            .local
-            .clone()
-            .map(|tasks| (cluster.url.clone(), tasks));
-        let channels = PeerChannels::of_query(
-            self.process.channels().clone(),
-            Arc::clone(self.process.traffic()),
-            local,
-        );
-        let used = channels.used();
-        let header = query_header(
-            &query_id,
-            state.config_options(),
-            self.process.stores().wire(plan),
-        );
-        let alive = cluster.control.watch_alive();
-        let state = distributed_state(state, urls, channels, &header)?;
-        let started = self.run_here(query_id, &state, plan, places).await;
-        let control = Arc::clone(&cluster.control);
-        let started = started.inspect_err(|error| suspect_lost(&control, error))?;
-        Ok(started.map(|mut run| {
-            run.stream = Box::pin(LossGuard::new(run.stream, alive, used, control));
-            run
-        }))
-    }
-
-    /// Plans by the planner of `state` and starts. `None` when the query is to be
-    /// planned again: it had to wait for its places, which it has now, and who takes
-    /// part may have changed; or it must run in this process alone.
-    async fn run_here(
-        &self,
-        query_id: String,
-        state: &SessionState,
-        plan: &LogicalPlan,
-        places: &mut Places,
-    ) -> Result<Option<QueryRun>> {
-        if let Some(explain) = explain::explained(plan) {
-            let check = |plan: &Arc<dyn ExecutionPlan>| self.may_run(plan, places);
-            return explain::run(query_id, state, plan, explain, check).await;
-        }
-        let plan = state.create_physical_plan(plan).await?;
-        if !self.may_run(&plan, places)? {
-            return Ok(None);
-        }
-        if self.admission.admit(&query_id, &plan, places).await? {
-            return Ok(None);
-        }
-        let stream = execute_stream(Arc::clone(&plan), task_context(state, &query_id))?;
-        Ok(Some(QueryRun {
-            query_id,
-            stream: Admitted::wrap(stream, places),
-            plan,
-        }))
-    }
-
-    /// Refuses a plan whose calls ask for what is not there. False where it has to be
-    /// planned again for this process alone: that is where such calls run so far.
-    fn may_run(&self, plan: &Arc<dyn ExecutionPlan>, places: &mut Places) -> Result<bool> {
-        let asked = demands(plan)?;
-        if asked.is_empty() {
-            return Ok(true);
-        }
-        let here = Has {
-            id: self.process.executor_id().to_owned(),
-            capacity: self.process.ledger().capacity().clone(),
-        };
-        let members = self.cluster.as_ref().map(|c| c.control.members());
-        let others = members.into_iter().flatten().filter(|m| m.roles.actors);
-        let others = others.map(|member| Has {
-            id: member.executor_id,
-            capacity: member.capacity,
-        });
-        let others: Vec<_> = others.collect();
-        check(&asked, &here, &others).map_err(|e| DataFusionError::External(Box::new(e)))?;
-        let is_alone = std::mem::replace(&mut places.is_alone, true);
-        Ok(is_alone || self.cluster.is_none())
     }
 
     /// Compiles a function's body in a worker and checks its signature.
@@ -535,7 +370,18 @@ impl Cluster {
             options.heartbeat_interval(),
             process.channels().clone(),
             Arc::clone(process.row_errors()),
+            Arc::clone(&process.pool_line().directory),
         ));
+        let is_host = settings.local_executor && process.roles().actors;
+        let starter = Starter::new(
+            Arc::clone(&control),
+            process,
+            is_host.then(|| OwnHost {
+                executor_id: process.executor_id().to_owned(),
+                url: url.clone(),
+                capacity: process.ledger().capacity().clone(),
+            }),
+        );
         let tasks = process.task_source();
         let listener = Listener::serve(
             bound,
@@ -546,6 +392,8 @@ impl Cluster {
             settings.token,
         );
         Ok(Self {
+            _follow: starter.follow(),
+            starter,
             _sweep: control.sweep(),
             control,
             address,
@@ -554,33 +402,4 @@ impl Cluster {
             _listener: listener,
         })
     }
-}
-
-/// The context of tasks of query `query_id` in this process.
-fn task_context(state: &SessionState, query_id: &str) -> Arc<TaskContext> {
-    let context = TaskContext::from(state);
-    let config = context.session_config().clone();
-    let config = config.with_extension(Arc::new(QueryId(query_id.to_owned())));
-    Arc::new(context.with_session_config(config))
-}
-
-/// True when `plan` reads a table or calls user code: constants, DDL and the
-/// schemas that live on the coordinator need no executor.
-fn needs_executor(plan: &LogicalPlan) -> Result<bool> {
-    let mut needs = false;
-    plan.apply_with_subqueries(|node| {
-        needs |= match node {
-            LogicalPlan::TableScan(scan) => !scan
-                .table_name
-                .schema()
-                .is_some_and(|s| s == SYSTEM_SCHEMA || s == "information_schema"),
-            LogicalPlan::Extension(_) => true,
-            _ => false,
-        };
-        Ok(match needs {
-            true => TreeNodeRecursion::Stop,
-            false => TreeNodeRecursion::Continue,
-        })
-    })?;
-    Ok(needs)
 }

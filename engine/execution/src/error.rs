@@ -109,16 +109,6 @@ pub enum ExecutionError {
     },
 
     #[error(
-        "function \"{function}\" asks for {asked}, and calls that ask for resources or labels run in the coordinator's process so far: {has}. {way}"
-    )]
-    DemandHere {
-        function: String,
-        asked: String,
-        has: String,
-        way: String,
-    },
-
-    #[error(
         "function \"{function}\" asks for {workers} workers with {demand} each, and there is room for {room}: {has}. Ask for concurrency => {room} or '1..{workers}', or start with more"
     )]
     DemandTooMany {
@@ -143,6 +133,14 @@ pub enum ExecutionError {
         holders: String,
         waited: Duration,
     },
+
+    #[error(
+        "the actors of this query could not be started for {waited:?}: {reason}. Run the query again"
+    )]
+    ActorsNotStarted { reason: String, waited: Duration },
+
+    #[error("the actors of this query cannot be started: {reason}")]
+    ActorsRefused { reason: String },
 
     #[error("cannot read the cluster token \"{}\": {source}. Give the coordinator's file with --cluster-token-file", path.display())]
     TokenFile {
@@ -236,10 +234,11 @@ impl ExecutionError {
             Self::TooManyCalls { .. } | Self::NoPlaces { .. } | Self::NoResources { .. } => {
                 ErrorClass::ResourceExhausted
             }
+            Self::ActorsNotStarted { .. } => ErrorClass::Unavailable,
+            Self::ActorsRefused { .. } => ErrorClass::Setup,
             Self::BadAddress { .. }
             | Self::BadAdvertise { .. }
             | Self::DemandNeverMet { .. }
-            | Self::DemandHere { .. }
             | Self::DemandTooMany { .. }
             | Self::DemandOfAll { .. } => ErrorClass::User,
             Self::Malformed { .. } => ErrorClass::Internal,

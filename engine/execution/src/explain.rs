@@ -33,26 +33,23 @@ pub fn explained(plan: &LogicalPlan) -> Option<&Explain> {
     }
 }
 
-/// Plans what `explain`, the root of `written`, explains, and returns texts as rows;
-/// `None` where `check` says that this plan would not run.
+/// Plans what `explain`, the root of `written`, explains, and returns texts as rows.
 ///
 /// # Errors
-/// What planning fails with.
+/// What planning fails with, and `check`.
 pub async fn run(
     query_id: String,
     state: &SessionState,
     written: &LogicalPlan,
     explain: &Explain,
-    check: impl FnOnce(&Arc<dyn ExecutionPlan>) -> Result<bool>,
+    check: impl FnOnce(&Arc<dyn ExecutionPlan>) -> Result<()>,
 ) -> Result<Option<QueryRun>> {
     let logical = state.optimize(&explain.plan)?;
     let plan = state
         .query_planner()
         .create_physical_plan(&logical, state)
         .await?;
-    if !check(&plan)? {
-        return Ok(None);
-    }
+    check(&plan)?;
     let schema = Arc::new(explain.schema.as_arrow().clone());
     let mut texts = match is_distributed(&plan) {
         true => rows(

@@ -5,7 +5,8 @@
 //! stores, connections to peers, and the counters of all traffic.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
@@ -24,6 +25,8 @@ use crate::executor::report::Reporter;
 use crate::executor::resources::{Roles, capacity, free_to_wire};
 use crate::executor::task_host::ProcessTaskHost;
 use crate::functions::RustFunctions;
+use crate::pool::dispatch::PoolLine;
+use crate::pool::hosting::Hosting;
 use crate::row_errors::RowErrors;
 use crate::stores::ObjectStores;
 use crate::token::ClusterToken;
@@ -38,6 +41,8 @@ pub struct Process {
     workers: Arc<WorkerManager>,
     actors: Arc<ActorHost>,
     actor_line: Arc<ActorLine>,
+    hosting: Arc<Hosting>,
+    pool_line: Arc<PoolLine>,
     host: Arc<dyn TaskHost>,
     row_errors: Arc<RowErrors>,
     failed_rows: Arc<FailedRowsLine>,
@@ -85,7 +90,19 @@ impl Process {
             Arc::clone(&traffic),
             options.udf_max_frame_bytes(),
         ));
+        let hosting = Arc::new(Hosting::new(Arc::clone(&workers), Arc::clone(&ledger)));
+        let pool_line = Arc::new(PoolLine {
+            executor_id: executor_id.to_owned(),
+            hosting: Arc::clone(&hosting),
+            channels: channels.clone(),
+            traffic: Arc::clone(&traffic),
+            keep_bytes: options.udf_max_frame_bytes(),
+            patience: options.udf_init_timeout(),
+            directory: Arc::default(),
+            coordinator: OnceLock::new(),
+        });
         let host = ProcessTaskHost {
+            pool_line: Arc::clone(&pool_line),
             workers: Arc::clone(&workers),
             actors: Arc::clone(&actors),
             actor_line: Arc::clone(&actor_line),
@@ -110,6 +127,8 @@ impl Process {
             workers,
             actors,
             actor_line,
+            hosting,
+            pool_line,
         }))
     }
 
@@ -159,6 +178,16 @@ impl Process {
         &self.actor_line
     }
 
+    /// The actors of queries that live in this process.
+    pub fn hosting(&self) -> &Arc<Hosting> {
+        &self.hosting
+    }
+
+    /// Where its tasks find those.
+    pub fn pool_line(&self) -> &PoolLine {
+        &self.pool_line
+    }
+
     pub fn host(&self) -> &Arc<dyn TaskHost> {
         &self.host
     }
@@ -197,6 +226,11 @@ impl Process {
         &self.traffic
     }
 
+    /// After how long without a word coordinator and executor count each other as lost.
+    pub fn heartbeat_timeout(&self) -> Duration {
+        self.options.heartbeat_timeout()
+    }
+
     /// Totals for heartbeats and `system.executors`.
     pub fn load(&self) -> ExecutorLoad {
         ExecutorLoad {
@@ -215,6 +249,7 @@ impl Process {
     /// Ends every worker process; bounded by their grace period.
     pub async fn shutdown(&self) {
         self.actors.shutdown();
+        self.hosting.clear();
         self.workers.shutdown().await;
     }
 }

@@ -20,6 +20,7 @@ pub fn query_header(query_id: &str, options: &ConfigOptions, stores: Vec<Store>)
         query_id: query_id.to_owned(),
         options: non_default(options),
         stores,
+        pools: vec![],
     }
 }
 

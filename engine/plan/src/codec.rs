@@ -135,6 +135,7 @@ fn encode_map_batches(exec: &MapBatchesExec) -> Result<MapBatchesExecNode> {
         concurrency: exec.concurrency().map(|n| n as u64),
         shape: Some(shape),
         grouping: exec.grouping().map(encode_grouping).transpose()?,
+        call_id: exec.call_id(),
     })
 }
 
@@ -158,6 +159,7 @@ fn decode_map_batches(
     let call = UdfCall::decode(&message.udf_call).map_err(external)?;
     let concurrency = message.concurrency.map(|n| n as usize);
     let exec = MapBatchesExec::try_new(Arc::clone(&input), Arc::new(call), shape, concurrency)?;
+    let exec = exec.with_call_id(message.call_id);
     let columns = input.schema().fields().len();
     let grouping = message.grouping.map(|g| decode_grouping(g, columns));
     Ok(exec.with_grouping(grouping.transpose()?))

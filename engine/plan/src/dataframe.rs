@@ -619,7 +619,7 @@ mod tests {
         ] {
             assert!(text.contains(line), "{text}");
         }
-        assert_eq!(crate::operator::workers_kept(&plan).unwrap(), 0);
+        assert_eq!(crate::operator::workers_kept(&plan, false).unwrap(), 0);
         let formatted = Call::of("nat").batch_format(BatchFormat::Rows);
         for (call, word) in [
             (

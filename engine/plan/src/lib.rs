@@ -39,5 +39,7 @@ pub use sql::actor_methods::actor_methods;
 pub use sql::create_actor::CreateActor;
 pub use sql::create_function::CreateFunction;
 pub use sql::statement::{MobulaStatement, parse_statements};
-pub use task_host::{FailedRows, ListedRow, QueryId, TaskHost, TaskHostHandle};
+pub use task_host::{
+    FailedRows, ListedRow, PlacedPool, PlacedPools, PoolHost, QueryId, TaskHost, TaskHostHandle,
+};
 pub use udf::scalar_udf;

@@ -48,6 +48,46 @@ impl QueryId {
     }
 }
 
+/// Some actors of a pool, in one process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolHost {
+    pub executor_id: String,
+    /// Where other processes reach it.
+    pub url: String,
+    /// At least 1.
+    pub actors: usize,
+    /// Which of the query's actors there: some may have come later, instead of lost ones.
+    pub part: u64,
+}
+
+/// The actors of one operator, which were placed when its query started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlacedPool {
+    /// See `MapBatchesExec::call_id`.
+    pub call_id: u64,
+    pub hosts: Vec<PoolHost>,
+}
+
+impl PlacedPool {
+    /// All of them together, at least 1.
+    pub fn actors(&self) -> usize {
+        let actors: usize = self.hosts.iter().map(|host| host.actors).sum();
+        actors.max(1)
+    }
+}
+
+/// The placed pools of a query, as an extension of DataFusion's session configuration.
+#[derive(Debug, Clone, Default)]
+pub struct PlacedPools(pub Vec<Arc<PlacedPool>>);
+
+impl PlacedPools {
+    /// That of operator `call_id`; `None`: its tasks have workers of their own.
+    pub fn find(context: &TaskContext, call_id: u64) -> Option<Arc<PlacedPool>> {
+        let pools = context.session_config().get_extension::<Self>()?;
+        pools.0.iter().find(|pool| pool.call_id == call_id).cloned()
+    }
+}
+
 /// The process around a task.
 #[async_trait]
 pub trait TaskHost: Send + Sync + Debug {
@@ -61,6 +101,18 @@ pub trait TaskHost: Send + Sync + Debug {
         call: Arc<UdfCall>,
         concurrency: usize,
     ) -> Result<Arc<dyn UdfPool>, UdfError>;
+
+    /// Opens the way of one call in this task to the actors that `placed` names.
+    ///
+    /// # Errors
+    /// What keeps it from them. A host that knows no other processes has none.
+    fn open_placed_pool(
+        &self,
+        call: Arc<UdfCall>,
+        placed: &Arc<PlacedPool>,
+    ) -> Result<Arc<dyn UdfPool>, UdfError> {
+        self.open_pool(call, placed.actors())
+    }
 
     /// How many of `total` workers, wanted over the whole cluster, this task
     /// gets; at least 1. In one process: all of them.

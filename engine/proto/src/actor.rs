@@ -1,10 +1,11 @@
-//! What a task and the process of a named actor say over a Flight `DoExchange`.
+//! What a task and the process of actors say over a Flight `DoExchange`.
 //!
 //! The first message has the command [`ActorCall`] and the schema of the blocks; the
 //! first answer has that of the answers. A block, and what comes of it, are record
 //! batches of Flight with a [`BlockTag`] and an [`AnswerTag`] as their metadata. One
 //! that is too long for a message goes in several, the last of which says so. Answers
-//! come by blocks in the order that these were sent.
+//! of a named actor come by blocks in the order that these were sent, those of a pool as
+//! they are there.
 
 /// Opens an exchange: one call of a method in one task.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -18,6 +19,12 @@ pub struct ActorCall {
     /// Rows of one block that may fail before the call does.
     #[prost(uint64, optional, tag = "3")]
     pub max_errors: Option<u64>,
+    /// The pool of a query that is called; absent: a named actor.
+    #[prost(message, optional, tag = "4")]
+    pub pool: Option<crate::pool::PoolRef>,
+    /// Blocks that may be on their way at a time; 0: as to a named actor.
+    #[prost(uint32, tag = "5")]
+    pub credits: u32,
 }
 
 /// Metadata of a message to an actor.

@@ -106,6 +106,9 @@ pub struct Heartbeat {
     pub epoch: u64,
     #[prost(message, optional, tag = "3")]
     pub load: Option<ExecutorLoad>,
+    /// Queries that have actors there.
+    #[prost(string, repeated, tag = "4")]
+    pub hosted: Vec<String>,
 }
 
 /// Totals since the process started, and what runs now.
@@ -137,6 +140,9 @@ pub struct HeartbeatReply {
     /// False: the coordinator does not know this epoch; register again.
     #[prost(bool, tag = "1")]
     pub known: bool,
+    /// Those of the queries with actors there that the coordinator does not run.
+    #[prost(string, repeated, tag = "2")]
+    pub ended: Vec<String>,
 }
 
 /// An executor says goodbye.
@@ -234,6 +240,9 @@ pub struct QueryHeader {
     /// Object stores the plan may read; credentials by reference only.
     #[prost(message, repeated, tag = "3")]
     pub stores: Vec<Store>,
+    /// Where the actors are of calls that ask for resources.
+    #[prost(message, repeated, tag = "4")]
+    pub pools: Vec<crate::pool::PlacedPool>,
 }
 
 /// One option.

@@ -7,4 +7,5 @@
 pub mod actor;
 pub mod cluster;
 pub mod plan;
+pub mod pool;
 pub mod report;

@@ -68,6 +68,9 @@ pub struct MapBatchesExecNode {
     /// Rows of a group come together; only with a table.
     #[prost(message, optional, tag = "6")]
     pub grouping: Option<Grouping>,
+    /// Names the operator among those of its coordinator.
+    #[prost(uint64, tag = "7")]
+    pub call_id: u64,
 }
 
 /// How a call meets its input.

@@ -31,7 +31,7 @@ pub struct Demand {
 
 /// A kind of resource: what one waits for is not in the way of who wants another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Class<'a> {
+pub enum Class<'a> {
     Cpus,
     Gpus,
     Memory,
@@ -57,20 +57,23 @@ impl Demand {
         cpus.is_some() || gpus.is_some() || memory_bytes.is_some() || !custom.is_empty()
     }
 
-    pub(super) fn gpus_taken(&self) -> Amount {
+    /// GPUs that it takes.
+    pub fn gpus_taken(&self) -> Amount {
         self.gpus.unwrap_or_default()
     }
 
-    pub(super) fn cpus_taken(&self) -> Amount {
+    /// Cores that it takes.
+    pub fn cpus_taken(&self) -> Amount {
         self.cpus.unwrap_or_default()
     }
 
-    pub(super) fn memory_taken(&self) -> u64 {
+    /// Bytes that it takes.
+    pub fn memory_taken(&self) -> u64 {
         self.memory_bytes.unwrap_or_default()
     }
 
     /// What it takes some of.
-    pub(super) fn classes(&self) -> BTreeSet<Class<'_>> {
+    pub fn classes(&self) -> BTreeSet<Class<'_>> {
         let own = [
             (Class::Cpus, !self.cpus_taken().is_zero()),
             (Class::Gpus, !self.gpus_taken().is_zero()),

@@ -22,7 +22,33 @@ pub struct Free {
 /// What was taken of which GPU, by its place in [`Free::gpus`].
 pub(super) type Shares = Vec<(usize, Amount)>;
 
+/// What one worker took of a [`Free`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    demand: Demand,
+    shares: Shares,
+}
+
+impl Taken {
+    /// What it was asked for.
+    pub fn demand(&self) -> &Demand {
+        &self.demand
+    }
+}
+
 impl Free {
+    /// As much as `demand` asks for, if there is.
+    pub fn try_take(&mut self, demand: &Demand) -> Option<Taken> {
+        let shares = self.take(demand)?;
+        let demand = demand.clone();
+        Some(Taken { demand, shares })
+    }
+
+    /// Gives back what [`Self::try_take`] took.
+    pub fn put_back(&mut self, taken: &Taken) {
+        self.give(&taken.demand, &taken.shares);
+    }
+
     /// Everything, nobody having taken any.
     pub fn all_of(capacity: &Capacity) -> Self {
         let gpus = capacity.gpu_ids.iter();

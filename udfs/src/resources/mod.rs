@@ -19,11 +19,11 @@ mod waiting;
 
 pub use amount::{Amount, BadAmount};
 pub use capacity::{Capacity, Lack};
-pub use demand::Demand;
+pub use demand::{Class, Demand};
 pub use detect::{Detected, detect};
 pub use devices::{BadGpus, Gpus};
-pub use free::Free;
+pub use free::{Free, Taken};
 pub use labels::{BadLabels, LabelSelector};
 pub use ledger::{Claim, Ledger, Refusal, Reservation, Share};
 pub use names::{amounts_of, amounts_text, labels_of, labels_text};
-pub use waiting::Waiting;
+pub use waiting::{Waiting, classes};

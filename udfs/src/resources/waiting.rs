@@ -34,7 +34,7 @@ pub(super) fn next<'a>(free: &Free, line: impl Iterator<Item = &'a [Demand]>) ->
 }
 
 /// What `demands` take some of.
-pub(super) fn classes(demands: &[Demand]) -> BTreeSet<Class<'_>> {
+pub fn classes(demands: &[Demand]) -> BTreeSet<Class<'_>> {
     demands.iter().flat_map(Demand::classes).collect()
 }
 

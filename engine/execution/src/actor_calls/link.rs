@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use url::Url;
 
-use super::CREDITS;
+use super::pool::Way;
 use super::reply::Reply;
 use super::wire::{BlockReader, BlockWriter, Problem, failed_from_wire, opening};
 use crate::error::{ErrorClass, RemoteError};
@@ -30,8 +30,6 @@ use crate::wire_error;
 
 /// How often a block is sent at most.
 const TRIES: u32 = 2;
-/// The opening, and each block with the word that nobody reads it.
-const WAITING: usize = 1 + 2 * CREDITS;
 
 /// Where an actor lives, and the way there.
 #[derive(Debug)]
@@ -87,6 +85,7 @@ impl InFlight {
 pub struct Link {
     place: Place,
     call: Arc<UdfCall>,
+    way: Way,
     writer: BlockWriter,
     reader: BlockReader,
     state: Mutex<State>,
@@ -112,11 +111,12 @@ enum End {
 }
 
 impl Link {
-    pub fn new(place: Place, call: Arc<UdfCall>, writer: BlockWriter) -> Self {
+    pub fn new(place: Place, call: Arc<UdfCall>, writer: BlockWriter, way: Way) -> Self {
         Self {
             reader: BlockReader::new(&call.output),
             place,
             call,
+            way,
             writer,
             state: Mutex::default(),
         }
@@ -140,7 +140,7 @@ impl Link {
         let bytes = block.messages.iter().map(bytes).sum::<u64>();
         state.stats.rows_in += block.rows as u64;
         state.stats.bytes_in += bytes;
-        state.stats.workers_at_once = 1;
+        state.stats.workers_at_once = 1.max(self.way.credits as u64 / 2);
         // One that is breaking takes nothing; then the next one gets the block.
         let sent = state
             .out
@@ -198,8 +198,9 @@ impl Link {
 
     /// The messages of a new exchange: its opening and the blocks on their way first.
     fn open(&self) -> Result<mpsc::Receiver<Vec<FlightData>>, UdfError> {
-        let opening = opening(&self.call, &self.writer)?;
-        let (out, messages) = mpsc::channel(WAITING);
+        let opening = opening(&self.call, &self.writer, &self.way)?;
+        // The opening, and each block with the word that nobody reads it.
+        let (out, messages) = mpsc::channel(1 + 2 * self.way.credits);
         let mut state = self.state.lock();
         // There is room for all of them.
         let _ = out.try_send(vec![opening]);

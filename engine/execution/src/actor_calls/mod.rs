@@ -1,15 +1,18 @@
-//! Calls of named actors that live in another process: Arrow Flight `DoExchange`.
+//! Calls of actors that live in another process: Arrow Flight `DoExchange`.
 //!
 //! A task's pool is a [`RemoteActor`](pool): it opens one exchange at its first block,
 //! sends blocks (`link`) and hands answers to who asked (`reply`). The process with
 //! the actor serves it (`serve`) by an ordinary pool of its own, which stands in the
 //! actor's line. `wire` is what both write and read.
 //!
-//! Nothing piles up: at most [`CREDITS`] blocks of an exchange are on their way, the
+//! The same way leads to the actors of a query (`pool/dispatch`): there are several, so
+//! more blocks are on their way, and their answers come as they are there.
+//!
+//! Nothing piles up: at most [`CREDITS`] blocks of an exchange, or [`CREDITS_MAX`], are on their way, the
 //! answers of a block wait at their reader up to a bound, and beyond it HTTP/2 stops
 //! the sender.
 
-mod link;
+pub mod link;
 pub mod pool;
 mod reply;
 pub mod serve;
@@ -18,5 +21,10 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-/// Blocks of one exchange on their way at a time: one at work, one in line behind it.
+pub use wire::as_us;
+
+/// Blocks of one exchange on their way to a named actor at a time: one at work, one in
+/// line behind it.
 const CREDITS: usize = 2;
+/// The same to a pool, at most.
+const CREDITS_MAX: usize = 1024;

@@ -14,16 +14,17 @@ use futures::Stream;
 use futures::stream::{self, StreamExt};
 use mobula_block::plain::{block_as, plain_block};
 use mobula_proto::actor::BlockTag;
+use mobula_proto::pool::PoolRef;
 use mobula_udfs::{Answer, AnswerStream, PoolStats, UdfCall, UdfError, UdfPool};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::{Mutex as FairMutex, Semaphore};
 use url::Url;
 
-use super::CREDITS;
 use super::link::{InFlight, Link, Place};
 use super::reply::{self, Part, Parts};
 use super::wire::BlockWriter;
+use super::{CREDITS, CREDITS_MAX};
 use crate::exchange::channels::ChannelPool;
 use crate::exchange::traffic::Traffic;
 use crate::spawn::{OwnedTask, spawn_named};
@@ -63,15 +64,25 @@ impl ActorLine {
             channels: self.channels.clone(),
             traffic: Arc::clone(&self.traffic),
         };
-        Some(Arc::new(RemoteActor::new(
-            place,
-            Arc::clone(call),
-            self.keep_bytes,
-        )))
+        let way = Way {
+            pool: None,
+            credits: CREDITS,
+        };
+        let (call, keep_bytes) = (Arc::clone(call), self.keep_bytes);
+        Some(Arc::new(RemoteActor::new(place, call, keep_bytes, way)))
     }
 }
 
-/// One call in one task, on an actor in another process.
+/// Whom an exchange leads to.
+#[derive(Debug, Clone)]
+pub struct Way {
+    /// `None`: the named actor that the call says.
+    pub pool: Option<PoolRef>,
+    /// Blocks that may be on their way.
+    pub credits: usize,
+}
+
+/// One call in one task, on an actor, or actors, in another process.
 #[derive(Debug)]
 pub struct RemoteActor {
     exchange: Arc<Exchange>,
@@ -96,31 +107,32 @@ struct Exchange {
 
 impl RemoteActor {
     /// Opens nothing yet.
-    pub fn new(place: Place, call: Arc<UdfCall>, keep_bytes: usize) -> Self {
+    pub fn new(place: Place, call: Arc<UdfCall>, keep_bytes: usize, way: Way) -> Self {
+        let credits = way.credits.clamp(1, CREDITS_MAX);
+        let way = Way { credits, ..way };
         let writer = BlockWriter::new(&call.input, place.channels.limits().message_bytes);
         Self {
             exchange: Arc::new(Exchange {
-                link: Arc::new(Link::new(place, call, writer.clone())),
+                link: Arc::new(Link::new(place, call, writer.clone(), way)),
                 driver: Mutex::default(),
             }),
             door: FairMutex::new(Door {
                 next_seq: 0,
                 writer,
             }),
-            credits: Arc::new(Semaphore::new(CREDITS)),
+            credits: Arc::new(Semaphore::new(credits)),
             keep_bytes,
         }
     }
+}
 
-    /// A scalar function of no rows has no values, a table function no rows.
-    fn answer_to_nothing(&self) -> AnswerStream {
-        let call = self.exchange.link.call();
-        match call.spec.is_table() {
-            true => stream::empty().boxed(),
-            false => {
-                let empty = RecordBatch::new_empty(Arc::clone(&call.output));
-                stream::once(async { Ok(Answer::Rows(empty)) }).boxed()
-            }
+/// A scalar function of no rows has no values, a table function no rows.
+pub fn answer_to_nothing(call: &UdfCall) -> AnswerStream {
+    match call.spec.is_table() {
+        true => stream::empty().boxed(),
+        false => {
+            let empty = RecordBatch::new_empty(Arc::clone(&call.output));
+            stream::once(async { Ok(Answer::Rows(empty)) }).boxed()
         }
     }
 }
@@ -129,7 +141,7 @@ impl RemoteActor {
 impl UdfPool for RemoteActor {
     async fn call(&self, block: RecordBatch) -> Result<AnswerStream, UdfError> {
         if block.num_rows() == 0 {
-            return Ok(self.answer_to_nothing());
+            return Ok(answer_to_nothing(self.exchange.link.call()));
         }
         let link = &self.exchange.link;
         let mut door = self.door.lock().await;

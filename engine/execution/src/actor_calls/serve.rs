@@ -27,10 +27,12 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::CREDITS;
+use super::pool::Way;
 use super::wire::{BlockReader, BlockWriter, as_us, failed_to_wire, opened, rows_of};
 use crate::classify::classify_any;
+use crate::error::ErrorClass;
 use crate::exchange::traffic::Traffic;
+use crate::pool::hosting::Hosting;
 use crate::spawn::spawn_named;
 use crate::wire_error;
 
@@ -42,15 +44,18 @@ const MESSAGES_WAITING: usize = 2;
 /// one answer are together.
 const MESSAGES_READY: usize = 2;
 
-/// Serves calls of the named actors of this process.
+/// Serves calls of the actors of this process.
 pub struct ActorCalls {
     pub actors: Arc<ActorHost>,
+    /// Those of queries.
+    pub hosting: Arc<Hosting>,
+    pub executor_id: String,
     pub traffic: Arc<Traffic>,
     /// Where others reach this process: errors name it.
     pub this_url: String,
     /// Size a message aims at, in bytes.
     pub message_bytes: usize,
-    /// Whether actors live here: an executor has none.
+    /// Whether named actors live here: an executor has none.
     pub has_actors: bool,
 }
 
@@ -67,11 +72,11 @@ impl ActorCalls {
         let first = first.map_err(|_| malformed("it says nothing"))??;
         let first = first.ok_or_else(|| malformed("it says nothing"))?;
         self.traffic.received(&first);
-        let call = opened(&first).map_err(malformed)?;
+        let (call, way) = opened(&first).map_err(malformed)?;
         let reader = BlockReader::new(&call.input);
         reader.check_opening(&first).map_err(malformed)?;
         let call = Arc::new(call);
-        let pool = self.pool(&call).map_err(|error| self.status(error))?;
+        let pool = self.pool(&call, &way).map_err(|error| self.status(error))?;
         let writer = BlockWriter::new(&call.output, self.message_bytes);
         let opening = Outgoing {
             tag: None,
@@ -84,6 +89,8 @@ impl ActorCalls {
             writer,
             url: self.this_url.clone(),
             part: None,
+            credits: way.credits,
+            is_ordered: way.pool.is_none(),
             calls: VecDeque::new(),
             ready: VecDeque::from([opening]),
             told: PoolStats::default(),
@@ -99,7 +106,14 @@ impl ActorCalls {
         Ok(answers.boxed())
     }
 
-    fn pool(&self, call: &Arc<UdfCall>) -> Result<Arc<dyn UdfPool>, UdfError> {
+    fn pool(&self, call: &Arc<UdfCall>, way: &Way) -> Result<Arc<dyn UdfPool>, UdfError> {
+        if let Some(pool) = &way.pool {
+            let found = self.hosting.open(pool)?;
+            return found.ok_or_else(|| UdfError::PoolGone {
+                function: call.spec.name.clone(),
+                place: self.executor_id.clone(),
+            });
+        }
         match self.actors.open_pool(Arc::clone(call)) {
             // It was here when the query was planned.
             Err(UdfError::ActorElsewhere {
@@ -157,7 +171,11 @@ struct Serving {
     url: String,
     /// A block that has come in part.
     part: Option<(BlockTag, Vec<RecordBatch>)>,
-    /// The oldest first: it is answered first.
+    /// Blocks that may be on their way.
+    credits: usize,
+    /// Whether the oldest block is answered first; else each as it comes.
+    is_ordered: bool,
+    /// The oldest first.
     calls: VecDeque<Call>,
     ready: VecDeque<Outgoing>,
     /// What the pool had done when it was last told.
@@ -222,8 +240,8 @@ impl Serving {
                 return Err(malformed("a block comes within another"));
             }
             Some(part) => part,
-            None if self.calls.len() >= CREDITS => {
-                let most = format!("more than {CREDITS} blocks are on their way");
+            None if self.calls.len() >= self.credits => {
+                let most = format!("more than {} blocks are on their way", self.credits);
                 return Err(malformed(most));
             }
             None => (tag, vec![]),
@@ -276,15 +294,15 @@ impl Serving {
         }
     }
 
-    /// Lets all stand in line, and takes what the oldest answers; ready when anything
-    /// has changed.
+    /// Lets all stand in line, and takes what is answered; ready when anything has
+    /// changed.
     fn poll_calls(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut changed = false;
         for call in &mut self.calls {
             changed |= call.poll_line(cx);
         }
         // Where the transport is slower than the actor, what has come goes first.
-        while self.ready.len() < MESSAGES_READY && self.poll_oldest(cx).is_ready() {
+        while self.ready.len() < MESSAGES_READY && self.poll_answers(cx).is_ready() {
             changed = true;
         }
         match changed {
@@ -293,18 +311,32 @@ impl Serving {
         }
     }
 
-    /// Takes one answer to the oldest block, or its end.
-    fn poll_oldest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(oldest) = self.calls.front_mut() else {
+    /// Takes one answer to a block whose turn it is, or its end.
+    fn poll_answers(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let most = match self.is_ordered {
+            true => 1,
+            false => self.calls.len(),
+        };
+        for at in 0..most {
+            if self.poll_answer(at, cx).is_ready() {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// The same, of the block at place `at`.
+    fn poll_answer(&mut self, at: usize, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(call) = self.calls.get_mut(at) else {
             return Poll::Pending;
         };
-        let seq = oldest.seq;
-        let answer = match &mut oldest.state {
+        let seq = call.seq;
+        let answer = match &mut call.state {
             CallState::InLine(_) => return Poll::Pending,
             CallState::Answering(answers) => ready!(answers.poll_next_unpin(cx)),
             CallState::Over(error) => {
                 let error = error.take();
-                self.finish(error);
+                self.finish(at, error);
                 return Poll::Ready(());
             }
         };
@@ -317,8 +349,8 @@ impl Serving {
             Some(Err(error)) => Some(Some(error)),
             None => Some(None),
         };
-        if let (Some(error), Some(oldest)) = (over, self.calls.front_mut()) {
-            oldest.state = CallState::Over(error);
+        if let (Some(error), Some(call)) = (over, self.calls.get_mut(at)) {
+            call.state = CallState::Over(error);
         }
         Poll::Ready(())
     }
@@ -371,9 +403,9 @@ impl Serving {
         }));
     }
 
-    /// The oldest block is answered whole.
-    fn finish(&mut self, error: Option<UdfError>) {
-        let Some(call) = self.calls.pop_front() else {
+    /// The block at place `at` is answered whole.
+    fn finish(&mut self, at: usize, error: Option<UdfError>) {
+        let Some(call) = self.calls.remove(at) else {
             return;
         };
         let (now, told) = (self.pool.stats(), self.told);
@@ -386,7 +418,12 @@ impl Serving {
             workers_started: now.workers_started.saturating_sub(told.workers_started),
             error: error.map(|error| {
                 let error = error.of_call(&self.call);
-                wire_error::to_wire(classify_any(&error), &self.url)
+                let mut classified = classify_any(&error);
+                // It has ended two workers: another host would lose some, too.
+                if !self.is_ordered && matches!(error, UdfError::WorkerLost { .. }) {
+                    classified.class = ErrorClass::User;
+                }
+                wire_error::to_wire(classified, &self.url)
             }),
         };
         let last = self.ready.back_mut().and_then(|last| last.tag.as_mut());

@@ -12,6 +12,8 @@ use mobula_udfs::{
     MethodOf, ObjectKind, Returns, RowFailure, UdfCall, UdfError, UdfErrorClass, Volatility,
 };
 
+use super::CREDITS;
+use super::pool::Way;
 use super::wire::*;
 
 fn block(rows: i64) -> RecordBatch {
@@ -168,8 +170,13 @@ fn bytes_that_lie_about_their_texts_are_refused() {
 fn an_opening_carries_the_call_and_what_the_session_says() {
     let sent = call(method());
     let writer = BlockWriter::new(&sent.input, 1 << 20);
-    assert_eq!(opened(&opening(&sent, &writer).unwrap()).unwrap(), sent);
-    let no_method = opening(&call(None), &writer).unwrap();
+    let named = Way {
+        pool: None,
+        credits: CREDITS,
+    };
+    let (call_of, way) = opened(&opening(&sent, &writer, &named).unwrap()).unwrap();
+    assert_eq!((call_of, way.pool, way.credits), (sent, None, CREDITS));
+    let no_method = opening(&call(None), &writer, &named).unwrap();
     assert!(
         opened(&no_method)
             .unwrap_err()

@@ -22,6 +22,9 @@ use mobula_proto::actor::{ActorCall, FailedReason, FailedRow as WireRow};
 use mobula_udfs::{FailedRow, RemoteFailure, RowFailure, UdfCall, UdfError, UdfErrorClass};
 use prost::Message;
 
+use super::pool::Way;
+use super::{CREDITS, CREDITS_MAX};
+
 /// Why bytes are not what they should be; continues a sentence.
 pub type Problem = String;
 
@@ -235,33 +238,43 @@ fn bad(problem: &dyn std::fmt::Display) -> Problem {
 ///
 /// # Errors
 /// [`UdfError::EncodeSpec`].
-pub fn opening(call: &UdfCall, writer: &BlockWriter) -> Result<FlightData, UdfError> {
+pub fn opening(call: &UdfCall, writer: &BlockWriter, way: &Way) -> Result<FlightData, UdfError> {
     let header = ActorCall {
         udf_call: call.encode()?,
         timeout_us: call.timeout.map(as_us),
         max_errors: call.max_errors,
+        pool: way.pool.clone(),
+        credits: way.credits as u32,
     };
     let descriptor = FlightDescriptor::new_cmd(header.encode_to_vec());
     Ok(writer.opening().with_descriptor(descriptor))
 }
 
-/// The call that `first`, the first message of an exchange, opens.
+/// The call that `first`, the first message of an exchange, opens, and whom it leads to.
 ///
 /// # Errors
 /// When it names none.
-pub fn opened(first: &FlightData) -> Result<UdfCall, Problem> {
+pub fn opened(first: &FlightData) -> Result<(UdfCall, Way), Problem> {
     let descriptor = first.flight_descriptor.as_ref();
     let command = descriptor.map(|descriptor| descriptor.cmd.clone());
     let command = command.ok_or("its first message has no command")?;
     let header = ActorCall::decode(command).map_err(|e| format!("it names no call: {e}"))?;
     let mut call =
         UdfCall::decode(&header.udf_call).map_err(|e| format!("it names no call: {e}"))?;
-    if !call.spec.is_method() {
+    if !call.spec.is_method() && header.pool.is_none() {
         return Err(format!("\"{}\" is no method of an actor", call.spec.name));
     }
     call.timeout = header.timeout_us.map(Duration::from_micros);
     call.max_errors = header.max_errors;
-    Ok(call)
+    let credits = match header.pool {
+        Some(_) => (header.credits as usize).clamp(1, CREDITS_MAX),
+        None => CREDITS,
+    };
+    let way = Way {
+        pool: header.pool,
+        credits,
+    };
+    Ok((call, way))
 }
 
 /// `time` in whole microseconds.

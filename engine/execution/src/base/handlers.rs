@@ -3,7 +3,7 @@
 //! The base sizes file scans itself. A `map_batches` with a fixed number of
 //! workers caps its stage, because `concurrency` counts workers over the whole
 //! cluster and every task needs at least one. A named actor is one, but lives elsewhere
-//! and is reached by any number of tasks. A `repartition` has planned its streams
+//! and is reached by any number of tasks, and so are actors that are placed. A `repartition` has planned its streams
 //! for a number of tasks. Scans of a table without files
 //! keep the base's answer: one task.
 
@@ -18,7 +18,7 @@ pub fn operator_task_count(
     let tasks = match event.plan.downcast_ref::<SpreadExec>() {
         Some(exec) => exec.spread().tasks,
         None => match map_batches_exec(event.plan.as_ref())? {
-            exec if exec.call().spec.is_method() => return None,
+            exec if exec.call().spec.is_method() || exec.demand().is_some() => return None,
             exec => exec.concurrency()?,
         },
     };

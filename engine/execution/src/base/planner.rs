@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::SessionConfig;
 use datafusion_distributed::{
     DistributedConfig, DistributedExec, DistributedExt, DistributedLeafExec,
     SessionStateBuilderExt as BaseSessionStateBuilderExt, WorkerResolver, display_plan_ascii,
@@ -55,7 +56,7 @@ pub fn distributed_state(
     config.set_distributed_channel_resolver(channels);
     config.set_distributed_user_codec(MobulaCodec);
     config.set_distributed_desired_task_count_handler(operator_task_count);
-    config.set_distributed_passthrough_headers(headers(header)?)?;
+    set_header(&mut config, header)?;
     Ok(SessionStateBuilder::new_from_existing(state.clone())
         .with_config(config)
         .with_distributed_planner()
@@ -63,7 +64,7 @@ pub fn distributed_state(
 }
 
 /// Our settings in the base's terms.
-fn base_options(config: &datafusion::prelude::SessionConfig) -> Result<DistributedConfig> {
+fn base_options(config: &SessionConfig) -> Result<DistributedConfig> {
     let Some(ours) = config.options().extensions.get::<MobulaOptions>() else {
         return datafusion::common::internal_err!("the session has no mobula options");
     };
@@ -76,6 +77,14 @@ fn base_options(config: &datafusion::prelude::SessionConfig) -> Result<Distribut
     ours.exchange_compression()
         .clone_into(&mut base.compression);
     Ok(base)
+}
+
+/// Has the tasks of a query that is planned get `header`.
+///
+/// # Errors
+/// None that a header of ours has.
+pub fn set_header(config: &mut SessionConfig, header: &QueryHeader) -> Result<()> {
+    config.set_distributed_passthrough_headers(headers(header)?)
 }
 
 fn headers(header: &QueryHeader) -> Result<HeaderMap> {

@@ -27,6 +27,7 @@ use super::channel::PeerChannels;
 use crate::exchange::channels::ChannelPool;
 use crate::exchange::traffic::Traffic;
 use crate::functions::RustFunctions;
+use crate::pool::directory::{extension, from_wire};
 use crate::query_header;
 use crate::stores::ObjectStores;
 
@@ -55,6 +56,7 @@ impl WorkerSessionBuilder for TaskSessions {
         *config.options_mut() = options;
         config.set_extension(Arc::new(TaskHostHandle(Arc::clone(&self.host))));
         config.set_extension(Arc::new(QueryId(header.query_id.clone())));
+        config.set_extension(extension(from_wire(header.pools)));
         config.set_distributed_user_codec(MobulaCodec);
         config.set_distributed_channel_resolver(PeerChannels::of_executor(
             self.channels.clone(),

@@ -12,6 +12,7 @@ use mobula_proto::cluster::{
     ACTION_FAILED_ROWS, ACTION_HEARTBEAT, ACTION_LEAVE, ACTION_REGISTER, FailedRowsReply,
     FailedRowsReport, Heartbeat, HeartbeatReply, Leave, Register, RegisterReply,
 };
+use mobula_proto::pool::{ACTION_POOLS_FIND, FindPools, FoundPools};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::watch;
@@ -20,6 +21,7 @@ use url::Url;
 
 use super::membership::{Member, Membership};
 use crate::exchange::channels::ChannelPool;
+use crate::pool::directory::{Directory, to_wire};
 use crate::row_errors::RowErrors;
 use crate::spawn::{OwnedTask, spawn_named};
 
@@ -35,6 +37,7 @@ pub struct Control {
     heartbeat_interval: Duration,
     channels: ChannelPool,
     row_errors: Arc<RowErrors>,
+    directory: Arc<Directory>,
 }
 
 impl Control {
@@ -43,6 +46,7 @@ impl Control {
         heartbeat_interval: Duration,
         channels: ChannelPool,
         row_errors: Arc<RowErrors>,
+        directory: Arc<Directory>,
     ) -> Self {
         Self {
             membership: Mutex::new(membership),
@@ -50,6 +54,7 @@ impl Control {
             heartbeat_interval,
             channels,
             row_errors,
+            directory,
         }
     }
 
@@ -106,9 +111,10 @@ impl Control {
         match action {
             ACTION_REGISTER => self.register(decode(body)?),
             ACTION_HEARTBEAT => {
-                let beat: Heartbeat = decode(body)?;
+                let mut beat: Heartbeat = decode(body)?;
+                let ended = self.directory.ended(std::mem::take(&mut beat.hosted));
                 let known = self.membership.lock().heartbeat(Instant::now(), beat);
-                Ok(HeartbeatReply { known }.encode_to_vec())
+                Ok(HeartbeatReply { known, ended }.encode_to_vec())
             }
             ACTION_LEAVE => {
                 let leave: Leave = decode(body)?;
@@ -116,6 +122,13 @@ impl Control {
                 self.membership.lock().leave(&leave);
                 self.publish();
                 Ok(Vec::new())
+            }
+            ACTION_POOLS_FIND => {
+                let asked: FindPools = decode(body)?;
+                let found = self.directory.find(&asked.query_id);
+                let pools = found.ok_or_else(|| Status::not_found("that query has ended"))?;
+                let pools = to_wire(&pools);
+                Ok(FoundPools { pools }.encode_to_vec())
             }
             ACTION_FAILED_ROWS => {
                 let report: FailedRowsReport = decode(body)?;

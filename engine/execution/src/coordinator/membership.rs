@@ -231,6 +231,7 @@ mod tests {
             executor_id: id.into(),
             epoch,
             load: None,
+            hosted: vec![],
         }
     }
 

@@ -134,6 +134,7 @@ mod tests {
             Duration::from_secs(1),
             channels,
             row_errors,
+            Arc::default(),
         ))
     }
 

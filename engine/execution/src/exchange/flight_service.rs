@@ -1,8 +1,8 @@
 //! The Flight service of a cluster listener.
 //!
 //! `DoGet` serves one partition of one task (the ticket is an encoded
-//! `TaskTicket`), `DoExchange` brings blocks to a named actor that lives here,
-//! `DoAction` tells what this process does and takes what the
+//! `TaskTicket`), `DoExchange` brings blocks to actors that live here, `DoAction`
+//! starts and ends those of queries, tells what this process does and takes what the
 //! coordinator listens for: register, heartbeat, leave. Everything else is unimplemented on purpose: clients speak
 //! Flight SQL on another port. The caller is already past the token gate.
 //!
@@ -26,6 +26,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
 use mobula_proto::cluster::TaskTicket;
+use mobula_proto::pool::{ACTION_POOLS_END, ACTION_POOLS_START, EndPools};
 use mobula_proto::report::ACTION_REPORT;
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
@@ -56,9 +57,18 @@ pub struct ClusterFlightService {
 
 impl ClusterFlightService {
     /// The messages that answer an action.
-    fn act(&self, action: &Action) -> Result<Vec<Vec<u8>>, Status> {
+    async fn act(&self, action: &Action) -> Result<Vec<Vec<u8>>, Status> {
         match (action.r#type.as_str(), &self.control) {
             (ACTION_REPORT, _) => self.reporter.answer(&action.body),
+            (ACTION_POOLS_START, _) => {
+                self.actors.hosting.start(decoded(action)?).await?;
+                Ok(vec![])
+            }
+            (ACTION_POOLS_END, _) => {
+                let request: EndPools = decoded(action)?;
+                self.actors.hosting.end(&request.query_id);
+                Ok(vec![])
+            }
             (other, Some(control)) => Ok(vec![control.handle(other, &action.body)?]),
             (_, None) => absent("DoAction"),
         }
@@ -124,6 +134,11 @@ fn compression(name: &str) -> Result<Option<CompressionType>, Status> {
     }
 }
 
+fn decoded<M: Message + Default>(action: &Action) -> Result<M, Status> {
+    M::decode(action.body.clone())
+        .map_err(|e| Status::invalid_argument(format!("malformed action body: {e}")))
+}
+
 fn absent<T>(rpc: &str) -> Result<T, Status> {
     Err(Status::unimplemented(format!(
         "{rpc} is not served on the cluster listener; clients connect to the client listener"
@@ -151,7 +166,7 @@ impl FlightService for ClusterFlightService {
         &self,
         request: Request<Action>,
     ) -> Result<Response<Self::DoActionStream>, Status> {
-        let messages = self.act(&request.into_inner())?.into_iter();
+        let messages = self.act(&request.into_inner()).await?.into_iter();
         let answer = messages.map(|body| Ok(arrow_flight::Result { body: body.into() }));
         Ok(Response::new(futures::stream::iter(answer).boxed()))
     }

@@ -81,6 +81,8 @@ impl Listener {
         let limits = process.channels().limits();
         let actors = ActorCalls {
             actors: Arc::clone(process.actors()),
+            hosting: Arc::clone(process.hosting()),
+            executor_id: process.executor_id().to_owned(),
             traffic: Arc::clone(process.traffic()),
             this_url: url.to_string(),
             message_bytes: limits.message_bytes,

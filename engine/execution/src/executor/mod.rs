@@ -88,6 +88,7 @@ impl Executor {
         let url = advertised_url(address, settings.advertise.as_deref())?;
         process.failed_rows().lead_to(coordinator.clone());
         process.actor_line().lead_to(coordinator.clone());
+        process.pool_line().lead_to(coordinator.clone());
         let tasks = process.task_source();
         let listener = Listener::serve(bound, &process, tasks, None, &url, settings.token);
         let registration = Registration::start(&process, coordinator, id.clone(), url).await?;

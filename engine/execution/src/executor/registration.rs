@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow_flight::Action;
 use mobula_proto::cluster::{
@@ -187,25 +187,40 @@ impl Line {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // Told once, however long the coordinator stays away.
         let mut alone = false;
+        let mut silent_since = None;
         loop {
             ticks.tick().await;
             let beat = Heartbeat {
                 executor_id: self.id.clone(),
                 epoch: epoch.load(Ordering::Relaxed),
                 load: Some(self.process.load()),
+                hosted: self.process.hosting().queries(),
             };
             match self.call(ACTION_HEARTBEAT, beat.encode_to_vec()).await {
                 Ok(body) => {
                     if std::mem::take(&mut alone) {
                         tracing::warn!("the coordinator answers again");
                     }
-                    let known = HeartbeatReply::decode(body.as_slice()).is_ok_and(|r| r.known);
-                    if !known {
+                    let reply = HeartbeatReply::decode(body.as_slice()).unwrap_or_default();
+                    let hosting = self.process.hosting();
+                    reply.ended.iter().for_each(|query| hosting.end(query));
+                    silent_since = None;
+                    if !reply.known {
+                        let queries = hosting.clear();
+                        tracing::debug!(queries, "actors end: the coordinator knows of none");
                         tracing::info!("the coordinator forgot this executor, registering again");
                         epoch.store(self.register().await?.epoch, Ordering::Relaxed);
                     }
                 }
                 Err(status) => {
+                    // Whose actors they are has been told that they are lost.
+                    let since = *silent_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() > self.process.heartbeat_timeout() {
+                        let queries = self.process.hosting().clear();
+                        if queries > 0 {
+                            tracing::warn!(queries, "actors of queries end: the coordinator is lost");
+                        }
+                    }
                     if !std::mem::replace(&mut alone, true) {
                         tracing::warn!(coordinator = %self.coordinator, error = status.message(), "no answer to heartbeats, trying on");
                     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::execution::TaskContext;
-use mobula_plan::{FailedRows, OperatorRun, QueryId, TaskHost};
+use mobula_plan::{FailedRows, OperatorRun, PlacedPool, QueryId, TaskHost};
 use mobula_udfs::{
     ActorHost, Language, NativeFunctions, UdfCall, UdfError, UdfPool, WorkerManager,
 };
@@ -13,6 +13,7 @@ use crate::actor_calls::pool::ActorLine;
 use crate::base::worker::task_share;
 use crate::executor::failed_rows::FailedRowsLine;
 use crate::executor::operators::OperatorRuns;
+use crate::pool::dispatch::PoolLine;
 
 /// Lends worker processes of one [`WorkerManager`] to tasks, threads for the native
 /// functions of this program, and the way to named actors.
@@ -22,6 +23,8 @@ pub struct ProcessTaskHost {
     pub actors: Arc<ActorHost>,
     /// To those that live elsewhere.
     pub actor_line: Arc<ActorLine>,
+    /// To the actors of queries.
+    pub pool_line: Arc<PoolLine>,
     pub failed_rows: Arc<FailedRowsLine>,
     pub operators: Arc<OperatorRuns>,
     pub native: NativeFunctions,
@@ -43,6 +46,14 @@ impl TaskHost for ProcessTaskHost {
             Language::Python => self.workers.open_pool(call, concurrency),
             Language::Native => self.native.open_pool(call, concurrency, &self.executor_id),
         }
+    }
+
+    fn open_placed_pool(
+        &self,
+        call: Arc<UdfCall>,
+        placed: &Arc<PlacedPool>,
+    ) -> Result<Arc<dyn UdfPool>, UdfError> {
+        self.pool_line.open(call, placed)
     }
 
     fn task_share(&self, context: &TaskContext, total: usize) -> usize {

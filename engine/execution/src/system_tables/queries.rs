@@ -30,7 +30,7 @@ pub const TABLE: Table = Table {
 fn queries(engine: &Arc<Engine>) -> Vec<ArrayRef> {
     let now = Instant::now();
     let all = engine.queries().all();
-    let line = engine.process().ledger().waiting();
+    let line = engine.waiting();
     let line: HashMap<_, _> = line.into_iter().map(|w| (w.query, w.ahead)).collect();
     let ahead = |query: &Query| match &query.stage {
         Stage::Waiting {

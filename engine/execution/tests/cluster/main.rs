@@ -8,6 +8,7 @@
 
 mod actors;
 mod operators;
+mod pools;
 mod resources;
 
 use std::path::{Path, PathBuf};

@@ -3,12 +3,14 @@
 //! Adding one is a module here, a line in [`OPERATORS`], a message in
 //! `mobula_proto::plan` and an arm in the codec and the physical planner.
 
+use std::sync::Arc;
+
 use datafusion::common::Result;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::physical_plan::ExecutionPlan;
 use mobula_udfs::{CallMode, FunctionSpec, Language, ObjectKind};
 
-use self::map_batches::{CallDemand, map_batches_exec};
+use self::map_batches::map_batches_exec;
 
 mod filter;
 mod flat_map;
@@ -89,13 +91,13 @@ impl Operator {
 
 /// How many worker processes `plan` keeps at least while it runs, in each process
 /// that takes part: one for every call of a class or of a table function, and all that a
-/// call starts with whose workers ask for resources. The workers of other scalar
-/// functions come and go, those of native ones are threads, and a named actor is there
-/// anyway.
+/// call starts with whose workers ask for resources, unless those `are_placed` by
+/// themselves. The workers of other scalar functions come and go, those of native ones
+/// are threads, and a named actor is there anyway.
 ///
 /// # Errors
 /// None of its own.
-pub fn workers_kept(plan: &std::sync::Arc<dyn ExecutionPlan>) -> Result<usize> {
+pub fn workers_kept(plan: &Arc<dyn ExecutionPlan>, are_placed: bool) -> Result<usize> {
     let mut kept = 0;
     plan.apply(|node| {
         let exec = map_batches_exec(node.as_ref());
@@ -105,10 +107,10 @@ pub fn workers_kept(plan: &std::sync::Arc<dyn ExecutionPlan>) -> Result<usize> {
                 && (spec.object == ObjectKind::Class || spec.is_table())
         };
         if let Some(exec) = exec {
-            let asked = exec.demand().filter(CallDemand::takes_resources);
-            kept += match asked {
-                Some(asked) => asked.workers,
-                None => usize::from(keeps(&exec.call().spec)),
+            kept += match exec.demand() {
+                Some(_) if are_placed => 0,
+                Some(asked) if asked.takes_resources() => asked.workers,
+                _ => usize::from(keeps(&exec.call().spec)),
             };
         }
         Ok(TreeNodeRecursion::Continue)

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use datafusion::common::Result;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::physical_plan::ExecutionPlan;
-use mobula_udfs::{Demand, Handling};
+use mobula_udfs::{Demand, Handling, UdfCall};
 
 use super::exec::{MapBatchesExec, map_batches_exec};
+use crate::config::MobulaOptions;
 
 /// What a call asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,8 +21,10 @@ pub struct CallDemand {
     pub demand: Demand,
     /// Workers that it starts with, at least 1.
     pub workers: usize,
-    /// Whether it goes on with those where there are no more.
-    pub is_elastic: bool,
+    /// Workers that it may have; `None`: as many as there is room for.
+    pub most: Option<usize>,
+    /// See [`MapBatchesExec::call_id`].
+    pub call_id: u64,
 }
 
 impl CallDemand {
@@ -45,9 +48,41 @@ impl MapBatchesExec {
             function: self.call().spec.name.clone(),
             demand: demand.clone(),
             workers: min_workers.map_or(most, |least| least.clamp(1, most)),
-            is_elastic: min_workers.is_some() || self.concurrency().is_none(),
+            most: self.concurrency(),
+            call_id: self.call_id(),
         })
     }
+}
+
+/// A call that asks for something, as its query makes it.
+#[derive(Debug, Clone)]
+pub struct DemandingCall {
+    pub demand: CallDemand,
+    /// With the limits of the session.
+    pub call: Arc<UdfCall>,
+}
+
+/// The calls of `plan` that ask for something, in the order of [`demands`], under
+/// `options`.
+///
+/// # Errors
+/// None of its own.
+pub fn demanding_calls(
+    plan: &Arc<dyn ExecutionPlan>,
+    options: &MobulaOptions,
+) -> Result<Vec<DemandingCall>> {
+    let mut calls = vec![];
+    plan.apply(|node| {
+        let exec = map_batches_exec(node.as_ref());
+        calls.extend(exec.and_then(|exec| {
+            Some(DemandingCall {
+                demand: exec.demand()?,
+                call: Arc::new(exec.call_under(options)),
+            })
+        }));
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(calls)
 }
 
 /// What the calls of `plan` ask for, of those that ask for something.

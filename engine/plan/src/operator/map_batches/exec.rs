@@ -5,6 +5,7 @@
 //! partitions of one exec in one task share one pool. Made by the physical
 //! planner, and by the codec on the other side.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -33,7 +34,7 @@ use super::stream::{Groups, MapBatchesStream, Setup, StreamMetrics};
 use crate::config::MobulaOptions;
 use crate::operator::Operator;
 use crate::operator::repartition::BlocksExec;
-use crate::task_host::{QueryId, TaskHostHandle};
+use crate::task_host::{PlacedPools, QueryId, TaskHostHandle};
 
 /// How a call meets its input.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,7 +84,12 @@ pub struct MapBatchesExec {
     metrics: ExecutionPlanMetricsSet,
     /// Held by the streams of this exec; see [`SharedPool`].
     pool: Mutex<Weak<SharedPool>>,
+    /// Names it among the operators that its coordinator has planned.
+    call_id: u64,
 }
+
+/// What the next exec is named.
+static NEXT_CALL_ID: AtomicU64 = AtomicU64::new(1);
 
 impl MapBatchesExec {
     /// `concurrency`: workers over the whole cluster, `None`: as many as each
@@ -109,6 +115,7 @@ impl MapBatchesExec {
             properties,
             metrics: ExecutionPlanMetricsSet::new(),
             pool: Mutex::new(Weak::new()),
+            call_id: NEXT_CALL_ID.fetch_add(1, Ordering::Relaxed),
         })
     }
 
@@ -123,6 +130,18 @@ impl MapBatchesExec {
     pub fn with_grouping(mut self, grouping: Option<ExecGrouping>) -> Self {
         self.grouping = grouping;
         self
+    }
+
+    /// As the exec that is called so by its coordinator.
+    pub fn with_call_id(mut self, call_id: u64) -> Self {
+        self.call_id = call_id;
+        self
+    }
+
+    /// Its name among the operators that its coordinator has planned: copies of the exec,
+    /// in whatever process, have the same.
+    pub fn call_id(&self) -> u64 {
+        self.call_id
     }
 
     pub fn input_order(&self) -> Option<&LexOrdering> {
@@ -181,24 +200,19 @@ impl MapBatchesExec {
         if let Some(pool) = shared.upgrade() {
             return Ok(pool);
         }
-        let workers = match self.concurrency {
-            Some(total) => host.task_share(context, total),
+        let placed = PlacedPools::find(context, self.call_id);
+        let workers = match (&placed, self.concurrency) {
+            // All tasks share them.
+            (Some(placed), _) => placed.actors(),
+            (None, Some(total)) => host.task_share(context, total),
             // A function without state: also a single partition keeps all cores
             // busy, with several blocks in flight.
-            None => {
+            (None, None) => {
                 let partitions = self.properties.output_partitioning().partition_count();
                 partitions.max(context.session_config().target_partitions())
             }
         };
-        let options = options(context);
-        let listed = match self.call.errors.on_error {
-            OnError::DeadLetter => Some(options.udf_errors_max_rows()),
-            _ => None,
-        };
         let handling = &self.call.handling;
-        // A block takes the time of each function that it goes through.
-        let functions = self.call.parts().count() as u32;
-        let timeout = options.udf_call_timeout().map(|each| each * functions);
         // As it claims: what is there decides how many more.
         let takes = self.concurrency.is_none() && handling.demand.takes_resources();
         let least = handling.min_workers.or(takes.then_some(1));
@@ -207,15 +221,31 @@ impl MapBatchesExec {
                 min_workers: least.map(|total| host.task_share(context, total)),
                 ..handling.clone()
             },
-            timeout: handling.timeout.or(timeout),
-            max_errors: self.call.errors.max_errors.into_iter().chain(listed).min(),
             query: QueryId::of(context),
-            ..self.call.as_ref().clone()
+            ..self.call_under(&options(context))
         });
         let context = Arc::clone(context);
-        let pool = Arc::new(SharedPool::new(host, context, call, workers, &self.metrics));
+        let pool = SharedPool::new(host, context, call, workers, &self.metrics);
+        let pool = Arc::new(pool.with_placed(placed));
         *shared = Arc::downgrade(&pool);
         Ok(pool)
+    }
+
+    /// The call with what a session with `options` limits it to.
+    pub fn call_under(&self, options: &MobulaOptions) -> UdfCall {
+        let call = self.call.as_ref();
+        let listed = match call.errors.on_error {
+            OnError::DeadLetter => Some(options.udf_errors_max_rows()),
+            _ => None,
+        };
+        // A block takes the time of each function that it goes through.
+        let functions = call.parts().count() as u32;
+        let timeout = options.udf_call_timeout().map(|each| each * functions);
+        UdfCall {
+            timeout: call.handling.timeout.or(timeout),
+            max_errors: call.errors.max_errors.into_iter().chain(listed).min(),
+            ..call.clone()
+        }
     }
 
     fn groups(&self, context: &TaskContext) -> Option<Groups> {
@@ -379,6 +409,7 @@ impl ExecutionPlan for MapBatchesExec {
         let (call, shape) = (Arc::clone(&self.call), self.shape.clone());
         let exec = Self::try_new(input, call, shape, self.concurrency)?;
         let exec = exec.with_input_order(self.input_order.clone());
+        let exec = exec.with_call_id(self.call_id);
         Ok(Arc::new(exec.with_grouping(self.grouping.clone())))
     }
 

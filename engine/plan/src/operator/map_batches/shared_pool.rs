@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::failures::Failures;
 use crate::operator_run::{OperatorId, OperatorRun, RunMetrics};
-use crate::task_host::TaskHost;
+use crate::task_host::{PlacedPool, TaskHost};
 
 /// Metrics of the pool as a whole.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub(super) struct SharedPool {
     host: Arc<dyn TaskHost>,
     call: Arc<UdfCall>,
     workers: usize,
+    /// Where its actors are, if they are not this task's.
+    placed: Option<Arc<PlacedPool>>,
     opened: Mutex<Option<Opened>>,
     /// Calls that partitions may have in flight beyond their first.
     extra: Arc<Semaphore>,
@@ -75,6 +77,7 @@ impl SharedPool {
             host,
             call,
             workers,
+            placed: None,
             opened: Mutex::new(None),
             // With a partition's own, one at work and one on its way for each worker.
             extra: Arc::new(Semaphore::new(2 * workers - 1)),
@@ -95,6 +98,12 @@ impl SharedPool {
         }
     }
 
+    /// On actors that are placed already.
+    pub fn with_placed(mut self, placed: Option<Arc<PlacedPool>>) -> Self {
+        self.placed = placed;
+        self
+    }
+
     /// The pool, opened now if it was not.
     ///
     /// # Errors
@@ -104,7 +113,11 @@ impl SharedPool {
         if let Some(opened) = opened.as_ref() {
             return Ok(Arc::clone(&opened.pool));
         }
-        let pool = self.host.open_pool(Arc::clone(&self.call), self.workers)?;
+        let call = Arc::clone(&self.call);
+        let pool = match &self.placed {
+            Some(placed) => self.host.open_placed_pool(call, placed)?,
+            None => self.host.open_pool(call, self.workers)?,
+        };
         let run = OperatorRun::new(self.id.clone(), &pool, self.run_metrics.clone());
         let run = Arc::new(run);
         self.host.operator_started(&run);

@@ -1,0 +1,96 @@
+//! Where the actors of running queries are: what the coordinator tells who asks.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mobula_plan::{PlacedPool, PlacedPools, PoolHost};
+use mobula_proto::pool as proto;
+use parking_lot::Mutex;
+
+/// The placed pools of all queries that have some.
+#[derive(Debug, Default)]
+pub struct Directory(Mutex<HashMap<String, Vec<PlacedPool>>>);
+
+impl Directory {
+    /// From now on these are the pools of `query`.
+    pub fn set(&self, query: &str, pools: Vec<PlacedPool>) {
+        self.0.lock().insert(query.to_owned(), pools);
+    }
+
+    /// The query has ended.
+    pub fn remove(&self, query: &str) {
+        self.0.lock().remove(query);
+    }
+
+    /// The pools of `query`; none once it has ended.
+    pub fn find(&self, query: &str) -> Option<Vec<PlacedPool>> {
+        self.0.lock().get(query).cloned()
+    }
+
+    /// Those of `queries` that have ended.
+    pub fn ended(&self, mut queries: Vec<String>) -> Vec<String> {
+        let running = self.0.lock();
+        queries.retain(|query| !running.contains_key(query));
+        queries
+    }
+}
+
+/// As a query's header and answers carry it.
+pub fn to_wire(pools: &[PlacedPool]) -> Vec<proto::PlacedPool> {
+    let host = |host: &PoolHost| proto::PoolHost {
+        executor_id: host.executor_id.clone(),
+        url: host.url.clone(),
+        actors: host.actors as u64,
+        part: host.part,
+    };
+    let pools = pools.iter().map(|pool| proto::PlacedPool {
+        call_id: pool.call_id,
+        hosts: pool.hosts.iter().map(host).collect(),
+    });
+    pools.collect()
+}
+
+/// What [`to_wire`] made.
+pub fn from_wire(pools: Vec<proto::PlacedPool>) -> Vec<PlacedPool> {
+    let host = |host: proto::PoolHost| PoolHost {
+        executor_id: host.executor_id,
+        url: host.url,
+        actors: usize::try_from(host.actors).unwrap_or(1).max(1),
+        part: host.part,
+    };
+    let pools = pools.into_iter().map(|pool| PlacedPool {
+        call_id: pool.call_id,
+        hosts: pool.hosts.into_iter().map(host).collect(),
+    });
+    pools.collect()
+}
+
+/// For the session of a task.
+pub fn extension(pools: Vec<PlacedPool>) -> Arc<PlacedPools> {
+    Arc::new(PlacedPools(pools.into_iter().map(Arc::new).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_placed_is_found_until_the_query_ends() {
+        let pools = vec![PlacedPool {
+            call_id: 7,
+            hosts: vec![PoolHost {
+                executor_id: "e".into(),
+                url: "http://e:1/".into(),
+                actors: 2,
+                part: 3,
+            }],
+        }];
+        assert_eq!(from_wire(to_wire(&pools)), pools);
+        let directory = Directory::default();
+        directory.set("q", pools.clone());
+        assert_eq!(directory.find("q"), Some(pools));
+        assert_eq!(directory.ended(vec!["q".into(), "p".into()]), ["p"]);
+        directory.remove("q");
+        assert_eq!(directory.find("q"), None);
+    }
+}

@@ -1,0 +1,158 @@
+//! The pools of queries that live in this process.
+//!
+//! The coordinator starts and ends them. A host that has lost its coordinator, or has to
+//! register with it again, ends them all: nobody knows of them any more.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mobula_proto::pool::{PoolRef, StartPool, StartPools};
+use mobula_udfs::resources::Refusal;
+use mobula_udfs::{ActorPool, Claim, Demand, Ledger, UdfCall, UdfError, UdfPool, WorkerManager};
+use parking_lot::Mutex;
+use tonic::Status;
+
+/// How long resources are waited for that are free by the coordinator's book: workers of
+/// a query that is gone may not have ended yet.
+const ENDING: Duration = Duration::from_secs(10);
+/// Queries that may have pools here.
+const QUERIES_MAX: usize = 4096;
+
+/// Holds pools for queries.
+#[derive(Debug)]
+pub struct Hosting {
+    manager: Arc<WorkerManager>,
+    ledger: Arc<Ledger>,
+    /// By query; of each one or more parts, which were started together.
+    queries: Mutex<HashMap<String, Parts>>,
+}
+
+type Parts = HashMap<u64, Hosted>;
+
+/// Some pools of one query.
+#[derive(Debug)]
+struct Hosted {
+    pools: HashMap<u64, ActorPool>,
+    /// What their workers ask for.
+    _claim: Option<Claim>,
+}
+
+impl Hosting {
+    /// Without pools.
+    pub fn new(manager: Arc<WorkerManager>, ledger: Arc<Ledger>) -> Self {
+        Self {
+            manager,
+            ledger,
+            queries: Mutex::default(),
+        }
+    }
+
+    /// Starts pools of a query, all or none.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED when others have what they ask for, INVALID_ARGUMENT for what
+    /// is no pool.
+    pub async fn start(&self, request: StartPools) -> Result<(), Status> {
+        let StartPools {
+            query_id,
+            pools,
+            part,
+        } = request;
+        // Each part has a claim of its own.
+        let claimed = format!("{query_id}/{part}");
+        let pools = pools.into_iter().map(|pool| opened(pool, &claimed));
+        let pools = pools.collect::<Result<Vec<_>, _>>()?;
+        let demands = pools.iter().flat_map(Asked::demands);
+        let demands: Vec<_> = demands.filter(Demand::takes_resources).collect();
+        let claim = match demands.is_empty() {
+            true => None,
+            false => Some(self.claim(&claimed, demands).await?),
+        };
+        let started = pools.into_iter().map(|pool| {
+            let bounds = [pool.least, pool.actors];
+            let started = ActorPool::try_new(&self.manager, Arc::new(pool.call), bounds);
+            started.map(|started| (pool.call_id, started))
+        });
+        let started = started.collect::<Result<_, UdfError>>();
+        let hosted = Hosted {
+            pools: started.map_err(|e| Status::failed_precondition(e.to_string()))?,
+            _claim: claim,
+        };
+        let mut queries = self.queries.lock();
+        if queries.len() >= QUERIES_MAX && !queries.contains_key(&query_id) {
+            let full = format!("{QUERIES_MAX} queries have actors here already");
+            return Err(Status::resource_exhausted(full));
+        }
+        queries.entry(query_id).or_default().insert(part, hosted);
+        Ok(())
+    }
+
+    async fn claim(&self, name: &str, demands: Vec<Demand>) -> Result<Claim, Status> {
+        let claimed = self.ledger.claim(name, demands, ENDING).await;
+        let (claim, _) = claimed.map_err(|refusal| {
+            Status::resource_exhausted(match refusal {
+                Refusal::Never => "there is not as much here".to_owned(),
+                Refusal::TimedOut { holders } => format!("kept by {}", holders.join(", ")),
+            })
+        })?;
+        Ok(claim)
+    }
+
+    /// Ends the pools of a query.
+    pub fn end(&self, query_id: &str) {
+        drop(self.queries.lock().remove(query_id));
+    }
+
+    /// The queries with pools here.
+    pub fn queries(&self) -> Vec<String> {
+        self.queries.lock().keys().cloned().collect()
+    }
+
+    /// Ends all; tells of how many queries.
+    pub fn clear(&self) -> usize {
+        let all = std::mem::take(&mut *self.queries.lock());
+        all.len()
+    }
+
+    /// A way to a pool, with what its query calls; `None`: it is not here.
+    ///
+    /// # Errors
+    /// What keeps it from being opened.
+    pub fn open(&self, pool: &PoolRef) -> Result<Option<Arc<dyn UdfPool>>, UdfError> {
+        let queries = self.queries.lock();
+        let parts = queries.get(&pool.query_id);
+        let hosted = parts.and_then(|parts| parts.get(&pool.part));
+        let found = hosted.and_then(|hosted| hosted.pools.get(&pool.call_id));
+        found.map(ActorPool::open).transpose()
+    }
+}
+
+/// A pool that is asked for.
+struct Asked {
+    call_id: u64,
+    call: UdfCall,
+    least: usize,
+    actors: usize,
+}
+
+impl Asked {
+    fn demands(&self) -> impl Iterator<Item = Demand> {
+        std::iter::repeat_n(self.call.handling.demand.clone(), self.actors)
+    }
+}
+
+fn opened(pool: StartPool, claimed: &str) -> Result<Asked, Status> {
+    let malformed = |problem: String| Status::invalid_argument(format!("this is no pool: {problem}"));
+    let mut call = UdfCall::decode(&pool.udf_call).map_err(|e| malformed(e.to_string()))?;
+    call.timeout = pool.timeout_us.map(Duration::from_micros);
+    call.max_errors = pool.max_errors;
+    claimed.clone_into(&mut call.query);
+    let number = |n: u64| usize::try_from(n).map_err(|e| malformed(e.to_string()));
+    Ok(Asked {
+        call_id: pool.call_id,
+        call,
+        least: number(pool.least)?,
+        actors: number(pool.actors)?.max(1),
+    })
+}

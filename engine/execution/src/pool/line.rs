@@ -1,0 +1,469 @@
+//! Who has what of the cluster's resources, and who waits: the coordinator's book.
+//!
+//! The ledger of each executor says the same of one process; here queries claim what
+//! their calls ask for over all of them, at once, or wait in order of arrival. An actor
+//! whose host is lost is placed anew before anybody in line is served. What a lost host
+//! had counts no more: who registers again starts with all that it has.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mobula_udfs::resources::{Taken, Waiting, classes};
+use mobula_udfs::{Capacity, Demand};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use url::Url;
+
+use super::placement::{Group, Room, place};
+
+/// A process that runs actors.
+#[derive(Debug, Clone)]
+pub struct ActorHostNow {
+    pub executor_id: String,
+    pub url: Url,
+    /// Another one after it had to register again.
+    pub epoch: u64,
+    pub capacity: Capacity,
+}
+
+/// Where one actor of a query is to live.
+#[derive(Debug, Clone)]
+pub struct Held {
+    pub executor_id: String,
+    pub url: Url,
+    pub epoch: u64,
+    taken: Taken,
+}
+
+/// The hosts, what is taken of them, and the line.
+#[derive(Debug, Default)]
+pub struct ClusterLine {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    hosts: BTreeMap<String, Host>,
+    line: VecDeque<Waiter>,
+    claims: HashMap<String, Claimed>,
+    /// Queries whose actors have moved.
+    moved: BTreeSet<String>,
+}
+
+#[derive(Debug)]
+struct Host {
+    url: Url,
+    epoch: u64,
+    room: Room,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    query: String,
+    groups: Vec<Group>,
+    since: Instant,
+    granted: oneshot::Sender<()>,
+}
+
+/// What one query has.
+#[derive(Debug)]
+struct Claimed {
+    groups: Vec<Group>,
+    /// Of each group.
+    seats: Vec<Vec<Held>>,
+    /// Actors of each group that have lost their host.
+    lost: Vec<usize>,
+}
+
+/// What one query has claimed; given back when dropped.
+#[derive(Debug)]
+pub struct ClusterClaim {
+    line: Arc<ClusterLine>,
+    query: String,
+}
+
+/// Others had it all the time; these queries, in the order of their names.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TimedOut {
+    pub holders: Vec<String>,
+}
+
+impl ClusterLine {
+    /// From now on these are the hosts.
+    pub fn set_hosts(&self, hosts: Vec<ActorHostNow>) {
+        let mut state = self.state.lock();
+        let ids: BTreeSet<_> = hosts.iter().map(|host| host.executor_id.clone()).collect();
+        state.hosts.retain(|id, _| ids.contains(id));
+        for host in hosts {
+            let known = state.hosts.get(&host.executor_id);
+            if known.is_none_or(|known| known.epoch != host.epoch) {
+                let new = Host {
+                    room: Room::all_of(&host.capacity),
+                    url: host.url,
+                    epoch: host.epoch,
+                };
+                state.hosts.insert(host.executor_id, new);
+            }
+        }
+        state.drop_lost();
+        state.serve();
+    }
+
+    /// Claims the actors of `groups` for `query`, and waits in line for them up to
+    /// `limit`. Also tells whether it had to wait.
+    ///
+    /// # Errors
+    /// Who kept what it waited for.
+    pub async fn claim(
+        self: &Arc<Self>,
+        query: &str,
+        groups: Vec<Group>,
+        limit: Duration,
+    ) -> Result<(ClusterClaim, bool), TimedOut> {
+        // From here on, dropping it leaves the line and gives back what came.
+        let claim = ClusterClaim {
+            line: Arc::clone(self),
+            query: query.to_owned(),
+        };
+        let (granted, mut grant) = oneshot::channel();
+        {
+            let mut state = self.state.lock();
+            state.line.push_back(Waiter {
+                query: query.to_owned(),
+                groups,
+                since: Instant::now(),
+                granted,
+            });
+            state.serve();
+        }
+        if grant.try_recv().is_ok() {
+            return Ok((claim, false));
+        }
+        match tokio::time::timeout(limit, grant).await {
+            Ok(Ok(())) => Ok((claim, true)),
+            _ => Err(TimedOut {
+                holders: self.holders(),
+            }),
+        }
+    }
+
+    /// Those who wait, in the order they came.
+    pub fn waiting(&self) -> Vec<Waiting> {
+        let state = self.state.lock();
+        let mut before: Vec<Vec<Demand>> = vec![];
+        let line = state.line.iter().map(|waiter| {
+            let demands = demands(&waiter.groups);
+            let mine = classes(&demands);
+            let in_the_way = before.iter().filter(|d| !classes(d).is_disjoint(&mine));
+            let ahead = in_the_way.count();
+            before.push(demands.clone());
+            Waiting {
+                query: waiter.query.clone(),
+                demands,
+                since: waiter.since,
+                ahead,
+            }
+        });
+        line.collect()
+    }
+
+    /// Where the actors of `query` are to live, those of each of its groups.
+    pub fn seats(&self, query: &str) -> Vec<Vec<Held>> {
+        let state = self.state.lock();
+        let claimed = state.claims.get(query);
+        claimed
+            .map(|claimed| claimed.seats.clone())
+            .unwrap_or_default()
+    }
+
+    /// The queries whose actors have moved since this was asked.
+    pub fn moved(&self) -> BTreeSet<String> {
+        std::mem::take(&mut self.state.lock().moved)
+    }
+
+    /// The actors of `query` are to be looked at again.
+    pub fn again(&self, query: &str) {
+        let mut state = self.state.lock();
+        if state.claims.contains_key(query) {
+            state.moved.insert(query.to_owned());
+        }
+    }
+
+    fn holders(&self) -> Vec<String> {
+        let state = self.state.lock();
+        let mut holders: Vec<_> = state.claims.keys().cloned().collect();
+        holders.sort();
+        holders
+    }
+}
+
+fn demands(groups: &[Group]) -> Vec<Demand> {
+    let each = groups
+        .iter()
+        .map(|group| std::iter::repeat_n(group.demand.clone(), group.least));
+    each.flatten().collect()
+}
+
+impl State {
+    /// Takes from claims what lost hosts had.
+    fn drop_lost(&mut self) {
+        for (query, claimed) in &mut self.claims {
+            for (seats, lost) in claimed.seats.iter_mut().zip(&mut claimed.lost) {
+                let before = seats.len();
+                seats.retain(|held| is_there(&self.hosts, held));
+                let gone = before - seats.len();
+                *lost += gone;
+                if gone > 0 {
+                    self.moved.insert(query.clone());
+                }
+            }
+        }
+    }
+
+    /// Gives what is free to those whose turn it is: first to who has lost some.
+    fn serve(&mut self) {
+        self.replace_lost();
+        while let Some(at) = self.next() {
+            let Some(waiter) = self.line.remove(at) else {
+                return;
+            };
+            // Who waits behind has a right to what nobody needs.
+            let mut groups = waiter.groups.clone();
+            if !self.line.is_empty() {
+                let fixed = |group: &mut Group| group.most = Some(group.least);
+                groups.iter_mut().for_each(fixed);
+            }
+            let Some(seats) = self.place(&groups) else {
+                return;
+            };
+            let claimed = Claimed {
+                lost: vec![0; groups.len()],
+                groups: waiter.groups,
+                seats,
+            };
+            self.claims.insert(waiter.query, claimed);
+            // Who has gone meanwhile gives it back by dropping its claim.
+            let _ = waiter.granted.send(());
+        }
+    }
+
+    /// The place in line of who is to be served now: as in the ledger of a process, one
+    /// may pass another only by asking for nothing that the other one waits with.
+    fn next(&self) -> Option<usize> {
+        let waiters: Vec<_> = self.line.iter().map(|w| demands(&w.groups)).collect();
+        let mut blocked = BTreeSet::new();
+        for (at, (waiter, demands)) in self.line.iter().zip(&waiters).enumerate() {
+            let wanted = classes(demands);
+            if wanted.is_disjoint(&blocked) && self.fits(&waiter.groups) {
+                return Some(at);
+            }
+            blocked.extend(wanted);
+        }
+        None
+    }
+
+    fn rooms(&self) -> Vec<Room> {
+        self.hosts.values().map(|host| host.room.clone()).collect()
+    }
+
+    fn fits(&self, groups: &[Group]) -> bool {
+        place(&mut self.rooms(), groups).is_some()
+    }
+
+    fn place(&mut self, groups: &[Group]) -> Option<Vec<Vec<Held>>> {
+        let mut rooms = self.rooms();
+        let placed = place(&mut rooms, groups)?;
+        for (host, room) in self.hosts.values_mut().zip(rooms) {
+            host.room = room;
+        }
+        let hosts: Vec<_> = self.hosts.iter().collect();
+        let held = |seats: Vec<super::placement::Seat>| {
+            let held = seats.into_iter().filter_map(|seat| {
+                let (id, host) = hosts.get(seat.host)?;
+                Some(Held {
+                    executor_id: (*id).clone(),
+                    url: host.url.clone(),
+                    epoch: host.epoch,
+                    taken: seat.taken,
+                })
+            });
+            held.collect()
+        };
+        Some(placed.into_iter().map(held).collect())
+    }
+
+    /// As many as there is room for; the others wait.
+    fn replace_lost(&mut self) {
+        let mut wanting: Vec<_> = self.claims.keys().cloned().collect();
+        wanting.sort();
+        for query in wanting {
+            let groups = match self.claims.get(&query) {
+                Some(claimed) => claimed.groups.len(),
+                None => continue,
+            };
+            for at in 0..groups {
+                while self.replace_one(&query, at).is_some() {
+                    self.moved.insert(query.clone());
+                }
+            }
+        }
+    }
+
+    fn replace_one(&mut self, query: &str, at: usize) -> Option<()> {
+        let claimed = self.claims.get(query)?;
+        let demand = claimed.groups.get(at)?.demand.clone();
+        if *claimed.lost.get(at)? == 0 {
+            return None;
+        }
+        let one = Group {
+            demand,
+            least: 1,
+            most: Some(1),
+        };
+        let held = self.place(&[one])?.pop()?.pop()?;
+        let claimed = self.claims.get_mut(query)?;
+        *claimed.lost.get_mut(at)? -= 1;
+        claimed.seats.get_mut(at)?.push(held);
+        Some(())
+    }
+}
+
+fn is_there(hosts: &BTreeMap<String, Host>, held: &Held) -> bool {
+    let host = hosts.get(&held.executor_id);
+    host.is_some_and(|host| host.epoch == held.epoch)
+}
+
+impl ClusterClaim {
+    /// Whose it is.
+    pub fn query(&self) -> &str {
+        &self.query
+    }
+}
+
+impl Drop for ClusterClaim {
+    fn drop(&mut self) {
+        let mut state = self.line.state.lock();
+        state.line.retain(|waiter| waiter.query != self.query);
+        state.moved.remove(&self.query);
+        let claimed = state.claims.remove(&self.query);
+        for held in claimed.into_iter().flat_map(|c| c.seats).flatten() {
+            let host = state.hosts.get_mut(&held.executor_id);
+            if let Some(host) = host.filter(|host| host.epoch == held.epoch) {
+                host.room.free.put_back(&held.taken);
+            }
+        }
+        state.serve();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mobula_udfs::Amount;
+
+    use super::*;
+
+    fn host(id: &str, epoch: u64, gpus: usize) -> ActorHostNow {
+        ActorHostNow {
+            executor_id: id.to_owned(),
+            url: Url::parse(&format!("http://{id}:1")).unwrap(),
+            epoch,
+            capacity: Capacity {
+                cpus: Amount::whole(4),
+                gpu_ids: (0..gpus).map(|gpu| gpu.to_string()).collect(),
+                ..Capacity::default()
+            },
+        }
+    }
+
+    fn gpus(n: usize) -> Vec<Group> {
+        vec![Group {
+            demand: Demand {
+                gpus: Some(Amount::ONE),
+                ..Demand::default()
+            },
+            least: n,
+            most: Some(n),
+        }]
+    }
+
+    fn hosts_of(line: &ClusterLine, query: &str) -> Vec<String> {
+        let seats = line.seats(query).into_iter().flatten();
+        let mut ids: Vec<_> = seats.map(|held| held.executor_id).collect();
+        ids.sort();
+        ids
+    }
+
+    const SOON: Duration = Duration::from_millis(50);
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn queries_get_all_over_hosts_or_wait_in_order() {
+        let line = Arc::new(ClusterLine::default());
+        line.set_hosts(vec![host("a", 1, 1), host("b", 2, 1)]);
+        let (first, waited) = line.claim("q1", gpus(2), SOON).await.unwrap();
+        assert!(!waited);
+        assert_eq!(hosts_of(&line, "q1"), ["a", "b"]);
+        let refused = line.claim("q2", gpus(1), SOON).await.unwrap_err();
+        assert_eq!(refused.holders, ["q1"]);
+        let (second, third) = {
+            let mut second = std::pin::pin!(line.claim("q2", gpus(2), LONG));
+            assert!(tokio::time::timeout(SOON, second.as_mut()).await.is_err());
+            let mut third = std::pin::pin!(line.claim("q3", gpus(1), LONG));
+            assert!(tokio::time::timeout(SOON, third.as_mut()).await.is_err());
+            let told: Vec<_> = line.waiting().into_iter().map(|w| w.ahead).collect();
+            assert_eq!(told, [0, 1]);
+            // Who asks for nothing that others wait for passes.
+            let cpus = vec![Group {
+                demand: Demand {
+                    cpus: Some(Amount::ONE),
+                    ..Demand::default()
+                },
+                least: 1,
+                most: None,
+            }];
+            let (fourth, waited) = line.claim("q4", cpus, SOON).await.unwrap();
+            assert!(!waited);
+            // No more than it needs, since others wait.
+            assert_eq!(hosts_of(&line, "q4").len(), 1);
+            drop(first);
+            let (second, waited) = second.await.unwrap();
+            assert!(waited);
+            assert!(tokio::time::timeout(SOON, third.as_mut()).await.is_err());
+            drop((second, fourth));
+            (hosts_of(&line, "q2"), third.await.unwrap())
+        };
+        assert!(second.is_empty());
+        assert_eq!(hosts_of(&line, "q3"), ["a"]);
+        drop(third);
+        assert!(line.claim("q5", gpus(2), SOON).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_a_lost_host_had_is_placed_anew_before_who_waits() {
+        let line = Arc::new(ClusterLine::default());
+        line.set_hosts(vec![host("a", 1, 2), host("b", 2, 1)]);
+        let (claim, _) = line.claim("q1", gpus(2), SOON).await.unwrap();
+        assert_eq!(hosts_of(&line, "q1"), ["a", "b"]);
+        assert!(line.moved().is_empty());
+        // Its other GPU takes over for the lost host.
+        line.set_hosts(vec![host("a", 1, 2)]);
+        assert_eq!(hosts_of(&line, "q1"), ["a", "a"]);
+        assert_eq!(line.moved().into_iter().collect::<Vec<_>>(), ["q1"]);
+        let mut other = std::pin::pin!(line.claim("q2", gpus(1), LONG));
+        assert!(tokio::time::timeout(SOON, other.as_mut()).await.is_err());
+        // Registered again: nothing of before is there.
+        line.set_hosts(vec![host("a", 3, 1)]);
+        assert_eq!(hosts_of(&line, "q1"), ["a"]);
+        assert_eq!(line.moved().len(), 1);
+        line.set_hosts(vec![host("a", 3, 1), host("b", 4, 1)]);
+        assert_eq!(hosts_of(&line, "q1"), ["a", "b"]);
+        assert!(line.moved().contains("q1"));
+        drop(claim);
+        let (other, _) = other.await.unwrap();
+        // What the first host had is not given back to the one after it.
+        let (third, _) = line.claim("q3", gpus(1), SOON).await.unwrap();
+        assert!(line.claim("q4", gpus(1), SOON).await.is_err());
+        drop((other, third));
+    }
+}

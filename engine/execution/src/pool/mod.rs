@@ -1,0 +1,21 @@
+//! The actors of a query whose calls ask for resources, wherever there are any.
+//!
+//! A query that makes such calls gets all that they ask for before it starts, or waits
+//! in line for it: `placement` says which executors could have which actors, `line` who
+//! has what of the cluster and who waits. The coordinator then has the hosts start the
+//! pools (`starter`), each of which claims its part of its own ledger (`hosting`), and
+//! tells the query's tasks where they are (`directory`). Blocks go from the tasks to the
+//! actors with nobody in between: `dispatch` gives each to the host that is likely to be
+//! through with it first (`choose`), through an exchange (`actor_calls`) or, in the same
+//! process, directly.
+//!
+//! Pools end with their query: when its stream does, or when their host has lost the
+//! coordinator.
+
+mod choose;
+pub mod directory;
+pub mod dispatch;
+pub mod hosting;
+pub mod line;
+pub mod placement;
+pub mod starter;

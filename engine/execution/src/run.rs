@@ -1,0 +1,286 @@
+//! How a plan starts: who takes part, what it needs first, where its tasks find that.
+//!
+//! Planning is repeated whenever the query has waited, because the set of executors may
+//! have changed. What it has waited for it keeps: places for workers, and what its
+//! actors ask for. These are started last, when nothing is waited for any more.
+
+use std::sync::Arc;
+
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{DataFusionError, Result};
+use datafusion::execution::{SessionState, TaskContext};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use mobula_plan::operator::map_batches::{demanding_calls, demands};
+use mobula_plan::{MobulaOptions, PlacedPool, QueryId};
+use mobula_proto::cluster::QueryHeader;
+use url::Url;
+
+use crate::admission::{Admitted, Places};
+use crate::base::channel::PeerChannels;
+use crate::base::planner::{distributed_state, set_header};
+use crate::coordinator::query::{LossGuard, QueryRun, suspect_lost};
+use crate::engine::Engine;
+use crate::error::ExecutionError;
+use crate::explain;
+use crate::pool::directory::{extension, to_wire};
+use crate::pool::starter::NotStarted;
+use crate::query_header::query_header;
+use crate::resource_check::{Has, check};
+use crate::system_tables::SYSTEM_SCHEMA;
+
+/// Who runs a query.
+enum Participants {
+    /// This process alone.
+    Here,
+    Executors(Vec<Url>),
+}
+
+/// A query on its way to its start.
+struct Starting<'a> {
+    query_id: String,
+    plan: &'a LogicalPlan,
+    places: &'a mut Places,
+    /// What its tasks on executors are told.
+    header: Option<QueryHeader>,
+}
+
+impl Engine {
+    /// Starts `plan` under the settings of `state`. EXPLAIN shows what would
+    /// run, distributed or not.
+    ///
+    /// # Errors
+    /// What planning fails with, and UNAVAILABLE when the plan needs an
+    /// executor and there is none.
+    pub async fn run(&self, state: &SessionState, plan: LogicalPlan) -> Result<QueryRun> {
+        self.run_statement(state, plan, "").await
+    }
+
+    /// As [`Self::run`], of the statement `sql`, which `system.queries` shows.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_statement(
+        &self,
+        state: &SessionState,
+        plan: LogicalPlan,
+        sql: &str,
+    ) -> Result<QueryRun> {
+        let query_id = uuid::Uuid::new_v4().simple().to_string();
+        let mut places = Places::new(self.queries().list(&query_id, sql));
+        loop {
+            let starting = Starting {
+                query_id: query_id.clone(),
+                plan: &plan,
+                places: &mut places,
+                header: None,
+            };
+            let started = match self.participants(&plan)? {
+                Participants::Here => self.run_here(state, starting).await,
+                Participants::Executors(urls) => self.run_on(state, starting, urls).await,
+            };
+            if let Some(run) = started? {
+                return Ok(run);
+            }
+        }
+    }
+
+    fn participants(&self, plan: &LogicalPlan) -> Result<Participants> {
+        let Some(cluster) = self.cluster() else {
+            return Ok(Participants::Here);
+        };
+        // A UNION would send each of its inputs to an executor of its own.
+        if !needs_executor(plan)? {
+            return Ok(Participants::Here);
+        }
+        let mut urls: Vec<Url> = cluster
+            .control
+            .members()
+            .into_iter()
+            .filter(|m| !m.is_suspect && m.roles.tasks)
+            .map(|m| m.url)
+            .collect();
+        if cluster.local.is_some() {
+            urls.push(cluster.url.clone());
+        }
+        match urls.len() {
+            0 => Err(DataFusionError::External(Box::new(
+                match cluster.control.members().is_empty() {
+                    true => ExecutionError::NoExecutors {
+                        coordinator: format!("grpc://{}", cluster.address),
+                    },
+                    false => ExecutionError::NoTaskTakers {
+                        coordinator: format!("grpc://{}", cluster.address),
+                    },
+                },
+            ))),
+            1 => Ok(Participants::Here),
+            _ => Ok(Participants::Executors(urls)),
+        }
+    }
+
+    async fn run_on(
+        &self,
+        state: &SessionState,
+        starting: Starting<'_>,
+        urls: Vec<Url>,
+    ) -> Result<Option<QueryRun>> {
+        let Some(cluster) = self.cluster() else {
+            return self.run_here(state, starting).await;
+        };
+        let process = self.process();
+        let local = cluster
+            .local
+            .clone()
+            .map(|tasks| (cluster.url.clone(), tasks));
+        let channels = PeerChannels::of_query(
+            process.channels().clone(),
+            Arc::clone(process.traffic()),
+            local,
+        );
+        let used = channels.used();
+        let header = query_header(
+            &starting.query_id,
+            state.config_options(),
+            process.stores().wire(starting.plan),
+        );
+        let alive = cluster.control.watch_alive();
+        let state = distributed_state(state, urls, channels, &header)?;
+        let starting = Starting {
+            header: Some(header),
+            ..starting
+        };
+        let started = self.run_here(&state, starting).await;
+        let control = Arc::clone(&cluster.control);
+        let started = started.inspect_err(|error| suspect_lost(&control, error))?;
+        Ok(started.map(|mut run| {
+            run.stream = Box::pin(LossGuard::new(run.stream, alive, used, control));
+            run
+        }))
+    }
+
+    /// Plans by the planner of `state` and starts. `None` when the query is to be
+    /// planned again: it had to wait, and who takes part may have changed.
+    async fn run_here(
+        &self,
+        state: &SessionState,
+        starting: Starting<'_>,
+    ) -> Result<Option<QueryRun>> {
+        let Starting {
+            query_id,
+            plan,
+            places,
+            header,
+        } = starting;
+        if let Some(explain) = explain::explained(plan) {
+            return explain::run(query_id, state, plan, explain, |plan| self.may_run(plan)).await;
+        }
+        let plan = state.create_physical_plan(plan).await?;
+        self.may_run(&plan)?;
+        let line = self.cluster().map(|cluster| &cluster.starter.line);
+        let admitted = self.admission().admit(&query_id, &plan, places, line);
+        if admitted.await? {
+            return Ok(None);
+        }
+        let Some(placed) = self.start_pools(state, &plan, places).await? else {
+            return Ok(None);
+        };
+        let context = task_context(state, &query_id, placed, header)?;
+        let stream = execute_stream(Arc::clone(&plan), context)?;
+        Ok(Some(QueryRun {
+            query_id,
+            stream: Admitted::wrap(stream, places),
+            plan,
+        }))
+    }
+
+    /// Starts what `places` has claimed of the cluster; `None`: later.
+    async fn start_pools(
+        &self,
+        state: &SessionState,
+        plan: &Arc<dyn ExecutionPlan>,
+        places: &mut Places,
+    ) -> Result<Option<Vec<PlacedPool>>> {
+        let (Some(cluster), Some(claim)) = (self.cluster(), places.take_claim()) else {
+            return Ok(Some(vec![]));
+        };
+        let options = state.config_options().extensions.get::<MobulaOptions>();
+        let calls = demanding_calls(plan, options.unwrap_or(self.options()))?;
+        let external = |error| DataFusionError::External(Box::new(error));
+        match cluster.starter.start(claim, calls).await {
+            Ok(pools) => Ok(Some(places.keep(pools))),
+            Err(NotStarted::NotNow(reason)) => {
+                let patience = self.admission().patience();
+                places.ask_again(reason, patience).await?;
+                Ok(None)
+            }
+            Err(NotStarted::Never(reason)) => {
+                Err(external(ExecutionError::ActorsRefused { reason }))
+            }
+            Err(NotStarted::Call(error)) => Err(DataFusionError::External(Box::new(error))),
+        }
+    }
+
+    /// Refuses a plan whose calls ask for what is not there.
+    fn may_run(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
+        let asked = demands(plan)?;
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let hosts = match self.cluster() {
+            Some(cluster) => {
+                let hosts = cluster.starter.hosts().into_iter();
+                let hosts = hosts.map(|host| Has {
+                    id: host.executor_id,
+                    capacity: host.capacity,
+                });
+                hosts.collect()
+            }
+            None => vec![Has {
+                id: self.process().executor_id().to_owned(),
+                capacity: self.process().ledger().capacity().clone(),
+            }],
+        };
+        check(&asked, &hosts).map_err(|e| DataFusionError::External(Box::new(e)))
+    }
+}
+
+/// The context of tasks of query `query_id` in this process; those of others get
+/// `header`.
+fn task_context(
+    state: &SessionState,
+    query_id: &str,
+    placed: Vec<PlacedPool>,
+    header: Option<QueryHeader>,
+) -> Result<Arc<TaskContext>> {
+    let context = TaskContext::from(state);
+    let config = context.session_config().clone();
+    let mut config = config.with_extension(Arc::new(QueryId(query_id.to_owned())));
+    if let Some(mut header) = header.filter(|_| !placed.is_empty()) {
+        header.pools = to_wire(&placed);
+        set_header(&mut config, &header)?;
+    }
+    let config = config.with_extension(extension(placed));
+    Ok(Arc::new(context.with_session_config(config)))
+}
+
+/// True when `plan` reads a table or calls user code: constants, DDL and the
+/// schemas that live on the coordinator need no executor.
+fn needs_executor(plan: &LogicalPlan) -> Result<bool> {
+    let mut needs = false;
+    plan.apply_with_subqueries(|node| {
+        needs |= match node {
+            LogicalPlan::TableScan(scan) => !scan
+                .table_name
+                .schema()
+                .is_some_and(|s| s == SYSTEM_SCHEMA || s == "information_schema"),
+            LogicalPlan::Extension(_) => true,
+            _ => false,
+        };
+        Ok(match needs {
+            true => TreeNodeRecursion::Stop,
+            false => TreeNodeRecursion::Continue,
+        })
+    })?;
+    Ok(needs)
+}

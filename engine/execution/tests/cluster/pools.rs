@@ -1,0 +1,281 @@
+//! Actors that ask for resources live where these are, whoever has the rows.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use arrow::datatypes::Float64Type;
+use mobula_udfs::{
+    CallDefaults, FunctionSpec, Language, ObjectKind, Param, ParamKind, Returns,
+    Volatility as UdfVolatility,
+};
+
+use super::resources::add;
+use super::*;
+
+/// Says which actor it is.
+const WHERE: &str = "
+import os
+class whereabouts:
+    def __call__(self, k):
+        at = [os.environ['MOBULA_EXECUTOR_ID'], os.environ['CUDA_VISIBLE_DEVICES'], str(os.getpid())]
+        return [' '.join(at)] * len(k)
+";
+
+/// Takes its time; the slower the fewer devices its host has.
+const SLOW: &str = "
+import os, time
+class slow:
+    def __call__(self, k):
+        time.sleep(0.1 if os.environ['MOBULA_EXECUTOR_ID'] == 'slow' else 0.01)
+        return [os.environ['MOBULA_EXECUTOR_ID']] * len(k)
+";
+
+/// Takes a while for a block.
+const STEADY: &str = "
+import os, time
+class steady:
+    def __call__(self, k):
+        time.sleep(0.01)
+        return [os.environ['MOBULA_EXECUTOR_ID']] * len(k)
+";
+
+/// Dies of one row.
+const POISON: &str = "
+import os
+class poison:
+    def __call__(self, k):
+        if 777 in k:
+            os.kill(os.getpid(), 9)
+        return ['fine'] * len(k)
+";
+
+fn declare(cluster: &mut TestCluster, name: &str, body: &str) {
+    cluster.engine.functions().insert(Arc::new(FunctionSpec {
+        name: name.to_owned(),
+        language: Language::Python,
+        params: vec![Param {
+            name: "k".to_owned(),
+            kind: ParamKind::Value(DataType::Int64),
+        }],
+        returns: Returns::Scalar(DataType::Utf8),
+        object: ObjectKind::Class,
+        volatility: UdfVolatility::Volatile,
+        strict: false,
+        body: body.to_owned(),
+        defaults: CallDefaults::default(),
+        actor: None,
+    }));
+    cluster.engine.sync_functions(&mut cluster.state);
+}
+
+/// Blocks of so many rows.
+async fn batches_of(cluster: &mut TestCluster, rows: usize) {
+    let context = SessionContext::new_with_state(cluster.state.clone());
+    let set = format!("SET mobula.udf_batch_rows = {rows}");
+    context.sql(&set).await.unwrap();
+    cluster.state = context.state();
+}
+
+const GPUS: &[(&str, &str)] = &[("roles", "actors"), ("gpus", "2")];
+
+/// Two executors with tasks, and `host` with two GPUs and no tasks.
+async fn with_host() -> TestCluster {
+    let mut cluster = TestCluster::start(2, false).await;
+    add(&mut cluster, "host", GPUS).await;
+    cluster
+}
+
+/// The texts of the first column.
+async fn texts(cluster: &TestCluster, sql: &str) -> Vec<String> {
+    let rows = cluster.query(sql).await.unwrap();
+    let columns = rows.iter().map(|block| block.column(0));
+    let texts = columns.flat_map(|column| {
+        let column = arrow::compute::cast(column, &DataType::Utf8).unwrap();
+        let column = column.as_string::<i32>();
+        column
+            .iter()
+            .map(|text| text.unwrap_or_default().to_owned())
+            .collect::<Vec<_>>()
+    });
+    texts.collect()
+}
+
+/// Waits until `host` has so many GPUs that nobody has.
+async fn free(cluster: &TestCluster, host: &str, wanted: f64) {
+    let sql = format!("select gpus_free from system.executors where executor_id = '{host}'");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let rows = cluster.query(&sql).await.unwrap();
+        if rows[0].column(0).as_primitive::<Float64Type>().value(0) == wanted {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{wanted} GPUs are never free");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn stop(executor: TestExecutor) {
+    executor.stop.send(()).unwrap();
+    executor.task.join().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_lives_where_the_gpus_are_and_is_fed_by_scans_elsewhere() {
+    let mut cluster = with_host().await;
+    declare(&mut cluster, "whereabouts", WHERE);
+    batches_of(&mut cluster, 500).await;
+    let call = "map_batches((SELECT k FROM numbers), whereabouts, concurrency => 2, num_gpus => 1)";
+    let plan = cluster.text(&format!("explain select * from {call}")).await;
+    assert!(plan.contains("tasks=2"), "{plan}");
+    let places = texts(
+        &cluster,
+        &format!("select distinct whereabouts from {call} order by 1"),
+    )
+    .await;
+    let parts: Vec<Vec<_>> = places.iter().map(|p| p.split(' ').collect()).collect();
+    assert!(parts.iter().all(|part| part[0] == "host"), "{places:?}");
+    let devices: BTreeSet<_> = parts.iter().map(|part| part[1]).collect();
+    assert_eq!(devices, BTreeSet::from(["0", "1"]), "{places:?}");
+    assert_eq!(parts.len(), 2, "one process a device: {places:?}");
+    free(&cluster, "host", 2.0).await;
+    // Every row comes out once, embedded in whatever query.
+    let sums = format!("select count(*), sum(k), count(distinct k) from {call}");
+    let found = cluster.text(&sums).await;
+    assert!(
+        found.contains("| 20000    | 199990000 ") && found.contains("| 20000 "),
+        "{found}"
+    );
+    let twice = "select count(*) from (select whereabouts(k, num_gpus => 1) as a, k from numbers) x join numbers y on x.k = y.k";
+    // A call in an expression takes its demand from the function.
+    assert!(cluster.query(twice).await.is_err());
+    free(&cluster, "host", 2.0).await;
+    let three = "select * from map_batches((SELECT k FROM numbers), whereabouts, num_gpus => 3)";
+    let found = classify(&cluster.query(three).await.unwrap_err());
+    assert_eq!(found.class, ErrorClass::User);
+    assert!(
+        found.message.contains("num_gpus => 3") && found.message.contains("host has 2 GPUs"),
+        "{}",
+        found.message
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_queries_of_all_gpus_run_one_after_the_other() {
+    let mut cluster = with_host().await;
+    add(&mut cluster, "more", GPUS).await;
+    declare(&mut cluster, "whereabouts", WHERE);
+    let sql = "select distinct whereabouts from map_batches((SELECT k FROM repartition((SELECT k FROM numbers), rows_per_block => 100)), whereabouts, concurrency => 4, num_gpus => 1)";
+    let plan = cluster.state.create_logical_plan(sql).await.unwrap();
+    let first = cluster.engine.run(&cluster.state, plan).await.unwrap();
+    let waiting = {
+        let mut second = std::pin::pin!(cluster.query(sql));
+        let early = Duration::from_millis(300);
+        assert!(tokio::time::timeout(early, second.as_mut()).await.is_err());
+        let line = "select waits_for from system.queries where state = 'waiting'";
+        assert_eq!(
+            texts(&cluster, line).await,
+            ["\"whereabouts\" for 4 workers with 1 GPU each"]
+        );
+        let rows: Vec<_> = first.stream.try_collect().await.unwrap();
+        assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 4);
+        second.await.unwrap()
+    };
+    assert_eq!(waiting.iter().map(RecordBatch::num_rows).sum::<usize>(), 4);
+    free(&cluster, "host", 2.0).await;
+    free(&cluster, "more", 2.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_host_gets_few_blocks() {
+    let mut cluster = TestCluster::start(2, false).await;
+    for id in ["slow", "a", "b"] {
+        add(&mut cluster, id, &[("roles", "actors"), ("gpus", "1")]).await;
+    }
+    declare(&mut cluster, "slow", SLOW);
+    let sql = "select slow || ' ' || cast(count(*) / 50 as varchar) from map_batches((SELECT k FROM repartition((SELECT k FROM numbers), rows_per_block => 50)), slow, concurrency => 3, num_gpus => 1) group by slow order by slow";
+    let counts = texts(&cluster, sql).await;
+    let count = |at: usize| -> f64 {
+        let (_, count) = counts[at].split_once(' ').unwrap();
+        count.parse().unwrap()
+    };
+    assert_eq!(counts.len(), 3, "{counts:?}");
+    assert_eq!(count(0) + count(1) + count(2), 400.0);
+    // A tenth of what each of the others gets, and what is on its way at first.
+    assert!(count(2) < 0.25 * count(0), "{counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocks_of_a_lost_host_go_to_others_and_to_who_comes_in_its_place() {
+    let mut cluster = TestCluster::start(2, false).await;
+    for id in ["a", "b"] {
+        add(&mut cluster, id, &[("roles", "actors"), ("gpus", "1")]).await;
+    }
+    declare(&mut cluster, "steady", STEADY);
+    let sql = "select steady, k from map_batches((SELECT k FROM repartition((SELECT k FROM numbers), rows_per_block => 20)), steady, concurrency => 2, num_gpus => 1)";
+    let plan = cluster.state.create_logical_plan(sql).await.unwrap();
+    let mut running = cluster.engine.run(&cluster.state, plan).await.unwrap();
+    let (mut keys, mut places) = (vec![], BTreeSet::new());
+    let mut blocks = 0;
+    while let Some(block) = running.stream.try_next().await.unwrap() {
+        blocks += 1;
+        let text = arrow::compute::cast(block.column(0), &DataType::Utf8).unwrap();
+        places.extend(text.as_string::<i32>().iter().flatten().map(str::to_owned));
+        keys.extend_from_slice(block.column(1).as_primitive::<Int64Type>().values());
+        match blocks {
+            20 => stop(cluster.executors.pop().unwrap()).await,
+            60 => {
+                add(&mut cluster, "c", &[("roles", "actors"), ("gpus", "1")]).await;
+            }
+            _ => {}
+        }
+    }
+    keys.sort_unstable();
+    assert_eq!(keys, (0..20_000).collect::<Vec<_>>());
+    let expected = ["a", "b", "c"].map(str::to_owned);
+    assert_eq!(places, BTreeSet::from(expected));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_that_kills_its_actors_is_the_users_error_and_takes_nobody_else() {
+    let mut cluster = with_host().await;
+    declare(&mut cluster, "poison", POISON);
+    batches_of(&mut cluster, 100).await;
+    let call = |more: &str| {
+        format!("map_batches((SELECT k FROM numbers), poison, num_gpus => 1, concurrency => 1{more})")
+    };
+    let error = cluster
+        .query(&format!("select * from {}", call("")))
+        .await
+        .unwrap_err();
+    let found = classify(&error);
+    assert_eq!(found.class, ErrorClass::User, "{}", found.message);
+    assert!(found.message.contains("\"poison\""), "{}", found.message);
+    free(&cluster, "host", 2.0).await;
+    let dropped = call(", on_error => 'drop', volatility => 'immutable'");
+    let kept = cluster
+        .number(&format!("select count(*) from {dropped}"))
+        .await;
+    assert_eq!(kept, 19_999);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn actors_of_a_query_that_is_dropped_end_at_once() {
+    let mut cluster = with_host().await;
+    declare(&mut cluster, "steady", STEADY);
+    batches_of(&mut cluster, 10).await;
+    let sql = "select steady from map_batches((SELECT k FROM numbers), steady, concurrency => 2, num_gpus => 1)";
+    let plan = cluster.state.create_logical_plan(sql).await.unwrap();
+    let mut running = cluster.engine.run(&cluster.state, plan).await.unwrap();
+    running.stream.try_next().await.unwrap();
+    free(&cluster, "host", 0.0).await;
+    drop(running);
+    let began = Instant::now();
+    free(&cluster, "host", 2.0).await;
+    assert!(began.elapsed() < Duration::from_secs(5));
+    assert_eq!(
+        cluster
+            .number("select count(*) from system.workers where executor_id = 'host'")
+            .await,
+        0
+    );
+}

@@ -1,0 +1,103 @@
+//! What coordinator and hosts of actors say about the pools of a query.
+//!
+//! The coordinator starts pools by [`ACTION_POOLS_START`] and ends them by
+//! [`ACTION_POOLS_END`]; a query's header tells its tasks where they are.
+
+/// Starts pools of a query, all or none: the body is a [`StartPools`].
+pub const ACTION_POOLS_START: &str = "mobula.pools.start";
+/// Ends all pools of a query: the body is an [`EndPools`].
+pub const ACTION_POOLS_END: &str = "mobula.pools.end";
+/// Asks the coordinator where a query's pools are now: the body is a [`FindPools`], the
+/// answer a [`FoundPools`].
+pub const ACTION_POOLS_FIND: &str = "mobula.pools.find";
+
+/// Pools of one query on one host.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct StartPools {
+    #[prost(string, tag = "1")]
+    pub query_id: String,
+    #[prost(message, repeated, tag = "2")]
+    pub pools: Vec<StartPool>,
+    /// Those of each start have another one, see [`PoolHost`].
+    #[prost(uint64, tag = "3")]
+    pub part: u64,
+}
+
+/// One of them.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct StartPool {
+    /// Of the operator, see `MapBatchesExecNode`.
+    #[prost(uint64, tag = "1")]
+    pub call_id: u64,
+    /// The encoded call.
+    #[prost(bytes = "vec", tag = "2")]
+    pub udf_call: Vec<u8>,
+    /// Actors that the pool may have here, at least 1.
+    #[prost(uint64, tag = "3")]
+    pub actors: u64,
+    /// Of them, those that it has from the first blocks on.
+    #[prost(uint64, tag = "6")]
+    pub least: u64,
+    /// Longest time that one block may take, as the query's session is set.
+    #[prost(uint64, optional, tag = "4")]
+    pub timeout_us: Option<u64>,
+    /// Rows of one block that may fail before the call does.
+    #[prost(uint64, optional, tag = "5")]
+    pub max_errors: Option<u64>,
+}
+
+/// Whose pools end.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct EndPools {
+    #[prost(string, tag = "1")]
+    pub query_id: String,
+}
+
+/// Whose pools are looked for.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct FindPools {
+    #[prost(string, tag = "1")]
+    pub query_id: String,
+}
+
+/// Where they are.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct FoundPools {
+    #[prost(message, repeated, tag = "1")]
+    pub pools: Vec<PlacedPool>,
+}
+
+/// Where the actors of one pool are.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct PlacedPool {
+    #[prost(uint64, tag = "1")]
+    pub call_id: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub hosts: Vec<PoolHost>,
+}
+
+/// Some of them, in one process.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct PoolHost {
+    #[prost(string, tag = "1")]
+    pub executor_id: String,
+    #[prost(string, tag = "2")]
+    pub url: String,
+    #[prost(uint64, tag = "3")]
+    pub actors: u64,
+    /// Which of the query's pools there: some may have come later, instead of lost ones.
+    #[prost(uint64, tag = "4")]
+    pub part: u64,
+}
+
+/// Names a pool to its host.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct PoolRef {
+    #[prost(string, tag = "1")]
+    pub query_id: String,
+    #[prost(uint64, tag = "2")]
+    pub call_id: u64,
+    /// See [`PoolHost`].
+    #[prost(uint64, tag = "3")]
+    pub part: u64,
+}
