@@ -55,6 +55,13 @@ pub enum ServerError {
     #[error("{kind} \"{name}\" does not exist")]
     Missing { kind: &'static str, name: String },
 
+    #[error("there is no {kind} \"{name}\". {hint}")]
+    OtherKind {
+        kind: &'static str,
+        name: String,
+        hint: &'static str,
+    },
+
     #[error("table \"{name}\" does not exist{hint}")]
     NoTable { name: String, hint: String },
 
@@ -217,6 +224,7 @@ impl ServerError {
         matches!(
             self,
             Self::Missing { .. }
+                | Self::OtherKind { .. }
                 | Self::NoTable { .. }
                 | Self::NoFiles { .. }
                 | Self::Unusable { .. }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::call::Literal;
 use crate::error::UdfError;
+use crate::resources::Demand;
 use crate::spec::{BatchFormat, FunctionSpec};
 
 /// A declared actor.
@@ -26,9 +27,43 @@ pub struct ActorSpec {
     pub init_timeout: Option<Duration>,
     /// What can be called, `__call__` under the actor's own name first.
     pub methods: Vec<FunctionSpec>,
+    /// What its process asks for, or that of each of a pool.
+    #[serde(default)]
+    pub demand: Demand,
+    /// How many there are; `None`: it is one, and has all its state.
+    #[serde(default)]
+    pub pool: Option<PoolBounds>,
+    /// Tells it from others of its name: those of a pool, and the one that it replaces. 0:
+    /// there is none.
+    #[serde(default)]
+    pub member: u64,
+}
+
+/// How many actors a named pool has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolBounds {
+    /// At least 1: so many there are always.
+    pub min: usize,
+    /// So many there may be.
+    pub max: usize,
+    /// How long one beyond `min` may have nothing to do.
+    pub idle_ttl: Duration,
 }
 
 impl ActorSpec {
+    /// It as member `member` of those with its name.
+    pub fn as_member(&self, member: u64) -> Self {
+        Self {
+            member,
+            ..self.clone()
+        }
+    }
+
+    /// What its host calls it.
+    pub fn key(&self) -> String {
+        member_key(&self.name, self.member)
+    }
+
     /// The declaration as bytes.
     ///
     /// # Errors
@@ -43,6 +78,14 @@ impl ActorSpec {
     /// [`UdfError::DecodeSpec`] for anything else.
     pub fn decode(bytes: &[u8]) -> Result<Self, UdfError> {
         rmp_serde::from_slice(bytes).map_err(UdfError::DecodeSpec)
+    }
+}
+
+/// What hosts call member `member` of the actors called `name`.
+pub fn member_key(name: &str, member: u64) -> String {
+    match member {
+        0 => name.to_owned(),
+        member => format!("{name}#{member}"),
     }
 }
 
@@ -91,6 +134,10 @@ pub struct ActorInfo {
     pub age: Duration,
     /// The last thing that went wrong in it; empty: nothing.
     pub last_error: String,
+    /// Whether it is one of a pool, whose name it has.
+    pub is_pooled: bool,
+    /// See [`ActorSpec::member`].
+    pub member: u64,
 }
 
 /// Where a named actor is in its life.

@@ -17,11 +17,12 @@ use crate::hosted::{Hosted, HostedPool, end, keep, kill, prepare};
 use crate::manager::WorkerManager;
 use crate::order::CallOrder;
 use crate::pool::UdfPool;
+use crate::resources::{Capacity, Claim, Share};
 use crate::roster::Want;
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::spec::FunctionSpec;
 
-/// The named actors of one process.
+/// The named actors of one process, those of pools among them.
 #[derive(Debug)]
 pub struct ActorHost {
     manager: Arc<WorkerManager>,
@@ -37,6 +38,15 @@ pub struct BuiltActor {
     spec: Arc<ActorSpec>,
     crew: Arc<Crew>,
     _keeper: OwnedTask,
+    /// What its process has of what this one shares out.
+    _claim: Option<Claim>,
+}
+
+impl BuiltActor {
+    /// As SQL knows it.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
 }
 
 impl Drop for BuiltActor {
@@ -60,22 +70,25 @@ impl ActorHost {
         }
     }
 
-    /// Builds an actor that nobody can name yet.
+    /// Builds an actor that nobody can name yet. What it asks for it waits for, as long
+    /// as it may take to be built.
     ///
     /// # Errors
-    /// [`UdfError::ActorsMax`], and what its constructor raised.
+    /// [`UdfError::ActorsMax`], [`UdfError::NoResources`], and what its constructor raised.
     pub async fn build(&self, spec: Arc<ActorSpec>) -> Result<Arc<BuiltActor>, UdfError> {
-        self.check_room(&spec.name)?;
+        self.check_room(&spec.key())?;
+        let claim = self.claim(&spec).await?;
         let crew = self.crew(&spec);
         if let Some(hosted) = &crew.hosted {
             prepare(&crew, hosted).await?;
         }
-        Ok(kept(spec, crew))
+        Ok(kept(spec, crew, claim))
     }
 
-    /// Makes an actor known by its name; the one it replaces. Who drops that ends it.
+    /// Makes an actor known by its [key](ActorSpec::key); the one it replaces. Who drops
+    /// that ends it.
     pub fn put(&self, actor: Arc<BuiltActor>) -> Option<Arc<BuiltActor>> {
-        self.actors.lock().insert(actor.spec.name.clone(), actor)
+        self.actors.lock().insert(actor.spec.key(), actor)
     }
 
     /// An actor that is known at once and built in the background.
@@ -83,9 +96,9 @@ impl ActorHost {
     /// # Errors
     /// [`UdfError::ActorsMax`].
     pub fn start_later(&self, spec: Arc<ActorSpec>) -> Result<(), UdfError> {
-        self.check_room(&spec.name)?;
+        self.check_room(&spec.key())?;
         let crew = self.crew(&spec);
-        drop(self.put(kept(spec, crew)));
+        drop(self.put(kept(spec, crew, None)));
         Ok(())
     }
 
@@ -105,9 +118,20 @@ impl ActorHost {
     /// # Errors
     /// When there is no such actor here, or it has no such method.
     pub fn open_pool(&self, call: Arc<UdfCall>) -> Result<Arc<dyn UdfPool>, UdfError> {
-        let function = call.spec.name.clone();
         let named = call.spec.actor.as_ref().map(|method| method.actor.clone());
-        let actor = named.unwrap_or_default();
+        self.open_member(&named.unwrap_or_default(), call)
+    }
+
+    /// As [`Self::open_pool`], to the actor called `actor`, which may be one of a pool.
+    ///
+    /// # Errors
+    /// As [`Self::open_pool`].
+    pub fn open_member(
+        &self,
+        actor: &str,
+        call: Arc<UdfCall>,
+    ) -> Result<Arc<dyn UdfPool>, UdfError> {
+        let (function, actor) = (call.spec.name.clone(), actor.to_owned());
         let found = self.actors.lock().get(&actor).cloned();
         let Some(found) = found else {
             let place = self.place.clone();
@@ -136,6 +160,21 @@ impl ActorHost {
         hosted.map(Hosted::info).collect()
     }
 
+    /// Whether there is an actor called `key`.
+    pub fn has(&self, key: &str) -> bool {
+        self.actors.lock().contains_key(key)
+    }
+
+    /// What this process shares out.
+    pub fn capacity(&self) -> &Capacity {
+        self.manager.ledger().capacity()
+    }
+
+    /// The names of all.
+    pub fn names(&self) -> Vec<String> {
+        self.actors.lock().keys().cloned().collect()
+    }
+
     /// Builds none of them again; who ends the workers ends those at work.
     pub fn shutdown(&self) {
         let all = std::mem::take(&mut *self.actors.lock());
@@ -157,18 +196,42 @@ impl ActorHost {
         }
     }
 
+    async fn claim(&self, spec: &ActorSpec) -> Result<Option<Claim>, UdfError> {
+        if !spec.demand.takes_resources() {
+            return Ok(None);
+        }
+        let manager = &self.manager;
+        let limit = spec.init_timeout.unwrap_or(manager.init_timeout());
+        let demands = vec![spec.demand.clone()];
+        let claimed = manager.ledger().claim(&holder(spec), demands, limit).await;
+        let (claim, _) = claimed.map_err(|_| UdfError::NoResources {
+            function: spec.name.clone(),
+            demand: spec.demand.to_string(),
+            waited: limit,
+        })?;
+        Ok(Some(claim))
+    }
+
     fn crew(&self, spec: &Arc<ActorSpec>) -> Arc<Crew> {
         let hosted = Hosted::new(Arc::clone(spec));
         let manager = Arc::clone(&self.manager);
-        Crew::new(manager, Want::Named, None, Some(hosted), [1, 0])
+        let takes = spec.demand.takes_resources();
+        let share = takes.then(|| Share::new(&holder(spec), &spec.demand, 1));
+        Crew::new(manager, Want::Named, share, Some(hosted), [1, 0])
     }
 }
 
-fn kept(spec: Arc<ActorSpec>, crew: Arc<Crew>) -> Arc<BuiltActor> {
+/// What lists of who has resources call it.
+fn holder(spec: &ActorSpec) -> String {
+    format!("actor {}", spec.key())
+}
+
+fn kept(spec: Arc<ActorSpec>, crew: Arc<Crew>, claim: Option<Claim>) -> Arc<BuiltActor> {
     let keeper = spawn_named("actor-keeper", keep(Arc::clone(&crew)));
     Arc::new(BuiltActor {
         spec,
         crew,
         _keeper: keeper,
+        _claim: claim,
     })
 }

@@ -179,6 +179,8 @@ impl Hosted {
             memory_bytes: running.map_or(0, |process| signal::resident_bytes(process.pid())),
             age,
             last_error: life.last_error.clone(),
+            is_pooled: self.spec.pool.is_some(),
+            member: self.spec.member,
         }
     }
 }

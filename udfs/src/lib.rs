@@ -57,7 +57,9 @@ mod worker;
 mod zygote;
 
 pub use activity::{WorkerInfo, WorkerState};
-pub use actor::{ActorInfo, ActorSpec, ActorState, DescribedMethod, DescribedParam};
+pub use actor::{
+    ActorInfo, ActorSpec, ActorState, DescribedMethod, DescribedParam, PoolBounds, member_key,
+};
 pub use actor_host::{ActorHost, BuiltActor};
 pub use actor_pool::ActorPool;
 pub use call::{CallMode, GROUP_STARTS, Literal, UdfCall};

@@ -409,6 +409,16 @@ impl WorkerManager {
         }
     }
 
+    /// What workers with a demand get theirs from.
+    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+        &self.settings.ledger
+    }
+
+    /// How long a worker may take to get ready.
+    pub(crate) fn init_timeout(&self) -> Duration {
+        self.settings.init_timeout
+    }
+
     /// Between asking a process to end and ending it.
     pub(crate) fn kill_grace(&self) -> Duration {
         self.settings.kill_grace

@@ -22,7 +22,7 @@ use mobula_plan::{
     FunctionCatalog, MobulaOptions, MobulaPlanning, SessionStateBuilderExt, TaskHostHandle,
 };
 use mobula_udfs::resources::Waiting;
-use mobula_udfs::{ActorHost, DescribedMethod, FunctionSpec, ObjectKind, UdfError};
+use mobula_udfs::{DescribedMethod, FunctionSpec, ObjectKind, UdfError};
 use url::Url;
 
 use crate::admission::Admission;
@@ -33,6 +33,7 @@ use crate::coordinator::queries::Queries;
 use crate::error::ExecutionError;
 use crate::executor::listener::{self, Listener, advertised_url};
 use crate::functions::RustFunctions;
+use crate::pool::named::NamedActors;
 use crate::pool::starter::{OwnHost, Starter};
 use crate::process::Process;
 use crate::spawn::OwnedTask;
@@ -46,6 +47,8 @@ pub const DEFAULT_CATALOG: &str = "mobula";
 pub const DEFAULT_SCHEMA: &str = "public";
 /// Id under which the coordinator's own tasks run.
 pub const COORDINATOR_ID: &str = "coordinator";
+/// Where nobody reaches an embedded engine.
+const EMBEDDED_URL: &str = "embedded://here";
 /// Id of the tasks of an embedded engine.
 pub const EMBEDDED_ID: &str = "embedded";
 
@@ -76,9 +79,11 @@ pub struct Engine {
     process: Arc<Process>,
     functions: Arc<FunctionCatalog>,
     admission: Admission,
+    named: Arc<NamedActors>,
     queries: Arc<Queries>,
     cluster: Option<Cluster>,
     started: Instant,
+    _follow: Option<OwnedTask<()>>,
 }
 
 /// The coordinator's half of an engine.
@@ -88,7 +93,6 @@ pub(crate) struct Cluster {
     pub(crate) url: Url,
     pub(crate) local: Option<TaskSource>,
     pub(crate) starter: Arc<Starter>,
-    _follow: OwnedTask<()>,
     _listener: Listener,
     _sweep: OwnedTask<()>,
 }
@@ -165,7 +169,18 @@ impl Engine {
         let patience = options.udf_init_timeout();
         let admission = Admission::new(options.udf_max_workers(), ledger, patience);
         let functions = process.functions().catalog();
+        let starter = cluster.as_ref().map(|cluster| Arc::clone(&cluster.starter));
+        let url = cluster.as_ref().map(|cluster| cluster.url.to_string());
+        let named = Arc::new(NamedActors::new(
+            &process,
+            starter.clone(),
+            url.as_deref().unwrap_or(EMBEDDED_URL),
+            patience,
+            options.udf_kill_grace(),
+        ));
         Ok(Self {
+            _follow: starter.map(|starter| starter.follow(&named)),
+            named,
             options,
             admission,
             queries: Arc::default(),
@@ -304,9 +319,9 @@ impl Engine {
         self.process.workers().describe_methods(class).await
     }
 
-    /// The named actors, which live in this process, whoever calls them.
-    pub fn actors(&self) -> &Arc<ActorHost> {
-        self.process.actors()
+    /// The named actors and pools, wherever they live.
+    pub fn actors(&self) -> &NamedActors {
+        &self.named
     }
 
     /// The tables of schema `system`.
@@ -392,7 +407,6 @@ impl Cluster {
             settings.token,
         );
         Ok(Self {
-            _follow: starter.follow(),
             starter,
             _sweep: control.sweep(),
             control,

@@ -40,6 +40,7 @@ pub use executor::resources::gpu_ids;
 pub use executor::{Executor, ExecutorSettings};
 pub use functions::RustFunctions;
 pub use local_executors::LocalExecutors;
+pub use pool::named::{NamedActor, NamedActors};
 pub use spawn::{OwnedTask, spawn_named};
 pub use stores::{ObjectStores, StoreSpec};
 pub use system_tables::SYSTEM_SCHEMA;

@@ -27,6 +27,7 @@ use crate::executor::task_host::ProcessTaskHost;
 use crate::functions::RustFunctions;
 use crate::pool::dispatch::PoolLine;
 use crate::pool::hosting::Hosting;
+use crate::pool::named::directory_key;
 use crate::row_errors::RowErrors;
 use crate::stores::ObjectStores;
 use crate::token::ClusterToken;
@@ -94,6 +95,7 @@ impl Process {
         let pool_line = Arc::new(PoolLine {
             executor_id: executor_id.to_owned(),
             hosting: Arc::clone(&hosting),
+            actors: Arc::clone(&actors),
             channels: channels.clone(),
             traffic: Arc::clone(&traffic),
             keep_bytes: options.udf_max_frame_bytes(),
@@ -211,6 +213,7 @@ impl Process {
         Reporter {
             operators: Arc::clone(&self.operators),
             workers: Arc::clone(&self.workers),
+            actors: Arc::clone(&self.actors),
         }
     }
 
@@ -229,6 +232,33 @@ impl Process {
     /// After how long without a word coordinator and executor count each other as lost.
     pub fn heartbeat_timeout(&self) -> Duration {
         self.options.heartbeat_timeout()
+    }
+
+    /// The actors that live here for others: queries by their id, and named actors.
+    pub fn hosted(&self) -> Vec<String> {
+        let named = self.actors.names().into_iter();
+        let mut hosted: Vec<_> = named.map(|name| directory_key(&name)).collect();
+        hosted.extend(self.hosting.queries());
+        hosted
+    }
+
+    /// Ends one of [`Self::hosted`], which nobody knows of.
+    pub fn end_hosted(&self, hosted: &str) {
+        match hosted.strip_prefix(&directory_key("")) {
+            Some(key) => drop(self.actors.take(key)),
+            None => self.hosting.end(hosted),
+        }
+    }
+
+    /// Ends all of them: who had them built is lost, or does not know this process.
+    pub fn end_all_hosted(&self) {
+        let named = self.actors.names();
+        named.iter().for_each(|key| drop(self.actors.take(key)));
+        let queries = self.hosting.clear();
+        if queries + named.len() > 0 {
+            let actors = named.len();
+            tracing::warn!(queries, actors, "actors end: the coordinator knows of none");
+        }
     }
 
     /// Totals for heartbeats and `system.executors`.

@@ -11,7 +11,7 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use mobula_plan::operator::map_batches::{demanding_calls, demands};
+use mobula_plan::operator::map_batches::{actors_called, demanding_calls, demands};
 use mobula_plan::{MobulaOptions, PlacedPool, QueryId};
 use mobula_proto::cluster::QueryHeader;
 use url::Url;
@@ -182,9 +182,10 @@ impl Engine {
         if admitted.await? {
             return Ok(None);
         }
-        let Some(placed) = self.start_pools(state, &plan, places).await? else {
+        let Some(mut placed) = self.start_pools(state, &plan, places).await? else {
             return Ok(None);
         };
+        placed.extend(self.actors().placed(actors_called(&plan)?));
         let context = task_context(state, &query_id, placed, header)?;
         let stream = execute_stream(Arc::clone(&plan), context)?;
         Ok(Some(QueryRun {

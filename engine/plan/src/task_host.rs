@@ -57,14 +57,18 @@ pub struct PoolHost {
     /// At least 1.
     pub actors: usize,
     /// Which of the query's actors there: some may have come later, instead of lost ones.
+    /// Of named actors, which member.
     pub part: u64,
 }
 
-/// The actors of one operator, which were placed when its query started.
+/// The actors of one operator, which were placed when its query started, or named ones,
+/// which were there before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlacedPool {
-    /// See `MapBatchesExec::call_id`.
+    /// See `MapBatchesExec::call_id`; 0 for named actors.
     pub call_id: u64,
+    /// The named actor, or named pool, that it is; empty: its query's own.
+    pub actor: String,
     pub hosts: Vec<PoolHost>,
 }
 
@@ -81,10 +85,16 @@ impl PlacedPool {
 pub struct PlacedPools(pub Vec<Arc<PlacedPool>>);
 
 impl PlacedPools {
-    /// That of operator `call_id`; `None`: its tasks have workers of their own.
-    pub fn find(context: &TaskContext, call_id: u64) -> Option<Arc<PlacedPool>> {
+    /// That of operator `call_id`, which makes `call`; `None`: its tasks have workers of
+    /// their own, or its actor lives with the coordinator.
+    pub fn find(context: &TaskContext, call_id: u64, call: &UdfCall) -> Option<Arc<PlacedPool>> {
         let pools = context.session_config().get_extension::<Self>()?;
-        pools.0.iter().find(|pool| pool.call_id == call_id).cloned()
+        let mut pools = pools.0.iter();
+        let found = match &call.spec.actor {
+            Some(method) => pools.find(|pool| pool.actor == method.actor),
+            None => pools.find(|pool| pool.actor.is_empty() && pool.call_id == call_id),
+        };
+        found.cloned()
     }
 }
 

@@ -25,6 +25,9 @@ pub struct ActorCall {
     /// Blocks that may be on their way at a time; 0: as to a named actor.
     #[prost(uint32, tag = "5")]
     pub credits: u32,
+    /// What its host calls the named actor; empty: as the call says.
+    #[prost(string, tag = "6")]
+    pub member: String,
 }
 
 /// Metadata of a message to an actor.

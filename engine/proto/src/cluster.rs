@@ -106,7 +106,7 @@ pub struct Heartbeat {
     pub epoch: u64,
     #[prost(message, optional, tag = "3")]
     pub load: Option<ExecutorLoad>,
-    /// Queries that have actors there.
+    /// Queries that have actors there, and named actors as `actor KEY`.
     #[prost(string, repeated, tag = "4")]
     pub hosted: Vec<String>,
 }
@@ -140,7 +140,7 @@ pub struct HeartbeatReply {
     /// False: the coordinator does not know this epoch; register again.
     #[prost(bool, tag = "1")]
     pub known: bool,
-    /// Those of the queries with actors there that the coordinator does not run.
+    /// Those of what is hosted there that the coordinator does not know.
     #[prost(string, repeated, tag = "2")]
     pub ended: Vec<String>,
 }

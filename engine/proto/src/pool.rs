@@ -11,6 +11,27 @@ pub const ACTION_POOLS_END: &str = "mobula.pools.end";
 /// answer a [`FoundPools`].
 pub const ACTION_POOLS_FIND: &str = "mobula.pools.find";
 
+/// Builds an actor: the body is a [`StartActor`].
+pub const ACTION_ACTOR_START: &str = "mobula.actor.start";
+/// Ends an actor: the body is an [`EndActor`].
+pub const ACTION_ACTOR_END: &str = "mobula.actor.end";
+
+/// A named actor, or one of a named pool, to be built.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct StartActor {
+    /// An encoded `mobula_udfs::ActorSpec`.
+    #[prost(bytes = "vec", tag = "1")]
+    pub spec: Vec<u8>,
+}
+
+/// One to be ended.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct EndActor {
+    /// What its host calls it.
+    #[prost(string, tag = "1")]
+    pub key: String,
+}
+
 /// Pools of one query on one host.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct StartPools {
@@ -74,6 +95,9 @@ pub struct PlacedPool {
     pub call_id: u64,
     #[prost(message, repeated, tag = "2")]
     pub hosts: Vec<PoolHost>,
+    /// The named actor, or named pool, that it is; empty: a query's.
+    #[prost(string, tag = "3")]
+    pub actor: String,
 }
 
 /// Some of them, in one process.
@@ -85,7 +109,8 @@ pub struct PoolHost {
     pub url: String,
     #[prost(uint64, tag = "3")]
     pub actors: u64,
-    /// Which of the query's pools there: some may have come later, instead of lost ones.
+    /// Which of the query's pools there: some may have come later, instead of lost ones. Of
+    /// named actors, which member.
     #[prost(uint64, tag = "4")]
     pub part: u64,
 }

@@ -1,8 +1,8 @@
-//! What a process tells of its operators and workers when the coordinator asks.
+//! What a process tells of its operators, workers and actors when the coordinator asks.
 //!
 //! `ReportRequest` is the body of a Flight `DoAction` on any cluster listener; the
 //! answer is a stream of `Report`s, each of bounded length. Read for
-//! `system.operators` and `system.workers`.
+//! `system.operators`, `system.workers` and `system.actors`.
 
 /// Action name of [`ReportRequest`].
 pub const ACTION_REPORT: &str = "mobula.report";
@@ -14,6 +14,8 @@ pub struct ReportRequest {
     pub operators: bool,
     #[prost(bool, tag = "2")]
     pub workers: bool,
+    #[prost(bool, tag = "4")]
+    pub actors: bool,
 }
 
 /// A part of the answer to [`ReportRequest`]: all parts together are the answer.
@@ -23,6 +25,44 @@ pub struct Report {
     pub operators: Vec<OperatorReport>,
     #[prost(message, repeated, tag = "2")]
     pub workers: Vec<WorkerReport>,
+    #[prost(message, repeated, tag = "4")]
+    pub actors: Vec<ActorReport>,
+}
+
+/// A named actor, or one of a named pool.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ActorReport {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// It is one of a pool of that name.
+    #[prost(bool, tag = "2")]
+    pub is_pooled: bool,
+    /// Tells it from others of its name; 0: there are none.
+    #[prost(uint64, tag = "3")]
+    pub member: u64,
+    /// The function that is its class.
+    #[prost(string, tag = "4")]
+    pub class: String,
+    #[prost(string, tag = "5")]
+    pub state: String,
+    #[prost(uint32, optional, tag = "6")]
+    pub pid: Option<u32>,
+    /// Blocks in its line.
+    #[prost(uint64, tag = "7")]
+    pub queue: u64,
+    #[prost(uint64, tag = "8")]
+    pub calls: u64,
+    #[prost(double, tag = "9")]
+    pub busy_share: f64,
+    #[prost(uint64, tag = "10")]
+    pub restarts: u64,
+    #[prost(uint64, tag = "11")]
+    pub memory_bytes: u64,
+    #[prost(uint64, tag = "12")]
+    pub age_ms: u64,
+    /// Empty: nothing went wrong.
+    #[prost(string, tag = "13")]
+    pub last_error: String,
 }
 
 /// An operator that calls user code, in one task.

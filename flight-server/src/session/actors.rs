@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use mobula_plan::udf::check_name_is_free;
-use mobula_plan::{CreateActor, PlanError, actor_methods};
+use mobula_plan::{CreateActor, DropActor, PlanError, actor_methods};
 use mobula_udfs::{ActorSpec, FunctionSpec, ObjectKind as BodyKind};
 
 use super::{Outcome, Session};
@@ -30,6 +30,9 @@ impl Session {
             timeout: create.timeout,
             init_timeout: create.init_timeout,
             methods: vec![],
+            demand: create.demand.over(&class.defaults.demand),
+            pool: create.pool,
+            member: 0,
         };
         spec.methods = actor_methods(&spec, described);
         let spec = Arc::new(spec);
@@ -52,7 +55,7 @@ impl Session {
             engine.functions().insert_actor(&spec);
             replaced
         };
-        if let Some(replaced) = replaced {
+        for replaced in replaced {
             engine.actors().end(replaced).await;
         }
         Ok(DONE)
@@ -95,10 +98,6 @@ impl Session {
             format!("\"{name}\" is a def and keeps no state. FROM takes a class")
         } else if class.language != mobula_udfs::Language::Python {
             format!("\"{name}\" is native, a part of this program. FROM takes a class in Python")
-        } else if !class.defaults.demand.is_none() {
-            format!(
-                "\"{name}\" asks for resources, which named actors cannot have yet. FROM takes a class without"
-            )
         } else {
             return Ok(class);
         };
@@ -106,12 +105,28 @@ impl Session {
         Err(PlanError::Actor { actor, problem }.into())
     }
 
-    pub(super) async fn drop_actor(
-        &self,
-        name: &str,
-        if_exists: bool,
-    ) -> Result<Outcome, ServerError> {
+    pub(super) async fn drop_actor(&self, drop: &DropActor) -> Result<Outcome, ServerError> {
+        let DropActor {
+            name,
+            if_exists,
+            is_pool,
+        } = drop;
         let engine = self.database().engine();
+        let kind = match is_pool {
+            true => "actor pool",
+            false => "actor",
+        };
+        if engine.actors().is_pool(name).is_some_and(|is| is != *is_pool) {
+            let hint = match is_pool {
+                true => "It is one actor: use DROP ACTOR",
+                false => "It is a pool: use DROP ACTOR POOL",
+            };
+            return Err(ServerError::OtherKind {
+                kind,
+                name: name.clone(),
+                hint,
+            });
+        }
         let (known, stored, actor) = {
             let _one_at_a_time = self.database().ddl.lock().await;
             let stored = self.database().catalog().remove(ObjectKind::Actor, name)?;
@@ -123,14 +138,14 @@ impl Session {
                 .forget_unusable(ObjectKind::Actor, name)
                 .await;
         }
-        if let Some(actor) = actor {
+        for actor in actor {
             engine.actors().end(actor).await;
         }
-        match known || stored || if_exists {
+        match known || stored || *if_exists {
             true => Ok(DONE),
             false => Err(ServerError::Missing {
-                kind: "actor",
-                name: name.to_owned(),
+                kind,
+                name: name.clone(),
             }),
         }
     }

@@ -122,7 +122,7 @@ impl Session {
                 Work::DropFunction { name, if_exists }
             }
             MobulaStatement::CreateActor(create) => Work::CreateActor(create),
-            MobulaStatement::DropActor { name, if_exists } => Work::DropActor { name, if_exists },
+            MobulaStatement::DropActor(drop) => Work::DropActor(drop),
             MobulaStatement::DataFusion(statement) => {
                 let plan = self.logical_plan(*statement).await?;
                 settings::refuse_unsupported(&plan)?;
@@ -175,7 +175,7 @@ impl Session {
             Work::CreateFunction(create) => self.create_function(create).await,
             Work::DropFunction { name, if_exists } => self.drop_function(name, *if_exists).await,
             Work::CreateActor(create) => self.create_actor(create).await,
-            Work::DropActor { name, if_exists } => self.drop_actor(name, *if_exists).await,
+            Work::DropActor(drop) => self.drop_actor(drop).await,
             Work::Plan(plan) => match plan.as_ref() {
                 LogicalPlan::Ddl(ddl) => self.define(ddl, &prepared.sql).await,
                 LogicalPlan::Statement(statement) => self.change_setting(statement),

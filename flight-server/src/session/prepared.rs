@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::logical_expr::LogicalPlan;
-use mobula_plan::{CreateActor, CreateFunction};
+use mobula_plan::{CreateActor, CreateFunction, DropActor};
 
 /// How a statement answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(super) enum Work {
     CreateFunction(Box<CreateFunction>),
     DropFunction { name: String, if_exists: bool },
     CreateActor(Box<CreateActor>),
-    DropActor { name: String, if_exists: bool },
+    DropActor(DropActor),
 }
 
 impl Prepared {
@@ -62,7 +62,7 @@ impl Work {
             Self::CreateFunction(_)
             | Self::DropFunction { .. }
             | Self::CreateActor(_)
-            | Self::DropActor { .. } => StatementKind::Ddl,
+            | Self::DropActor(_) => StatementKind::Ddl,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use arrow::datatypes::{DataType, Schema};
 use mobula_udfs::{
-    ActorHost, ActorInfo, ActorSpec, ActorState, CallMode, Literal, MethodOf, UdfError, UdfPool,
+    ActorHost, ActorInfo, ActorSpec, ActorState, CallMode, Demand, Literal, MethodOf, UdfError, UdfPool,
     WorkerManager,
 };
 
@@ -77,6 +77,9 @@ impl Stage {
             timeout: None,
             init_timeout: None,
             methods: vec![],
+            demand: Demand::default(),
+            pool: None,
+            member: 0,
         };
         for name in [
             "__call__", "add", "get", "pid", "slow", "fails", "dies", "lines",

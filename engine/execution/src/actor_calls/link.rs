@@ -395,7 +395,8 @@ fn failure(error: &UdfError, place: &str) -> RemoteFailure {
     }
 }
 
-fn remote_failure(error: RemoteError) -> RemoteFailure {
+/// As the pool of a call says it.
+pub fn remote_failure(error: RemoteError) -> RemoteFailure {
     RemoteFailure {
         class: match error.class {
             ErrorClass::User => UdfErrorClass::User,

@@ -66,6 +66,7 @@ impl ActorLine {
         };
         let way = Way {
             pool: None,
+            member: String::new(),
             credits: CREDITS,
         };
         let (call, keep_bytes) = (Arc::clone(call), self.keep_bytes);
@@ -76,8 +77,10 @@ impl ActorLine {
 /// Whom an exchange leads to.
 #[derive(Debug, Clone)]
 pub struct Way {
-    /// `None`: the named actor that the call says.
+    /// `None`: a named actor.
     pub pool: Option<PoolRef>,
+    /// What its host calls the named actor; empty: as the call says.
+    pub member: String,
     /// Blocks that may be on their way.
     pub credits: usize,
 }

@@ -19,8 +19,9 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use mobula_block::plain::{block_as, plain_block};
 use mobula_proto::actor::{AnswerTag, BlockDone, BlockTag};
+use mobula_proto::pool::StartActor;
 use mobula_udfs::{
-    ActorHost, Answer, AnswerStream, FailedRow, PoolStats, UdfCall, UdfError, UdfPool,
+    ActorHost, ActorSpec, Answer, AnswerStream, FailedRow, PoolStats, UdfCall, UdfError, UdfPool,
 };
 use prost::Message;
 use tokio::sync::mpsc;
@@ -91,6 +92,7 @@ impl ActorCalls {
             part: None,
             credits: way.credits,
             is_ordered: way.pool.is_none(),
+            is_member: !way.member.is_empty(),
             calls: VecDeque::new(),
             ready: VecDeque::from([opening]),
             told: PoolStats::default(),
@@ -114,6 +116,16 @@ impl ActorCalls {
                 place: self.executor_id.clone(),
             });
         }
+        if !way.member.is_empty() {
+            return match self.actors.open_member(&way.member, Arc::clone(call)) {
+                // It was here when its caller was told.
+                Err(UdfError::ActorElsewhere { function, .. }) => Err(UdfError::PoolGone {
+                    function,
+                    place: self.executor_id.clone(),
+                }),
+                other => other,
+            };
+        }
         match self.actors.open_pool(Arc::clone(call)) {
             // It was here when the query was planned.
             Err(UdfError::ActorElsewhere {
@@ -121,6 +133,18 @@ impl ActorCalls {
             }) if self.has_actors => Err(UdfError::ActorGone { function, actor }),
             other => other,
         }
+    }
+
+    /// Builds a named actor here.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for what is none, and why it cannot be built.
+    pub async fn build(&self, request: StartActor) -> Result<(), Status> {
+        let spec = ActorSpec::decode(&request.spec).map_err(|error| self.status(error))?;
+        let built = self.actors.build(Arc::new(spec)).await;
+        let built = built.map_err(|error| self.status(error))?;
+        drop(self.actors.put(built));
+        Ok(())
     }
 
     fn status(&self, error: UdfError) -> Status {
@@ -175,6 +199,8 @@ struct Serving {
     credits: usize,
     /// Whether the oldest block is answered first; else each as it comes.
     is_ordered: bool,
+    /// Whether it is a named actor that was placed.
+    is_member: bool,
     /// The oldest first.
     calls: VecDeque<Call>,
     ready: VecDeque<Outgoing>,
@@ -420,8 +446,15 @@ impl Serving {
                 let error = error.of_call(&self.call);
                 let mut classified = classify_any(&error);
                 // It has ended two workers: another host would lose some, too.
-                if !self.is_ordered && matches!(error, UdfError::WorkerLost { .. }) {
-                    classified.class = ErrorClass::User;
+                match error {
+                    UdfError::WorkerLost { .. } if !self.is_ordered => {
+                        classified.class = ErrorClass::User;
+                    }
+                    // It is there, but is not to be had.
+                    UdfError::ActorFailed { .. } if self.is_member => {
+                        classified.class = ErrorClass::Setup;
+                    }
+                    _ => {}
                 }
                 wire_error::to_wire(classified, &self.url)
             }),

@@ -172,6 +172,7 @@ fn an_opening_carries_the_call_and_what_the_session_says() {
     let writer = BlockWriter::new(&sent.input, 1 << 20);
     let named = Way {
         pool: None,
+        member: String::new(),
         credits: CREDITS,
     };
     let (call_of, way) = opened(&opening(&sent, &writer, &named).unwrap()).unwrap();

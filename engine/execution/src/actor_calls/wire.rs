@@ -244,6 +244,7 @@ pub fn opening(call: &UdfCall, writer: &BlockWriter, way: &Way) -> Result<Flight
         timeout_us: call.timeout.map(as_us),
         max_errors: call.max_errors,
         pool: way.pool.clone(),
+        member: way.member.clone(),
         credits: way.credits as u32,
     };
     let descriptor = FlightDescriptor::new_cmd(header.encode_to_vec());
@@ -272,6 +273,7 @@ pub fn opened(first: &FlightData) -> Result<(UdfCall, Way), Problem> {
     };
     let way = Way {
         pool: header.pool,
+        member: header.member,
         credits,
     };
     Ok((call, way))

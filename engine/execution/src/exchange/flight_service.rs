@@ -26,7 +26,10 @@ use datafusion::execution::SendableRecordBatchStream;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
 use mobula_proto::cluster::TaskTicket;
-use mobula_proto::pool::{ACTION_POOLS_END, ACTION_POOLS_START, EndPools};
+use mobula_proto::pool::{
+    ACTION_ACTOR_END, ACTION_ACTOR_START, ACTION_POOLS_END, ACTION_POOLS_START, EndActor, EndPools,
+    StartActor,
+};
 use mobula_proto::report::ACTION_REPORT;
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
@@ -62,6 +65,18 @@ impl ClusterFlightService {
             (ACTION_REPORT, _) => self.reporter.answer(&action.body),
             (ACTION_POOLS_START, _) => {
                 self.actors.hosting.start(decoded(action)?).await?;
+                Ok(vec![])
+            }
+            (ACTION_ACTOR_START, _) => {
+                let request: StartActor = decoded(action)?;
+                self.actors.build(request).await?;
+                Ok(vec![])
+            }
+            (ACTION_ACTOR_END, _) => {
+                let request: EndActor = decoded(action)?;
+                if let Some(actor) = self.actors.actors.take(&request.key) {
+                    self.actors.actors.end(actor).await;
+                }
                 Ok(vec![])
             }
             (ACTION_POOLS_END, _) => {

@@ -194,7 +194,7 @@ impl Line {
                 executor_id: self.id.clone(),
                 epoch: epoch.load(Ordering::Relaxed),
                 load: Some(self.process.load()),
-                hosted: self.process.hosting().queries(),
+                hosted: self.process.hosted(),
             };
             match self.call(ACTION_HEARTBEAT, beat.encode_to_vec()).await {
                 Ok(body) => {
@@ -202,12 +202,10 @@ impl Line {
                         tracing::warn!("the coordinator answers again");
                     }
                     let reply = HeartbeatReply::decode(body.as_slice()).unwrap_or_default();
-                    let hosting = self.process.hosting();
-                    reply.ended.iter().for_each(|query| hosting.end(query));
+                    reply.ended.iter().for_each(|hosted| self.process.end_hosted(hosted));
                     silent_since = None;
                     if !reply.known {
-                        let queries = hosting.clear();
-                        tracing::debug!(queries, "actors end: the coordinator knows of none");
+                        self.process.end_all_hosted();
                         tracing::info!("the coordinator forgot this executor, registering again");
                         epoch.store(self.register().await?.epoch, Ordering::Relaxed);
                     }
@@ -216,10 +214,7 @@ impl Line {
                     // Whose actors they are has been told that they are lost.
                     let since = *silent_since.get_or_insert_with(Instant::now);
                     if since.elapsed() > self.process.heartbeat_timeout() {
-                        let queries = self.process.hosting().clear();
-                        if queries > 0 {
-                            tracing::warn!(queries, "actors of queries end: the coordinator is lost");
-                        }
+                        self.process.end_all_hosted();
                     }
                     if !std::mem::replace(&mut alone, true) {
                         tracing::warn!(coordinator = %self.coordinator, error = status.message(), "no answer to heartbeats, trying on");

@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use mobula_proto::report::{Report, ReportRequest, WorkerReport};
-use mobula_udfs::WorkerManager;
+use mobula_proto::report::{ActorReport, Report, ReportRequest, WorkerReport};
+use mobula_udfs::{ActorHost, ActorInfo, WorkerManager};
 use prost::Message;
 use tonic::Status;
 
@@ -20,6 +20,7 @@ const MESSAGE_BYTES: usize = 1 << 20;
 pub struct Reporter {
     pub operators: Arc<OperatorRuns>,
     pub workers: Arc<WorkerManager>,
+    pub actors: Arc<ActorHost>,
 }
 
 impl Reporter {
@@ -42,6 +43,10 @@ impl Reporter {
                 false => vec![],
             },
             workers: workers.collect(),
+            actors: match request.actors {
+                true => self.actors.list().into_iter().map(actor_report).collect(),
+                false => vec![],
+            },
         }
     }
 
@@ -54,6 +59,24 @@ impl Reporter {
             .map_err(|e| Status::invalid_argument(format!("malformed action body: {e}")))?;
         let parts = parts(self.report(request), MESSAGE_BYTES);
         Ok(parts.iter().map(Report::encode_to_vec).collect())
+    }
+}
+
+fn actor_report(info: ActorInfo) -> ActorReport {
+    ActorReport {
+        name: info.name,
+        is_pooled: info.is_pooled,
+        member: info.member,
+        class: info.class,
+        state: info.state.to_string(),
+        pid: info.pid,
+        queue: info.queue as u64,
+        calls: info.calls,
+        busy_share: info.busy_share,
+        restarts: info.restarts,
+        memory_bytes: info.memory_bytes,
+        age_ms: info.age.as_millis() as u64,
+        last_error: info.last_error,
     }
 }
 
@@ -70,6 +93,9 @@ fn parts(report: Report, max_bytes: usize) -> Vec<Report> {
     }
     for row in report.workers {
         parts.part_for(row.encoded_len()).workers.push(row);
+    }
+    for row in report.actors {
+        parts.part_for(row.encoded_len()).actors.push(row);
     }
     parts.full.push(parts.open);
     parts.full
@@ -113,6 +139,7 @@ mod tests {
         let report = Report {
             operators: (1..=10).map(row).collect(),
             workers: vec![worker; 3],
+            actors: vec![],
         };
         let cut = parts(report.clone(), 200);
         assert_eq!(cut.len(), 4);

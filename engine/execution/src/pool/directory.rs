@@ -7,7 +7,7 @@ use mobula_plan::{PlacedPool, PlacedPools, PoolHost};
 use mobula_proto::pool as proto;
 use parking_lot::Mutex;
 
-/// The placed pools of all queries that have some.
+/// The placed pools of all queries that have some, and named actors as `actor NAME`.
 #[derive(Debug, Default)]
 pub struct Directory(Mutex<HashMap<String, Vec<PlacedPool>>>);
 
@@ -45,6 +45,7 @@ pub fn to_wire(pools: &[PlacedPool]) -> Vec<proto::PlacedPool> {
     };
     let pools = pools.iter().map(|pool| proto::PlacedPool {
         call_id: pool.call_id,
+        actor: pool.actor.clone(),
         hosts: pool.hosts.iter().map(host).collect(),
     });
     pools.collect()
@@ -60,6 +61,7 @@ pub fn from_wire(pools: Vec<proto::PlacedPool>) -> Vec<PlacedPool> {
     };
     let pools = pools.into_iter().map(|pool| PlacedPool {
         call_id: pool.call_id,
+        actor: pool.actor,
         hosts: pool.hosts.into_iter().map(host).collect(),
     });
     pools.collect()
@@ -78,6 +80,7 @@ mod tests {
     fn what_is_placed_is_found_until_the_query_ends() {
         let pools = vec![PlacedPool {
             call_id: 7,
+            actor: String::new(),
             hosts: vec![PoolHost {
                 executor_id: "e".into(),
                 url: "http://e:1/".into(),

@@ -17,7 +17,10 @@ use async_trait::async_trait;
 use futures::stream::{self, StreamExt};
 use mobula_plan::{PlacedPool, PoolHost};
 use mobula_proto::pool::{ACTION_POOLS_FIND, FindPools, FoundPools, PoolRef};
-use mobula_udfs::{AnswerStream, PoolStats, UdfCall, UdfError, UdfErrorClass, UdfPool};
+use mobula_udfs::{
+    ActorHost, Answer, AnswerStream, PoolStats, UdfCall, UdfError, UdfErrorClass, UdfPool,
+    member_key,
+};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::Notify;
@@ -26,6 +29,7 @@ use url::Url;
 use super::choose::{EndView, choose};
 use super::directory::{Directory, from_wire};
 use super::hosting::Hosting;
+use super::named::directory_key;
 use super::starter::act;
 use crate::actor_calls::link::Place;
 use crate::actor_calls::pool::{RemoteActor, Way, answer_to_nothing};
@@ -47,8 +51,9 @@ const LAST_COUNTS: f64 = 0.3;
 #[derive(Debug)]
 pub struct PoolLine {
     pub executor_id: String,
-    /// The actors of this process.
+    /// The actors of this process: those of queries, and named ones.
     pub hosting: Arc<Hosting>,
+    pub actors: Arc<ActorHost>,
     pub channels: ChannelPool,
     pub traffic: Arc<Traffic>,
     /// Bytes of answers to one block that may wait for their reader.
@@ -81,6 +86,7 @@ impl PoolLine {
             line: Arc::clone(self),
             call,
             call_id: placed.call_id,
+            named: placed.actor.clone(),
             actors: placed.actors(),
             state: Mutex::default(),
             changed: Notify::new(),
@@ -91,19 +97,34 @@ impl PoolLine {
         }))
     }
 
-    /// Where the pools of `query` are now; `None`: it has ended, or nobody says.
-    async fn find(&self, query: &str) -> Option<Vec<PlacedPool>> {
+    /// Where the pools of `query` are now.
+    async fn find(&self, query: &str) -> Found {
         let Some(url) = self.coordinator.get() else {
-            return self.directory.find(query);
+            let found = self.directory.find(query);
+            return found.map_or(Found::Nothing, Found::Pools);
         };
         let request = FindPools {
             query_id: query.to_owned(),
         };
         let body = request.encode_to_vec();
         let answer = act(&self.channels, url, ACTION_POOLS_FIND, body, ASK_TIMEOUT).await;
-        let found = FoundPools::decode(answer.ok()?.as_slice()).ok()?;
-        Some(from_wire(found.pools))
+        match answer {
+            Ok(body) => match FoundPools::decode(body.as_slice()) {
+                Ok(found) => Found::Pools(from_wire(found.pools)),
+                Err(_) => Found::NoAnswer,
+            },
+            Err(status) if status.code() == tonic::Code::NotFound => Found::Nothing,
+            Err(_) => Found::NoAnswer,
+        }
     }
+}
+
+/// What the coordinator says.
+enum Found {
+    Pools(Vec<PlacedPool>),
+    /// There are none: the query has ended, or the actor was dropped.
+    Nothing,
+    NoAnswer,
 }
 
 /// The actors of one call, as one task reaches them.
@@ -117,6 +138,8 @@ struct Shared {
     line: Arc<PoolLine>,
     call: Arc<UdfCall>,
     call_id: u64,
+    /// The actor, or pool, that is called by its name; empty: the query's own.
+    named: String,
     /// As many as there were at first.
     actors: usize,
     state: Mutex<State>,
@@ -133,6 +156,8 @@ struct State {
     last_loss: String,
     /// Blocks that were sent again.
     resent: u64,
+    /// The coordinator knows of no such actors any more.
+    is_over: bool,
 }
 
 /// Some actors, in one process.
@@ -224,18 +249,9 @@ impl Shared {
     }
 
     fn end(&self, host: &PoolHost) -> Result<End, UdfError> {
-        let pool = PoolRef {
-            query_id: self.call.query.clone(),
-            call_id: self.call_id,
-            part: host.part,
-        };
         let is_local = host.executor_id == self.line.executor_id;
         let pool: Arc<dyn UdfPool> = match is_local {
-            true => self
-                .line
-                .hosting
-                .open(&pool)?
-                .ok_or_else(|| self.gone(host))?,
+            true => self.open_here(host)?,
             false => {
                 let place = Place {
                     url: Url::parse(&host.url).map_err(|_| self.gone(host))?,
@@ -243,7 +259,11 @@ impl Shared {
                     traffic: Arc::clone(&self.line.traffic),
                 };
                 let way = Way {
-                    pool: Some(pool),
+                    pool: self.named.is_empty().then(|| self.pool_ref(host)),
+                    member: match self.named.as_str() {
+                        "" => String::new(),
+                        name => member_key(name, host.part),
+                    },
                     credits: BLOCKS_PER_ACTOR * host.actors,
                 };
                 let (call, keep_bytes) = (Arc::clone(&self.call), self.line.keep_bytes);
@@ -259,6 +279,36 @@ impl Shared {
             seen: (0, Duration::ZERO),
             is_lost: false,
         })
+    }
+
+    fn pool_ref(&self, host: &PoolHost) -> PoolRef {
+        PoolRef {
+            query_id: self.call.query.clone(),
+            call_id: self.call_id,
+            part: host.part,
+        }
+    }
+
+    fn open_here(&self, host: &PoolHost) -> Result<Arc<dyn UdfPool>, UdfError> {
+        match self.named.as_str() {
+            "" => {
+                let pool = self.line.hosting.open(&self.pool_ref(host))?;
+                pool.ok_or_else(|| self.gone(host))
+            }
+            name => {
+                let key = member_key(name, host.part);
+                let call = Arc::clone(&self.call);
+                self.line.actors.open_member(&key, call)
+            }
+        }
+    }
+
+    /// What the directory calls the actors.
+    fn directory_key(&self) -> String {
+        match self.named.as_str() {
+            "" => self.call.query.clone(),
+            name => directory_key(name),
+        }
     }
 
     fn gone(&self, host: &PoolHost) -> UdfError {
@@ -289,6 +339,9 @@ impl Shared {
             changed.as_mut().enable();
             if let Some(turn) = self.take() {
                 return Ok(turn);
+            }
+            if self.state.lock().is_over {
+                return Err(self.over());
             }
             self.ask_if_any_is_missed();
             tokio::select! {
@@ -323,6 +376,17 @@ impl Shared {
         }
     }
 
+    fn over(&self) -> UdfError {
+        let function = self.call.spec.name.clone();
+        match self.named.as_str() {
+            "" => UdfError::ShuttingDown { function },
+            name => UdfError::ActorGone {
+                function,
+                actor: name.to_owned(),
+            },
+        }
+    }
+
     fn misses_some(&self) -> bool {
         let state = self.state.lock();
         let there = state.ends.iter().filter(|end| !end.is_lost);
@@ -341,18 +405,28 @@ impl Shared {
         let shared = Arc::downgrade(self);
         state.asking = Some(spawn_named("pools-find", async move {
             loop {
-                let Some((line, query, call_id)) = shared.upgrade().map(|shared| {
-                    let query = shared.call.query.clone();
-                    (Arc::clone(&shared.line), query, shared.call_id)
+                let Some((line, key, call_id)) = shared.upgrade().map(|shared| {
+                    let key = shared.directory_key();
+                    (Arc::clone(&shared.line), key, shared.call_id)
                 }) else {
                     return;
                 };
-                let found = line.find(&query).await.unwrap_or_default();
+                let found = line.find(&key).await;
                 let Some(shared) = shared.upgrade() else {
                     return;
                 };
-                let mine = found.iter().filter(|pool| pool.call_id == call_id);
-                mine.for_each(|pool| shared.add(&pool.hosts));
+                match found {
+                    Found::Pools(found) => {
+                        let mine = found.iter().filter(|pool| pool.call_id == call_id);
+                        mine.for_each(|pool| shared.add(&pool.hosts));
+                    }
+                    Found::Nothing => {
+                        shared.state.lock().is_over = true;
+                        shared.changed.notify_waiters();
+                        return;
+                    }
+                    Found::NoAnswer => {}
+                }
                 if !shared.misses_some() {
                     return;
                 }
@@ -365,7 +439,11 @@ impl Shared {
 
 /// Whether `error` is of the way to actors, or of their host, and not of what they do.
 fn is_loss(error: &UdfError) -> bool {
-    error.class() == UdfErrorClass::Lost && !matches!(error, UdfError::WorkerLost { .. })
+    match error {
+        // The actor is there, and says why it cannot do it.
+        UdfError::WorkerLost { .. } | UdfError::ActorFailed { .. } => false,
+        error => error.class() == UdfErrorClass::Lost,
+    }
 }
 
 /// A block on its way.
@@ -399,7 +477,9 @@ async fn send(
     }
 }
 
-async fn next(sending: Option<Sending>) -> Option<(Result<mobula_udfs::Answer, UdfError>, Option<Sending>)> {
+async fn next(
+    sending: Option<Sending>,
+) -> Option<(Result<Answer, UdfError>, Option<Sending>)> {
     let mut sending = sending?;
     loop {
         let error = match sending.answers.next().await {

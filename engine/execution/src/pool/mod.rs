@@ -9,7 +9,10 @@
 //! through with it first (`choose`), through an exchange (`actor_calls`) or, in the same
 //! process, directly.
 //!
-//! Pools end with their query: when its stream does, or when their host has lost the
+//! Named actors and pools that outlive queries are placed and found in the same way
+//! (`named`).
+//!
+//! Pools of a query end with it: when its stream does, or when their host has lost the
 //! coordinator.
 
 mod choose;
@@ -17,5 +20,6 @@ pub mod directory;
 pub mod dispatch;
 pub mod hosting;
 pub mod line;
+pub mod named;
 pub mod placement;
 pub mod starter;

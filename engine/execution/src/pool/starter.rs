@@ -27,6 +27,7 @@ use url::Url;
 use super::directory::Directory;
 use super::hosting::Hosting;
 use super::line::{ActorHostNow, ClusterClaim, ClusterLine, Held};
+use super::named::NamedActors;
 use crate::actor_calls::as_us;
 use crate::coordinator::control::Control;
 use crate::exchange::channels::ChannelPool;
@@ -142,18 +143,22 @@ impl Starter {
         own.into_iter().chain(members).collect()
     }
 
-    /// Follows who comes and goes until the returned task is dropped.
-    pub fn follow(self: &Arc<Self>) -> OwnedTask<()> {
-        let starter = Arc::downgrade(self);
+    /// Follows who comes and goes until the returned task is dropped, for queries and for
+    /// `named` actors.
+    pub fn follow(self: &Arc<Self>, named: &Arc<NamedActors>) -> OwnedTask<()> {
+        let (starter, named) = (Arc::downgrade(self), Arc::downgrade(named));
         let mut alive = self.control.watch_alive();
         spawn_named("actor-placement", async move {
             loop {
                 {
-                    let Some(starter) = starter.upgrade() else {
+                    let (Some(starter), Some(named)) = (starter.upgrade(), named.upgrade()) else {
                         return;
                     };
                     starter.line.set_hosts(starter.hosts());
-                    starter.mend().await;
+                    let moved: Vec<_> = starter.line.moved().into_iter().collect();
+                    if !moved.is_empty() {
+                        tokio::join!(starter.mend(&moved), named.mend(&moved));
+                    }
                 }
                 tokio::select! {
                     changed = alive.changed() => if changed.is_err() { return },
@@ -165,13 +170,13 @@ impl Starter {
     }
 
     /// Starts anew what queries have lost.
-    async fn mend(&self) {
-        for query in self.line.moved() {
-            let running = self.running.lock().get(&query).cloned();
+    async fn mend(&self, moved: &[String]) {
+        for query in moved {
+            let running = self.running.lock().get(query).cloned();
             let Some(running) = running else { continue };
             if let Err(error) = self.start_missing(&running).await {
                 tracing::warn!(?error, query, "actors of a query are not there yet; it is tried again");
-                self.line.again(&query);
+                self.line.again(query);
             }
         }
     }
@@ -412,6 +417,7 @@ impl Started {
         let calls = calls.iter().enumerate();
         let placed = calls.map(|(at, call)| PlacedPool {
             call_id: call.demand.call_id,
+            actor: String::new(),
             hosts: self
                 .pools
                 .iter()

@@ -1,14 +1,15 @@
-//! `system.actors`: the named actors, which live in this process.
+//! `system.actors`: the named actors, and those of named pools, wherever they live.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, UInt32Array};
+use arrow::array::{ArrayRef, Float64Array, StringArray, UInt32Array};
 use arrow::datatypes::DataType;
-use mobula_udfs::ActorInfo;
+use mobula_proto::report::{ActorReport, ReportRequest};
+use mobula_udfs::member_key;
 
 use super::columns::{counts, texts};
 use super::{Rows, Table};
-use crate::engine::Engine;
+use crate::coordinator::reports::ExecutorReport;
 
 pub const TABLE: Table = Table {
     name: "actors",
@@ -25,28 +26,47 @@ pub const TABLE: Table = Table {
         ("memory_bytes", DataType::UInt64),
         ("age_ms", DataType::UInt64),
         ("last_error", DataType::Utf8),
+        ("pool", DataType::Utf8),
     ],
-    rows: Rows::Here(actors),
+    rows: Rows::Everywhere {
+        request: ReportRequest {
+            operators: false,
+            workers: false,
+            actors: true,
+        },
+        columns: actors,
+    },
 };
 
-fn actors(engine: &Arc<Engine>) -> Vec<ArrayRef> {
-    let actors = engine.actors().list();
-    let executor_id = engine.process().executor_id();
-    let text = |f: fn(&ActorInfo) -> String| texts(actors.iter().map(f));
-    let count = |f: fn(&ActorInfo) -> u64| counts(actors.iter().map(f));
-    let busy = actors.iter().map(|actor| actor.busy_share);
+fn actors(reports: &[ExecutorReport]) -> Vec<ArrayRef> {
+    let rows = reports.iter().flat_map(|told| {
+        let actors = told.report.actors.iter();
+        actors.map(|actor| (told.executor_id.as_str(), actor))
+    });
+    let mut rows: Vec<_> = rows.collect();
+    rows.sort_by_key(|(_, actor)| (&actor.name, actor.member));
+    let text = |f: fn(&ActorReport) -> String| texts(rows.iter().map(|(_, a)| f(a)));
+    let count = |f: fn(&ActorReport) -> u64| counts(rows.iter().map(|(_, a)| f(a)));
+    let busy = rows.iter().map(|(_, actor)| actor.busy_share);
     vec![
-        text(|a| a.name.clone()),
-        texts(actors.iter().map(|_| executor_id)),
+        // Of a pool each has a name of its own.
+        text(|a| match a.is_pooled {
+            true => member_key(&a.name, a.member),
+            false => a.name.clone(),
+        }),
+        texts(rows.iter().map(|(executor_id, _)| executor_id)),
         text(|a| a.class.clone()),
-        text(|a| a.state.to_string()),
-        Arc::new(UInt32Array::from_iter(actors.iter().map(|a| a.pid))),
-        count(|a| a.queue as u64),
+        text(|a| a.state.clone()),
+        Arc::new(UInt32Array::from_iter(rows.iter().map(|(_, a)| a.pid))),
+        count(|a| a.queue),
         count(|a| a.calls),
         Arc::new(Float64Array::from_iter_values(busy)),
         count(|a| a.restarts),
         count(|a| a.memory_bytes),
-        count(|a| a.age.as_millis() as u64),
+        count(|a| a.age_ms),
         text(|a| a.last_error.clone()),
+        Arc::new(StringArray::from_iter(
+            rows.iter().map(|(_, a)| a.is_pooled.then_some(&a.name)),
+        )),
     ]
 }

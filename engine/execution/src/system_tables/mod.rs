@@ -5,6 +5,7 @@
 //! the executors know, they are asked for at each scan; those that do not answer are
 //! left out, see `coordinator/reports`.
 
+mod actor_pools;
 mod actors;
 mod columns;
 mod errors;
@@ -37,7 +38,8 @@ pub const SYSTEM_SCHEMA: &str = "system";
 const TIME: DataType = DataType::Timestamp(TimeUnit::Millisecond, None);
 
 /// The tables, in the order SHOW TABLES gives.
-const TABLES: [Table; 8] = [
+const TABLES: [Table; 9] = [
+    actor_pools::TABLE,
     actors::TABLE,
     errors::TABLE,
     executors::TABLE,

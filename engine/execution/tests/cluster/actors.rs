@@ -8,7 +8,7 @@ use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{FlightData, FlightDescriptor};
 use mobula_plan::actor_methods;
 use mobula_udfs::{
-    ActorInfo, ActorSpec, CallDefaults, FunctionSpec, Language, ObjectKind, Param, ParamKind,
+    ActorInfo, ActorSpec, CallDefaults, Demand, FunctionSpec, Language, ObjectKind, Param, ParamKind,
     Returns, Volatility as UdfVolatility,
 };
 use tokio::io::copy_bidirectional;
@@ -75,6 +75,9 @@ async fn create(cluster: &mut TestCluster, actor: &str) {
         timeout: None,
         init_timeout: None,
         methods: vec![],
+            demand: Demand::default(),
+            pool: None,
+            member: 0,
     };
     spec.methods = actor_methods(&spec, described);
     let spec = Arc::new(spec);
@@ -91,7 +94,7 @@ async fn with_actor(n_executors: usize) -> TestCluster {
 }
 
 fn info(cluster: &TestCluster) -> ActorInfo {
-    cluster.engine.actors().list().remove(0)
+    cluster.engine.actors().here().remove(0)
 }
 
 /// Waits until no exchange is open anywhere, and nothing stands in the actor's line.

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use arrow::datatypes::Float64Type;
+use mobula_plan::actor_methods;
 use mobula_udfs::{
-    CallDefaults, FunctionSpec, Language, ObjectKind, Param, ParamKind, Returns,
-    Volatility as UdfVolatility,
+    ActorSpec, CallDefaults, Demand, FunctionSpec, Language, ObjectKind, Param, ParamKind,
+    PoolBounds, Returns, Volatility as UdfVolatility,
 };
 
 use super::resources::add;
@@ -278,4 +279,125 @@ async fn actors_of_a_query_that_is_dropped_end_at_once() {
             .await,
         0
     );
+}
+
+/// A class that keeps count, and says where.
+const COUNTS: &str = "
+import os
+class counts:
+    def __init__(self, start=0):
+        self.n = start
+    def __call__(self, k):
+        return [os.environ['MOBULA_EXECUTOR_ID']] * len(k)
+    def add(self, k: int) -> int:
+        self.n += k
+        return self.n
+    def place(self) -> str:
+        return f\"{os.environ['MOBULA_EXECUTOR_ID']} {os.environ['CUDA_VISIBLE_DEVICES']}\"
+    def pid(self) -> int:
+        return os.getpid()
+";
+
+/// Builds `counts` under the name `actor`, with one GPU for each.
+async fn create(cluster: &mut TestCluster, actor: &str, pool: Option<PoolBounds>) {
+    declare(cluster, "counts", COUNTS);
+    let class = cluster.engine.functions().get("counts").unwrap();
+    let described = cluster.engine.describe_methods(&class).await.unwrap();
+    let mut spec = ActorSpec {
+        name: actor.into(),
+        class: class.as_ref().clone(),
+        args: vec![],
+        timeout: None,
+        init_timeout: None,
+        methods: vec![],
+        demand: Demand {
+            gpus: Some(mobula_udfs::Amount::ONE),
+            ..Demand::default()
+        },
+        pool,
+        member: 0,
+    };
+    spec.methods = actor_methods(&spec, described);
+    let spec = Arc::new(spec);
+    let actors = cluster.engine.actors();
+    let built = actors.build(Arc::clone(&spec)).await.unwrap();
+    for replaced in actors.put(built) {
+        actors.end(replaced).await;
+    }
+    cluster.engine.functions().insert_actor(&spec);
+    cluster.engine.sync_functions(&mut cluster.state);
+}
+
+fn bounds(min: usize) -> Option<PoolBounds> {
+    Some(PoolBounds {
+        min,
+        max: min,
+        idle_ttl: Duration::from_secs(60),
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_named_actor_lives_where_its_gpu_is_and_moves_when_that_is_lost() {
+    let mut cluster = with_host().await;
+    create(&mut cluster, "c", None).await;
+    assert_eq!(texts(&cluster, "select c.place()").await, ["host 0"]);
+    free(&cluster, "host", 1.0).await;
+    // Called from every task, and once at a time.
+    let sum = "select max(n) from (select c.add(k) as n from numbers)";
+    assert_eq!(cluster.number(sum).await, 199_990_000);
+    let listed = "select name || ' ' || executor_id || ' ' || state from system.actors";
+    assert_eq!(texts(&cluster, listed).await, ["c host idle"]);
+    add(&mut cluster, "other", GPUS).await;
+    // The one in place of another has all that it keeps.
+    create(&mut cluster, "c", None).await;
+    assert_eq!(cluster.number("select c.add(5)").await, 5);
+    let place = texts(&cluster, "select c.place()").await.remove(0);
+    let host = place.split(' ').next().unwrap().to_owned();
+    let at = match host.as_str() {
+        "host" => 2,
+        _ => 3,
+    };
+    stop(cluster.executors.remove(at)).await;
+    // Built anew elsewhere, without what it kept.
+    let moved = texts(&cluster, "select c.place()").await.remove(0);
+    assert_ne!(moved, place);
+    assert_eq!(cluster.number("select c.add(7)").await, 7);
+    for actor in cluster.engine.actors().take("c") {
+        cluster.engine.actors().end(actor).await;
+    }
+    let left = moved.split(' ').next().unwrap();
+    free(&cluster, left, 2.0).await;
+    let gone = classify(&cluster.query("select c.add(1)").await.unwrap_err());
+    assert_eq!(gone.class, ErrorClass::Setup, "{}", gone.message);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_named_pool_outlives_queries_and_serves_all_of_them() {
+    let mut cluster = with_host().await;
+    batches_of(&mut cluster, 100).await;
+    create(&mut cluster, "p", bounds(2)).await;
+    free(&cluster, "host", 0.0).await;
+    let pids = "select distinct p.pid() from numbers order by 1";
+    let first = texts(&cluster, pids).await;
+    assert_eq!(first.len(), 2, "{first:?}");
+    let many = futures::future::join_all((0..4).map(|_| cluster.text(pids)));
+    let texts_of_all = many.await;
+    assert!(texts_of_all.iter().all(|text| first.iter().all(|pid| text.contains(pid))));
+    let count = "select p, count(*) from map_batches((SELECT k FROM numbers), p) group by p";
+    assert!(cluster.text(count).await.contains("| host | 20000 "));
+    let pools = "select name || ' ' || actors || ' ' || executors || ' ' || asks_for from system.actor_pools";
+    assert_eq!(texts(&cluster, pools).await, ["p 2 host 1 GPU"]);
+    let members = texts(&cluster, "select name from system.actors where pool = 'p' order by 1");
+    assert_eq!(members.await.len(), 2);
+    // One that dies is built anew in its place.
+    let killed = std::process::Command::new("kill")
+        .args(["-9", &first[0]])
+        .status();
+    assert!(killed.unwrap().success());
+    let again = texts(&cluster, pids).await;
+    assert!(again.len() == 2 && again != first, "{again:?}");
+    for pool in cluster.engine.actors().take("p") {
+        cluster.engine.actors().end(pool).await;
+    }
+    free(&cluster, "host", 2.0).await;
 }

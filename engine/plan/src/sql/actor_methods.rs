@@ -6,7 +6,7 @@
 
 use arrow::datatypes::DataType;
 use mobula_udfs::{
-    ActorSpec, CallDefaults, DescribedMethod, FunctionSpec, MethodOf, Param, ParamKind, Returns,
+    ActorSpec, CallDefaults, Demand, DescribedMethod, FunctionSpec, MethodOf, Param, ParamKind, Returns,
     Volatility,
 };
 
@@ -32,6 +32,8 @@ pub fn actor_methods(actor: &ActorSpec, described: Vec<DescribedMethod>) -> Vec<
             min_workers: None,
             timeout: defaults.timeout,
             init_timeout: defaults.init_timeout,
+            // The actor has what it asks for; its calls ask for nothing.
+            demand: Demand::default(),
             ..class.defaults.clone()
         },
         actor: Some(MethodOf {
@@ -142,6 +144,9 @@ mod tests {
             timeout: Some(std::time::Duration::from_secs(3)),
             init_timeout: None,
             methods: vec![],
+            demand: Demand::default(),
+            pool: None,
+            member: 0,
         }
     }
 

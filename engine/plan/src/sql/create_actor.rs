@@ -1,29 +1,41 @@
 //! `CREATE ACTOR` and `DROP ACTOR`: reads them.
 //!
 //! ```sql
-//! CREATE [OR REPLACE] ACTOR [IF NOT EXISTS] name
-//!   FROM class [(argument => literal, …)] [WITH (timeout = '30s', init_timeout = '5m')]
-//! DROP ACTOR [IF EXISTS] name
+//! CREATE [OR REPLACE] ACTOR [POOL] [IF NOT EXISTS] name
+//!   FROM class [(argument => literal, …)]
+//!   [WITH (timeout = '30s', init_timeout = '5m', num_gpus = 1, …)]
+//! DROP ACTOR [POOL] [IF EXISTS] name
+//! SHOW ACTORS, SHOW ACTOR POOLS
 //! ```
 //!
-//! ACTOR is no keyword of the SQL crate and is told by its text. Which methods there
+//! A pool also takes `min`, `max` and `idle_ttl`. ACTOR, POOL and so on are no keywords of
+//! the SQL crate and are told by their text. Which methods there
 //! are is found later, in a worker; see `actor_methods`.
 
 use std::time::Duration;
 
+use datafusion::sql::sqlparser::ast::Expr;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
-use mobula_udfs::Literal;
+use mobula_udfs::{Literal, PoolBounds};
 
 use super::call_options::{CallOptions, literal};
+use super::demand_options::{DemandOptions, NAMES};
 use super::normalized;
 use super::reader::Reader;
 use super::statement::Text;
+use crate::config::duration;
 use crate::error::PlanError;
 
-/// Options that an actor takes.
-const OPTIONS: &str = "timeout and init_timeout";
+/// Options that an actor takes, and that a pool takes besides.
+const OPTIONS: &str =
+    "timeout, init_timeout, num_cpus, num_gpus, memory, resources and label_selector";
+const POOL_OPTIONS: &str = "min, max, idle_ttl";
+/// Most actors of a pool.
+const ACTORS_MAX: usize = 1024;
+/// How long an actor beyond a pool's `min` may have nothing to do, if it does not say.
+const IDLE_TTL: Duration = Duration::from_secs(60);
 
 /// A parsed `CREATE ACTOR`.
 #[derive(Debug, PartialEq)]
@@ -37,12 +49,25 @@ pub struct CreateActor {
     pub args: Vec<(String, Literal)>,
     pub timeout: Option<Duration>,
     pub init_timeout: Option<Duration>,
+    /// What its process asks for, over what the class does.
+    pub demand: DemandOptions,
+    /// `None`: it is one.
+    pub pool: Option<PoolBounds>,
+}
+
+/// A parsed `DROP ACTOR`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DropActor {
+    pub name: String,
+    pub if_exists: bool,
+    pub is_pool: bool,
 }
 
 /// The words before the name.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Head {
     or_replace: bool,
+    is_pool: bool,
 }
 
 /// Consumes `CREATE [OR REPLACE] ACTOR`, or nothing.
@@ -53,7 +78,41 @@ pub(super) fn head(parser: &mut Parser<'_>) -> Option<Head> {
         .find(|words| consumed(parser, words))
         .map(|words| Head {
             or_replace: words.len() > 1,
+            is_pool: consumed_pool(parser),
         })
+}
+
+/// Consumes POOL where a name follows: an actor may be called so.
+fn consumed_pool(parser: &mut Parser<'_>) -> bool {
+    let is_pool = word_is(&parser.peek_token_ref().token, "pool");
+    let names = matches!(&parser.peek_nth_token_ref(1).token, Token::Word(word) if word.keyword != Keyword::FROM);
+    let found = is_pool && names;
+    if found {
+        parser.advance_token();
+    }
+    found
+}
+
+fn word_is(token: &Token, text: &str) -> bool {
+    matches!(token, Token::Word(word)
+        if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(text))
+}
+
+/// Consumes `SHOW ACTORS` or `SHOW ACTOR POOLS`; the query that it stands for.
+pub(super) fn parse_show(parser: &mut Parser<'_>) -> Option<&'static str> {
+    let first = &parser.peek_nth_token_ref(1).token;
+    let (words, query) = if word_is(first, "actors") {
+        (1, "SELECT * FROM system.actors ORDER BY name")
+    } else if word_is(first, "actor") && word_is(&parser.peek_nth_token_ref(2).token, "pools") {
+        (2, "SELECT * FROM system.actor_pools ORDER BY name")
+    } else {
+        return None;
+    };
+    if !parser.parse_keyword(Keyword::SHOW) {
+        return None;
+    }
+    (0..words).for_each(|_| parser.advance_token());
+    Some(query)
 }
 
 /// Reads what follows the head.
@@ -102,9 +161,14 @@ pub(super) fn parse(
         ));
     }
     let options = match reader.parser.parse_keyword(WITH) {
-        true => options(&mut reader, &name)?,
-        false => CallOptions::default(),
+        true => options(&mut reader, &name, head.is_pool)?,
+        false => Options::default(),
     };
+    let pool = match head.is_pool {
+        true => Some(options.bounds(&name)?),
+        false => None,
+    };
+    let options = options.call;
     Ok(CreateActor {
         or_replace: head.or_replace,
         if_not_exists,
@@ -113,35 +177,37 @@ pub(super) fn parse(
         args,
         timeout: options.timeout.flatten(),
         init_timeout: options.init_timeout.flatten(),
+        demand: options.demand,
+        pool,
     })
 }
 
-/// Reads a `DROP ACTOR`: the name, and whether it must exist. `None` for anything else.
+/// Reads a `DROP ACTOR`. `None` for anything else.
 ///
 /// # Errors
 /// Syntax errors with their place.
 pub(super) fn parse_drop(
     parser: &mut Parser<'_>,
     text: &Text<'_>,
-) -> Option<Result<(String, bool), PlanError>> {
+) -> Option<Result<DropActor, PlanError>> {
     if !consumed(parser, &[Keyword::DROP]) {
         return None;
     }
+    let is_pool = consumed_pool(parser);
     let mut reader = Reader { parser, text };
     let if_exists = [Keyword::IF, Keyword::EXISTS];
     let if_exists = reader.parser.parse_keywords(&if_exists);
-    Some(
-        reader
-            .identifier()
-            .map(|name| (normalized(&name), if_exists)),
-    )
+    Some(reader.identifier().map(|name| DropActor {
+        name: normalized(&name),
+        if_exists,
+        is_pool,
+    }))
 }
 
 /// Consumes `words` and ACTOR behind them, or nothing.
 fn consumed(parser: &mut Parser<'_>, words: &[Keyword]) -> bool {
     let next = &parser.peek_nth_token_ref(words.len()).token;
-    let is_actor = matches!(next, Token::Word(word)
-        if word.quote_style.is_none() && word.value.eq_ignore_ascii_case("actor"));
+    let is_actor = word_is(next, "actor");
     let found = is_actor && parser.parse_keywords(words);
     if found {
         parser.advance_token();
@@ -163,20 +229,93 @@ fn argument(reader: &mut Reader<'_, '_, '_>, actor: &str) -> Result<(String, Lit
     }
 }
 
-fn options(reader: &mut Reader<'_, '_, '_>, actor: &str) -> Result<CallOptions, PlanError> {
+/// As written after WITH.
+#[derive(Debug, Default)]
+struct Options {
+    call: CallOptions,
+    min: Option<usize>,
+    max: Option<usize>,
+    idle_ttl: Option<Duration>,
+}
+
+impl Options {
+    fn bounds(&self, pool: &str) -> Result<PoolBounds, PlanError> {
+        let min = self.min.unwrap_or(1);
+        let bounds = PoolBounds {
+            min,
+            max: self.max.unwrap_or(min),
+            idle_ttl: self.idle_ttl.unwrap_or(IDLE_TTL),
+        };
+        match bounds.max < bounds.min {
+            true => Err(refused(
+                pool,
+                &format!("its max, {}, is below its min, {min}", bounds.max),
+            )),
+            false => Ok(bounds),
+        }
+    }
+
+    /// Sets an option that only pools have; false: it is none.
+    fn set(&mut self, pool: &str, name: &str, value: &Expr) -> Result<bool, PlanError> {
+        let invalid = |expected: &str| {
+            refused(
+                pool,
+                &format!("option \"{name}\" is {value}, but must be {expected}"),
+            )
+        };
+        let count = || match literal(value) {
+            Some(Literal::Int(n)) => usize::try_from(n)
+                .ok()
+                .filter(|n| (1..=ACTORS_MAX).contains(n)),
+            _ => None,
+        };
+        let number = || count().ok_or_else(|| invalid("a number from 1 to 1024"));
+        let was_set = match name {
+            "min" => self.min.replace(number()?).is_some(),
+            "max" => self.max.replace(number()?).is_some(),
+            "idle_ttl" => {
+                let text = match literal(value) {
+                    Some(Literal::Text(text)) => duration(&text),
+                    _ => None,
+                };
+                let given = text.ok_or_else(|| invalid("a time as in '5m'"))?;
+                self.idle_ttl.replace(given).is_some()
+            }
+            _ => return Ok(false),
+        };
+        match was_set {
+            true => Err(refused(pool, &format!("option \"{name}\" is given twice"))),
+            false => Ok(true),
+        }
+    }
+}
+
+fn options(
+    reader: &mut Reader<'_, '_, '_>,
+    actor: &str,
+    is_pool: bool,
+) -> Result<Options, PlanError> {
     let owner = format!("actor \"{actor}\"");
-    let mut options = CallOptions::default();
+    let mut options = Options::default();
     reader.expect(&Token::LParen)?;
     reader.list(|reader| {
         let name = normalized(&reader.identifier()?);
         reader.expect(&Token::Eq)?;
         let value = reader.parser.parse_expr();
         let value = reader.ok(value)?;
+        if is_pool && options.set(actor, &name, &value)? {
+            return Ok(());
+        }
         match name.as_str() {
-            "timeout" | "init_timeout" => options.set(&owner, &name, &value),
+            "timeout" | "init_timeout" => options.call.set(&owner, &name, &value),
+            name if NAMES.contains(&name) => options.call.set(&owner, name, &value),
             _ => {
+                let taken = match is_pool {
+                    true => format!("{POOL_OPTIONS}, {OPTIONS}"),
+                    false => OPTIONS.to_owned(),
+                };
                 let problem = format!(
-                    "it has no option \"{name}\". It takes {OPTIONS}; how batches are cut and handled, calls of its methods say"
+                    "it has no option \"{name}\". It takes {taken}; how batches are cut and handled, calls of its methods say"
                 );
                 Err(refused(actor, &problem))
             }
@@ -219,6 +358,8 @@ mod tests {
             args: vec![],
             timeout: None,
             init_timeout: None,
+            demand: DemandOptions::default(),
+            pool: None,
         };
         assert_eq!(created("create actor A from Counter"), plain);
         assert_eq!(created("CREATE ACTOR a FROM counter();"), plain);
@@ -235,18 +376,22 @@ mod tests {
             ..plain
         };
         assert_eq!(created(whole), expected);
-        for (sql, name, if_exists) in [
-            ("DROP ACTOR a", "a", false),
-            ("drop actor if exists \"A b\"", "A b", true),
+        for (sql, name, if_exists, is_pool) in [
+            ("DROP ACTOR a", "a", false, false),
+            ("drop actor if exists \"A b\"", "A b", true, false),
+            ("drop actor pool", "pool", false, false),
+            ("drop actor pool p", "p", false, true),
+            ("DROP ACTOR POOL IF EXISTS p", "p", true, true),
         ] {
-            let Ok(MobulaStatement::DropActor {
-                name: found,
-                if_exists: may,
-            }) = read(sql)
-            else {
+            let Ok(MobulaStatement::DropActor(found)) = read(sql) else {
                 panic!("{sql}");
             };
-            assert_eq!((found.as_str(), may), (name, if_exists));
+            let expected = DropActor {
+                name: name.into(),
+                if_exists,
+                is_pool,
+            };
+            assert_eq!(found, expected, "{sql}");
         }
         // It is no keyword.
         assert!(matches!(
@@ -257,6 +402,37 @@ mod tests {
             read("DROP TABLE actor"),
             Ok(MobulaStatement::DataFusion(_))
         ));
+    }
+
+    #[test]
+    fn pools_have_bounds_and_ask_for_resources() {
+        assert_eq!(created("CREATE ACTOR pool FROM c").name, "pool");
+        let plain = created("create actor pool P from c");
+        let one = PoolBounds {
+            min: 1,
+            max: 1,
+            idle_ttl: Duration::from_secs(60),
+        };
+        assert_eq!((plain.name.as_str(), plain.pool), ("p", Some(one)));
+        let whole = created(
+            "CREATE OR REPLACE ACTOR POOL p FROM c(n => 1) WITH (min = 2, max = 4, idle_ttl = '5m', num_gpus = 0.5, timeout = '1s')",
+        );
+        let bounds = PoolBounds {
+            min: 2,
+            max: 4,
+            idle_ttl: Duration::from_secs(300),
+        };
+        assert_eq!((whole.or_replace, whole.pool), (true, Some(bounds)));
+        let demand = whole.demand.over(&mobula_udfs::Demand::default());
+        assert_eq!(demand.to_string(), "0.5 GPU");
+        for (sql, query) in [
+            ("SHOW ACTORS", "system.actors"),
+            ("show actor pools", "system.actor_pools"),
+        ] {
+            let shown = format!("{:?}", read(sql).unwrap());
+            let schema = query.rsplit_once('.').unwrap().1;
+            assert!(shown.contains(&format!("\"{schema}\"")), "{shown}");
+        }
     }
 
     #[test]
@@ -296,7 +472,31 @@ mod tests {
             ),
             (
                 "CREATE ACTOR a FROM c WITH (batch_size = 3)",
-                "cannot create actor \"a\": it has no option \"batch_size\". It takes timeout and init_timeout",
+                "cannot create actor \"a\": it has no option \"batch_size\". It takes timeout, init_timeout",
+            ),
+            (
+                "CREATE ACTOR a FROM c WITH (min = 3)",
+                "cannot create actor \"a\": it has no option \"min\". It takes timeout, init_timeout, num_cpus",
+            ),
+            (
+                "CREATE ACTOR POOL p FROM c WITH (min = 3, max = 2)",
+                "cannot create actor \"p\": its max, 2, is below its min, 3",
+            ),
+            (
+                "CREATE ACTOR POOL p FROM c WITH (min = 0)",
+                "cannot create actor \"p\": option \"min\" is 0, but must be a number from 1 to 1024",
+            ),
+            (
+                "CREATE ACTOR POOL p FROM c WITH (min = 1, min = 1)",
+                "cannot create actor \"p\": option \"min\" is given twice",
+            ),
+            (
+                "CREATE ACTOR POOL p FROM c WITH (size = 1)",
+                "cannot create actor \"p\": it has no option \"size\". It takes min, max, idle_ttl, timeout",
+            ),
+            (
+                "CREATE ACTOR a FROM c WITH (num_gpus = 1.5)",
+                "invalid value 1.5 for option \"num_gpus\" of actor \"a\"",
             ),
             (
                 "CREATE ACTOR a FROM c WITH (timeout = 0)",

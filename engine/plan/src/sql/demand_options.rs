@@ -71,7 +71,7 @@ impl DemandOptions {
     }
 
     /// What a worker asks for, if its function asks for `defaults`.
-    pub(super) fn over(&self, defaults: &Demand) -> Demand {
+    pub fn over(&self, defaults: &Demand) -> Demand {
         let (custom, labels) = (self.custom.as_ref(), self.labels.as_ref());
         Demand {
             cpus: self.cpus.unwrap_or(defaults.cpus),

@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
-use super::create_actor::{self, CreateActor};
+use super::create_actor::{self, CreateActor, DropActor};
 use super::create_function::{self, CreateFunction};
 use super::{chain_limit, method_call, normalized, table_argument};
 use crate::error::PlanError;
@@ -29,8 +29,8 @@ pub enum MobulaStatement {
     DropFunction { name: String, if_exists: bool },
     /// `CREATE ACTOR … FROM class`
     CreateActor(Box<CreateActor>),
-    /// `DROP ACTOR [IF EXISTS] name`
-    DropActor { name: String, if_exists: bool },
+    /// `DROP ACTOR [POOL] [IF EXISTS] name`
+    DropActor(DropActor),
     /// Anything DataFusion knows.
     DataFusion(Box<Statement>),
 }
@@ -75,7 +75,14 @@ fn parse_statement(df: &mut DFParser<'_>, text: &Text<'_>) -> Result<MobulaState
         return Ok(MobulaStatement::CreateActor(Box::new(create)));
     }
     if let Some(dropped) = create_actor::parse_drop(parser, text) {
-        return dropped.map(|(name, if_exists)| MobulaStatement::DropActor { name, if_exists });
+        return dropped.map(MobulaStatement::DropActor);
+    }
+    if let Some(query) = create_actor::parse_show(parser) {
+        let mut shown = DFParserBuilder::new(query)
+            .build()
+            .map_err(|e| text.refused(&e))?;
+        let shown = shown.parse_statement().map_err(|e| text.refused(&e))?;
+        return Ok(MobulaStatement::DataFusion(Box::new(shown)));
     }
     if parser.parse_keywords(&[Keyword::DROP, Keyword::FUNCTION]) {
         let if_exists = parser.parse_keywords(&[Keyword::IF, Keyword::EXISTS]);

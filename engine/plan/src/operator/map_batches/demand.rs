@@ -3,6 +3,7 @@
 //! Read from physical plans: before they start, to see whether there is as much, and to
 //! claim it for all calls of a query at once.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use datafusion::common::Result;
@@ -83,6 +84,21 @@ pub fn demanding_calls(
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(calls)
+}
+
+/// The names of the actors and pools that `plan` calls, each once.
+///
+/// # Errors
+/// None of its own.
+pub fn actors_called(plan: &Arc<dyn ExecutionPlan>) -> Result<BTreeSet<String>> {
+    let mut called = BTreeSet::new();
+    plan.apply(|node| {
+        let exec = map_batches_exec(node.as_ref());
+        let method = exec.and_then(|exec| exec.call().spec.actor.as_ref());
+        called.extend(method.map(|method| method.actor.clone()));
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(called)
 }
 
 /// What the calls of `plan` ask for, of those that ask for something.

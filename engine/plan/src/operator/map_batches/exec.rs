@@ -200,7 +200,7 @@ impl MapBatchesExec {
         if let Some(pool) = shared.upgrade() {
             return Ok(pool);
         }
-        let placed = PlacedPools::find(context, self.call_id);
+        let placed = PlacedPools::find(context, self.call_id, &self.call);
         let workers = match (&placed, self.concurrency) {
             // All tasks share them.
             (Some(placed), _) => placed.actors(),

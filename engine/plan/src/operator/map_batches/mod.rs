@@ -50,7 +50,7 @@ use mobula_udfs::CallMode;
 
 use super::Operator;
 pub use call::FunctionCall;
-pub use demand::{CallDemand, DemandingCall, demanding_calls, demands};
+pub use demand::{CallDemand, DemandingCall, actors_called, demanding_calls, demands};
 pub use exec::{ExecShape, MapBatchesExec, map_batches_exec};
 pub use grouping::{ExecGrouping, Grouping, SortWay};
 pub use node::{MapBatchesNode, NodeShape};

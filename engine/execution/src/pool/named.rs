@@ -1,0 +1,562 @@
+//! Named actors and named pools: where they live, and that they go on living.
+//!
+//! One that asks for nothing lives with whoever queries are sent to. One that asks for
+//! resources, and each of a pool, is placed: its pool claims what all ask for, waits in
+//! line for it as queries do, and has hosts build the actors. The directory says where
+//! they are. One whose host is lost is built where there is room, without what it kept.
+//! In an engine without a cluster the one host is this process.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use datafusion::common::{DataFusionError, Result};
+use futures::future::join_all;
+use mobula_plan::operator::map_batches::CallDemand;
+use mobula_plan::{PlacedPool, PoolHost};
+use mobula_proto::pool::{ACTION_ACTOR_END, ACTION_ACTOR_START, EndActor, StartActor};
+use mobula_udfs::{ActorHost, ActorInfo, ActorSpec, BuiltActor, UdfError, member_key};
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::Mutex as FairMutex;
+use tonic::Status;
+use url::Url;
+
+use super::directory::Directory;
+use super::line::{ActorHostNow, ClusterClaim, TimedOut};
+use super::starter::{Starter, act};
+use crate::actor_calls::link::remote_failure;
+use crate::error::ExecutionError;
+use crate::process::Process;
+use crate::resource_check::{Has, asked, check, groups};
+use crate::spawn::{OwnedTask, spawn_named};
+use crate::wire_error;
+
+/// How long a host is told that an actor ends.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// What a host may take beyond the time for building an actor.
+const START_SLACK: Duration = Duration::from_secs(15);
+/// Between tries to build actors of a database that was opened.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// The named actors of an engine.
+pub struct NamedActors {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// Those of this process.
+    actors: Arc<ActorHost>,
+    executor_id: String,
+    url: String,
+    directory: Arc<Directory>,
+    /// `None`: this process is all there is.
+    starter: Option<Arc<Starter>>,
+    init_timeout: Duration,
+    kill_grace: Duration,
+    placed: Mutex<BTreeMap<String, Arc<PlacedActor>>>,
+    next_member: AtomicU64,
+    tasks: Mutex<Vec<OwnedTask<()>>>,
+}
+
+/// One that has been built and that nobody can name yet, or any more. Dropped by all who
+/// have it, it ends.
+#[derive(Clone)]
+pub enum NamedActor {
+    /// With whoever queries are sent to.
+    Here(Arc<BuiltActor>),
+    Placed(Arc<PlacedActor>),
+}
+
+/// An actor, or a pool of them, on hosts.
+pub struct PlacedActor {
+    spec: Arc<ActorSpec>,
+    shared: std::sync::Weak<Shared>,
+    members: FairMutex<Vec<Member>>,
+    claim: Mutex<Option<ClusterClaim>>,
+    /// What its claim is called; another one for whoever replaces it.
+    claim_name: String,
+}
+
+#[derive(Debug, Clone)]
+struct Member {
+    number: u64,
+    executor_id: String,
+    epoch: u64,
+    url: Url,
+}
+
+/// A named pool, as `system.actor_pools` shows it.
+#[derive(Debug, Clone)]
+pub struct PoolInfo {
+    pub spec: Arc<ActorSpec>,
+    /// Where its actors are, in the order of their members.
+    pub hosts: Vec<PoolHost>,
+}
+
+impl NamedActors {
+    /// Without actors; `starter`: of a coordinator.
+    pub fn new(
+        process: &Process,
+        starter: Option<Arc<Starter>>,
+        url: &str,
+        init_timeout: Duration,
+        kill_grace: Duration,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                actors: Arc::clone(process.actors()),
+                executor_id: process.executor_id().to_owned(),
+                url: url.to_owned(),
+                directory: Arc::clone(&process.pool_line().directory),
+                starter,
+                init_timeout,
+                kill_grace,
+                placed: Mutex::default(),
+                next_member: AtomicU64::new(1),
+                tasks: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Builds an actor, or the actors of a pool, that nobody can name yet.
+    ///
+    /// # Errors
+    /// What it asks for and nobody has, what it waited for in vain, and what its
+    /// constructor raised.
+    pub async fn build(&self, spec: Arc<ActorSpec>) -> Result<NamedActor> {
+        self.check_room(&spec.name)?;
+        if !is_placed(&spec) {
+            let built = self.shared.actors.build(spec).await;
+            return Ok(NamedActor::Here(built.map_err(external)?));
+        }
+        let placed = self.shared.new_placed(spec);
+        self.shared.fill(&placed).await?;
+        Ok(NamedActor::Placed(placed))
+    }
+
+    /// Whether there may be one named `name`, beside the others or instead of one.
+    ///
+    /// # Errors
+    /// [`UdfError::ActorsMax`].
+    pub fn check_room(&self, name: &str) -> Result<()> {
+        let room = self.shared.actors.check_room(name);
+        room.map_err(external)
+    }
+
+    /// Makes one known by its name; those that it replaces, for [`Self::end`].
+    pub fn put(&self, actor: NamedActor) -> Vec<NamedActor> {
+        let shared = &self.shared;
+        match actor {
+            NamedActor::Here(built) => {
+                let name = built.name().to_owned();
+                let replaced = shared.actors.put(built).map(NamedActor::Here);
+                let placed = shared.placed.lock().remove(&name);
+                if placed.is_some() {
+                    shared.directory.remove(&directory_key(&name));
+                }
+                replaced
+                    .into_iter()
+                    .chain(placed.map(NamedActor::Placed))
+                    .collect()
+            }
+            NamedActor::Placed(placed) => {
+                let name = placed.spec.name.clone();
+                let here = shared.actors.take(&name).map(NamedActor::Here);
+                let replaced = shared.placed.lock().insert(name, Arc::clone(&placed));
+                shared.tell(&placed);
+                here.into_iter()
+                    .chain(replaced.map(NamedActor::Placed))
+                    .collect()
+            }
+        }
+    }
+
+    /// Takes those called `name` out; no call finds them any more.
+    pub fn take(&self, name: &str) -> Vec<NamedActor> {
+        let here = self.shared.actors.take(name).map(NamedActor::Here);
+        let placed = self.shared.placed.lock().remove(name);
+        if placed.is_some() {
+            self.shared.directory.remove(&directory_key(name));
+        }
+        here.into_iter()
+            .chain(placed.map(NamedActor::Placed))
+            .collect()
+    }
+
+    /// Ends one that was taken out: the call at work may finish within `udf_kill_grace`,
+    /// those in line fail.
+    pub async fn end(&self, actor: NamedActor) {
+        match actor {
+            NamedActor::Here(built) => self.shared.actors.end(built).await,
+            NamedActor::Placed(placed) => self.shared.end(&placed).await,
+        }
+    }
+
+    /// One of a database that is opened: it is known at once, and built in the
+    /// background as soon as there is room.
+    ///
+    /// # Errors
+    /// [`UdfError::ActorsMax`].
+    pub fn start_later(&self, spec: Arc<ActorSpec>) -> Result<()> {
+        if !is_placed(&spec) {
+            let started = self.shared.actors.start_later(spec);
+            return started.map_err(external);
+        }
+        self.check_room(&spec.name)?;
+        let placed = self.shared.new_placed(spec);
+        drop(self.put(NamedActor::Placed(Arc::clone(&placed))));
+        let (shared, actor) = (Arc::downgrade(&self.shared), Arc::downgrade(&placed));
+        self.shared.own(spawn_named("actor-later", async move {
+            loop {
+                let (Some(shared), Some(placed)) = (shared.upgrade(), actor.upgrade()) else {
+                    return;
+                };
+                match shared.fill(&placed).await {
+                    Ok(()) => return,
+                    Err(error) => {
+                        let actor = &placed.spec.name;
+                        tracing::warn!(%error, actor, "a named actor is not there; it is tried again");
+                    }
+                }
+                drop((shared, placed));
+                tokio::time::sleep(AGAIN).await;
+            }
+        }));
+        Ok(())
+    }
+
+    /// Whether the one called `name` is a pool; `None`: there is none.
+    pub fn is_pool(&self, name: &str) -> Option<bool> {
+        let placed = self.shared.placed.lock().get(name).cloned();
+        match placed {
+            Some(placed) => Some(placed.spec.pool.is_some()),
+            None => self.shared.actors.has(name).then_some(false),
+        }
+    }
+
+    /// Where the actors are that are called by one of `names`, as far as they are placed.
+    pub fn placed(&self, names: impl IntoIterator<Item = String>) -> Vec<PlacedPool> {
+        let found = names.into_iter().filter_map(|name| {
+            let placed = self.shared.placed.lock().contains_key(&name);
+            placed.then(|| self.shared.directory.find(&directory_key(&name)))?
+        });
+        found.flatten().collect()
+    }
+
+    /// Builds anew what those called by one of `claims` have lost.
+    pub async fn mend(&self, claims: &[String]) {
+        self.shared.mend(claims).await;
+    }
+
+    /// The actors of this process.
+    pub fn here(&self) -> Vec<ActorInfo> {
+        self.shared.actors.list()
+    }
+
+    /// The placed pools, by name.
+    pub fn pools(&self) -> Vec<PoolInfo> {
+        let placed: Vec<_> = self.shared.placed.lock().values().cloned().collect();
+        let pools = placed.into_iter().filter(|p| p.spec.pool.is_some());
+        let infos = pools.map(|placed| {
+            let found = self.shared.directory.find(&directory_key(&placed.spec.name));
+            let mut hosts: Vec<_> = found
+                .unwrap_or_default()
+                .into_iter()
+                .flat_map(|pool| pool.hosts)
+                .collect();
+            hosts.sort_by_key(|host| host.part);
+            PoolInfo {
+                spec: Arc::clone(&placed.spec),
+                hosts,
+            }
+        });
+        infos.collect()
+    }
+}
+
+/// Whether hosts are chosen for it.
+fn is_placed(spec: &ActorSpec) -> bool {
+    spec.pool.is_some() || !spec.demand.is_none()
+}
+
+/// What the directory calls the named actor `name`.
+pub fn directory_key(name: &str) -> String {
+    format!("actor {name}")
+}
+
+impl Shared {
+    fn new_placed(self: &Arc<Self>, spec: Arc<ActorSpec>) -> Arc<PlacedActor> {
+        let number = self.next_member.fetch_add(1, Ordering::Relaxed);
+        Arc::new(PlacedActor {
+            claim_name: format!("actor {} ({number})", spec.name),
+            spec,
+            shared: Arc::downgrade(self),
+            members: FairMutex::default(),
+            claim: Mutex::default(),
+        })
+    }
+
+    /// Claims what `placed` asks for, and has all its actors built, or none.
+    async fn fill(&self, placed: &PlacedActor) -> Result<()> {
+        let calls = [demand_of(&placed.spec)];
+        check(&calls, &self.hosts()).map_err(external)?;
+        if let Some(starter) = &self.starter {
+            let patience = placed.spec.init_timeout.unwrap_or(self.init_timeout);
+            let mut wanted = groups(&calls);
+            wanted.iter_mut().for_each(|group| group.most = Some(group.least));
+            let claim = starter.line.claim(&placed.claim_name, wanted, patience);
+            let (claim, _) = claim.await.map_err(|TimedOut { holders }| {
+                external(ExecutionError::NoResources {
+                    asked: asked(&calls),
+                    holders: holders.join(", "),
+                    waited: patience,
+                })
+            })?;
+            *placed.claim.lock() = Some(claim);
+        }
+        let filled = self.build_missing(placed).await;
+        if filled.is_err() {
+            self.end(placed).await;
+        }
+        filled.map_err(external)
+    }
+
+    fn hosts(&self) -> Vec<Has> {
+        let Some(starter) = &self.starter else {
+            return vec![Has {
+                id: self.executor_id.clone(),
+                capacity: self.actors.capacity().clone(),
+            }];
+        };
+        let hosts = starter.hosts().into_iter();
+        let hosts = hosts.map(|ActorHostNow { executor_id, capacity, .. }| Has {
+            id: executor_id,
+            capacity,
+        });
+        hosts.collect()
+    }
+
+    /// The seats that `placed` has: a host each.
+    fn seats(&self, placed: &PlacedActor) -> Vec<Member> {
+        let Some(starter) = &self.starter else {
+            let url = Url::parse(&self.url).ok();
+            let here = url.map(|url| Member {
+                number: 0,
+                executor_id: self.executor_id.clone(),
+                epoch: 0,
+                url,
+            });
+            let many = placed.spec.pool.map_or(1, |pool| pool.min);
+            return here.into_iter().flat_map(|m| std::iter::repeat_n(m, many)).collect();
+        };
+        let seats = starter.line.seats(&placed.claim_name).into_iter().flatten();
+        let seats = seats.map(|held| Member {
+            number: 0,
+            executor_id: held.executor_id,
+            epoch: held.epoch,
+            url: held.url,
+        });
+        seats.collect()
+    }
+
+    /// Forgets members whose host is lost, and builds those that are missing.
+    async fn build_missing(&self, placed: &PlacedActor) -> Result<(), UdfError> {
+        let mut members = placed.members.lock().await;
+        let mut seats = self.seats(placed);
+        members.retain(|member| {
+            let seat = seats.iter().position(|seat| seat.is_with(member));
+            let lost = seat.is_none();
+            seat.map(|at| seats.remove(at));
+            if lost {
+                self.directory.remove(&member.listed(&placed.spec.name));
+            }
+            !lost
+        });
+        self.publish(placed, &members);
+        let built = seats.into_iter().map(|seat| async move {
+            let number = self.next_member.fetch_add(1, Ordering::Relaxed);
+            let member = Member { number, ..seat };
+            // Before it is there, so that nobody ends it as unknown.
+            let listed = member.listed(&placed.spec.name);
+            self.directory.set(&listed, vec![]);
+            let built = self.build_on(&member, &placed.spec).await;
+            if built.is_err() {
+                self.directory.remove(&listed);
+            }
+            built.map(|()| member)
+        });
+        let mut outcome = Ok(());
+        for built in join_all(built).await {
+            match built {
+                Ok(member) => members.push(member),
+                Err(error) => outcome = Err(error),
+            }
+        }
+        self.publish(placed, &members);
+        outcome
+    }
+
+    async fn build_on(&self, member: &Member, spec: &ActorSpec) -> Result<(), UdfError> {
+        let spec = spec.as_member(member.number);
+        if member.executor_id == self.executor_id {
+            let built = self.actors.build(Arc::new(spec)).await?;
+            drop(self.actors.put(built));
+            return Ok(());
+        }
+        let Some(starter) = &self.starter else {
+            return Ok(());
+        };
+        let request = StartActor {
+            spec: spec.encode()?,
+        };
+        let limit = spec.init_timeout.unwrap_or(self.init_timeout) + START_SLACK;
+        let body = request.encode_to_vec();
+        let told = act(&starter.channels, &member.url, ACTION_ACTOR_START, body, limit).await;
+        told.map(drop)
+            .map_err(|status| failed(&status, &spec.name, &member.url))
+    }
+
+    /// Tells the directory where the members of `placed` are, if it is the one of its
+    /// name.
+    fn publish(&self, placed: &PlacedActor, members: &[Member]) {
+        let known = self.placed.lock().get(&placed.spec.name).cloned();
+        if !known.is_some_and(|known| std::ptr::eq(known.as_ref(), placed)) {
+            return;
+        }
+        let hosts = members.iter().map(|member| PoolHost {
+            executor_id: member.executor_id.clone(),
+            url: member.url.to_string(),
+            actors: 1,
+            part: member.number,
+        });
+        let pool = PlacedPool {
+            call_id: 0,
+            actor: placed.spec.name.clone(),
+            hosts: hosts.collect(),
+        };
+        self.directory
+            .set(&directory_key(&placed.spec.name), vec![pool]);
+    }
+
+    /// As [`Self::publish`], of one whose members are there.
+    fn tell(&self, placed: &PlacedActor) {
+        // Whoever builds some publishes them.
+        if let Ok(members) = placed.members.try_lock() {
+            self.publish(placed, &members);
+        }
+    }
+
+    /// Ends the members of `placed`, then gives back what they had.
+    async fn end(&self, placed: &PlacedActor) {
+        let members = std::mem::take(&mut *placed.members.lock().await);
+        let ended = members.iter().map(|member| self.end_on(member, &placed.spec.name));
+        join_all(ended).await;
+        *placed.claim.lock() = None;
+    }
+
+    async fn end_on(&self, member: &Member, name: &str) {
+        let key = member_key(name, member.number);
+        self.directory.remove(&member.listed(name));
+        if member.executor_id == self.executor_id {
+            if let Some(actor) = self.actors.take(&key) {
+                self.actors.end(actor).await;
+            }
+            return;
+        }
+        let Some(starter) = &self.starter else {
+            return;
+        };
+        let body = EndActor { key }.encode_to_vec();
+        let limit = END_TIMEOUT + self.kill_grace;
+        let told = act(&starter.channels, &member.url, ACTION_ACTOR_END, body, limit).await;
+        // The answer to its next heartbeat says the same.
+        if let Err(status) = told {
+            let (url, error) = (&member.url, status.message());
+            tracing::debug!(%url, error, "a host was not told that an actor ends");
+        }
+    }
+
+    async fn mend(&self, claims: &[String]) {
+        let placed: Vec<_> = self.placed.lock().values().cloned().collect();
+        let lost = placed.into_iter().filter(|p| claims.contains(&p.claim_name));
+        for placed in lost {
+            let Err(error) = self.build_missing(&placed).await else {
+                continue;
+            };
+            let actor = &placed.spec.name;
+            tracing::warn!(%error, actor, "a named actor has lost its host and is not there yet; it is tried again");
+            if let Some(starter) = &self.starter {
+                starter.line.again(&placed.claim_name);
+            }
+        }
+    }
+
+    fn own(&self, task: OwnedTask<()>) {
+        let mut tasks = self.tasks.lock();
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task);
+    }
+}
+
+impl Member {
+    fn is_with(&self, other: &Self) -> bool {
+        (&self.executor_id, self.epoch) == (&other.executor_id, other.epoch)
+    }
+
+    /// What the directory calls it, for hosts that ask whether it is known.
+    fn listed(&self, name: &str) -> String {
+        directory_key(&member_key(name, self.number))
+    }
+}
+
+impl Drop for PlacedActor {
+    /// One that was built and never put.
+    fn drop(&mut self) {
+        let members = std::mem::take(self.members.get_mut());
+        let claim = self.claim.get_mut().take();
+        let (Some(shared), Ok(_)) = (
+            self.shared.upgrade(),
+            tokio::runtime::Handle::try_current(),
+        ) else {
+            return;
+        };
+        if members.is_empty() {
+            return;
+        }
+        let (name, owner) = (self.spec.name.clone(), Arc::clone(&shared));
+        owner.own(spawn_named("actor-end", async move {
+            let ended = members.iter().map(|member| shared.end_on(member, &name));
+            join_all(ended).await;
+            drop(claim);
+        }));
+    }
+}
+
+fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+fn demand_of(spec: &ActorSpec) -> CallDemand {
+    CallDemand {
+        function: spec.name.clone(),
+        demand: spec.demand.clone(),
+        workers: spec.pool.map_or(1, |pool| pool.min),
+        most: Some(spec.pool.map_or(1, |pool| pool.max)),
+        call_id: 0,
+    }
+}
+
+/// Why an actor could not be built at `url`.
+fn failed(status: &Status, actor: &str, url: &Url) -> UdfError {
+    match wire_error::told(status, url.as_str()) {
+        Some(error) => UdfError::Remote(Box::new(remote_failure(error))),
+        None => UdfError::ActorUnreachable {
+            function: actor.to_owned(),
+            actor: actor.to_owned(),
+            place: url.to_string(),
+            reason: status.message().to_owned(),
+        },
+    }
+}
