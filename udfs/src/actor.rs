@@ -42,12 +42,10 @@ pub struct ActorSpec {
 /// How many actors a named pool has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolBounds {
-    /// At least 1: so many there are always.
+    /// At least 1: without so many it is not created.
     pub min: usize,
-    /// So many there may be.
+    /// So many there are if there is room for them when it is created.
     pub max: usize,
-    /// How long one beyond `min` may have nothing to do.
-    pub idle_ttl: Duration,
 }
 
 impl ActorSpec {

@@ -17,7 +17,7 @@ use crate::hosted::{Hosted, HostedPool, end, keep, kill, prepare};
 use crate::manager::WorkerManager;
 use crate::order::CallOrder;
 use crate::pool::UdfPool;
-use crate::resources::{Capacity, Claim, Share};
+use crate::resources::{Capacity, Claim, Free, Share};
 use crate::roster::Want;
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::spec::FunctionSpec;
@@ -168,6 +168,11 @@ impl ActorHost {
     /// What this process shares out.
     pub fn capacity(&self) -> &Capacity {
         self.manager.ledger().capacity()
+    }
+
+    /// What nobody has of it.
+    pub fn free(&self) -> Free {
+        self.manager.ledger().free()
     }
 
     /// The names of all.

@@ -116,7 +116,11 @@ impl Session {
             true => "actor pool",
             false => "actor",
         };
-        if engine.actors().is_pool(name).is_some_and(|is| is != *is_pool) {
+        if engine
+            .actors()
+            .is_pool(name)
+            .is_some_and(|is| is != *is_pool)
+        {
             let hint = match is_pool {
                 true => "It is one actor: use DROP ACTOR",
                 false => "It is a pool: use DROP ACTOR POOL",

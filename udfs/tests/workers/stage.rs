@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use arrow::datatypes::{DataType, Schema};
 use mobula_udfs::{
-    ActorHost, ActorInfo, ActorSpec, ActorState, CallMode, Demand, Literal, MethodOf, UdfError, UdfPool,
-    WorkerManager,
+    ActorHost, ActorInfo, ActorSpec, ActorState, CallMode, Demand, Literal, MethodOf, UdfError,
+    UdfPool, WorkerManager,
 };
 
 use crate::bench::*;

@@ -202,7 +202,10 @@ impl Line {
                         tracing::warn!("the coordinator answers again");
                     }
                     let reply = HeartbeatReply::decode(body.as_slice()).unwrap_or_default();
-                    reply.ended.iter().for_each(|hosted| self.process.end_hosted(hosted));
+                    reply
+                        .ended
+                        .iter()
+                        .for_each(|hosted| self.process.end_hosted(hosted));
                     silent_since = None;
                     if !reply.known {
                         self.process.end_all_hosted();

@@ -399,7 +399,11 @@ impl Shared {
             return;
         }
         let mut state = self.state.lock();
-        if state.asking.as_ref().is_some_and(|task| !task.is_finished()) {
+        if state
+            .asking
+            .as_ref()
+            .is_some_and(|task| !task.is_finished())
+        {
             return;
         }
         let shared = Arc::downgrade(self);
@@ -477,9 +481,7 @@ async fn send(
     }
 }
 
-async fn next(
-    sending: Option<Sending>,
-) -> Option<(Result<Answer, UdfError>, Option<Sending>)> {
+async fn next(sending: Option<Sending>) -> Option<(Result<Answer, UdfError>, Option<Sending>)> {
     let mut sending = sending?;
     loop {
         let error = match sending.answers.next().await {

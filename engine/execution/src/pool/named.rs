@@ -16,7 +16,7 @@ use futures::future::join_all;
 use mobula_plan::operator::map_batches::CallDemand;
 use mobula_plan::{PlacedPool, PoolHost};
 use mobula_proto::pool::{ACTION_ACTOR_END, ACTION_ACTOR_START, EndActor, StartActor};
-use mobula_udfs::{ActorHost, ActorInfo, ActorSpec, BuiltActor, UdfError, member_key};
+use mobula_udfs::{ActorHost, ActorInfo, ActorSpec, BuiltActor, PoolBounds, UdfError, member_key};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::Mutex as FairMutex;
@@ -260,7 +260,10 @@ impl NamedActors {
         let placed: Vec<_> = self.shared.placed.lock().values().cloned().collect();
         let pools = placed.into_iter().filter(|p| p.spec.pool.is_some());
         let infos = pools.map(|placed| {
-            let found = self.shared.directory.find(&directory_key(&placed.spec.name));
+            let found = self
+                .shared
+                .directory
+                .find(&directory_key(&placed.spec.name));
             let mut hosts: Vec<_> = found
                 .unwrap_or_default()
                 .into_iter()
@@ -304,8 +307,7 @@ impl Shared {
         check(&calls, &self.hosts()).map_err(external)?;
         if let Some(starter) = &self.starter {
             let patience = placed.spec.init_timeout.unwrap_or(self.init_timeout);
-            let mut wanted = groups(&calls);
-            wanted.iter_mut().for_each(|group| group.most = Some(group.least));
+            let wanted = groups(&calls);
             let claim = starter.line.claim(&placed.claim_name, wanted, patience);
             let (claim, _) = claim.await.map_err(|TimedOut { holders }| {
                 external(ExecutionError::NoResources {
@@ -331,10 +333,16 @@ impl Shared {
             }];
         };
         let hosts = starter.hosts().into_iter();
-        let hosts = hosts.map(|ActorHostNow { executor_id, capacity, .. }| Has {
-            id: executor_id,
-            capacity,
-        });
+        let hosts = hosts.map(
+            |ActorHostNow {
+                 executor_id,
+                 capacity,
+                 ..
+             }| Has {
+                id: executor_id,
+                capacity,
+            },
+        );
         hosts.collect()
     }
 
@@ -348,8 +356,11 @@ impl Shared {
                 epoch: 0,
                 url,
             });
-            let many = placed.spec.pool.map_or(1, |pool| pool.min);
-            return here.into_iter().flat_map(|m| std::iter::repeat_n(m, many)).collect();
+            let many = self.fitting_here(&placed.spec);
+            return here
+                .into_iter()
+                .flat_map(|m| std::iter::repeat_n(m, many))
+                .collect();
         };
         let seats = starter.line.seats(&placed.claim_name).into_iter().flatten();
         let seats = seats.map(|held| Member {
@@ -359,6 +370,17 @@ impl Shared {
             url: held.url,
         });
         seats.collect()
+    }
+
+    /// How many actors of `spec` this process has room for now, of those that it may have
+    /// and at least those that it must.
+    fn fitting_here(&self, spec: &ActorSpec) -> usize {
+        let Some(PoolBounds { min, max }) = spec.pool else {
+            return 1;
+        };
+        let mut free = self.actors.free();
+        let fitting = (0..max).take_while(|_| free.try_take(&spec.demand).is_some());
+        fitting.count().max(min)
     }
 
     /// Forgets members whose host is lost, and builds those that are missing.
@@ -413,7 +435,14 @@ impl Shared {
         };
         let limit = spec.init_timeout.unwrap_or(self.init_timeout) + START_SLACK;
         let body = request.encode_to_vec();
-        let told = act(&starter.channels, &member.url, ACTION_ACTOR_START, body, limit).await;
+        let told = act(
+            &starter.channels,
+            &member.url,
+            ACTION_ACTOR_START,
+            body,
+            limit,
+        )
+        .await;
         told.map(drop)
             .map_err(|status| failed(&status, &spec.name, &member.url))
     }
@@ -451,7 +480,9 @@ impl Shared {
     /// Ends the members of `placed`, then gives back what they had.
     async fn end(&self, placed: &PlacedActor) {
         let members = std::mem::take(&mut *placed.members.lock().await);
-        let ended = members.iter().map(|member| self.end_on(member, &placed.spec.name));
+        let ended = members
+            .iter()
+            .map(|member| self.end_on(member, &placed.spec.name));
         join_all(ended).await;
         *placed.claim.lock() = None;
     }
@@ -470,7 +501,14 @@ impl Shared {
         };
         let body = EndActor { key }.encode_to_vec();
         let limit = END_TIMEOUT + self.kill_grace;
-        let told = act(&starter.channels, &member.url, ACTION_ACTOR_END, body, limit).await;
+        let told = act(
+            &starter.channels,
+            &member.url,
+            ACTION_ACTOR_END,
+            body,
+            limit,
+        )
+        .await;
         // The answer to its next heartbeat says the same.
         if let Err(status) = told {
             let (url, error) = (&member.url, status.message());
@@ -480,7 +518,9 @@ impl Shared {
 
     async fn mend(&self, claims: &[String]) {
         let placed: Vec<_> = self.placed.lock().values().cloned().collect();
-        let lost = placed.into_iter().filter(|p| claims.contains(&p.claim_name));
+        let lost = placed
+            .into_iter()
+            .filter(|p| claims.contains(&p.claim_name));
         for placed in lost {
             let Err(error) = self.build_missing(&placed).await else {
                 continue;
@@ -516,10 +556,8 @@ impl Drop for PlacedActor {
     fn drop(&mut self) {
         let members = std::mem::take(self.members.get_mut());
         let claim = self.claim.get_mut().take();
-        let (Some(shared), Ok(_)) = (
-            self.shared.upgrade(),
-            tokio::runtime::Handle::try_current(),
-        ) else {
+        let (Some(shared), Ok(_)) = (self.shared.upgrade(), tokio::runtime::Handle::try_current())
+        else {
             return;
         };
         if members.is_empty() {

@@ -20,7 +20,6 @@ pub const TABLE: Table = Table {
         ("actors", DataType::UInt64),
         ("executors", DataType::Utf8),
         ("asks_for", DataType::Utf8),
-        ("idle_ttl_ms", DataType::UInt64),
     ],
     rows: Rows::Here(pools),
 };
@@ -41,6 +40,5 @@ fn pools(engine: &Arc<Engine>) -> Vec<ArrayRef> {
         counts(pools.iter().map(|pool| pool.hosts.len() as u64)),
         texts(executors),
         texts(pools.iter().map(|pool| pool.spec.demand.to_string())),
-        counts(bounds().map(|bounds| bounds.idle_ttl.as_millis() as u64)),
     ]
 }

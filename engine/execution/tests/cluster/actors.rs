@@ -8,8 +8,8 @@ use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{FlightData, FlightDescriptor};
 use mobula_plan::actor_methods;
 use mobula_udfs::{
-    ActorInfo, ActorSpec, CallDefaults, Demand, FunctionSpec, Language, ObjectKind, Param, ParamKind,
-    Returns, Volatility as UdfVolatility,
+    ActorInfo, ActorSpec, CallDefaults, Demand, FunctionSpec, Language, ObjectKind, Param,
+    ParamKind, Returns, Volatility as UdfVolatility,
 };
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -75,9 +75,9 @@ async fn create(cluster: &mut TestCluster, actor: &str) {
         timeout: None,
         init_timeout: None,
         methods: vec![],
-            demand: Demand::default(),
-            pool: None,
-            member: 0,
+        demand: Demand::default(),
+        pool: None,
+        member: 0,
     };
     spec.methods = actor_methods(&spec, described);
     let spec = Arc::new(spec);

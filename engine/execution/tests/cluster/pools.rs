@@ -242,7 +242,9 @@ async fn a_block_that_kills_its_actors_is_the_users_error_and_takes_nobody_else(
     declare(&mut cluster, "poison", POISON);
     batches_of(&mut cluster, 100).await;
     let call = |more: &str| {
-        format!("map_batches((SELECT k FROM numbers), poison, num_gpus => 1, concurrency => 1{more})")
+        format!(
+            "map_batches((SELECT k FROM numbers), poison, num_gpus => 1, concurrency => 1{more})"
+        )
     };
     let error = cluster
         .query(&format!("select * from {}", call("")))
@@ -329,11 +331,7 @@ async fn create(cluster: &mut TestCluster, actor: &str, pool: Option<PoolBounds>
 }
 
 fn bounds(min: usize) -> Option<PoolBounds> {
-    Some(PoolBounds {
-        min,
-        max: min,
-        idle_ttl: Duration::from_secs(60),
-    })
+    Some(PoolBounds { min, max: min + 1 })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -382,12 +380,19 @@ async fn a_named_pool_outlives_queries_and_serves_all_of_them() {
     assert_eq!(first.len(), 2, "{first:?}");
     let many = futures::future::join_all((0..4).map(|_| cluster.text(pids)));
     let texts_of_all = many.await;
-    assert!(texts_of_all.iter().all(|text| first.iter().all(|pid| text.contains(pid))));
+    assert!(
+        texts_of_all
+            .iter()
+            .all(|text| first.iter().all(|pid| text.contains(pid)))
+    );
     let count = "select p, count(*) from map_batches((SELECT k FROM numbers), p) group by p";
     assert!(cluster.text(count).await.contains("| host | 20000 "));
     let pools = "select name || ' ' || actors || ' ' || executors || ' ' || asks_for from system.actor_pools";
     assert_eq!(texts(&cluster, pools).await, ["p 2 host 1 GPU"]);
-    let members = texts(&cluster, "select name from system.actors where pool = 'p' order by 1");
+    let members = texts(
+        &cluster,
+        "select name from system.actors where pool = 'p' order by 1",
+    );
     assert_eq!(members.await.len(), 2);
     // One that dies is built anew in its place.
     let killed = std::process::Command::new("kill")

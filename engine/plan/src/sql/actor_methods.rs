@@ -6,8 +6,8 @@
 
 use arrow::datatypes::DataType;
 use mobula_udfs::{
-    ActorSpec, CallDefaults, Demand, DescribedMethod, FunctionSpec, MethodOf, Param, ParamKind, Returns,
-    Volatility,
+    ActorSpec, CallDefaults, Demand, DescribedMethod, FunctionSpec, MethodOf, Param, ParamKind,
+    Returns, Volatility,
 };
 
 use super::statement::{MobulaStatement, parse_statements};

@@ -8,7 +8,7 @@
 //! SHOW ACTORS, SHOW ACTOR POOLS
 //! ```
 //!
-//! A pool also takes `min`, `max` and `idle_ttl`. ACTOR, POOL and so on are no keywords of
+//! A pool also takes `min` and `max`. ACTOR, POOL and so on are no keywords of
 //! the SQL crate and are told by their text. Which methods there
 //! are is found later, in a worker; see `actor_methods`.
 
@@ -25,17 +25,14 @@ use super::demand_options::{DemandOptions, NAMES};
 use super::normalized;
 use super::reader::Reader;
 use super::statement::Text;
-use crate::config::duration;
 use crate::error::PlanError;
 
 /// Options that an actor takes, and that a pool takes besides.
 const OPTIONS: &str =
     "timeout, init_timeout, num_cpus, num_gpus, memory, resources and label_selector";
-const POOL_OPTIONS: &str = "min, max, idle_ttl";
+const POOL_OPTIONS: &str = "min, max";
 /// Most actors of a pool.
 const ACTORS_MAX: usize = 1024;
-/// How long an actor beyond a pool's `min` may have nothing to do, if it does not say.
-const IDLE_TTL: Duration = Duration::from_secs(60);
 
 /// A parsed `CREATE ACTOR`.
 #[derive(Debug, PartialEq)]
@@ -235,7 +232,6 @@ struct Options {
     call: CallOptions,
     min: Option<usize>,
     max: Option<usize>,
-    idle_ttl: Option<Duration>,
 }
 
 impl Options {
@@ -244,7 +240,6 @@ impl Options {
         let bounds = PoolBounds {
             min,
             max: self.max.unwrap_or(min),
-            idle_ttl: self.idle_ttl.unwrap_or(IDLE_TTL),
         };
         match bounds.max < bounds.min {
             true => Err(refused(
@@ -273,14 +268,6 @@ impl Options {
         let was_set = match name {
             "min" => self.min.replace(number()?).is_some(),
             "max" => self.max.replace(number()?).is_some(),
-            "idle_ttl" => {
-                let text = match literal(value) {
-                    Some(Literal::Text(text)) => duration(&text),
-                    _ => None,
-                };
-                let given = text.ok_or_else(|| invalid("a time as in '5m'"))?;
-                self.idle_ttl.replace(given).is_some()
-            }
             _ => return Ok(false),
         };
         match was_set {
@@ -408,20 +395,12 @@ mod tests {
     fn pools_have_bounds_and_ask_for_resources() {
         assert_eq!(created("CREATE ACTOR pool FROM c").name, "pool");
         let plain = created("create actor pool P from c");
-        let one = PoolBounds {
-            min: 1,
-            max: 1,
-            idle_ttl: Duration::from_secs(60),
-        };
+        let one = PoolBounds { min: 1, max: 1 };
         assert_eq!((plain.name.as_str(), plain.pool), ("p", Some(one)));
         let whole = created(
-            "CREATE OR REPLACE ACTOR POOL p FROM c(n => 1) WITH (min = 2, max = 4, idle_ttl = '5m', num_gpus = 0.5, timeout = '1s')",
+            "CREATE OR REPLACE ACTOR POOL p FROM c(n => 1) WITH (min = 2, max = 4, num_gpus = 0.5, timeout = '1s')",
         );
-        let bounds = PoolBounds {
-            min: 2,
-            max: 4,
-            idle_ttl: Duration::from_secs(300),
-        };
+        let bounds = PoolBounds { min: 2, max: 4 };
         assert_eq!((whole.or_replace, whole.pool), (true, Some(bounds)));
         let demand = whole.demand.over(&mobula_udfs::Demand::default());
         assert_eq!(demand.to_string(), "0.5 GPU");
@@ -492,7 +471,7 @@ mod tests {
             ),
             (
                 "CREATE ACTOR POOL p FROM c WITH (size = 1)",
-                "cannot create actor \"p\": it has no option \"size\". It takes min, max, idle_ttl, timeout",
+                "cannot create actor \"p\": it has no option \"size\". It takes min, max, timeout",
             ),
             (
                 "CREATE ACTOR a FROM c WITH (num_gpus = 1.5)",
