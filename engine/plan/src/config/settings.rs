@@ -199,6 +199,12 @@ pub static SETTINGS: &[Setting] = &[
         "Most tasks of a stage; 0 means one per executor",
     ),
     session(
+        "task_skew_max",
+        count(0, 4096),
+        "0",
+        "Tasks of a stage that one executor may get more than another, beyond the one of an uneven division, so that they run where their input is; 0 means an even division comes first",
+    ),
+    session(
         "exchange_compression",
         SettingKind::Choice(&["lz4", "zstd", "none"]),
         "lz4",
