@@ -38,6 +38,8 @@ use crate::coordinator::queries::Queries;
 use crate::coordinator::query::{LossGuard, QueryRun, suspect_lost};
 use crate::error::ExecutionError;
 use crate::executor::listener::{self, Listener, advertised_url};
+use crate::executor::task_output::TaskOutput;
+use crate::executor::task_run::TaskRun;
 use crate::explain;
 use crate::functions::RustFunctions;
 use crate::process::Process;
@@ -419,7 +421,10 @@ impl Engine {
         if self.admission.admit(&query_id, &plan, places).await? {
             return Ok(None);
         }
-        let stream = execute_stream(Arc::clone(&plan), task_context(state, &query_id))?;
+        let last = self.process.tasks().last_stage(&query_id);
+        let context = task_context(state, &query_id, Arc::clone(&last));
+        let stream = execute_stream(Arc::clone(&plan), context);
+        let stream = TaskOutput::of_last_stage(stream, last)?;
         Ok(Some(QueryRun {
             query_id,
             stream: Admitted::wrap(stream, places),
@@ -556,11 +561,12 @@ impl Cluster {
     }
 }
 
-/// The context of tasks of query `query_id` in this process.
-fn task_context(state: &SessionState, query_id: &str) -> Arc<TaskContext> {
+/// The context of `last`, the last stage of query `query_id`, in this process.
+fn task_context(state: &SessionState, query_id: &str, last: Arc<TaskRun>) -> Arc<TaskContext> {
     let context = TaskContext::from(state);
     let config = context.session_config().clone();
     let config = config.with_extension(Arc::new(QueryId(query_id.to_owned())));
+    let config = config.with_extension(last);
     Arc::new(context.with_session_config(config))
 }
 

@@ -85,6 +85,7 @@ async fn ask(channels: &ChannelPool, url: &Url, request: ReportRequest) -> Resul
             .map_err(|e| Status::internal(format!("malformed report: {e}")))?;
         report.operators.extend(part.operators);
         report.workers.extend(part.workers);
+        report.tasks.extend(part.tasks);
     }
     Ok(report)
 }
@@ -113,6 +114,7 @@ mod tests {
         let request = ReportRequest {
             operators: true,
             workers: true,
+            tasks: true,
         };
         let limit = Duration::from_millis(200);
         let asking = ask_all(&channels, asked, request, limit);

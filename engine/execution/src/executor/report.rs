@@ -11,14 +11,16 @@ use prost::Message;
 use tonic::Status;
 
 use super::operators::OperatorRuns;
+use super::tasks::TaskRuns;
 
 /// Rows of one message, in bytes; a single row may be longer.
 const MESSAGE_BYTES: usize = 1 << 20;
 
-/// Looks at operators and workers.
+/// Looks at operators, workers and tasks.
 #[derive(Debug, Clone)]
 pub struct Reporter {
     pub operators: Arc<OperatorRuns>,
+    pub tasks: Arc<TaskRuns>,
     pub workers: Arc<WorkerManager>,
 }
 
@@ -42,6 +44,10 @@ impl Reporter {
                 false => vec![],
             },
             workers: workers.collect(),
+            tasks: match request.tasks {
+                true => self.tasks.list(),
+                false => vec![],
+            },
         }
     }
 
@@ -71,6 +77,9 @@ fn parts(report: Report, max_bytes: usize) -> Vec<Report> {
     for row in report.workers {
         parts.part_for(row.encoded_len()).workers.push(row);
     }
+    for row in report.tasks {
+        parts.part_for(row.encoded_len()).tasks.push(row);
+    }
     parts.full.push(parts.open);
     parts.full
 }
@@ -97,7 +106,7 @@ impl Parts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mobula_proto::report::OperatorReport;
+    use mobula_proto::report::{OperatorReport, TaskReport};
 
     #[test]
     fn a_long_report_goes_in_parts_and_loses_nothing() {
@@ -110,9 +119,14 @@ mod tests {
             pid: 7,
             ..WorkerReport::default()
         };
+        let task = TaskReport {
+            task_idx: 7,
+            ..TaskReport::default()
+        };
         let report = Report {
             operators: (1..=10).map(row).collect(),
             workers: vec![worker; 3],
+            tasks: vec![task; 2],
         };
         let cut = parts(report.clone(), 200);
         assert_eq!(cut.len(), 4);
@@ -121,10 +135,11 @@ mod tests {
         for part in cut {
             whole.operators.extend(part.operators);
             whole.workers.extend(part.workers);
+            whole.tasks.extend(part.tasks);
         }
         assert_eq!(whole, report);
         // A row that is longer goes alone, and nothing is a part too.
-        assert_eq!(parts(report, 1).len(), 10 + 3);
+        assert_eq!(parts(report, 1).len(), 10 + 3 + 2);
         assert_eq!(parts(Report::default(), 1), [Report::default()]);
     }
 }

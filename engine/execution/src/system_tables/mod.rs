@@ -13,6 +13,7 @@ mod functions;
 mod operators;
 mod queries;
 mod settings;
+mod tasks;
 mod workers;
 
 use std::sync::{Arc, Weak};
@@ -37,7 +38,7 @@ pub const SYSTEM_SCHEMA: &str = "system";
 const TIME: DataType = DataType::Timestamp(TimeUnit::Millisecond, None);
 
 /// The tables, in the order SHOW TABLES gives.
-const TABLES: [Table; 8] = [
+const TABLES: [Table; 9] = [
     actors::TABLE,
     errors::TABLE,
     executors::TABLE,
@@ -45,6 +46,7 @@ const TABLES: [Table; 8] = [
     operators::TABLE,
     queries::TABLE,
     settings::TABLE,
+    tasks::TABLE,
     workers::TABLE,
 ];
 

@@ -40,6 +40,7 @@ pub const TABLE: Table = Table {
         request: ReportRequest {
             operators: true,
             workers: false,
+            tasks: false,
         },
         columns: operators,
     },

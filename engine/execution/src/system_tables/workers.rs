@@ -22,6 +22,7 @@ pub const TABLE: Table = Table {
         request: ReportRequest {
             operators: false,
             workers: true,
+            tasks: false,
         },
         columns: workers,
     },

@@ -9,6 +9,7 @@
 mod actors;
 mod operators;
 mod resources;
+mod tasks;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

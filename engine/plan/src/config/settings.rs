@@ -110,6 +110,12 @@ pub static SETTINGS: &[Setting] = &[
         "Ended operators that system.operators keeps in each process: the oldest make room for later ones",
     ),
     process(
+        "tasks_kept",
+        count(0, 100_000),
+        "1000",
+        "Ended tasks that system.tasks keeps in each process: the oldest make room for later ones",
+    ),
+    process(
         "udf_max_workers",
         count(0, 4096),
         "0",
