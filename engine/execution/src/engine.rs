@@ -323,7 +323,9 @@ impl Engine {
                     self.run_on(query_id, state, &plan, urls, places).await
                 }
             };
-            if let Some(run) = started? {
+            if let Some(mut run) = started? {
+                let tasks = self.process.tasks();
+                run.stream = TaskOutput::of_last_stage(run.stream, tasks, &run.query_id);
                 return Ok(run);
             }
         }
@@ -424,7 +426,7 @@ impl Engine {
         let last = self.process.tasks().last_stage(&query_id);
         let context = task_context(state, &query_id, Arc::clone(&last));
         let stream = execute_stream(Arc::clone(&plan), context);
-        let stream = TaskOutput::of_last_stage(stream, last)?;
+        let stream = stream.inspect_err(|_| last.failed_to_start())?;
         Ok(Some(QueryRun {
             query_id,
             stream: Admitted::wrap(stream, places),

@@ -13,7 +13,8 @@ use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 use futures::{Stream, StreamExt};
 use mobula_block::size::block_bytes;
 
-use super::task_run::{InputMeter, OutputEnd, TaskRun};
+use super::task_run::{InputMeter, OutputEnd, TaskId, TaskRun};
+use super::tasks::TaskRuns;
 
 /// Counts the blocks of `inner`.
 pub struct TaskOutput {
@@ -41,21 +42,16 @@ impl TaskOutput {
         })
     }
 
-    /// `blocks` of the last stage of a query, which one client reads.
-    ///
-    /// # Errors
-    /// That of `blocks`, which `last` ends with.
+    /// `blocks`, which a client reads, counted as the output of the last stage of query
+    /// `query_id`, if it is listed: EXPLAIN has none.
     pub fn of_last_stage(
-        blocks: Result<SendableRecordBatchStream>,
-        last: Arc<TaskRun>,
-    ) -> Result<SendableRecordBatchStream> {
-        match blocks {
-            Ok(blocks) => Ok(Self::wrap(blocks, last, 1, None)),
-            Err(error) => {
-                last.failed();
-                last.close();
-                Err(error)
-            }
+        blocks: SendableRecordBatchStream,
+        runs: &TaskRuns,
+        query_id: &str,
+    ) -> SendableRecordBatchStream {
+        match runs.running(&TaskId::last_stage(query_id)) {
+            Some(run) => Self::wrap(blocks, run, 1, None),
+            None => blocks,
         }
     }
 
@@ -105,7 +101,6 @@ impl Drop for TaskOutput {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::executor::tasks::TaskRuns;
     use arrow::array::{ArrayRef, Int64Array};
     use datafusion::common::DataFusionError;
     use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -121,7 +116,8 @@ mod tests {
         let runs = TaskRuns::new(1);
         let inner = futures::stream::iter(blocks);
         let inner = RecordBatchStreamAdapter::new(block().schema(), inner);
-        let mut output = TaskOutput::wrap(Box::pin(inner), runs.last_stage("q"), 1, None);
+        runs.last_stage("q");
+        let mut output = TaskOutput::of_last_stage(Box::pin(inner), &runs, "q");
         for _ in 0..read {
             let _ = output.next().await;
         }

@@ -28,6 +28,17 @@ pub struct TaskId {
     pub task_idx: u64,
 }
 
+impl TaskId {
+    /// The one task of the last stage of query `query_id`.
+    pub fn last_stage(query_id: &str) -> Self {
+        Self {
+            attempt_id: query_id.as_bytes().to_vec(),
+            stage_id: 0,
+            task_idx: 0,
+        }
+    }
+}
+
 /// What is known of a task when its plan arrives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskStart {
@@ -164,9 +175,15 @@ impl TaskRun {
         self.bytes_out.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// It never came to its first output.
+    /// An output could not be opened.
     pub fn failed(&self) {
         self.advance(|progress| progress.has_failed = true);
+    }
+
+    /// There will be no output.
+    pub fn failed_to_start(&self) {
+        self.failed();
+        self.close();
     }
 
     /// The query has ended: outputs that nobody has asked for will not be.

@@ -46,11 +46,7 @@ impl TaskRuns {
     /// Lists the last stage of query `query_id`.
     pub fn last_stage(self: &Arc<Self>, query_id: &str) -> Arc<TaskRun> {
         self.arrived(TaskStart {
-            id: TaskId {
-                attempt_id: query_id.as_bytes().to_vec(),
-                stage_id: 0,
-                task_idx: 0,
-            },
+            id: TaskId::last_stage(query_id),
             query_id: query_id.to_owned(),
             n_tasks: 1,
         })

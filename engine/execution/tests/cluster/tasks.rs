@@ -150,6 +150,28 @@ async fn states_tell_of_failures_and_of_readers_that_went_away() {
     assert_eq!(cluster.number(left).await, 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_that_loses_an_executor_has_failed() {
+    let gate = Arc::<Gate>::default();
+    let mut cluster = TestCluster::start_with(2, false, gated(&gate)).await;
+    let (engine, state) = (Arc::clone(&cluster.engine), cluster.state.clone());
+    let running = spawn_named("query", async move {
+        query(&engine, &state, "select sum(gated(k)) from numbers").await
+    });
+    let at_work =
+        "select count(*) from system.tasks where started is not null and state = 'running'";
+    reaches(&cluster, at_work, 3).await;
+    let lost = cluster.executors.pop().unwrap();
+    lost.stop.send(()).unwrap();
+    running.join().await.unwrap().unwrap_err();
+    gate.open();
+    let failed = "select count(*) from system.tasks where state = 'failed' and stage = 0";
+    assert_eq!(cluster.number(failed).await, 1);
+    let running = "select count(*) as n from system.tasks where state = 'running'";
+    let none = format!("select count(*) from ({running}) where n = 0");
+    reaches(&cluster, &none, 1).await;
+}
+
 #[tokio::test]
 async fn embedded_a_query_is_one_task_and_as_many_are_kept_as_the_setting_says() {
     let mut settings = engine_settings();
