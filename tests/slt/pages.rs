@@ -75,13 +75,14 @@ async fn failures_of(page: &Path, target: &mut Target, data: &TempDir) -> Vec<St
     failures
 }
 
-/// The pages of the operators, and those about functions, actors and blocks.
+/// The pages of the operators, and those about functions, actors, clusters and blocks.
 fn pages() -> Vec<PathBuf> {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
     let operators = std::fs::read_dir(docs.join("operators")).unwrap();
     let mut pages: Vec<_> = operators.map(|entry| entry.unwrap().path()).collect();
     for guide in [
         "actors",
+        "cluster",
         "functions",
         "failed-rows",
         "blocks",
@@ -114,7 +115,8 @@ fn cells(text: &str) -> Vec<String> {
     whole.map(str::to_owned).collect()
 }
 
-/// Statements end with a semicolon at a line's end, outside of a body.
+/// Statements end with a semicolon at a line's end, before a comment there, outside of a
+/// body.
 fn statements(block: &str) -> Vec<String> {
     let mut statements = vec![String::new()];
     let mut in_body = false;
@@ -123,7 +125,8 @@ fn statements(block: &str) -> Vec<String> {
         let last = statements.last_mut().unwrap();
         last.push_str(line);
         last.push('\n');
-        if !in_body && line.ends_with(';') {
+        let code = line.split(" --").next().unwrap_or_default();
+        if !in_body && code.trim_end().ends_with(';') {
             statements.push(String::new());
         }
     }

@@ -24,6 +24,7 @@ use crate::executor::operators::OperatorRuns;
 use crate::executor::report::Reporter;
 use crate::executor::resources::{Roles, capacity, free_to_wire};
 use crate::executor::task_host::ProcessTaskHost;
+use crate::executor::tasks::TaskRuns;
 use crate::functions::RustFunctions;
 use crate::pool::dispatch::PoolLine;
 use crate::pool::hosting::Hosting;
@@ -48,6 +49,7 @@ pub struct Process {
     row_errors: Arc<RowErrors>,
     failed_rows: Arc<FailedRowsLine>,
     operators: Arc<OperatorRuns>,
+    tasks: Arc<TaskRuns>,
     functions: RustFunctions,
     stores: Arc<ObjectStores>,
     channels: ChannelPool,
@@ -119,6 +121,7 @@ impl Process {
             row_errors,
             failed_rows,
             operators,
+            tasks: TaskRuns::new(options.tasks_kept()),
             functions,
             stores: Arc::new(ObjectStores::new(Arc::clone(&runtime))),
             channels,
@@ -143,6 +146,7 @@ impl Process {
             stores: Arc::clone(&self.stores),
             channels: self.channels.clone(),
             traffic: Arc::clone(&self.traffic),
+            tasks: Arc::clone(&self.tasks),
         };
         TaskSource::new(sessions, Arc::clone(&self.runtime))
     }
@@ -208,10 +212,16 @@ impl Process {
         &self.failed_rows
     }
 
-    /// What it tells of its operators and workers.
+    /// The tasks that it runs and has run.
+    pub fn tasks(&self) -> &Arc<TaskRuns> {
+        &self.tasks
+    }
+
+    /// What it tells of its operators, workers and tasks.
     pub fn reporter(&self) -> Reporter {
         Reporter {
             operators: Arc::clone(&self.operators),
+            tasks: Arc::clone(&self.tasks),
             workers: Arc::clone(&self.workers),
             actors: Arc::clone(&self.actors),
         }

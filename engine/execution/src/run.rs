@@ -22,6 +22,8 @@ use crate::base::planner::{distributed_state, set_header};
 use crate::coordinator::query::{LossGuard, QueryRun, suspect_lost};
 use crate::engine::Engine;
 use crate::error::ExecutionError;
+use crate::executor::task_output::TaskOutput;
+use crate::executor::task_run::TaskRun;
 use crate::explain;
 use crate::pool::directory::{extension, to_wire};
 use crate::pool::starter::NotStarted;
@@ -79,7 +81,9 @@ impl Engine {
                 Participants::Here => self.run_here(state, starting).await,
                 Participants::Executors(urls) => self.run_on(state, starting, urls).await,
             };
-            if let Some(run) = started? {
+            if let Some(mut run) = started? {
+                let tasks = self.process().tasks();
+                run.stream = TaskOutput::of_last_stage(run.stream, tasks, &run.query_id);
                 return Ok(run);
             }
         }
@@ -186,8 +190,10 @@ impl Engine {
             return Ok(None);
         };
         placed.extend(self.actors().placed(actors_called(&plan)?));
-        let context = task_context(state, &query_id, placed, header)?;
-        let stream = execute_stream(Arc::clone(&plan), context)?;
+        let last = self.process().tasks().last_stage(&query_id);
+        let context = task_context(state, &query_id, Arc::clone(&last), placed, header)?;
+        let stream = execute_stream(Arc::clone(&plan), context);
+        let stream = stream.inspect_err(|_| last.failed_to_start())?;
         Ok(Some(QueryRun {
             query_id,
             stream: Admitted::wrap(stream, places),
@@ -246,11 +252,12 @@ impl Engine {
     }
 }
 
-/// The context of tasks of query `query_id` in this process; those of others get
-/// `header`.
+/// The context of `last`, the last stage of query `query_id`, in this process; tasks of
+/// others get `header`.
 fn task_context(
     state: &SessionState,
     query_id: &str,
+    last: Arc<TaskRun>,
     placed: Vec<PlacedPool>,
     header: Option<QueryHeader>,
 ) -> Result<Arc<TaskContext>> {
@@ -261,7 +268,7 @@ fn task_context(
         header.pools = to_wire(&placed);
         set_header(&mut config, &header)?;
     }
-    let config = config.with_extension(extension(placed));
+    let config = config.with_extension(extension(placed)).with_extension(last);
     Ok(Arc::new(context.with_session_config(config)))
 }
 

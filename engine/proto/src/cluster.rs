@@ -2,7 +2,7 @@
 //!
 //! `Register`, `Heartbeat`, `Leave` and `FailedRowsReport` are bodies of Flight `DoAction` calls on
 //! the coordinator's cluster listener (what it asks executors is in `report`); `TaskTicket` is the ticket of a `DoGet` (what a `DoExchange` says is in `actor`);
-//! `QueryHeader` travels base64-encoded in a header beside a plan; `WireError`
+//! `QueryHeader` and `TaskHeader` travel base64-encoded in headers beside a plan; `WireError`
 //! lies in the details of every gRPC status between executors.
 
 /// Action name of [`Register`].
@@ -15,6 +15,8 @@ pub const ACTION_LEAVE: &str = "mobula.leave";
 pub const ACTION_FAILED_ROWS: &str = "mobula.failed_rows";
 /// Header that carries a base64 [`QueryHeader`] with every plan.
 pub const HEADER_QUERY: &str = "x-mobula-query";
+/// Header that carries a base64 [`TaskHeader`] with every plan.
+pub const HEADER_TASK: &str = "x-mobula-task";
 
 /// An executor asks to be listed.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -213,6 +215,9 @@ pub struct TaskTicket {
     /// `lz4`, `zstd` or `none`.
     #[prost(string, tag = "8")]
     pub compression: String,
+    /// Partitions that all readers of the task open together; 0: unknown.
+    #[prost(uint64, tag = "9")]
+    pub n_partitions: u64,
 }
 
 /// The exchange kind seen from the producer.
@@ -243,6 +248,24 @@ pub struct QueryHeader {
     /// Where the actors are of calls that ask for resources.
     #[prost(message, repeated, tag = "4")]
     pub pools: Vec<crate::pool::PlacedPool>,
+}
+
+/// Which task a plan is for.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct TaskHeader {
+    /// 16 bytes, as in [`TaskTicket`].
+    #[prost(bytes = "vec", tag = "1")]
+    pub attempt_id: Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub stage_id: u64,
+    #[prost(uint64, tag = "3")]
+    pub task_idx: u64,
+    /// Of the stage.
+    #[prost(uint64, tag = "4")]
+    pub n_tasks: u64,
+    /// What the query calls the executor that gets the plan.
+    #[prost(string, tag = "5")]
+    pub url: String,
 }
 
 /// One option.

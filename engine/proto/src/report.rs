@@ -1,8 +1,8 @@
-//! What a process tells of its operators, workers and actors when the coordinator asks.
+//! What a process tells of its operators, workers, actors and tasks when the coordinator asks.
 //!
 //! `ReportRequest` is the body of a Flight `DoAction` on any cluster listener; the
 //! answer is a stream of `Report`s, each of bounded length. Read for
-//! `system.operators`, `system.workers` and `system.actors`.
+//! `system.operators`, `system.workers`, `system.actors` and `system.tasks`.
 
 /// Action name of [`ReportRequest`].
 pub const ACTION_REPORT: &str = "mobula.report";
@@ -14,6 +14,8 @@ pub struct ReportRequest {
     pub operators: bool,
     #[prost(bool, tag = "2")]
     pub workers: bool,
+    #[prost(bool, tag = "3")]
+    pub tasks: bool,
     #[prost(bool, tag = "4")]
     pub actors: bool,
 }
@@ -25,6 +27,8 @@ pub struct Report {
     pub operators: Vec<OperatorReport>,
     #[prost(message, repeated, tag = "2")]
     pub workers: Vec<WorkerReport>,
+    #[prost(message, repeated, tag = "3")]
+    pub tasks: Vec<TaskReport>,
     #[prost(message, repeated, tag = "4")]
     pub actors: Vec<ActorReport>,
 }
@@ -134,4 +138,52 @@ pub struct WorkerReport {
     /// Of the GPUs that it asked for, with commas.
     #[prost(string, tag = "5")]
     pub gpu_ids: String,
+}
+
+/// A task: a stage's share for one process. Times are milliseconds since 1970, UTC.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct TaskReport {
+    #[prost(string, tag = "1")]
+    pub query_id: String,
+    /// 0: the stage whose output the client reads.
+    #[prost(uint64, tag = "2")]
+    pub stage_id: u64,
+    #[prost(uint64, tag = "3")]
+    pub task_idx: u64,
+    /// Of the stage.
+    #[prost(uint64, tag = "4")]
+    pub n_tasks: u64,
+    #[prost(string, tag = "5")]
+    pub state: String,
+    #[prost(int64, tag = "6")]
+    pub plan_arrived_ms: i64,
+    /// Its first output was asked for.
+    #[prost(int64, optional, tag = "7")]
+    pub started_ms: Option<i64>,
+    /// The first block of another task came.
+    #[prost(int64, optional, tag = "8")]
+    pub first_input_ms: Option<i64>,
+    #[prost(int64, optional, tag = "9")]
+    pub finished_ms: Option<i64>,
+    #[prost(uint64, tag = "10")]
+    pub rows_out: u64,
+    #[prost(uint64, tag = "11")]
+    pub bytes_out: u64,
+    #[prost(message, repeated, tag = "12")]
+    pub inputs: Vec<TaskInputReport>,
+}
+
+/// What a task has read of one stage from one process.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct TaskInputReport {
+    #[prost(uint64, tag = "1")]
+    pub stage_id: u64,
+    #[prost(string, tag = "2")]
+    pub url: String,
+    /// Without a socket.
+    #[prost(bool, tag = "3")]
+    pub is_local: bool,
+    /// Of local ones as in memory, of others as on the wire.
+    #[prost(uint64, tag = "4")]
+    pub bytes: u64,
 }

@@ -2,9 +2,10 @@
 //!
 //! One [`PeerChannels`] is made per query on the coordinator (it remembers
 //! which executors the query uses, so that the loss of one ends it at once) and
-//! per task on executors. On the coordinator the local executor is reached in
-//! process, but its plans are encoded all the same: the base's planner relies
-//! on that to forget orderings that do not hold across an exchange.
+//! per task on executors. Tasks of the same process are reached without a socket,
+//! but plans for them are encoded all the same: the base's planner relies
+//! on that to forget orderings that do not hold across an exchange. What a task reads is
+//! counted on either way.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,10 +28,12 @@ use mobula_proto::cluster::{TaskHead, TaskTicket};
 use parking_lot::Mutex;
 use url::Url;
 
+use super::task_header;
 use super::worker::TaskSource;
 use crate::exchange::channels::ChannelPool;
 use crate::exchange::fetch::fetch;
 use crate::exchange::traffic::Traffic;
+use crate::executor::task_run::{InputMeter, TaskRun};
 use crate::wire_error;
 
 /// Executors that a query has sent tasks to.
@@ -46,14 +49,9 @@ pub struct PeerChannels {
 }
 
 impl PeerChannels {
-    /// For tasks: their process's own worker is reached by the base itself.
-    pub fn of_executor(pool: ChannelPool, traffic: Arc<Traffic>) -> Self {
-        Self {
-            pool,
-            traffic,
-            local: None,
-            used: UsedExecutors::default(),
-        }
+    /// For one task: `local` are those of its process.
+    pub fn of_executor(pool: ChannelPool, traffic: Arc<Traffic>, local: (Url, TaskSource)) -> Self {
+        Self::of_query(pool, traffic, Some(local))
     }
 
     /// For one query: `local` is the coordinator's own executor.
@@ -84,6 +82,7 @@ impl ChannelResolver for PeerChannels {
         {
             return Ok(Box::new(LocalChannel {
                 tasks: tasks.clone(),
+                url: url.clone(),
             }));
         }
         self.used.lock().insert(url.clone());
@@ -112,12 +111,13 @@ struct RemoteChannel {
 impl WorkerChannel for RemoteChannel {
     async fn coordinator_channel(
         &mut self,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
         plan: SetPlanRequest,
         messages: BoxStream<'static, CoordinatorToWorkerMsg>,
         metrics: ExecutionPlanMetricsSet,
         context: &Arc<TaskContext>,
     ) -> Result<BoxStream<'static, Result<WorkerToCoordinatorMsg>>> {
+        task_header::add(&mut headers, &plan)?;
         let url = self.url.to_string();
         let answers = self
             .plans
@@ -136,8 +136,10 @@ impl WorkerChannel for RemoteChannel {
         metrics: ExecutionPlanMetricsSet,
         context: &Arc<TaskContext>,
     ) -> Result<Vec<BoxStream<'static, Result<RecordBatch>>>> {
+        let meter = meter(&request, context, &self.url, false);
         let tickets = tickets(request, context)?;
-        fetch(&self.pool, &self.url, tickets, &self.traffic, &metrics).await
+        let (pool, url, traffic) = (&self.pool, &self.url, &self.traffic);
+        fetch(pool, url, tickets, traffic, &metrics, meter).await
     }
 
     async fn get_worker_info(
@@ -156,8 +158,34 @@ fn name_lost(error: DataFusionError, url: &str) -> DataFusionError {
     }
 }
 
+/// Counts what the task of `context` reads by `request`.
+fn meter(
+    request: &ExecuteTaskRequest,
+    context: &TaskContext,
+    url: &Url,
+    is_local: bool,
+) -> Option<InputMeter> {
+    let stage_id = request.task_key.stage_id as u64;
+    TaskRun::of(context).map(|run| run.input(stage_id, url, is_local))
+}
+
+/// How many partitions all readers of the task open together; 0: unknown.
+fn n_partitions(request: &ExecuteTaskRequest) -> u64 {
+    let partitions = match &request.producer_head {
+        // It has one reader, which opens all.
+        ProducerHead::None => request.target_partition_end,
+        ProducerHead::BroadcastExec { output_partitions } => *output_partitions,
+        ProducerHead::RepartitionExec { partitioning } => match partitioning {
+            MaybeEncoded::Decoded(partitioning) => partitioning.partition_count(),
+            MaybeEncoded::Encoded(_) => 0,
+        },
+    };
+    partitions as u64
+}
+
 fn tickets(request: ExecuteTaskRequest, context: &Arc<TaskContext>) -> Result<Vec<TaskTicket>> {
     let config = DistributedConfig::from_session_config(context.session_config())?;
+    let n_partitions = n_partitions(&request);
     let head = match request.producer_head {
         ProducerHead::None => TaskHead::Gather(true),
         ProducerHead::BroadcastExec { output_partitions } => {
@@ -176,29 +204,39 @@ fn tickets(request: ExecuteTaskRequest, context: &Arc<TaskContext>) -> Result<Ve
             partition: partition as u64,
             head: Some(head.clone()),
             compression: config.compression.clone(),
+            n_partitions,
         })
         .collect())
 }
 
-/// The coordinator's own executor, without a socket.
+/// This process, without a socket.
 struct LocalChannel {
     tasks: TaskSource,
+    url: Url,
 }
 
 #[async_trait]
 impl WorkerChannel for LocalChannel {
     async fn coordinator_channel(
         &mut self,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
         mut plan: SetPlanRequest,
         messages: BoxStream<'static, CoordinatorToWorkerMsg>,
         _metrics: ExecutionPlanMetricsSet,
         context: &Arc<TaskContext>,
     ) -> Result<BoxStream<'static, Result<WorkerToCoordinatorMsg>>> {
+        task_header::add(&mut headers, &plan)?;
         plan.plan = MaybeEncoded::Encoded(plan.plan.encode(context)?);
+        // The base lets go of the messages when the query has ended.
+        let id = task_header::task_id(&plan.task_key);
+        let close = self.tasks.runs().close_on_drop(id);
+        let messages = messages.map(move |message| {
+            let _until_then = &close;
+            Ok(message)
+        });
         self.tasks
             .worker()
-            .coordinator_channel(headers, plan, messages.map(Ok).boxed())
+            .coordinator_channel(headers, plan, messages.boxed())
             .await
     }
 
@@ -207,9 +245,11 @@ impl WorkerChannel for LocalChannel {
         _headers: HeaderMap,
         request: ExecuteTaskRequest,
         _metrics: ExecutionPlanMetricsSet,
-        _context: &Arc<TaskContext>,
+        context: &Arc<TaskContext>,
     ) -> Result<Vec<BoxStream<'static, Result<RecordBatch>>>> {
-        let (streams, _context) = self.tasks.worker().execute_task(request).await?;
+        let reader = meter(&request, context, &self.url, true);
+        let n_outputs = n_partitions(&request);
+        let streams = self.tasks.outputs(request, n_outputs, reader).await?;
         Ok(streams.into_iter().map(StreamExt::boxed).collect())
     }
 

@@ -24,6 +24,7 @@ use url::Url;
 
 use super::channel::PeerChannels;
 use super::handlers::operator_task_count;
+use super::route::Router;
 
 /// The executors of one query: a snapshot, so that planning and routing agree.
 struct Snapshot(Vec<Url>);
@@ -52,6 +53,9 @@ pub fn distributed_state(
     };
     config.set_extension(Arc::new(TaskLimit(tasks.max(1))));
     config.set_distributed_option_extension(base);
+    let skew_max = ours(&config)?.task_skew_max();
+    let router = Router::new(&header.query_id, executors.clone(), skew_max);
+    config.set_distributed_route_tasks_handler(router);
     config.set_distributed_worker_resolver(Snapshot(executors));
     config.set_distributed_channel_resolver(channels);
     config.set_distributed_user_codec(MobulaCodec);
@@ -63,11 +67,16 @@ pub fn distributed_state(
         .build())
 }
 
+fn ours(config: &SessionConfig) -> Result<&MobulaOptions> {
+    match config.options().extensions.get::<MobulaOptions>() {
+        Some(ours) => Ok(ours),
+        None => datafusion::common::internal_err!("the session has no mobula options"),
+    }
+}
+
 /// Our settings in the base's terms.
 fn base_options(config: &SessionConfig) -> Result<DistributedConfig> {
-    let Some(ours) = config.options().extensions.get::<MobulaOptions>() else {
-        return datafusion::common::internal_err!("the session has no mobula options");
-    };
+    let ours = ours(config)?;
     // The base counts bytes for each partition of a task.
     let per_task = ours.scan_bytes_per_task();
     let partitions = config.target_partitions().max(1);

@@ -4,9 +4,10 @@
 //! [`TaskSessions`] builds the session it runs in: the query's options and
 //! object stores, our codec, our transport towards other executors, and the
 //! [`TaskHost`] through which operators reach worker processes. Output leaves
-//! through [`TaskSource::open`].
+//! through [`TaskSource::open`], or to a task of this process through
+//! [`TaskSource::outputs`]; both are counted.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -21,17 +22,27 @@ use datafusion_distributed::{
 use mobula_plan::{MobulaCodec, MobulaOptions, QueryId, TaskHost, TaskHostHandle};
 use mobula_proto::cluster::{HEADER_QUERY, QueryHeader, TaskHead, TaskTicket};
 use prost::Message;
+use url::Url;
 use uuid::Uuid;
 
 use super::channel::PeerChannels;
+use super::plan_watch::PlanWatch;
+use super::task_header;
 use crate::exchange::channels::ChannelPool;
 use crate::exchange::traffic::Traffic;
+use crate::executor::task_output::TaskOutput;
+use crate::executor::task_run::{InputMeter, TaskRun, TaskStart};
+use crate::executor::tasks::TaskRuns;
 use crate::functions::RustFunctions;
 use crate::pool::directory::{extension, from_wire};
 use crate::query_header;
 use crate::stores::ObjectStores;
 
-/// Builds the session of each task that arrives.
+/// No executor's address. The base reaches a task of its own process by itself where the
+/// addresses are equal, unseen by us: it shall believe that it is here.
+const NOWHERE: &str = "mobula://nowhere";
+
+/// What the session of each task that arrives is built from.
 #[derive(Clone)]
 pub struct TaskSessions {
     pub options: MobulaOptions,
@@ -40,48 +51,83 @@ pub struct TaskSessions {
     pub stores: Arc<ObjectStores>,
     pub channels: ChannelPool,
     pub traffic: Arc<Traffic>,
+    pub tasks: Arc<TaskRuns>,
+}
+
+/// Builds the session of each task that arrives.
+struct SessionBuilder {
+    parts: TaskSessions,
+    /// It owns this builder.
+    worker: Weak<Worker>,
 }
 
 #[async_trait]
-impl WorkerSessionBuilder for TaskSessions {
+impl WorkerSessionBuilder for SessionBuilder {
     async fn build_session_state(&self, context: WorkerQueryContext) -> Result<SessionState> {
         let header = read_header(&context.headers)?;
-        self.stores.register_all(&header.stores)?;
+        let task = task_header::read(&context.headers).ok_or_else(|| malformed("task header"))?;
+        let parts = &self.parts;
+        parts.stores.register_all(&header.stores)?;
         let mut builder = context.builder;
-        self.functions.register(&mut builder);
+        parts.functions.register(&mut builder);
         let config: &mut SessionConfig = builder.config().get_or_insert_default();
         let mut options = config.options().as_ref().clone();
-        options.extensions.insert(self.options.clone());
+        options.extensions.insert(parts.options.clone());
         query_header::apply(&mut options, &header)?;
         *config.options_mut() = options;
-        config.set_extension(Arc::new(TaskHostHandle(Arc::clone(&self.host))));
+        config.set_extension(Arc::new(TaskHostHandle(Arc::clone(&parts.host))));
         config.set_extension(Arc::new(QueryId(header.query_id.clone())));
         config.set_extension(extension(from_wire(header.pools)));
         config.set_distributed_user_codec(MobulaCodec);
-        config.set_distributed_channel_resolver(PeerChannels::of_executor(
-            self.channels.clone(),
-            Arc::clone(&self.traffic),
-        ));
-        self.traffic.task_started();
+        self.set_channels(config, &task.url)?;
+        config.set_extension(parts.tasks.arrived(TaskStart {
+            id: task_header::named(&task),
+            query_id: header.query_id,
+            n_tasks: task.n_tasks,
+        }));
+        parts.traffic.task_started();
         Ok(builder.build())
     }
 }
 
+impl SessionBuilder {
+    /// The ways to other tasks: those of this process, which the query knows as `here`,
+    /// and of others.
+    fn set_channels(&self, config: &mut SessionConfig, here: &str) -> Result<()> {
+        let parse = |text: &str| Url::parse(text).map_err(|_| malformed("task header"));
+        let Some(worker) = self.worker.upgrade() else {
+            return datafusion::common::exec_err!("this executor is ending");
+        };
+        config.set_extension(Arc::new(worker.to_local_worker_context(parse(NOWHERE)?)));
+        let tasks = TaskSource {
+            worker,
+            runs: Arc::clone(&self.parts.tasks),
+        };
+        config.set_distributed_channel_resolver(PeerChannels::of_executor(
+            self.parts.channels.clone(),
+            Arc::clone(&self.parts.traffic),
+            (parse(here)?, tasks),
+        ));
+        Ok(())
+    }
+}
+
 fn read_header(headers: &http::HeaderMap) -> Result<QueryHeader> {
-    let malformed = || {
-        DataFusionError::External(Box::new(crate::ExecutionError::Malformed {
-            what: "query header",
-        }))
-    };
+    let malformed = || malformed("query header");
     let value = headers.get(HEADER_QUERY).ok_or_else(malformed)?;
     let bytes = STANDARD.decode(value.as_bytes()).map_err(|_| malformed())?;
     QueryHeader::decode(bytes.as_slice()).map_err(|_| malformed())
 }
 
+fn malformed(what: &'static str) -> DataFusionError {
+    DataFusionError::External(Box::new(crate::ExecutionError::Malformed { what }))
+}
+
 /// The tasks of this process and their output.
 #[derive(Clone)]
 pub struct TaskSource {
-    worker: Worker,
+    worker: Arc<Worker>,
+    runs: Arc<TaskRuns>,
 }
 
 impl TaskSource {
@@ -89,19 +135,30 @@ impl TaskSource {
         sessions: TaskSessions,
         runtime: Arc<datafusion::execution::runtime_env::RuntimeEnv>,
     ) -> Self {
-        let worker = Worker::from_session_builder(sessions)
+        let runs = Arc::clone(&sessions.tasks);
+        let worker = Arc::new_cyclic(|worker| {
+            Worker::from_session_builder(SessionBuilder {
+                parts: sessions,
+                worker: Weak::clone(worker),
+            })
             .with_runtime_env(runtime)
-            .with_version(crate::VERSION);
-        Self { worker }
+            .with_version(crate::VERSION)
+        });
+        Self { worker, runs }
     }
 
     /// The base's own service (plans in, metrics out) for this worker.
     pub fn plan_service(&self) -> impl PlanService {
-        self.worker.clone().into_worker_server()
+        let service = Worker::clone(&self.worker).into_worker_server();
+        PlanWatch::new(service, Arc::clone(&self.runs))
     }
 
     pub(super) fn worker(&self) -> &Worker {
         &self.worker
+    }
+
+    pub(super) fn runs(&self) -> &Arc<TaskRuns> {
+        &self.runs
     }
 
     /// Opens one partition of one task's output. Waits up to 10 s for the
@@ -110,12 +167,37 @@ impl TaskSource {
     /// # Errors
     /// A malformed ticket, an unknown task, or what the task failed with.
     pub async fn open(&self, ticket: TaskTicket) -> Result<SendableRecordBatchStream> {
+        let n_outputs = ticket.n_partitions;
         let request = execute_request(ticket)?;
-        let (mut streams, _context) = self.worker.execute_task(request).await?;
+        let mut streams = self.outputs(request, n_outputs, None).await?;
         match (streams.pop(), streams.is_empty()) {
             (Some(stream), true) => Ok(stream),
             _ => datafusion::common::internal_err!("a ticket opens exactly one stream"),
         }
+    }
+
+    /// Opens what `request` asks for, of the `n_outputs` that the task has (0: unknown), as
+    /// input of a task of this process if `reader` is one.
+    pub(super) async fn outputs(
+        &self,
+        request: ExecuteTaskRequest,
+        n_outputs: u64,
+        reader: Option<InputMeter>,
+    ) -> Result<Vec<SendableRecordBatchStream>> {
+        let id = task_header::task_id(&request.task_key);
+        let opened = self.worker.execute_task(request).await;
+        let (streams, context) = opened.inspect_err(|_| {
+            if let Some(run) = self.runs.running(&id) {
+                run.failed();
+            }
+        })?;
+        let Some(run) = TaskRun::of(&context) else {
+            return datafusion::common::internal_err!("a task that is not listed");
+        };
+        let streams = streams.into_iter();
+        let counted = streams
+            .map(|blocks| TaskOutput::wrap(blocks, Arc::clone(&run), n_outputs, reader.clone()));
+        Ok(counted.collect())
     }
 }
 
@@ -149,11 +231,7 @@ impl<S> PlanService for S where
 }
 
 fn execute_request(ticket: TaskTicket) -> Result<ExecuteTaskRequest> {
-    let malformed = || {
-        DataFusionError::External(Box::new(crate::ExecutionError::Malformed {
-            what: "task ticket",
-        }))
-    };
+    let malformed = || malformed("task ticket");
     let partition = ticket.partition as usize;
     Ok(ExecuteTaskRequest {
         task_key: TaskKey {

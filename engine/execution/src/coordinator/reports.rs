@@ -86,6 +86,7 @@ async fn ask(channels: &ChannelPool, url: &Url, request: ReportRequest) -> Resul
         report.operators.extend(part.operators);
         report.workers.extend(part.workers);
         report.actors.extend(part.actors);
+        report.tasks.extend(part.tasks);
     }
     Ok(report)
 }
@@ -115,6 +116,7 @@ mod tests {
             operators: true,
             workers: true,
             actors: true,
+            tasks: true,
         };
         let limit = Duration::from_millis(200);
         let asking = ask_all(&channels, asked, request, limit);

@@ -21,12 +21,13 @@ use url::Url;
 
 use super::channels::ChannelPool;
 use super::traffic::Traffic;
+use crate::executor::task_run::InputMeter;
 use crate::wire_error;
 
 /// Blocks of one partition.
 pub type Blocks = BoxStream<'static, Result<RecordBatch>>;
 
-/// Opens every ticket at `url`, in order.
+/// Opens every ticket at `url`, in order, as input of the task that `meter` counts for.
 ///
 /// # Errors
 /// The first stream that cannot be opened.
@@ -36,8 +37,9 @@ pub async fn fetch(
     tickets: Vec<TaskTicket>,
     traffic: &Arc<Traffic>,
     metrics: &ExecutionPlanMetricsSet,
+    meter: Option<InputMeter>,
 ) -> Result<Vec<Blocks>> {
-    let counters = FetchMetrics::new(metrics);
+    let counters = FetchMetrics::new(metrics, meter);
     let opened = tickets
         .into_iter()
         .map(|ticket| fetch_one(pool, url, ticket, Arc::clone(traffic), counters.clone()));
@@ -49,14 +51,16 @@ struct FetchMetrics {
     bytes: Count,
     messages: Count,
     decode: Time,
+    task: Option<InputMeter>,
 }
 
 impl FetchMetrics {
-    fn new(set: &ExecutionPlanMetricsSet) -> Self {
+    fn new(set: &ExecutionPlanMetricsSet, task: Option<InputMeter>) -> Self {
         Self {
             bytes: MetricBuilder::new(set).global_counter("bytes_fetched"),
             messages: MetricBuilder::new(set).global_counter("messages_fetched"),
             decode: MetricBuilder::new(set).subset_time("decode_time", 0),
+            task,
         }
     }
 }
@@ -72,13 +76,17 @@ async fn fetch_one(
         .flight(url)
         .map_err(|e| DataFusionError::External(Box::new(e)))?;
     let peer = url.to_string();
+    let task = metrics.task.clone();
     let messages = client
         .do_get(Ticket::new(ticket.encode_to_vec()))
         .await
         .map_err(|status| wire_error::from_status(&status, &peer))?
         .into_inner()
         .inspect_ok(move |data| {
-            traffic.received(data);
+            let bytes = traffic.received(data);
+            if let Some(task) = &task {
+                task.bytes_came(bytes);
+            }
             metrics
                 .bytes
                 .add(data.data_body.len() + data.data_header.len());
@@ -90,7 +98,12 @@ async fn fetch_one(
             FlightError::Tonic(status) => wire_error::from_status(&status, &peer),
             other => DataFusionError::External(Box::new(other)),
         });
-    Ok(timed(decoded.boxed(), metrics.decode))
+    let counted = decoded.inspect_ok(move |_| {
+        if let Some(task) = &metrics.task {
+            task.block_came();
+        }
+    });
+    Ok(timed(counted.boxed(), metrics.decode))
 }
 
 /// Adds the time spent inside `poll` (receiving and decoding) to `time`.

@@ -25,10 +25,11 @@ impl Traffic {
             .fetch_add(encoded_bytes(data), Ordering::Relaxed);
     }
 
-    /// Counts a message fetched from a peer.
-    pub fn received(&self, data: &FlightData) {
-        self.bytes_received
-            .fetch_add(encoded_bytes(data), Ordering::Relaxed);
+    /// Counts a message fetched from a peer; its bytes.
+    pub fn received(&self, data: &FlightData) -> u64 {
+        let bytes = encoded_bytes(data);
+        self.bytes_received.fetch_add(bytes, Ordering::Relaxed);
+        bytes
     }
 
     /// Counts a task whose plan arrived.

@@ -12,6 +12,9 @@ pub mod registration;
 pub mod report;
 pub mod resources;
 pub mod task_host;
+pub mod task_output;
+pub mod task_run;
+pub mod tasks;
 
 use std::future::Future;
 use std::net::SocketAddr;

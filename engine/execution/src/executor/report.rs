@@ -11,14 +11,16 @@ use prost::Message;
 use tonic::Status;
 
 use super::operators::OperatorRuns;
+use super::tasks::TaskRuns;
 
 /// Rows of one message, in bytes; a single row may be longer.
 const MESSAGE_BYTES: usize = 1 << 20;
 
-/// Looks at operators and workers.
+/// Looks at operators, workers and tasks.
 #[derive(Debug, Clone)]
 pub struct Reporter {
     pub operators: Arc<OperatorRuns>,
+    pub tasks: Arc<TaskRuns>,
     pub workers: Arc<WorkerManager>,
     pub actors: Arc<ActorHost>,
 }
@@ -45,6 +47,10 @@ impl Reporter {
             workers: workers.collect(),
             actors: match request.actors {
                 true => self.actors.list().into_iter().map(actor_report).collect(),
+                false => vec![],
+            },
+            tasks: match request.tasks {
+                true => self.tasks.list(),
                 false => vec![],
             },
         }
@@ -97,6 +103,9 @@ fn parts(report: Report, max_bytes: usize) -> Vec<Report> {
     for row in report.actors {
         parts.part_for(row.encoded_len()).actors.push(row);
     }
+    for row in report.tasks {
+        parts.part_for(row.encoded_len()).tasks.push(row);
+    }
     parts.full.push(parts.open);
     parts.full
 }
@@ -123,7 +132,7 @@ impl Parts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mobula_proto::report::OperatorReport;
+    use mobula_proto::report::{OperatorReport, TaskReport};
 
     #[test]
     fn a_long_report_goes_in_parts_and_loses_nothing() {
@@ -136,10 +145,15 @@ mod tests {
             pid: 7,
             ..WorkerReport::default()
         };
+        let task = TaskReport {
+            task_idx: 7,
+            ..TaskReport::default()
+        };
         let report = Report {
             operators: (1..=10).map(row).collect(),
             workers: vec![worker; 3],
             actors: vec![],
+            tasks: vec![task; 2],
         };
         let cut = parts(report.clone(), 200);
         assert_eq!(cut.len(), 4);
@@ -148,10 +162,11 @@ mod tests {
         for part in cut {
             whole.operators.extend(part.operators);
             whole.workers.extend(part.workers);
+            whole.tasks.extend(part.tasks);
         }
         assert_eq!(whole, report);
         // A row that is longer goes alone, and nothing is a part too.
-        assert_eq!(parts(report, 1).len(), 10 + 3);
+        assert_eq!(parts(report, 1).len(), 10 + 3 + 2);
         assert_eq!(parts(Report::default(), 1), [Report::default()]);
     }
 }

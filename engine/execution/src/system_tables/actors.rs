@@ -33,6 +33,7 @@ pub const TABLE: Table = Table {
             operators: false,
             workers: false,
             actors: true,
+            tasks: false,
         },
         columns: actors,
     },

@@ -28,3 +28,8 @@ pub fn numbers(values: impl Iterator<Item = u32>) -> ArrayRef {
 pub fn times(values: impl Iterator<Item = i64>) -> ArrayRef {
     Arc::new(TimestampMillisecondArray::from_iter_values(values))
 }
+
+/// Times that may not have come yet.
+pub fn times_if_any(values: impl Iterator<Item = Option<i64>>) -> ArrayRef {
+    Arc::new(TimestampMillisecondArray::from_iter(values))
+}

@@ -14,6 +14,7 @@ mod functions;
 mod operators;
 mod queries;
 mod settings;
+mod tasks;
 mod workers;
 
 use std::sync::{Arc, Weak};
@@ -38,7 +39,7 @@ pub const SYSTEM_SCHEMA: &str = "system";
 const TIME: DataType = DataType::Timestamp(TimeUnit::Millisecond, None);
 
 /// The tables, in the order SHOW TABLES gives.
-const TABLES: [Table; 9] = [
+const TABLES: [Table; 10] = [
     actor_pools::TABLE,
     actors::TABLE,
     errors::TABLE,
@@ -47,6 +48,7 @@ const TABLES: [Table; 9] = [
     operators::TABLE,
     queries::TABLE,
     settings::TABLE,
+    tasks::TABLE,
     workers::TABLE,
 ];
 

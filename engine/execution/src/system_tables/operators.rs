@@ -41,6 +41,7 @@ pub const TABLE: Table = Table {
             operators: true,
             workers: false,
             actors: false,
+            tasks: false,
         },
         columns: operators,
     },

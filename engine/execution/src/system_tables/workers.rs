@@ -23,6 +23,7 @@ pub const TABLE: Table = Table {
             operators: false,
             workers: true,
             actors: false,
+            tasks: false,
         },
         columns: workers,
     },

@@ -10,6 +10,7 @@ mod actors;
 mod operators;
 mod pools;
 mod resources;
+mod tasks;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

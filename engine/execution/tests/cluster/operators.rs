@@ -11,13 +11,13 @@ const ENDED: &str = "from system.operators where function = 'gated' and state = 
 
 /// Holds a function back at the last rows of each file.
 #[derive(Default)]
-struct Gate {
+pub(super) struct Gate {
     is_open: Mutex<bool>,
     changed: Condvar,
 }
 
 impl Gate {
-    fn open(&self) {
+    pub(super) fn open(&self) {
         *self.is_open.lock().unwrap() = true;
         self.changed.notify_all();
     }
@@ -36,7 +36,7 @@ impl Gate {
     }
 }
 
-fn gated(gate: &Arc<Gate>) -> RustFunctions {
+pub(super) fn gated(gate: &Arc<Gate>) -> RustFunctions {
     let gate = Arc::clone(gate);
     let code = move |batch: &RecordBatch| -> Result<ArrayRef, NativeError> {
         let k = batch.column(0).as_primitive::<Int64Type>();
@@ -50,7 +50,7 @@ fn gated(gate: &Arc<Gate>) -> RustFunctions {
 }
 
 /// Asks until `sql` gives at least `wanted`.
-async fn reaches(cluster: &TestCluster, sql: &str, wanted: u64) {
+pub(super) async fn reaches(cluster: &TestCluster, sql: &str, wanted: u64) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while cluster.number(sql).await < wanted {
         let all = "select * from system.operators";

@@ -110,6 +110,12 @@ pub static SETTINGS: &[Setting] = &[
         "Ended operators that system.operators keeps in each process: the oldest make room for later ones",
     ),
     process(
+        "tasks_kept",
+        count(0, 100_000),
+        "1000",
+        "Ended tasks that system.tasks keeps in each process: the oldest make room for later ones",
+    ),
+    process(
         "udf_max_workers",
         count(0, 4096),
         "0",
@@ -197,6 +203,12 @@ pub static SETTINGS: &[Setting] = &[
         count(0, 4096),
         "0",
         "Most tasks of a stage; 0 means one per executor",
+    ),
+    session(
+        "task_skew_max",
+        count(0, 4096),
+        "0",
+        "Tasks of a stage that one executor may get more than another, beyond the one of an uneven division, so that they run where their input is; 0 means an even division comes first",
     ),
     session(
         "exchange_compression",
