@@ -22,6 +22,8 @@ pub enum Command {
     Pair(Pair),
     /// Print two results files side by side
     Compare { before: PathBuf, after: PathBuf },
+    /// Blocks of one row a second to an actor in Rust, through SQL in this process
+    Dispatch(Dispatch),
     /// A worker process of the peer `distributed`, started by it
     #[command(hide = true)]
     DistributedWorker,
@@ -58,6 +60,16 @@ pub struct Pair {
     pub pairs: u32,
     #[command(flatten)]
     pub workload: Workload,
+}
+
+#[derive(Debug, Args)]
+pub struct Dispatch {
+    /// Blocks of a run
+    #[arg(long, default_value_t = 200_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub blocks: u64,
+    /// Timed runs; one more comes first and is not timed
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub runs: u32,
 }
 
 /// Which queries, over which data.

@@ -34,6 +34,14 @@ pub enum BenchmarkError {
     Check { python: PathBuf, reason: String },
     #[error("the home directory is not known. Say where the data goes with --data DIR")]
     NoHome,
+    #[error("{blocks} blocks of one row became {called} calls, with the sum {sum:?}")]
+    Dispatch {
+        blocks: u64,
+        called: u64,
+        sum: Option<i64>,
+    },
+    #[error(transparent)]
+    Function(mobula_udfs::UdfError),
     #[error(transparent)]
     Server(#[from] ServerError),
     #[error(transparent)]

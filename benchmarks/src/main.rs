@@ -1,12 +1,14 @@
 //! Benchmarks of Mobula and its peers, as commands.
 //!
 //! `tpch` runs the queries on one system, `pair` compares two systems in
-//! alternating runs, `compare` prints two results files side by side. Start
-//! reading at `system` (what can be measured) and `measure` (how).
+//! alternating runs, `compare` prints two results files side by side, `dispatch` counts
+//! blocks to an actor. Start reading at `system` (what can be measured) and `measure`
+//! (how).
 
 mod arguments;
 mod check;
 mod compare;
+mod dispatch;
 mod error;
 mod measure;
 mod peers;
@@ -42,6 +44,7 @@ async fn run(command: Command) -> Result<(), BenchmarkError> {
         Command::Tpch(arguments) => measure::one(&arguments).await,
         Command::Pair(arguments) => measure::pair(&arguments).await,
         Command::Compare { before, after } => compare::print(&before, &after),
+        Command::Dispatch(arguments) => dispatch::measure(&arguments).await,
         Command::DistributedWorker => peers::distributed::serve().await,
     }
 }

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import suite
-from bench import compare, inputs, operators, owed, processes, records, run, stats
+from bench import actors, compare, inputs, operators, owed, processes, records, run, stats
 from bench.cases import CASES, PEERS, chosen
 
 NOON = datetime.datetime(2026, 1, 2, 12, 0, 0, tzinfo=datetime.timezone.utc)
@@ -60,6 +60,33 @@ def test_counts_are_exact_and_nothing_measured_is_no_number():
     assert [number.met for number in found] == [False, True, None]
     assert owed.numbers("m1", case(pairs("ray", [], []))) == []
     assert owed.our_seconds(case(pairs("ray", [], []), pairs("floor", [1.0], [2.0]))) == [1.0]
+
+
+def test_of_a_level_more_is_better():
+    name = "blocks of one row a second to a named actor"
+    level = {"kind": "level", "name": name, "values": [9_000.0, 12_000.0, 11_000.0]}
+    [number] = owed.numbers("dispatch", case(level))
+    assert (number.value, number.spread, number.met) == (11_000.0, (9_000.0, 12_000.0), True)
+    assert str(number).endswith(f"11,000 {name} (9,000 to 12,000, 3 runs)   owed ≥ 10,000: met")
+    assert owed.numbers("dispatch", case({**level, "values": []})) == []
+    assert owed.our_seconds(case(level)) == []
+
+
+def test_what_actors_do_of_what_they_could():
+    # Two without a pause, one of which came late and went late: that is not counted.
+    ms = 1_000_000
+    blocks = [("a", at * ms, (at + 10) * ms) for at in range(0, 100, 10)]
+    blocks += [("b", at * ms, (at + 10) * ms) for at in range(50, 150, 10)]
+    assert actors.efficiency(blocks, 2) == (1.0, 1.0)
+    # A block of b that takes twice as long, and a pause of 10 ms as well.
+    slow = blocks[:10] + [("b", 50 * ms, 70 * ms), ("b", 80 * ms, 90 * ms), ("b", 90 * ms, 150 * ms)]
+    linear, busy = actors.efficiency(slow, 2)
+    assert busy == pytest.approx(0.9)
+    assert linear == pytest.approx((5 + 1 + 1 + 1 / 6) / 10)
+    with pytest.raises(ValueError, match="1 actors of 2 had blocks"):
+        actors.efficiency(blocks[:10], 2)
+    with pytest.raises(ValueError, match="never all at work"):
+        actors.efficiency([("a", 0, ms), ("b", 2 * ms, 3 * ms)], 2)
 
 
 def test_what_is_owed_belongs_to_a_case():

@@ -10,9 +10,14 @@
 //!
 //! A named actor outlives its readers: what it is at work on when a reader goes, it
 //! finishes, and the answers are thrown away.
+//!
+//! A call may have several blocks, a train: they are parts of one as those are that a
+//! block is halved to, on their way together instead of one after another (`train`).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
 use tokio::sync::oneshot;
@@ -27,7 +32,12 @@ use crate::line::Ticket;
 use crate::manager::leaves_worker_usable;
 use crate::pool::Answer;
 use crate::process_pool::CallOn;
+use crate::sender::SentBlock;
 use crate::spawn::spawn_detached;
+use crate::train::drain;
+
+/// How long a worker may take to be through with what nobody wants any more.
+const DRAIN_LIMIT: Duration = Duration::from_millis(100);
 
 /// A part of the block that is still to be sent.
 struct Todo {
@@ -43,7 +53,7 @@ pub(crate) enum Place {
     /// What one has left that was lost.
     Vacancy(Vacancy),
     Worker(Lease),
-    /// One that is at work on another block, with ours on its way to it.
+    /// One that is at work on another block, with ours on their way to it.
     Behind {
         worker: oneshot::Receiver<Lease>,
         ahead: Ahead,
@@ -51,13 +61,13 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// Waits until `block` may be sent.
+    /// Waits until `blocks` may be sent.
     pub(crate) async fn wait(
         call: &Arc<CallOn>,
-        block: &RecordBatch,
+        blocks: &[RecordBatch],
         again: bool,
     ) -> Result<Self, UdfError> {
-        let mean = || call.counters.mean();
+        let mean = || call.counters.mean.get();
         let grow = || CallOn::grow(call);
         let opening = match call.crew.line.wait_or_grow(again, mean, grow).await {
             Ticket::Permit(permit) => {
@@ -66,11 +76,11 @@ impl Place {
             }
             Ticket::Ahead(opening) => opening,
         };
-        let (block, call) = (block.clone(), Arc::clone(call));
+        let (blocks, call) = (blocks.to_vec(), Arc::clone(call));
         // Whole, even if the call is dropped: the worker listens to others, too.
         let ahead = spawn_detached("udf-ahead", async move {
             let mut sender = opening.sender.lock().await;
-            sender.send_ahead(&block, &call.order).await
+            sender.send_ahead(&blocks, &call.order).await
         });
         let worker = opening.worker;
         Ok(Self::Behind { worker, ahead })
@@ -80,7 +90,7 @@ impl Place {
     async fn lease(
         mut self,
         call: &Arc<CallOn>,
-        block: &RecordBatch,
+        blocks: &[RecordBatch],
     ) -> Result<(Lease, Option<Ahead>), UdfError> {
         loop {
             self = match self {
@@ -89,30 +99,36 @@ impl Place {
                 Self::Behind { worker, ahead } => match worker.await {
                     Ok(lease) => return Ok((lease, Some(ahead))),
                     // Lost with the block before ours.
-                    Err(_) => Self::wait(call, block, true).await?,
+                    Err(_) => Self::wait(call, blocks, true).await?,
                 },
             };
         }
     }
 }
 
-/// Runs `block`, tells `parts` what came of it, and gives the worker back.
-pub(crate) async fn run(call: Arc<CallOn>, place: Place, block: RecordBatch, parts: Parts) {
+/// Runs `blocks`, tells `parts` what came of them, and gives the worker back.
+pub(crate) async fn run(call: Arc<CallOn>, place: Place, blocks: Vec<RecordBatch>, parts: Parts) {
+    let count = blocks.len() as u64;
     let mut run = BlockRun {
         call: &call,
         parts: &parts,
         place: Some(place),
+        sent: VecDeque::new(),
         held: vec![],
         failed: 0,
     };
-    let outcome = run.all(block).await;
-    call.counters.calls.fetch_add(1, Ordering::Relaxed);
-    let BlockRun { place, held, .. } = run;
-    let reusable = match &outcome {
+    let mut outcome = run.all(blocks).await;
+    call.counters.calls.fetch_add(count, Ordering::Relaxed);
+    let mut reusable = match &outcome {
         Ok(()) => true,
         Err(Interruption::Failed(error)) => leaves_worker_usable(error),
         Err(Interruption::Abandoned) => false,
     };
+    if reusable && !run.sent.is_empty() {
+        outcome = run.tell_early(outcome).await;
+        reusable = run.drain().await;
+    }
+    let BlockRun { place, held, .. } = run;
     // The worker is free before the reader sees the end, so that a reader's next
     // call finds it.
     match (reusable, place) {
@@ -139,26 +155,24 @@ struct BlockRun<'a> {
     parts: &'a Parts,
     /// `None` only where it could not be had.
     place: Option<Place>,
+    /// The next blocks, as far as the worker has them and has not answered them.
+    sent: VecDeque<SentBlock>,
     held: Vec<Answer>,
     /// Rows that ended workers.
     failed: u64,
 }
 
 impl BlockRun<'_> {
-    async fn all(&mut self, block: RecordBatch) -> Result<(), Interruption> {
-        let mut todo = vec![Todo {
-            block,
-            offset: 0,
-            is_suspect: false,
-        }];
+    async fn all(&mut self, blocks: Vec<RecordBatch>) -> Result<(), Interruption> {
+        let mut todo = in_order(blocks);
         while let Some(next) = todo.pop() {
             // Others wait for a named actor. What nobody reads is not begun there.
-            if self.call.crew.hosted.is_some() && self.parts.is_closed() {
+            let is_idle = self.sent.is_empty();
+            if is_idle && self.call.crew.hosted.is_some() && self.parts.is_closed() {
                 return Err(Interruption::Abandoned);
             }
             let held = self.held.len();
-            let (lease, ahead) = self.lease(&next.block).await?;
-            let (error, passed_on) = match self.once(&next, lease, ahead).await {
+            let (error, passed_on) = match self.next(&next, &todo).await? {
                 (Ok(()), _) => continue,
                 (Err(Interruption::Failed(error)), passed_on) => (error, passed_on),
                 (Err(abandoned), _) => return Err(abandoned),
@@ -169,26 +183,43 @@ impl BlockRun<'_> {
             if let Some(Place::Worker(lease)) = self.place.take() {
                 self.place = Some(Place::Vacancy(lease.into_vacancy()));
             }
+            // Those that it had and had not begun are sent again as well.
+            self.sent.clear();
             self.held.truncate(held);
             todo.extend(self.after(next, error)?);
         }
         Ok(())
     }
 
-    /// Waits for a worker, and for what was sent ahead to it.
-    async fn lease(&mut self, block: &RecordBatch) -> Result<(Lease, Option<Ahead>), UdfError> {
+    /// Has `next` answered, before those of `rest`, the last of which goes with it.
+    async fn next(
+        &mut self,
+        next: &Todo,
+        rest: &[Todo],
+    ) -> Result<(Result<(), Interruption>, bool), UdfError> {
         let place = match self.place.take() {
-            Some(place) => place,
-            None => Place::wait(self.call, block, true).await?,
+            Some(Place::Worker(lease)) if !self.sent.is_empty() => {
+                return Ok(self.once(next, rest, lease, &[], None).await);
+            }
+            place => place,
         };
-        place.lease(self.call, block).await
+        let train = train_of(next, rest);
+        let place = match place {
+            Some(place) => place,
+            None => Place::wait(self.call, &train, true).await?,
+        };
+        let (lease, ahead) = place.lease(self.call, &train).await?;
+        Ok(self.once(next, rest, lease, &train, ahead).await)
     }
 
-    /// Sends one block; whether the reader has had any of what came.
+    /// Sends one block, if the worker does not have it, as well as what goes with it;
+    /// whether the reader has had any of what came.
     async fn once(
         &mut self,
         next: &Todo,
+        rest: &[Todo],
         mut lease: Lease,
+        train: &[RecordBatch],
         ahead: Option<Ahead>,
     ) -> (Result<(), Interruption>, bool) {
         let call = self.call;
@@ -201,11 +232,19 @@ impl BlockRun<'_> {
             passed_on: false,
             held_bytes: self.held.iter().map(answer_bytes).sum(),
             held: &mut self.held,
-            // Others must not be lost with a block that has ended a worker.
-            may_follow: !next.is_suspect,
+            may_follow: false,
         };
         let busy = call.crew.hosted.as_ref().map(Hosted::begin_block);
-        let outcome = exchange.run(next.block.clone(), next.offset, ahead).await;
+        let sending = exchange.send_together(train, ahead, &mut self.sent).await;
+        let outcome = match sending {
+            Ok(()) => {
+                let sent = self.sent.pop_front();
+                // Others must not be lost with a block that has ended a worker.
+                exchange.may_follow = !next.is_suspect && self.sent.len() == rest.len();
+                exchange.run(next.block.clone(), next.offset, sent).await
+            }
+            Err(error) => Err(error.into()),
+        };
         let outcome = outcome.map_err(|stop| stop.at_line(&call.order.call));
         let passed_on = exchange.passed_on;
         drop(busy);
@@ -215,6 +254,41 @@ impl BlockRun<'_> {
         call.counters.add_slots(lease.worker.channel.take_tally());
         self.place = Some(Place::Worker(lease));
         (outcome, passed_on)
+    }
+
+    /// Tells readers of a named actor what went wrong before the actor is through with
+    /// what it was sent as well, which may take long.
+    async fn tell_early(&self, outcome: Result<(), Interruption>) -> Result<(), Interruption> {
+        match outcome {
+            Err(Interruption::Failed(error)) if self.call.crew.hosted.is_some() => {
+                let _ = self.parts.send(Err(error)).await;
+                Err(Interruption::Abandoned)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Waits until the worker is through with what nobody wants any more; whether it is.
+    async fn drain(&mut self) -> bool {
+        let Some(Place::Worker(lease)) = &mut self.place else {
+            return false;
+        };
+        let (crew, order, sent) = (&self.call.crew, &self.call.order, &mut self.sent);
+        let all = async {
+            while let Some(block) = sent.pop_front() {
+                let _busy = crew.hosted.as_ref().map(Hosted::begin_block);
+                let deadline = crew.manager.call_deadline(&order.call);
+                if !drain(lease, order, deadline, block).await {
+                    return false;
+                }
+            }
+            true
+        };
+        match crew.hosted {
+            // Others wait for it, and it is not ended for what one of them did not want.
+            Some(_) => all.await,
+            None => tokio::time::timeout(DRAIN_LIMIT, all).await == Ok(true),
+        }
     }
 
     /// What to try after a block has ended its worker; the last part first.
@@ -289,6 +363,33 @@ impl BlockRun<'_> {
         }
         answers
     }
+}
+
+/// The blocks of a call, the last one first.
+fn in_order(blocks: Vec<RecordBatch>) -> Vec<Todo> {
+    let mut offset = 0;
+    let todo = blocks.into_iter().map(|block| {
+        let before = offset;
+        offset += block.num_rows();
+        Todo {
+            block,
+            offset: before,
+            is_suspect: false,
+        }
+    });
+    let mut todo: Vec<_> = todo.collect();
+    todo.reverse();
+    todo
+}
+
+/// `next` and those after it that may be on their way with it: none with a block that
+/// has ended a worker.
+fn train_of(next: &Todo, rest: &[Todo]) -> Vec<RecordBatch> {
+    let first = std::iter::once(next);
+    let together = first.chain(rest.iter().rev().take_while(|_| !next.is_suspect));
+    let together = together.enumerate();
+    let together = together.take_while(|(at, todo)| *at == 0 || !todo.is_suspect);
+    together.map(|(_, todo)| todo.block.clone()).collect()
 }
 
 /// Whether the worker is gone with the block it had.

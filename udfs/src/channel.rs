@@ -12,7 +12,7 @@ use arrow::buffer::{Buffer, MutableBuffer};
 use parking_lot::Mutex;
 use rustix::net::RecvFlags;
 use serde::Serialize;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 
@@ -21,13 +21,17 @@ use crate::sender::Sender;
 use crate::slots::{COPY_BYTES, Slots, Tally};
 use crate::spawn::spawn_detached;
 
+/// How much is read at a time, if it is there; what is longer is read to its place.
+const READ_BYTES: usize = 16 << 10;
+
 /// A worker's slots, as both halves of its channel see them.
 pub(crate) type SharedSlots = Arc<Mutex<Slots>>;
 
 /// This process's end of a worker's socket.
 #[derive(Debug)]
 pub(crate) struct Channel {
-    socket: OwnedReadHalf,
+    /// One read often gets an answer and the last word about it.
+    socket: BufReader<OwnedReadHalf>,
     sender: Arc<tokio::sync::Mutex<Sender>>,
     max_frame_bytes: usize,
     /// `None`: every payload goes with its frame.
@@ -62,7 +66,7 @@ impl Channel {
         let (socket, outgoing) = socket.into_split();
         let sender = Sender::new(outgoing, max_frame_bytes);
         Self {
-            socket,
+            socket: BufReader::with_capacity(READ_BYTES, socket),
             sender: Arc::new(tokio::sync::Mutex::new(sender)),
             max_frame_bytes,
             slots: None,
@@ -82,9 +86,17 @@ impl Channel {
         self.max_frame_bytes
     }
 
-    /// What frames travel over, to wait for it or to send descriptors.
+    /// What frames travel over, to send descriptors.
     pub(crate) fn socket(&self) -> &UnixStream {
-        self.socket.as_ref()
+        self.socket.get_ref().as_ref()
+    }
+
+    /// Waits until there is something to receive.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        match self.socket.buffer().is_empty() {
+            true => self.socket().readable().await,
+            false => Ok(()),
+        }
     }
 
     /// The way out.
@@ -120,6 +132,9 @@ impl Channel {
 
     /// Whether the other end has said nothing that is still to be read, and is there.
     pub(crate) fn is_quiet(&self) -> bool {
+        if !self.socket.buffer().is_empty() {
+            return false;
+        }
         let mut byte = [0; 1];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         let found = rustix::net::recv(self.socket(), &mut byte, flags);

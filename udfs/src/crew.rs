@@ -360,8 +360,9 @@ impl Lease {
     /// this call.
     pub(crate) fn offer(&mut self, counters: &Counters) {
         let crew = &self.turn.crew;
-        // The next block in the line of a named actor may be another call's.
-        if crew.hosted.is_some() {
+        // Once is enough, and the next block in the line of a named actor may be another
+        // call's.
+        if self.offer.is_some() || crew.hosted.is_some() {
             return;
         }
         // What is handed on is not given back, where worn out workers are replaced.

@@ -7,6 +7,7 @@
 //! reader looks. Only time spent waiting for the worker counts against the
 //! deadline.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -30,13 +31,12 @@ use crate::pool::{Answer, PoolStats};
 use crate::protocol::{Done, Failed, Frame, Kind};
 use crate::sender::{Encoded, SentBlock};
 use crate::slots::Tally;
+use crate::train::Mean;
 use crate::worker::Deadline;
 
 /// Blocks that take a worker longer than this on average are not sent ahead: the way
 /// to it would hardly count, and a worker that comes free earlier could not have them.
 const QUICK: Duration = Duration::from_millis(25);
-/// Of how many blocks, about, that average is.
-const MEAN_OF: u64 = 8;
 
 /// What goes to the reader of a call.
 #[derive(Debug)]
@@ -46,9 +46,9 @@ pub(crate) enum Part {
     End,
 }
 
-/// A block being sent to a worker that is at work on another; `None` if it could
+/// Blocks being sent to a worker that is at work on another; `None` if they could
 /// not be.
-pub(crate) type Ahead = JoinHandle<Option<SentBlock>>;
+pub(crate) type Ahead = JoinHandle<Option<VecDeque<SentBlock>>>;
 
 /// The sending half of a call's stream.
 pub(crate) type Parts = mpsc::Sender<Result<Part, UdfError>>;
@@ -90,39 +90,23 @@ pub(crate) struct Counters {
     slots_created: AtomicU64,
     user_us: AtomicU64,
     transport_us: AtomicU64,
-    blocks_ahead: AtomicU64,
+    pub(crate) blocks_ahead: AtomicU64,
     workers_at_once: AtomicU64,
     pub(crate) retries: AtomicU64,
-    /// What a block took lately; 0 before the first.
-    mean_us: AtomicU64,
+    /// What a block takes lately.
+    pub(crate) mean: Mean,
 }
 
 impl Counters {
-    /// What a block takes lately.
-    pub(crate) fn mean(&self) -> Option<Duration> {
-        let mean = self.mean_us.load(Ordering::Relaxed);
-        (mean > 0).then(|| Duration::from_micros(mean))
-    }
-
     /// Whether blocks take so short a time that the next should be on its way.
     pub(crate) fn is_quick(&self) -> bool {
-        self.mean().is_some_and(|mean| mean < QUICK)
+        self.mean.get().is_some_and(|mean| mean < QUICK)
     }
 
     /// So many workers are at work now.
     pub(crate) fn at_work(&self, workers: usize) {
         self.workers_at_once
             .fetch_max(workers as u64, Ordering::Relaxed);
-    }
-
-    fn took(&self, block: Duration) {
-        let took = u64::try_from(block.as_micros()).unwrap_or(u64::MAX).max(1);
-        // Two at a time may forget one of them.
-        let mean = match self.mean_us.load(Ordering::Relaxed) {
-            0 => took,
-            mean => mean - mean / MEAN_OF + took / MEAN_OF,
-        };
-        self.mean_us.store(mean.max(1), Ordering::Relaxed);
     }
 
     /// Adds what a worker's slots did for the pool.
@@ -176,19 +160,18 @@ pub(crate) struct Exchange<'a> {
 
 impl Exchange<'_> {
     /// Runs `block`, which `offset` rows of the call's went before, through the
-    /// worker; it may have been sent `ahead`.
+    /// worker, if that does not have it already, as `sent`.
     pub(crate) async fn run(
         &mut self,
         block: RecordBatch,
         mut offset: usize,
-        ahead: Option<Ahead>,
+        sent: Option<SentBlock>,
     ) -> Result<(), Interruption> {
         let process = Arc::clone(self.lease.worker.process());
         process.enter(WorkerState::Busy, Some(self.order.function()));
         let (rows, before) = (block.num_rows(), self.held.len());
-        let mut todo = match self.sent_ahead(ahead).await? {
+        let mut todo = match sent {
             Some(sent) => {
-                self.counters.blocks_ahead.fetch_add(1, Ordering::Relaxed);
                 self.lease.worker.count_block();
                 self.offer();
                 self.collect(sent, &block, offset).await?;
@@ -228,14 +211,6 @@ impl Exchange<'_> {
         }
     }
 
-    async fn sent_ahead(&mut self, ahead: Option<Ahead>) -> Result<Option<SentBlock>, UdfError> {
-        let Some(ahead) = ahead else {
-            return Ok(None);
-        };
-        let (worker, deadline) = (&mut self.lease.worker, self.deadline);
-        worker.sent(ahead, self.order.function(), deadline).await
-    }
-
     async fn encode(&self, block: &RecordBatch) -> Result<Encoded, UdfError> {
         let worker = &self.lease.worker;
         let encoded = worker.channel.sender().lock().await.encode(block);
@@ -262,7 +237,7 @@ impl Exchange<'_> {
         }
     }
 
-    fn deadline_from_now(&self) -> Deadline {
+    pub(crate) fn deadline_from_now(&self) -> Deadline {
         let mut deadline = self.deadline;
         deadline.at = (deadline.at.is_some()).then(|| Instant::now() + deadline.limit);
         deadline
@@ -299,7 +274,7 @@ impl Exchange<'_> {
                 Kind::Done => {
                     let done: Done = self.lease.worker.read(&frame, function)?;
                     let wall = since.elapsed().saturating_sub(reader_time);
-                    self.counters.took(wall);
+                    self.counters.mean.add(wall);
                     self.counters
                         .retries
                         .fetch_add(done.retries, Ordering::Relaxed);

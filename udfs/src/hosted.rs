@@ -322,10 +322,14 @@ impl HostedPool {
 #[async_trait]
 impl UdfPool for HostedPool {
     async fn call(&self, block: RecordBatch) -> Result<AnswerStream, UdfError> {
-        if block.num_rows() == 0 {
+        self.call_each(vec![block]).await
+    }
+
+    async fn call_each(&self, blocks: Vec<RecordBatch>) -> Result<AnswerStream, UdfError> {
+        let blocks = self.call.as_sent(blocks)?;
+        if blocks.is_empty() {
             return Ok(self.call.answer_to_nothing());
         }
-        let block = self.call.as_sent(block)?;
         let crew = &self.call.crew;
         let Some(hosted) = &crew.hosted else {
             let function = self.call.function();
@@ -342,10 +346,14 @@ impl UdfPool for HostedPool {
         // From here on not even who asked can stop it half-way: the actor is others'
         // as well.
         let place = Place::Vacancy(Vacancy { permit, kept: None });
-        let (parts, reader) = mpsc::channel(PARTS_WAITING);
-        let task = run(Arc::clone(&self.call), place, block, parts);
+        let (parts, reader) = mpsc::channel(PARTS_WAITING * blocks.len());
+        let task = run(Arc::clone(&self.call), place, blocks, parts);
         hosted.adopt(spawn_named("actor-call", task));
         Ok(stream_of(reader, None, cut_off))
+    }
+
+    fn train(&self) -> usize {
+        self.call.counters.mean.train()
     }
 
     fn concurrency(&self) -> usize {

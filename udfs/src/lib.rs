@@ -52,6 +52,7 @@ mod slot_table;
 mod slots;
 mod spawn;
 mod spec;
+mod train;
 mod user_line;
 mod worker;
 mod zygote;
@@ -69,9 +70,10 @@ pub use fused::{Step, Take};
 pub use handling::Handling;
 pub use manager::{StartMethod, WorkerManager, WorkerSettings};
 pub use native::{Native, NativeError, NativeFunction, NativeFunctions, NativeInstance};
-pub use pool::{Answer, AnswerStream, PoolStats, UdfPool};
+pub use pool::{Answer, AnswerStream, PoolStats, UdfPool, one_by_one};
 pub use resources::{Amount, Capacity, Claim, Demand, LabelSelector, Ledger};
 pub use spec::{
     BatchFormat, CallDefaults, FunctionSpec, Language, MethodOf, ObjectKind, Param, ParamKind,
     Returns, UnknownBatchFormat, Volatility,
 };
+pub use train::TRAIN_BLOCKS;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream, StreamExt};
 
 use crate::error::UdfError;
 use crate::failed_rows::FailedRow;
@@ -26,6 +26,16 @@ pub enum Answer {
     Failed(Vec<FailedRow>),
 }
 
+impl Answer {
+    /// The same, with `rows` counted before its block.
+    pub(crate) fn after(mut self, rows: usize) -> Self {
+        if let Self::Failed(failed) = &mut self {
+            failed.iter_mut().for_each(|failed| failed.row += rows);
+        }
+        self
+    }
+}
+
 /// The workers of one call in one task. Dropping it ends those it owns.
 #[async_trait]
 pub trait UdfPool: Send + Sync + Debug {
@@ -41,6 +51,23 @@ pub trait UdfPool: Send + Sync + Debug {
     /// When no worker can be had in time or it cannot be set up. What fails
     /// later, the stream says.
     async fn call(&self, block: RecordBatch) -> Result<AnswerStream, UdfError>;
+
+    /// As [`Self::call`] of each of `blocks`, one after the other on one worker: the
+    /// answers to the first come first, and failed rows are counted from the first
+    /// row of all. For small blocks where calls are short, no more than
+    /// [`Self::train`] of them: then they travel together.
+    ///
+    /// # Errors
+    /// As of [`Self::call`].
+    async fn call_each(&self, blocks: Vec<RecordBatch>) -> Result<AnswerStream, UdfError> {
+        one_by_one(self, blocks).await
+    }
+
+    /// How many small blocks [`Self::call_each`] should be given at a time now; at least
+    /// 1, and more only where blocks take less time than their way.
+    fn train(&self) -> usize {
+        1
+    }
 
     /// Most workers at work at a time; at least 1.
     fn concurrency(&self) -> usize;
@@ -97,4 +124,28 @@ impl PoolStats {
             retries: self.retries + other.retries,
         }
     }
+}
+
+/// As [`UdfPool::call_each`], of a pool to which each block goes by itself.
+///
+/// # Errors
+/// As of [`UdfPool::call`].
+pub async fn one_by_one<P: UdfPool + ?Sized>(
+    pool: &P,
+    blocks: Vec<RecordBatch>,
+) -> Result<AnswerStream, UdfError> {
+    let blocks = match <[RecordBatch; 1]>::try_from(blocks) {
+        Ok([one]) => return pool.call(one).await,
+        Err(blocks) => blocks,
+    };
+    let (mut answers, mut before) = (vec![], 0);
+    for block in blocks {
+        let rows = block.num_rows();
+        let mut of_block = pool.call(block).await?;
+        while let Some(answer) = of_block.next().await {
+            answers.push(Ok(answer?.after(before)));
+        }
+        before += rows;
+    }
+    Ok(stream::iter(answers).boxed())
 }

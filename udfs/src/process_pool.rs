@@ -95,16 +95,25 @@ impl ProcessPool {
 #[async_trait]
 impl UdfPool for ProcessPool {
     async fn call(&self, block: RecordBatch) -> Result<AnswerStream, UdfError> {
-        if block.num_rows() == 0 {
+        self.call_each(vec![block]).await
+    }
+
+    async fn call_each(&self, blocks: Vec<RecordBatch>) -> Result<AnswerStream, UdfError> {
+        let blocks = self.call.as_sent(blocks)?;
+        if blocks.is_empty() {
             return Ok(self.call.answer_to_nothing());
         }
-        let block = self.call.as_sent(block)?;
-        let place = Place::wait(&self.call, &block, false).await?;
-        let (parts, reader) = mpsc::channel(PARTS_WAITING);
-        let task = spawn_named("udf-call", run(Arc::clone(&self.call), place, block, parts));
+        let place = Place::wait(&self.call, &blocks, false).await?;
+        let (parts, reader) = mpsc::channel(PARTS_WAITING * blocks.len());
+        let task = run(Arc::clone(&self.call), place, blocks, parts);
+        let task = spawn_named("udf-call", task);
         let function = self.call.function();
         let cut_off = UdfError::ShuttingDown { function };
         Ok(stream_of(reader, Some(task), cut_off))
+    }
+
+    fn train(&self) -> usize {
+        self.call.counters.mean.train()
     }
 
     fn concurrency(&self) -> usize {
@@ -149,14 +158,18 @@ impl CallOn {
         }
     }
 
-    /// `block` as workers get it.
-    pub(crate) fn as_sent(&self, block: RecordBatch) -> Result<RecordBatch, UdfError> {
-        plain_block(block)
-            .and_then(|block| block_as(block, &self.order.input))
-            .map_err(|source| UdfError::Block {
-                function: self.function(),
-                source,
-            })
+    /// `blocks` as workers get them, but for those without rows.
+    pub(crate) fn as_sent(&self, blocks: Vec<RecordBatch>) -> Result<Vec<RecordBatch>, UdfError> {
+        let some = blocks.into_iter().filter(|block| block.num_rows() > 0);
+        let sent = some.map(|block| {
+            plain_block(block)
+                .and_then(|block| block_as(block, &self.order.input))
+                .map_err(|source| UdfError::Block {
+                    function: self.function(),
+                    source,
+                })
+        });
+        sent.collect()
     }
 
     fn claim(&self) -> Claim<'_> {

@@ -23,6 +23,7 @@ use crate::descriptors::send_with;
 use crate::order::CallOrder;
 use crate::protocol::{Header, Kind, NewSlot, Process};
 use crate::slots::{COPY_BYTES, INLINE_BYTES, News, OpenSlot};
+use crate::train::TRAIN_BYTES;
 
 /// Most pieces given to one vectored write: what Linux takes.
 const PIECES_MAX: usize = 1024;
@@ -157,21 +158,76 @@ impl Sender {
         Ok(SentBlock { seq, bytes })
     }
 
-    /// Encodes and sends a block while the worker is at work on another, if it need
-    /// not read any of it before it is through with that.
+    /// Encodes and sends the first of `blocks` while the worker is at work on another,
+    /// if it need not read any of it before it is through with that; and those that go
+    /// with it.
     pub(crate) async fn send_ahead(
         &mut self,
-        block: &RecordBatch,
+        blocks: &[RecordBatch],
         order: &CallOrder,
-    ) -> Option<SentBlock> {
+    ) -> Option<VecDeque<SentBlock>> {
+        if blocks.len() > 1
+            && let Some(sent) = self.send_train(blocks, order).await
+        {
+            return Some(sent);
+        }
         // What is wrong is told when it is sent again.
-        let block = self.encode(block)?.ok()?;
+        let block = self.encode(blocks.first()?)?.ok()?;
         let slots = self.slots.as_ref();
         let has_slot = || slots.is_some_and(|slots| slots.lock().has_input(block.bytes));
         if !block.fits(self.max_frame_bytes) || !(block.bytes <= INLINE_BYTES || has_slot()) {
             return None;
         }
-        self.send_block(&block, order).await.ok()
+        let sent = self.send_block(&block, order).await.ok()?;
+        Some(VecDeque::from([sent]))
+    }
+
+    /// Encodes the first of `blocks` and writes them at once, as many as go together;
+    /// `None` where they are not two, or the socket fails, which shows again.
+    pub(crate) async fn send_train(
+        &mut self,
+        blocks: &[RecordBatch],
+        order: &CallOrder,
+    ) -> Option<VecDeque<SentBlock>> {
+        let mut encoded = Vec::with_capacity(blocks.len());
+        let mut bytes = 0;
+        for block in blocks {
+            // What is wrong is told when it is sent by itself.
+            let Some(Ok(block)) = self.encode(block) else {
+                break;
+            };
+            bytes += block.bytes;
+            if bytes > TRAIN_BYTES || !block.fits(self.max_frame_bytes) {
+                break;
+            }
+            encoded.push(block);
+        }
+        if encoded.len() < 2 {
+            return None;
+        }
+        let mut frames = self.take_news().await.ok()?;
+        let mut sent = VecDeque::with_capacity(encoded.len());
+        for Encoded {
+            call,
+            pieces,
+            bytes,
+        } in encoded
+        {
+            let max_errors = order.call.max_errors;
+            let body = serde_json::to_vec(&Process { call, max_errors }).ok()?;
+            let seq = self.next_seq();
+            frames.extend(Header::frame_start(Kind::Process, seq, &body, bytes)?);
+            pieces
+                .iter()
+                .for_each(|piece| frames.extend_from_slice(piece));
+            sent.push_back(SentBlock { seq, bytes });
+        }
+        if let Some(slots) = &self.slots {
+            let mut slots = slots.lock();
+            sent.iter().for_each(|_| slots.begin_request());
+        }
+        self.socket.write_all(&frames).await.ok()?;
+        Some(sent)
     }
 
     /// Writes one frame; a large block to a slot, if there is one to be had.

@@ -18,7 +18,6 @@ use crate::activity::WorkerState;
 use crate::actor::ActorSpec;
 use crate::channel::{Channel, ChannelError};
 use crate::error::{ErrorBound, UdfError, UserFailure};
-use crate::exchange::Ahead;
 use crate::order::{CallOrder, arguments, source};
 use crate::process::Process;
 use crate::protocol::{
@@ -245,14 +244,14 @@ impl Worker {
         }
     }
 
-    /// Waits until a block is sent that was sent ahead; `None` if it was not.
-    pub(crate) async fn sent(
+    /// Waits until blocks are sent; `None` if they could not be.
+    pub(crate) async fn sent<T>(
         &mut self,
-        ahead: Ahead,
+        sending: impl Future<Output = Option<T>>,
         function: &str,
         deadline: Deadline,
-    ) -> Result<Option<SentBlock>, UdfError> {
-        let sent = async { Ok(ahead.await.ok().flatten()) };
+    ) -> Result<Option<T>, UdfError> {
+        let sent = async { Ok(sending.await) };
         match watched(&self.process, deadline.at, sent).await {
             Ok(sent) => Ok(sent),
             Err(stop) => Err(self.explain(stop, function, deadline).await),

@@ -184,7 +184,7 @@ impl Zygote {
         };
         let problem = loop {
             // Only the waiting may be interrupted, not the reading.
-            if let Err(error) = zygote.channel.socket().readable().await {
+            if let Err(error) = zygote.channel.readable().await {
                 break ChannelError::Io(error);
             }
             if let Err(problem) = zygote.hear().await {

@@ -66,6 +66,9 @@ mod rows;
 #[path = "workers/stage.rs"]
 mod stage;
 #[cfg(test)]
+#[path = "workers/trains.rs"]
+mod trains;
+#[cfg(test)]
 #[cfg(target_os = "linux")]
 #[path = "workers/transport.rs"]
 mod transport;

@@ -13,6 +13,8 @@ OPERATORS = {
     "limit": "rows that a function sees under WHERE and LIMIT 10",
     "fused": "neighbouring calls in one worker beside each in its own",
     "slots": "pieces of shared memory made for the blocks of a query",
+    "dispatch": "blocks of one row to an actor in Python, each a call of its own",
+    "slowest": "blocks to 1 to 16 actors that sleep 10 ms on each",
 }
 CASES = {**USER_CODE, **OPERATORS}
 

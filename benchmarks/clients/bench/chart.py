@@ -35,6 +35,9 @@ TITLES = {
     ("workers", "one worker"): "workers: two\nbeside one",
     ("clean", "map with raise"): "clean: map, dead_letter\nbeside raise",
     ("clean", "map_batches with raise"): "clean: map_batches,\ndead_letter beside raise",
+    ("dispatch", "blocks of one row a second to a query's actor"): "dispatch: blocks\nto a query's actor",
+    ("dispatch", "blocks of one row a second to a named actor"): "dispatch: blocks\nto a named actor",
+    ("slowest", "linear of 16 actors"): "slowest: 16 actors,\nof linear",
 }
 # In inches, and the room of a group and between groups in bars.
 WIDTH_IN, BAR_IN, LEAST, GAP = 9.5, 0.24, 1.4, 0.8
@@ -118,15 +121,16 @@ def operators(given):
         for case in OPERATORS:
             result = record["cases"].get(case)
             for one in owed.numbers(case, result) if result else []:
-                if one.kind == "count" or one.sign is None:
+                if one.kind == "count" or one.sign is None or (case, one.name) not in TITLES:
                     continue
                 low, high = one.spread
                 if one.sign == "≤":
                     share, spread = one.value / one.bound, (low / one.bound, high / one.bound)
                 else:
                     share, spread = one.bound / one.value, (one.bound / high, one.bound / low)
-                unit = " s" if one.kind == "seconds" else " ×"
-                text = f"{one.value:.3f}{unit}, owed {one.sign} {one.bound:g}"
+                unit = {"seconds": " s", "level": ""}.get(one.kind, " ×")
+                text = f"{one.value:,.0f}" if one.value >= 1000 else f"{one.value:.3f}"
+                text = f"{text}{unit}, owed {one.sign} {one.bound:g}"
                 bar = Bar(share, spread, OURS[number % len(OURS)], text, [], False)
                 groups.setdefault(TITLES[case, one.name], []).append(bar)
     return list(groups.items())

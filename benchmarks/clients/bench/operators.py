@@ -6,7 +6,7 @@ start, after a run or a pair that is not counted.
 
 import re
 
-from bench import stats
+from bench import actors, stats
 from bench.processes import reason
 from bench.user_code import connected
 
@@ -86,6 +86,21 @@ class Measurement:
     def count(self, name, found, expected=None):
         self.measures.append({"kind": "count", "name": name, "found": found, "expected": expected})
         self.save()
+
+    def level(self, name):
+        """A measure of which more is better; its values are still to come."""
+        measure = {"kind": "level", "name": name, "values": []}
+        self.measures.append(measure)
+        return measure
+
+    def levels(self, name, found):
+        """What `found` finds, time after time, but for the first."""
+        measure = self.level(name)
+        for run in range(-1, self.n_pairs):
+            value = found()
+            if run >= 0:
+                measure["values"].append(value)
+                self.save()
 
     def pairs(self, kind, name, ours, theirs, settings=None):
         """Both queries in turns, each with its SET before it; both have to give the same."""
@@ -195,13 +210,18 @@ CASES = {
     "limit": limit,
     "fused": fused,
     "slots": slots,
+    "dispatch": actors.dispatch,
+    "slowest": actors.slowest,
 }
+
+# What a server needs for a case.
+ARGS = {"slowest": ("--udf-max-workers", str(max(actors.ACTORS)))}
 
 
 def measure(case, options, result, save):
     try:
-        with connected(options.executors) as client:
-            for function in FUNCTIONS:
+        with connected(options.executors, ARGS.get(case, ())) as client:
+            for function in FUNCTIONS + actors.FUNCTIONS:
                 client.cursor.execute(function)
             CASES[case](Measurement(client, options, result, save))
     except Exception as error:

@@ -1,10 +1,11 @@
 """The numbers owed, and what a case says of them. Pure; called by `run`, `compare`, `chart`.
 
-A case keeps measures of four kinds:
+A case keeps measures of five kinds:
 
     pairs     seconds of ours and of the other side; the number is ours / theirs
     speedup   the same; the number is theirs / ours
     seconds   seconds of ours
+    level     what was found, time after time; more is better
     count     what was found, and what it has to be, if it has to be something
 """
 
@@ -28,6 +29,13 @@ OWED = [
     ("workers", "one worker", "≥", 1.8),
     ("clean", "map with raise", "≤", 1.03),
     ("clean", "map_batches with raise", "≤", 1.03),
+    ("dispatch", "blocks of one row a second to a query's actor", "≥", 10_000),
+    ("dispatch", "blocks of one row a second to a named actor", "≥", 10_000),
+    *(
+        ("slowest", f"{what} of {actors} actor{'s' if actors > 1 else ''}", "≥", share)
+        for actors in (1, 2, 4, 8, 16)
+        for what, share in (("linear", 0.9), ("busy share", 0.95))
+    ),
 ]
 
 
@@ -64,15 +72,17 @@ class Number:
             "speedup": f"× as fast as {self.name}",
             "seconds": f"s for {self.name}",
             "count": self.name,
+            "level": self.name,
         }[self.kind]
 
     def __str__(self):
-        value = f"{self.value:,}" if self.kind == "count" else f"{self.value:.3f}"
+        digits = ",.0f" if self.value >= 1000 else ".3f"
+        value = f"{self.value:,}" if self.kind == "count" else f"{self.value:{digits}}"
         text = f"{self.case:<8}{value:>10} {self.label}"
         if self.values:
             low, high = self.spread
             pair = ("run" if self.theirs_s is None else "pair") + "s" * (len(self.values) != 1)
-            text += f" ({low:.3f} to {high:.3f}, {len(self.values)} {pair}"
+            text += f" ({low:{digits}} to {high:{digits}}, {len(self.values)} {pair}"
             text += f"; {self.ours_s:.3f} s against {self.theirs_s:.3f} s)" if self.theirs_s is not None else ")"
         if self.sign:
             text += f"   owed {self.sign} {self.bound:,}: {'met' if self.met else 'MISSED'}"
@@ -98,6 +108,10 @@ def number(case, measure):
     if kind == "count":
         owed = ("=", measure["expected"]) if measure["expected"] is not None else (None, None)
         return Number(case, name, kind, measure["found"], [], None, None, *owed)
+    if kind == "level":
+        values = measure["values"]
+        middle = stats.median(values)
+        return None if middle is None else Number(case, name, kind, middle, values, None, None, *bound(case, name))
     ours, theirs = measure["ours"], measure.get("theirs", [])
     values = {
         "pairs": lambda: stats.ratios(ours, theirs),

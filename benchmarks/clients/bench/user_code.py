@@ -64,13 +64,13 @@ SELECT sum(doubled) FROM map(
 
 
 @contextlib.contextmanager
-def connected(executors):
+def connected(executors, args=()):
     """A fresh server with a cursor on it, and nothing of it left."""
     before = processes.below()
     with tempfile.TemporaryDirectory() as home:
         started = None
         try:
-            started = Server(home, executors)
+            started = Server(home, executors, args)
             with Client(started) as client:
                 yield client
         finally:

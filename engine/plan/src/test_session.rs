@@ -20,6 +20,7 @@ use expect_test::Expect;
 use futures::{StreamExt, stream};
 use mobula_udfs::{
     Answer, AnswerStream, CallMode, ObjectKind, PoolStats, Step, Take, UdfCall, UdfError, UdfPool,
+    one_by_one,
 };
 use tokio::sync::Semaphore;
 
@@ -39,6 +40,10 @@ pub struct FakeHost {
     pub pools_opened: AtomicUsize,
     pub pools_alive: Arc<AtomicUsize>,
     pub calls: Arc<AtomicUsize>,
+    /// How many small blocks its pools want together; 0 is 1.
+    train: usize,
+    /// How many they got, each time.
+    pub trains: Arc<Mutex<Vec<usize>>>,
     pub concurrency: Arc<Mutex<Vec<usize>>>,
     /// Operators that have started, with whether they have ended.
     pub runs: Mutex<Vec<(Arc<OperatorRun>, bool)>>,
@@ -59,6 +64,12 @@ impl FakeHost {
     ) -> Self {
         self.work.insert(name.to_owned(), Arc::new(work));
         self
+    }
+
+    /// Its pools want `blocks` small blocks together.
+    pub fn with_trains(self, blocks: usize) -> Self {
+        let train = blocks;
+        Self { train, ..self }
     }
 
     pub fn alive(&self) -> usize {
@@ -88,6 +99,8 @@ impl TaskHost for FakeHost {
             concurrency,
             alive: Arc::clone(&self.pools_alive),
             calls: Arc::clone(&self.calls),
+            train: self.train.max(1),
+            trains: Arc::clone(&self.trains),
         }))
     }
 
@@ -168,6 +181,8 @@ struct FakePool {
     concurrency: usize,
     alive: Arc<AtomicUsize>,
     calls: Arc<AtomicUsize>,
+    train: usize,
+    trains: Arc<Mutex<Vec<usize>>>,
 }
 
 impl fmt::Debug for FakePool {
@@ -200,6 +215,15 @@ impl UdfPool for FakePool {
             },
         );
         Ok(answers.boxed())
+    }
+
+    async fn call_each(&self, blocks: Vec<RecordBatch>) -> Result<AnswerStream, UdfError> {
+        self.trains.lock().unwrap().push(blocks.len());
+        one_by_one(self, blocks).await
+    }
+
+    fn train(&self) -> usize {
+        self.train
     }
 
     fn concurrency(&self) -> usize {

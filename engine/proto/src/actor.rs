@@ -3,9 +3,9 @@
 //! The first message has the command [`ActorCall`] and the schema of the blocks; the
 //! first answer has that of the answers. A block, and what comes of it, are record
 //! batches of Flight with a [`BlockTag`] and an [`AnswerTag`] as their metadata. One
-//! that is too long for a message goes in several, the last of which says so. Answers
-//! of a named actor come by blocks in the order that these were sent, those of a pool as
-//! they are there.
+//! that is too long for a message goes in several, the last of which says so; several
+//! small ones go as one that says where they end. Answers of a named actor come by blocks
+//! in the order that these were sent, those of a pool as they are there.
 
 /// Opens an exchange: one call of a method in one task.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -45,6 +45,9 @@ pub struct BlockTag {
     /// Nobody reads what comes of this block any more; the message has no rows.
     #[prost(bool, tag = "4")]
     pub cancelled: bool,
+    /// It is several blocks, of so many rows each but for the last; 0: it is one.
+    #[prost(uint64, tag = "5")]
+    pub block_rows: u64,
 }
 
 /// Metadata of a message of an actor.
@@ -103,4 +106,7 @@ pub struct BlockDone {
     /// Why the block failed; the call is over then.
     #[prost(message, optional, tag = "5")]
     pub error: Option<crate::cluster::WireError>,
+    /// How many small blocks may come as one from now on.
+    #[prost(uint64, tag = "6")]
+    pub train: u64,
 }

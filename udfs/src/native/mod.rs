@@ -20,6 +20,8 @@ mod pool;
 mod registry;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod train_tests;
 mod worker;
 
 use std::error::Error;

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
@@ -20,10 +20,11 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::NativeFunction;
-use super::worker::{Job, Part, Worker};
+use super::worker::{Job, Part, Progress, Worker};
 use crate::call::UdfCall;
 use crate::error::UdfError;
 use crate::pool::{Answer, AnswerStream, PoolStats, UdfPool};
+use crate::train::Mean;
 
 /// Outputs that may wait for their reader.
 const PARTS_WAITING: usize = 2;
@@ -54,6 +55,8 @@ pub(super) struct Counters {
     /// Around user code: cutting, checking, joining.
     pub(super) other_us: AtomicU64,
     workers_started: AtomicU64,
+    /// What a block takes lately.
+    pub(super) mean: Mean,
 }
 
 impl NativePool {
@@ -89,14 +92,15 @@ impl fmt::Debug for NativePool {
 #[async_trait]
 impl UdfPool for NativePool {
     async fn call(&self, block: RecordBatch) -> Result<AnswerStream, UdfError> {
+        self.call_each(vec![block]).await
+    }
+
+    async fn call_each(&self, blocks: Vec<RecordBatch>) -> Result<AnswerStream, UdfError> {
         let shared = &self.shared;
-        if block.num_rows() == 0 {
+        let blocks = shared.as_given(blocks)?;
+        if blocks.is_empty() {
             return Ok(shared.answer_to_nothing());
         }
-        let block = block_as(block, &shared.call.input).map_err(|source| UdfError::Block {
-            function: shared.function().to_owned(),
-            source,
-        })?;
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         let permit = permit.map_err(|_| shared.shutting_down())?;
         let worker = match shared.idle_worker() {
@@ -106,25 +110,29 @@ impl UdfPool for NativePool {
                 Worker::start(Arc::clone(shared))?
             }
         };
-        let (parts, reader) = mpsc::channel(PARTS_WAITING);
+        let (parts, reader) = mpsc::channel(PARTS_WAITING * blocks.len());
         let (end, ended) = oneshot::channel();
-        let cancelled = Arc::new(AtomicBool::new(false));
+        let progress = Arc::new(Progress::new());
         let answer = Reading {
             shared: Arc::clone(shared),
             parts: reader,
             end: Some(ended),
             held: VecDeque::new(),
             left: None,
-            _cancel: Cancel(Arc::clone(&cancelled)),
+            progress: Cancel(Arc::clone(&progress)),
         };
         worker.send(Job {
-            block,
+            blocks,
             parts,
             end,
-            cancelled,
+            progress,
             permit,
         });
         Ok(stream::unfold(Some(answer), next).boxed())
+    }
+
+    fn train(&self) -> usize {
+        self.shared.counters.mean.train()
     }
 
     fn concurrency(&self) -> usize {
@@ -157,6 +165,18 @@ impl Drop for NativePool {
 impl Shared {
     pub(super) fn function(&self) -> &str {
         &self.call.spec.name
+    }
+
+    /// `blocks` as instances get them, but for those without rows.
+    fn as_given(&self, blocks: Vec<RecordBatch>) -> Result<Vec<RecordBatch>, UdfError> {
+        let some = blocks.into_iter().filter(|block| block.num_rows() > 0);
+        let given = some.map(|block| {
+            block_as(block, &self.call.input).map_err(|source| UdfError::Block {
+                function: self.function().to_owned(),
+                source,
+            })
+        });
+        given.collect()
     }
 
     fn idle_worker(&self) -> Option<Worker> {
@@ -198,15 +218,15 @@ struct Reading {
     held: VecDeque<Answer>,
     /// Time the code may still take; `None` before it starts, or without limit.
     left: Option<Duration>,
-    _cancel: Cancel,
+    progress: Cancel,
 }
 
 /// Tells the worker, when dropped, that nobody waits for it.
-struct Cancel(Arc<AtomicBool>);
+struct Cancel(Arc<Progress>);
 
 impl Drop for Cancel {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.cancelled.store(true, Ordering::Relaxed);
     }
 }
 
@@ -229,7 +249,13 @@ impl Reading {
                 None => received.await,
                 Some(left) => match tokio::time::timeout(left, received).await {
                     Ok(part) => part,
-                    Err(_) => return Err(self.timed_out()),
+                    Err(_) => match self.left_of_block() {
+                        None => return Err(self.timed_out()),
+                        left => {
+                            self.left = left;
+                            continue;
+                        }
+                    },
                 },
             };
             self.left = limit.map(|left| left.saturating_sub(since.elapsed()));
@@ -252,6 +278,16 @@ impl Reading {
             Err(_) => return Err(self.shared.shutting_down()),
         }
         Ok(())
+    }
+
+    /// What the block at work has left of its time, if another has used the rest of it.
+    fn left_of_block(&self) -> Option<Duration> {
+        let left = self
+            .shared
+            .call
+            .timeout?
+            .checked_sub(self.progress.0.age())?;
+        (!left.is_zero()).then_some(left)
     }
 
     fn timed_out(&self) -> UdfError {

@@ -50,11 +50,11 @@ fn call_of(spec: &FunctionSpec) -> UdfCall {
     }
 }
 
-fn open(function: Native, concurrency: usize) -> Arc<dyn UdfPool> {
+pub(super) fn open(function: Native, concurrency: usize) -> Arc<dyn UdfPool> {
     open_with(function, concurrency, |_| ())
 }
 
-fn open_with(
+pub(super) fn open_with(
     function: Native,
     concurrency: usize,
     change: impl FnOnce(&mut UdfCall),
@@ -67,7 +67,7 @@ fn open_with(
     pool.unwrap()
 }
 
-fn block(values: impl IntoIterator<Item = Option<i64>>) -> RecordBatch {
+pub(super) fn block(values: impl IntoIterator<Item = Option<i64>>) -> RecordBatch {
     let values = Int64Array::from_iter(values);
     RecordBatch::try_from_iter_with_nullable([("x", Arc::new(values) as ArrayRef, true)]).unwrap()
 }
@@ -98,7 +98,7 @@ async fn whole(
     Ok((rows, failed))
 }
 
-fn ints(blocks: &[RecordBatch]) -> Vec<Option<i64>> {
+pub(super) fn ints(blocks: &[RecordBatch]) -> Vec<Option<i64>> {
     let columns = blocks
         .iter()
         .map(|b| b.column(0).as_primitive::<Int64Type>());

@@ -1,5 +1,8 @@
 //! One thread that runs user code.
 //!
+//! It gets blocks that are few, or many that are small (`train`): waking a thread, and
+//! the task that waits for it, takes longer than many a function does.
+//!
 //! It opens its instance at the first block and keeps it. After a panic the
 //! instance is given up, because nobody knows its state; the next block opens
 //! another. A worker is back on the shelf before the reader learns of the end, so
@@ -8,8 +11,9 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -31,13 +35,47 @@ pub(super) enum Part {
     Rows(RecordBatch),
 }
 
-/// One block to answer.
+/// What both sides of a job see of it.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// Nobody waits for it any more.
+    pub(super) cancelled: AtomicBool,
+    since: Instant,
+    /// When the block at work was begun, in µs after `since`.
+    begun_us: AtomicU64,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self {
+            cancelled: AtomicBool::new(false),
+            since: Instant::now(),
+            begun_us: AtomicU64::new(0),
+        }
+    }
+
+    fn begin_block(&self) {
+        self.begun_us.store(self.now_us(), Ordering::Relaxed);
+    }
+
+    /// How long the block at work has been.
+    pub(super) fn age(&self) -> Duration {
+        let begun = self.begun_us.load(Ordering::Relaxed);
+        Duration::from_micros(self.now_us().saturating_sub(begun))
+    }
+
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Blocks to answer, one after the other.
 pub(super) struct Job {
-    pub(super) block: RecordBatch,
+    pub(super) blocks: Vec<RecordBatch>,
     pub(super) parts: mpsc::Sender<Part>,
     /// Gets the outputs that were not passed on as parts.
     pub(super) end: oneshot::Sender<Result<Vec<Answer>, UdfError>>,
-    pub(super) cancelled: Arc<AtomicBool>,
+    pub(super) progress: Arc<Progress>,
     pub(super) permit: OwnedSemaphorePermit,
 }
 
@@ -73,33 +111,26 @@ fn work(shared: &Shared, jobs: &Receiver<(Job, Worker)>) {
     let mut instance = None;
     while let Ok((job, worker)) = jobs.recv() {
         let Job {
-            block,
+            blocks,
             parts,
             end,
-            cancelled,
+            progress,
             permit,
         } = job;
+        let count = blocks.len() as u64;
         let ran = catch_unwind(AssertUnwindSafe(|| {
             let instance = opened(shared, &mut instance)?;
+            progress.begin_block();
             // Gone is the reader; `run` will notice.
             let _ = parts.blocking_send(Part::Opened);
-            Work {
-                call: &shared.call,
-                counters: &shared.counters,
-                cancelled: &cancelled,
-                parts: &parts,
-                user_time: std::time::Duration::ZERO,
-                failed: vec![],
-                places: None,
-            }
-            .run(instance, block)
+            answered(shared, instance, blocks, &parts, &progress)
         }));
         let outcome = ran.unwrap_or_else(|panic| {
             let _ = catch_unwind(AssertUnwindSafe(|| drop(instance.take())));
             let message = format!("panicked: {}", said(panic.as_ref()));
             Err(Stop::Failed(raised(shared.function(), message)))
         });
-        add(&shared.counters.calls, 1);
+        add(&shared.counters.calls, count);
         shared.give_back(worker);
         drop((permit, parts));
         // Who is gone wants no end.
@@ -110,6 +141,36 @@ fn work(shared: &Shared, jobs: &Receiver<(Job, Worker)>) {
         };
     }
     let _ = catch_unwind(AssertUnwindSafe(|| drop(instance)));
+}
+
+/// What `instance` makes of `blocks`, but for what was passed on.
+fn answered(
+    shared: &Shared,
+    instance: &mut dyn NativeInstance,
+    blocks: Vec<RecordBatch>,
+    parts: &mpsc::Sender<Part>,
+    progress: &Progress,
+) -> Result<Vec<Answer>, Stop> {
+    let (since, count) = (Instant::now(), blocks.len() as u32);
+    let (mut held, mut before) = (Vec::with_capacity(blocks.len()), 0);
+    for block in blocks {
+        let rows = block.num_rows();
+        progress.begin_block();
+        let work = Work {
+            call: &shared.call,
+            counters: &shared.counters,
+            cancelled: &progress.cancelled,
+            parts,
+            user_time: Duration::ZERO,
+            failed: vec![],
+            places: None,
+        };
+        let answers = work.run(instance, block)?;
+        held.extend(answers.into_iter().map(|answer| answer.after(before)));
+        before += rows;
+    }
+    shared.counters.mean.add(since.elapsed() / count.max(1));
+    Ok(held)
 }
 
 fn opened<'a>(

@@ -44,6 +44,8 @@ pub struct Place {
 pub struct InFlight {
     seq: u64,
     rows: usize,
+    /// Calls that it is.
+    calls: u64,
     messages: Vec<FlightData>,
     reply: Reply,
     /// Answers of a scalar function: few, they wait for the end.
@@ -60,7 +62,7 @@ pub struct InFlight {
 impl InFlight {
     pub fn new(
         seq: u64,
-        rows: usize,
+        [rows, calls]: [usize; 2],
         messages: Vec<FlightData>,
         reply: Reply,
         credit: OwnedSemaphorePermit,
@@ -68,6 +70,7 @@ impl InFlight {
         Self {
             seq,
             rows,
+            calls: calls as u64,
             messages,
             reply,
             held: vec![],
@@ -99,6 +102,8 @@ struct State {
     out: Option<mpsc::Sender<Vec<FlightData>>>,
     /// The oldest first.
     in_flight: VecDeque<InFlight>,
+    /// How many small blocks the actor would take as one.
+    train: usize,
     stats: PoolStats,
 }
 
@@ -128,6 +133,11 @@ impl Link {
 
     pub fn url(&self) -> &str {
         self.place.url.as_str()
+    }
+
+    /// How many small blocks may go as one now.
+    pub fn train(&self) -> usize {
+        self.state.lock().train.max(1)
     }
 
     pub fn stats(&self) -> PoolStats {
@@ -176,14 +186,14 @@ impl Link {
             };
             let mut state = self.state.lock();
             state.out = None;
-            let before = state.in_flight.len();
+            let calls = |state: &State| state.in_flight.iter().map(|b| b.calls).sum::<u64>();
+            let before = calls(&state);
             state.in_flight.retain(|block| self.may_go_on(block, &end));
+            state.stats.calls += before - calls(&state);
             if state.in_flight.is_empty() {
-                state.stats.calls += before as u64;
                 state.is_driven = false;
                 return;
             }
-            state.stats.calls += (before - state.in_flight.len()) as u64;
             state.stats.retries += state.in_flight.iter().filter(|b| b.tries > 0).count() as u64;
             if let End::Lost(reason) = &end {
                 let actor = self.actor();
@@ -363,10 +373,11 @@ impl Link {
         let Some(block) = at.and_then(|at| state.in_flight.remove(at)) else {
             return;
         };
+        state.train = usize::try_from(done.train).unwrap_or(1);
         let stats = &mut state.stats;
         let user = Duration::from_micros(done.user_us);
         let others = user + Duration::from_micros(done.waited_us) + block.reader_time;
-        stats.calls += 1;
+        stats.calls += block.calls;
         stats.user_time += user;
         stats.transport_time += block.since.elapsed().saturating_sub(others);
         stats.retries += done.retries;

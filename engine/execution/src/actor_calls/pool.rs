@@ -8,14 +8,16 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use arrow_flight::FlightData;
 use async_trait::async_trait;
 use futures::Stream;
 use futures::stream::{self, StreamExt};
+use mobula_block::BlockError;
 use mobula_block::plain::{block_as, plain_block};
 use mobula_proto::actor::BlockTag;
 use mobula_proto::pool::PoolRef;
-use mobula_udfs::{Answer, AnswerStream, PoolStats, UdfCall, UdfError, UdfPool};
+use mobula_udfs::{Answer, AnswerStream, PoolStats, UdfCall, UdfError, UdfPool, one_by_one};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::{Mutex as FairMutex, Semaphore};
@@ -143,6 +145,37 @@ pub fn answer_to_nothing(call: &UdfCall) -> AnswerStream {
 #[async_trait]
 impl UdfPool for RemoteActor {
     async fn call(&self, block: RecordBatch) -> Result<AnswerStream, UdfError> {
+        self.send(block, 0).await
+    }
+
+    async fn call_each(&self, blocks: Vec<RecordBatch>) -> Result<AnswerStream, UdfError> {
+        let (Some(rows), true) = (rows_of_each(&blocks), blocks.len() > 1) else {
+            return one_by_one(self, blocks).await;
+        };
+        let whole = concat_batches(&blocks[0].schema(), &blocks);
+        let whole = whole.map_err(|source| UdfError::Block {
+            function: self.exchange.link.call().spec.name.clone(),
+            source: BlockError::Assemble(source),
+        })?;
+        self.send(whole, rows).await
+    }
+
+    fn train(&self) -> usize {
+        self.exchange.link.train()
+    }
+
+    fn concurrency(&self) -> usize {
+        1
+    }
+
+    fn stats(&self) -> PoolStats {
+        self.exchange.link.stats()
+    }
+}
+
+impl RemoteActor {
+    /// Sends `block`, or the several of `block_rows` rows each that it is.
+    async fn send(&self, block: RecordBatch, block_rows: usize) -> Result<AnswerStream, UdfError> {
         if block.num_rows() == 0 {
             return Ok(answer_to_nothing(self.exchange.link.call()));
         }
@@ -160,11 +193,14 @@ impl UdfPool for RemoteActor {
             source,
         })?;
         let seq = door.next_seq;
-        let messages = messages(&door.writer, &block, seq);
+        let messages = messages(&door.writer, &block, seq, block_rows);
         let messages = messages.map_err(|problem| problem.of(&function(), link.url()))?;
         door.next_seq += 1;
         let (reply, parts) = reply::channel(self.keep_bytes);
-        let in_flight = InFlight::new(seq, rows, messages, reply, credit);
+        let calls = rows
+            .checked_div(block_rows)
+            .map_or(1, |_| rows.div_ceil(block_rows));
+        let in_flight = InFlight::new(seq, [rows, calls], messages, reply, credit);
         if link.send(in_flight) {
             let driver = spawn_named("actor-exchange", Arc::clone(link).drive());
             *self.exchange.driver.lock() = Some(driver);
@@ -178,14 +214,16 @@ impl UdfPool for RemoteActor {
         };
         Ok(reader.boxed())
     }
+}
 
-    fn concurrency(&self) -> usize {
-        1
-    }
-
-    fn stats(&self) -> PoolStats {
-        self.exchange.link.stats()
-    }
+/// The rows of each of `blocks` but the last, if it is the same for all and that has
+/// no more.
+fn rows_of_each(blocks: &[RecordBatch]) -> Option<usize> {
+    let (last, others) = blocks.split_last()?;
+    let rows = others.first().unwrap_or(last).num_rows();
+    let same = others.iter().all(|block| block.num_rows() == rows);
+    let fits = (1..=rows).contains(&last.num_rows());
+    (same && fits).then_some(rows)
 }
 
 /// `block` as block `seq` of an exchange.
@@ -193,6 +231,7 @@ fn messages(
     writer: &BlockWriter,
     block: &RecordBatch,
     seq: u64,
+    block_rows: usize,
 ) -> Result<Vec<FlightData>, super::wire::Unsendable> {
     let pieces = writer.write(block)?;
     let (rows, last) = (block.num_rows() as u64, pieces.len() - 1);
@@ -202,6 +241,7 @@ fn messages(
             rows,
             more: at < last,
             cancelled: false,
+            block_rows: block_rows as u64,
         };
         piece.data.with_app_metadata(tag.encode_to_vec())
     });

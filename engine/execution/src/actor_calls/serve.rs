@@ -17,11 +17,13 @@ use arrow_flight::FlightData;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
+use mobula_block::BlockError;
 use mobula_block::plain::{block_as, plain_block};
 use mobula_proto::actor::{AnswerTag, BlockDone, BlockTag};
 use mobula_proto::pool::StartActor;
 use mobula_udfs::{
-    ActorHost, ActorSpec, Answer, AnswerStream, FailedRow, PoolStats, UdfCall, UdfError, UdfPool,
+    ActorHost, ActorSpec, Answer, AnswerStream, FailedRow, PoolStats, TRAIN_BLOCKS, UdfCall,
+    UdfError, UdfPool,
 };
 use prost::Message;
 use tokio::sync::mpsc;
@@ -176,6 +178,8 @@ impl Outgoing {
 struct Call {
     seq: u64,
     state: CallState,
+    /// Answers of a scalar function: they go in one piece.
+    held: Vec<RecordBatch>,
     came: Instant,
     waited: Duration,
 }
@@ -288,12 +292,12 @@ impl Serving {
         parts.push(self.reader.read(message, rows).map_err(malformed)?);
         match tag.more {
             true => self.part = Some((begun, parts)),
-            false => self.begin(tag.seq, parts)?,
+            false => self.begin(begun, parts)?,
         }
         Ok(())
     }
 
-    fn begin(&mut self, seq: u64, mut parts: Vec<RecordBatch>) -> Result<(), Status> {
+    fn begin(&mut self, tag: BlockTag, mut parts: Vec<RecordBatch>) -> Result<(), Status> {
         let block = match (parts.pop(), parts.is_empty()) {
             (Some(whole), true) => whole,
             (last, _) => {
@@ -302,10 +306,11 @@ impl Serving {
                 whole.map_err(|e| malformed(e.to_string()))?
             }
         };
-        let pool = Arc::clone(&self.pool);
+        let (pool, blocks) = (Arc::clone(&self.pool), blocks_of(block, tag.block_rows)?);
         self.calls.push_back(Call {
-            seq,
-            state: CallState::InLine(async move { pool.call(block).await }.boxed()),
+            seq: tag.seq,
+            state: CallState::InLine(async move { pool.call_each(blocks).await }.boxed()),
+            held: vec![],
             came: Instant::now(),
             waited: Duration::ZERO,
         });
@@ -367,18 +372,38 @@ impl Serving {
             }
         };
         let over = match answer {
+            Some(Ok(Answer::Rows(rows))) if !self.call.spec.is_table() => {
+                call.held.push(rows);
+                None
+            }
             Some(Ok(Answer::Rows(rows))) => self.push_rows(seq, rows).err(),
             Some(Ok(Answer::Failed(rows))) => {
                 self.push_failed(seq, rows);
                 None
             }
             Some(Err(error)) => Some(Some(error)),
-            None => Some(None),
+            None => {
+                let held = std::mem::take(&mut call.held);
+                Some(self.push_held(seq, held).err().flatten())
+            }
         };
         if let (Some(error), Some(call)) = (over, self.calls.get_mut(at)) {
             call.state = CallState::Over(error);
         }
         Poll::Ready(())
+    }
+
+    /// The values of a scalar function, as one block: their end is the last answer's.
+    fn push_held(&mut self, seq: u64, held: Vec<RecordBatch>) -> Result<(), Option<UdfError>> {
+        let Some(first) = held.first() else {
+            return Ok(());
+        };
+        let whole = concat_batches(&first.schema(), &held);
+        let whole = whole.map_err(|source| UdfError::Block {
+            function: self.call.spec.name.clone(),
+            source: BlockError::Assemble(source),
+        });
+        self.push_rows(seq, whole.map_err(Some)?)
     }
 
     fn push_rows(&mut self, seq: u64, rows: RecordBatch) -> Result<(), Option<UdfError>> {
@@ -442,6 +467,7 @@ impl Serving {
             waited_us: as_us(call.waited),
             retries: now.retries.saturating_sub(told.retries),
             workers_started: now.workers_started.saturating_sub(told.workers_started),
+            train: self.pool.train() as u64,
             error: error.map(|error| {
                 let error = error.of_call(&self.call);
                 let mut classified = classify_any(&error);
@@ -472,6 +498,22 @@ impl Serving {
             }),
         }
     }
+}
+
+/// The blocks that `block` is: one, or several of `rows` rows each.
+fn blocks_of(block: RecordBatch, rows: u64) -> Result<Vec<RecordBatch>, Status> {
+    let Some(rows) = usize::try_from(rows).ok().filter(|rows| *rows > 0) else {
+        return Ok(vec![block]);
+    };
+    let (all, count) = (block.num_rows(), block.num_rows().div_ceil(rows));
+    if count > TRAIN_BLOCKS {
+        let most = format!("{count} blocks come as one, more than {TRAIN_BLOCKS}");
+        return Err(malformed(most));
+    }
+    let starts = (0..all).step_by(rows);
+    Ok(starts
+        .map(|start| block.slice(start, rows.min(all - start)))
+        .collect())
 }
 
 impl Call {

@@ -453,7 +453,8 @@ fn is_loss(error: &UdfError) -> bool {
 /// A block on its way.
 struct Sending {
     shared: Arc<Shared>,
-    block: RecordBatch,
+    /// Several small ones travel together.
+    blocks: Vec<RecordBatch>,
     turn: Turn,
     answers: AnswerStream,
     /// Whether the reader has had any of what came of it.
@@ -461,16 +462,16 @@ struct Sending {
     sends: u32,
 }
 
-/// Gives `block` to an end, and to another one if that is lost.
+/// Gives `blocks` to an end, and to another one if that is lost.
 async fn send(
     shared: &Arc<Shared>,
-    block: &RecordBatch,
+    blocks: &[RecordBatch],
     mut sends: u32,
 ) -> Result<(Turn, AnswerStream, u32), UdfError> {
     loop {
         let turn = shared.turn().await?;
         sends += 1;
-        match turn.pool.call(block.clone()).await {
+        match turn.pool.call_each(blocks.to_vec()).await {
             Ok(answers) => return Ok((turn, answers, sends)),
             Err(error) if is_loss(&error) && sends < SENDS_MAX => {
                 turn.lost(&error);
@@ -500,20 +501,20 @@ async fn next(sending: Option<Sending>) -> Option<(Result<Answer, UdfError>, Opt
         }
         let Sending {
             shared,
-            block,
+            blocks,
             turn,
             sends,
             ..
         } = sending;
         shared.state.lock().resent += 1;
         drop(turn);
-        let (turn, answers, sends) = match send(&shared, &block, sends).await {
+        let (turn, answers, sends) = match send(&shared, &blocks, sends).await {
             Ok(sent) => sent,
             Err(error) => return Some((Err(error), None)),
         };
         sending = Sending {
             shared,
-            block,
+            blocks,
             turn,
             answers,
             passed_on: false,
@@ -528,16 +529,27 @@ impl UdfPool for DispatchPool {
         if block.num_rows() == 0 {
             return Ok(answer_to_nothing(&self.shared.call));
         }
-        let (turn, answers, sends) = send(&self.shared, &block, 0).await?;
+        self.call_each(vec![block]).await
+    }
+
+    async fn call_each(&self, blocks: Vec<RecordBatch>) -> Result<AnswerStream, UdfError> {
+        let (turn, answers, sends) = send(&self.shared, &blocks, 0).await?;
         let sending = Sending {
             shared: Arc::clone(&self.shared),
-            block,
+            blocks,
             turn,
             answers,
             passed_on: false,
             sends,
         };
         Ok(stream::unfold(Some(sending), next).boxed())
+    }
+
+    /// As many as all of them take.
+    fn train(&self) -> usize {
+        let state = self.shared.state.lock();
+        let there = state.ends.iter().filter(|end| !end.is_lost);
+        there.map(|end| end.pool.train()).min().unwrap_or(1)
     }
 
     fn concurrency(&self) -> usize {

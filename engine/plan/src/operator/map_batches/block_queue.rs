@@ -20,6 +20,9 @@ const BATCHES_PER_BLOCK: usize = 16;
 /// Rows under a mask that wait beside a block, per row that it may send.
 const PASSED_PER_ROW: usize = 4;
 
+/// Most bytes of a block that is small.
+const SMALL_BYTES: usize = 4 << 10;
+
 /// How large a block may get.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BlockLimits {
@@ -153,6 +156,19 @@ impl BlockQueue {
             _ if self.pieces.is_empty() => None,
             _ if self.finished || self.is_crowded() => Some(self.take_all()),
             _ => None,
+        }
+    }
+
+    /// As [`Self::pop`], if the block will be small.
+    pub fn pop_small(&mut self) -> Option<Block> {
+        let row_bytes = self.bytes.checked_div(self.rows).unwrap_or(0);
+        let rows = match self.ends.as_ref().and_then(VecDeque::front) {
+            Some(end) => *end,
+            None => self.limits.block_rows(row_bytes).min(self.rows),
+        };
+        match row_bytes.saturating_mul(rows) <= SMALL_BYTES {
+            true => self.pop(),
+            false => None,
         }
     }
 
@@ -335,6 +351,28 @@ mod tests {
         queue.finish();
         blocks.extend(std::iter::from_fn(|| queue.pop()).map(|block| block.rows));
         blocks
+    }
+
+    #[test]
+    fn small_blocks_are_told_from_large_ones() {
+        let mut queue = BlockQueue::new(limits(100, 1 << 20, None));
+        queue.push(piece(0..250));
+        assert_eq!(queue.pop_small().unwrap().rows, 100);
+        let mut queue = BlockQueue::new(limits(1000, 1 << 20, None));
+        queue.push(piece(0..2500));
+        assert!(queue.pop_small().is_none());
+        assert_eq!(queue.pop().unwrap().rows, 1000);
+        // Groups as large as they are, whatever a block may have.
+        let mut queue = BlockQueue::new(limits(1, 1 << 20, None));
+        queue.push_groups(piece(0..2000), &[0, 10, 1500]);
+        assert_eq!(queue.pop_small().unwrap().rows, 10);
+        assert!(queue.pop_small().is_none());
+        // What is not there yet is no block.
+        let mut queue = BlockQueue::new(limits(100, 1 << 20, None));
+        queue.push(piece(0..20));
+        assert!(queue.pop_small().is_none());
+        queue.finish();
+        assert_eq!(queue.pop_small().unwrap().rows, 20);
     }
 
     #[test]

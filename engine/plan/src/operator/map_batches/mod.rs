@@ -45,6 +45,8 @@ mod shared_pool;
 mod stream;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod train_tests;
 
 use mobula_udfs::CallMode;
 

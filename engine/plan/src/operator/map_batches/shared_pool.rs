@@ -128,6 +128,12 @@ impl SharedPool {
         Ok(pool)
     }
 
+    /// How many small blocks should go together now; at least 1.
+    pub fn train(&self) -> usize {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.as_ref().map_or(1, |opened| opened.pool.train())
+    }
+
     /// The call, as this task makes it.
     pub fn call(&self) -> &UdfCall {
         &self.call

@@ -7,6 +7,9 @@
 //! Calls ask for a worker in the order of their blocks, whatever the scheduler
 //! does: an actor that keeps state across batches sees them in order.
 //!
+//! Where calls are short, a call has several small blocks: then they travel to the worker
+//! together, each to be answered by itself, as one block in parts would be.
+//!
 //! A call is driven by its own task, not by whoever reads this stream: a worker
 //! shared with another partition must be freed even if nobody polls us, or a
 //! merge that waits for the other partition would wait for ever. So the answers
@@ -249,7 +252,10 @@ impl Running {
                 },
             };
             match self.poll_block(cx, metrics)? {
-                Poll::Ready(Some(block)) => self.start(cx, block, permit, metrics)?,
+                Poll::Ready(Some(block)) => {
+                    let blocks = self.setup.with_more(block);
+                    self.start(cx, blocks, permit, metrics)?;
+                }
                 Poll::Ready(None) | Poll::Pending => return Ok(()),
             }
         }
@@ -282,41 +288,41 @@ impl Running {
         }
     }
 
-    /// Starts the call of one block.
+    /// Starts the call of one block, or of several.
     fn start(
         &mut self,
         cx: &mut Context<'_>,
-        block: Block,
+        blocks: Vec<Block>,
         permit: Option<OwnedSemaphorePermit>,
         metrics: &StreamMetrics,
     ) -> Result<()> {
         let _timer = metrics.baseline.elapsed_compute().timer();
-        let sent = match block.rows {
-            // A mask kept all rows from the worker.
-            0 => None,
-            rows => {
-                metrics.calls.add(1);
-                metrics.rows_to_workers.add(rows);
-                Some(for_worker(&block, &self.setup.call)?)
-            }
-        };
-        let kept = block.pieces.iter().map(|piece| piece.passed.rows());
+        let (rows, count) = (blocks.iter().map(|b| b.rows).sum::<usize>(), blocks.len());
+        // Of some a mask kept all rows from the worker.
+        let sent = blocks.iter().filter(|block| block.rows > 0);
+        let sent = sent.map(|block| for_worker(block, &self.setup.call));
+        let sent = sent.collect::<Result<Vec<_>>>()?;
+        metrics.calls.add(sent.len());
+        metrics.rows_to_workers.add(rows);
+        let asked = blocks.iter().filter(|block| block.rows > 0);
+        let pieces = asked.flat_map(|block| &block.pieces);
+        let kept = pieces.map(|piece| piece.passed.rows());
         let kept = self.setup.pool.failures().kept(kept);
         // A scalar call has at most as many answers as rows, as many words of
         // failed rows, and the end.
         let (capacity, waiting) = match &self.setup.shape {
             ExecShape::Column { .. } | ExecShape::Filter { .. } => {
-                let passed = block.pieces.into_iter().map(|piece| piece.passed);
-                (2 * block.rows + 1, passed.collect())
+                let pieces = blocks.into_iter().flat_map(|block| block.pieces);
+                (2 * rows + 1, pieces.map(|piece| piece.passed).collect())
             }
-            ExecShape::Table { .. } => (TABLE_ANSWERS, VecDeque::new()),
+            ExecShape::Table { .. } => (TABLE_ANSWERS * count, VecDeque::new()),
         };
         let (sender, answers) = mpsc::channel(capacity);
         let (pool, fail) = (Arc::clone(&self.setup.pool), self.fail.clone());
         let mut call = Box::pin(async move {
-            let end = match sent {
-                Some(sent) => run_call(&pool, sent, kept, &sender).await,
-                None => Ok(()),
+            let end = match sent.is_empty() {
+                false => run_call(&pool, sent, kept, &sender).await,
+                true => Ok(()),
             };
             let end = end.map_err(|error| error.of_call(pool.call()));
             // The pool must not outlive the stream, which may end on this.
@@ -336,8 +342,8 @@ impl Running {
             answers,
             kept: VecDeque::new(),
             waiting,
-            sent: block.rows as i64,
-            owed: block.rows as i64,
+            sent: rows as i64,
+            owed: rows as i64,
             rest: None,
             dropped: VecDeque::new(),
             come: 0,
@@ -348,16 +354,17 @@ impl Running {
     }
 }
 
-/// Sends a block to a worker and passes its answers on, but for the end; `kept`
-/// are its rows, if those that fail are listed.
+/// Sends blocks to a worker and passes its answers on, but for the end; `kept`
+/// are their rows, if those that fail are listed.
 async fn run_call(
     pool: &SharedPool,
-    sent: RecordBatch,
+    sent: Vec<RecordBatch>,
     kept: Vec<RecordBatch>,
     answers: &mpsc::Sender<Reply>,
 ) -> Result<(), UdfError> {
-    let (count, mut failed) = (sent.num_rows(), vec![]);
-    let mut stream = pool.pool()?.call(sent).await?;
+    let count = sent.iter().map(RecordBatch::num_rows).sum();
+    let mut failed = vec![];
+    let mut stream = pool.pool()?.call_each(sent).await?;
     while let Some(answer) = stream.next().await {
         let reply = match answer? {
             Answer::Rows(rows) if rows.num_rows() == 0 => continue,
@@ -380,6 +387,7 @@ async fn run_call(
 fn for_worker(block: &Block, call: &UdfCall) -> Result<RecordBatch> {
     let sent = block.pieces.iter().map(|piece| &piece.sent);
     let rows = match block.pieces.front() {
+        Some(only) if block.pieces.len() == 1 => only.sent.clone(),
         Some(first) => concat_batches(first.sent.schema_ref(), sent)?,
         None => RecordBatch::new_empty(Arc::clone(&call.input)),
     };
@@ -410,6 +418,22 @@ fn external(error: UdfError) -> DataFusionError {
 }
 
 impl Setup {
+    /// `first`, and small blocks that are there and may go with it.
+    fn with_more(&mut self, first: Block) -> Vec<Block> {
+        let most = match self.shape {
+            // Each block keeps its promise by itself.
+            ExecShape::Table { keeps_rows: true } => 1,
+            _ => self.pool.train(),
+        };
+        let mut blocks = vec![first];
+        while blocks.len() < most
+            && let Some(next) = self.queue.pop_small()
+        {
+            blocks.push(next);
+        }
+        blocks
+    }
+
     /// Takes rows of the input.
     fn push(&mut self, rows: RecordBatch) -> Result<()> {
         let piece = self.shape.split(rows)?;
