@@ -88,7 +88,7 @@ impl Operator {
 }
 
 /// How many worker processes `plan` keeps at least while it runs, in each process
-/// that takes part: one for every call of a class or of a table function, and all that a
+/// that takes part: one for every call of a class, an async or a table function, and all that a
 /// call starts with whose workers ask for resources. The workers of other scalar
 /// functions come and go, those of native ones are threads, and a named actor is there
 /// anyway.
@@ -102,7 +102,7 @@ pub fn workers_kept(plan: &std::sync::Arc<dyn ExecutionPlan>) -> Result<usize> {
         let keeps = |spec: &FunctionSpec| {
             spec.language != Language::Native
                 && !spec.is_method()
-                && (spec.object == ObjectKind::Class || spec.is_table())
+                && (spec.object != ObjectKind::Function || spec.is_table())
         };
         if let Some(exec) = exec {
             let asked = exec.demand().filter(CallDemand::takes_resources);

@@ -44,6 +44,7 @@ use super::exec::ExecShape;
 use super::grouping::{GroupMarker, with_starts};
 use super::in_flight::{InFlight, Reply};
 use super::piece::Piece;
+use super::scattered::Scattered;
 use super::shared_pool::SharedPool;
 
 /// Answers of a table call that may wait unread.
@@ -304,10 +305,14 @@ impl Running {
         let kept = self.setup.pool.failures().kept(kept);
         // A scalar call has at most as many answers as rows, as many words of
         // failed rows, and the end.
+        let mut scattered = None;
         let (capacity, waiting) = match &self.setup.shape {
             ExecShape::Column { .. } | ExecShape::Filter { .. } => {
-                let passed = block.pieces.into_iter().map(|piece| piece.passed);
-                (2 * block.rows + 1, passed.collect())
+                let mut passed = block.pieces.into_iter().map(|piece| piece.passed).collect();
+                if self.setup.call.scatters() {
+                    (scattered, passed) = Scattered::of(passed).map(|(s, o)| (Some(s), o))?;
+                }
+                (2 * block.rows + 1, passed.into())
             }
             ExecShape::Table { .. } => (TABLE_ANSWERS, VecDeque::new()),
         };
@@ -338,6 +343,7 @@ impl Running {
             waiting,
             sent: block.rows as i64,
             owed: block.rows as i64,
+            scattered,
             rest: None,
             dropped: VecDeque::new(),
             come: 0,
