@@ -115,28 +115,38 @@ async def f(x):
 async fn a_straggler_delays_nothing_but_itself() {
     let body = "
 import asyncio
+gate = asyncio.Event()
 async def f(x):
-    await asyncio.sleep(3 if x == 5 else 0.01)
+    if x == 5:
+        await gate.wait()
+    if x == 999:
+        gate.set()
+    await asyncio.sleep(0.01)
     return x * 2";
     let manager = manager();
     let pool = rows(body, 8).pool(&manager, 1);
-    let since = Instant::now();
     let mut first = pool.call(counting(20)).await.unwrap();
-    let others = join_all((0..20).map(|_| gathered(&pool, ints((100..120).map(Some))))).await;
-    assert!(others.into_iter().all(|block| block.unwrap().1.is_empty()));
-    let (mut found, mut soon) = (vec![], 0);
-    while let Some(answer) = answer(&mut first).await {
-        let Answer::Rows(rows) = answer.unwrap() else {
-            panic!("a row failed");
+    // The rows beside it come, and so do all of twenty blocks behind.
+    let mut found = vec![];
+    while found.len() < 19 {
+        let Some(Ok(Answer::Rows(rows))) = answer(&mut first).await else {
+            panic!("no rows");
         };
         found.extend(pairs(&rows));
-        if since.elapsed() < Duration::from_secs(2) {
-            soon = found.len();
-        }
     }
-    assert_eq!(soon, 19, "all but one are there before it");
-    assert_eq!(found.pop(), Some((5, Some(10))));
-    assert!(since.elapsed() >= Duration::from_secs(3));
+    assert!(found.iter().all(|(place, _)| *place != 5), "{found:?}");
+    let others = join_all((0..20).map(|_| gathered(&pool, ints((100..120).map(Some))))).await;
+    assert!(others.into_iter().all(|block| block.unwrap().1.is_empty()));
+    assert!(
+        futures::FutureExt::now_or_never(futures::StreamExt::next(&mut first)).is_none(),
+        "it still waits"
+    );
+    gathered(&pool, ints([Some(999)])).await.unwrap();
+    let Some(Ok(Answer::Rows(last))) = answer(&mut first).await else {
+        panic!("no row");
+    };
+    assert_eq!(pairs(&last), [(5, Some(10))]);
+    assert!(answer(&mut first).await.is_none());
     manager.shutdown().await;
 }
 
@@ -643,11 +653,10 @@ async def f(x):
     let others = ends[155];
     let per_s = 156.0 * 64.0 / others.as_secs_f64();
     println!("{per_s:.0} rows/s, the last of the others after {others:?}, all after {last:?}");
-    assert!(
-        last >= Duration::from_secs(5) && last < Duration::from_millis(5500),
-        "{last:?}"
-    );
-    // Half of what is measured alone: tests run beside others.
+    assert!(last >= Duration::from_secs(5), "{last:?}");
+    let longest = others.max(Duration::from_secs(5));
+    assert!(last < longest + Duration::from_millis(500), "{last:?}");
+    // Half of what is owed: tests run beside others.
     assert!(per_s > 1250.0, "{per_s} rows/s");
     manager.shutdown().await;
 }
