@@ -67,8 +67,8 @@ pub use failed_rows::{ErrorPolicy, FailedRow, OnError, RowFailure};
 pub use fused::{Step, Take};
 pub use handling::Handling;
 pub use manager::{StartMethod, WorkerManager, WorkerSettings};
-pub use overlap::{DEFAULT_IN_FLIGHT, Overlap, ROW_PLACES};
 pub use native::{Native, NativeError, NativeFunction, NativeFunctions, NativeInstance};
+pub use overlap::{DEFAULT_IN_FLIGHT, Overlap, ROW_PLACES};
 pub use pool::{Answer, AnswerStream, PoolStats, UdfPool};
 pub use resources::{Amount, Capacity, Claim, Demand, LabelSelector, Ledger};
 pub use spec::{

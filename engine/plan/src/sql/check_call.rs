@@ -4,9 +4,7 @@
 
 use std::collections::HashSet;
 
-use mobula_udfs::{
-    BatchFormat, CallMode, Demand, FunctionSpec, Language, Literal, OnError,
-};
+use mobula_udfs::{BatchFormat, CallMode, Demand, FunctionSpec, Language, Literal, OnError};
 
 use super::call_options::CallOptions;
 use super::relation::relation;

@@ -261,7 +261,9 @@ fn refused_declarations() {
     );
     check(
         &with("WITH (batchsize = 1)"),
-        expect![[r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, init_timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving, reads, volatility, strict, num_cpus, num_gpus, memory, resources, label_selector, max_in_flight and rate_limit. Did you mean "batch_size"?"#]],
+        expect![[
+            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, init_timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving, reads, volatility, strict, num_cpus, num_gpus, memory, resources, label_selector, max_in_flight and rate_limit. Did you mean "batch_size"?"#
+        ]],
     );
     check(
         &with("WITH (batch_size = 0)"),
