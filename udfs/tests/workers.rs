@@ -54,6 +54,9 @@ mod misuse;
 #[path = "workers/overlap.rs"]
 mod overlap;
 #[cfg(test)]
+#[path = "workers/overlap_faults.rs"]
+mod overlap_faults;
+#[cfg(test)]
 #[path = "workers/places.rs"]
 mod places;
 #[cfg(test)]

@@ -107,7 +107,7 @@ impl AtWork {
     }
 
     /// A job that nobody waits for, once.
-    pub(super) fn to_cancel(&mut self) -> Option<u64> {
+    pub(super) fn abandoned(&mut self) -> Option<u64> {
         let mut jobs = self.jobs.iter_mut();
         let (seq, begun) =
             jobs.find(|(_, begun)| !begun.cancelled && begun.job.block.is_abandoned())?;

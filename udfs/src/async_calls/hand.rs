@@ -165,7 +165,7 @@ impl Hand {
             let mut changed = pin!(self.queue.changed.notified());
             // From here on no change is missed.
             changed.as_mut().enable();
-            let cancel = at_work.lock().to_cancel();
+            let cancel = at_work.lock().abandoned();
             if let Some(seq) = cancel {
                 let mut sender = sender.lock().await;
                 let sent = sender.send(Kind::Cancel, seq, &json!({}), &[]).await;
