@@ -187,7 +187,11 @@ impl Begun {
         let places: Vec<_> = places.map(|(place, _)| *place).collect();
         // The mask is as long as the rows, so this cannot fail.
         let rows = filter_record_batch(&self.job.rows, &left).ok()?;
-        (!places.is_empty()).then_some(Job {
+        if places.is_empty() {
+            self.job.block.settle();
+            return None;
+        }
+        Some(Job {
             rows,
             places,
             ..self.job
@@ -226,7 +230,10 @@ impl Begun {
         let rows = self.job.places.len();
         if !call.keeps_order() {
             return match self.left {
-                0 => Ok(()),
+                0 => {
+                    self.job.block.settle();
+                    Ok(())
+                }
                 left => Err(Wrong::Protocol(format!(
                     "it left {left} of {rows} rows out"
                 ))),

@@ -56,12 +56,19 @@ impl Block {
 
     /// So many rows are answered; who reads is told at once.
     pub(super) fn pass(&self, answers: Vec<Answer>, rows: usize) {
-        let owed = {
+        {
             let mut state = self.state.lock();
             state.owed = state.owed.saturating_sub(rows);
-            state.owed
-        };
-        self.tell(answers, owed);
+        }
+        self.tell(answers);
+    }
+
+    /// A worker has said its last word about some of the rows: who reads is told of the
+    /// end if that was the last.
+    pub(super) fn settle(&self) {
+        if self.state.lock().owed == 0 {
+            let _ = self.reader.send(Ok(Part::End));
+        }
     }
 
     /// So many rows from `first` on are answered; who reads is told when all are.
@@ -75,7 +82,8 @@ impl Block {
                 _ => return,
             }
         };
-        self.tell(whole.into_values().flatten().collect(), 0);
+        self.tell(whole.into_values().flatten().collect());
+        self.settle();
     }
 
     pub(super) fn fail(&self, error: UdfError) {
@@ -83,12 +91,9 @@ impl Block {
         let _ = self.reader.send(Err(error));
     }
 
-    fn tell(&self, answers: Vec<Answer>, owed: usize) {
+    fn tell(&self, answers: Vec<Answer>) {
         for answer in answers {
             let _ = self.reader.send(Ok(Part::Answer(answer)));
-        }
-        if owed == 0 {
-            let _ = self.reader.send(Ok(Part::End));
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::json;
@@ -32,6 +33,10 @@ use crate::worker::Worker;
 /// Of the items that may be in flight in a worker, how many times as many it has: those
 /// that wait begin without the way between.
 const AHEAD: usize = 2;
+
+/// How long a worker may say nothing beyond the time of a call: a machine that is busy is not
+/// a loop that stands still.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// How a hand is through with a worker.
 enum End {
@@ -125,8 +130,9 @@ impl Hand {
         let call = &self.call.order.call;
         let function = self.call.order.function();
         let deadline = self.call.crew.manager.call_deadline(call);
-        // A call may take so long, and its end is told a moment later.
-        let patience = call.timeout.map(|limit| limit + 2 * alive_every(limit));
+        // A call may take so long; that the loop turns is told a moment later.
+        let patience = call.timeout;
+        let patience = patience.map(|limit| limit + GRACE.max(2 * alive_every(limit)));
         loop {
             let stuck_at = || {
                 let patience = patience?;
@@ -310,7 +316,10 @@ impl Hand {
             false => with_places(call, answers, &job.places),
         };
         match answers {
-            Ok(answers) => job.block.pass(answers, rows),
+            Ok(answers) => {
+                job.block.pass(answers, rows);
+                job.block.settle();
+            }
             Err(_) => job.block.fail(error),
         }
         Some(vacancy)
