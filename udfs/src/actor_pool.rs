@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::async_calls::AsyncPool;
 use crate::call::UdfCall;
 use crate::crew::Crew;
 use crate::error::UdfError;
@@ -17,9 +18,16 @@ use crate::process_pool::ProcessPool;
 /// The actors of one call. Dropped, it ends them: those at work when they are through.
 #[derive(Debug)]
 pub struct ActorPool {
-    crew: Arc<Crew>,
+    actors: Actors,
     call: Arc<UdfCall>,
-    actors: usize,
+    most: usize,
+}
+
+#[derive(Debug)]
+enum Actors {
+    Crew(Arc<Crew>),
+    /// Of an async function: its workers share one queue.
+    Async(Arc<AsyncPool>),
 }
 
 impl ActorPool {
@@ -34,13 +42,17 @@ impl ActorPool {
         [least, actors]: [usize; 2],
     ) -> Result<Self, UdfError> {
         manager.check_call(&call)?;
-        let actors = actors.max(1);
-        let bounds = [least.clamp(1, actors), actors];
-        Ok(Self {
-            crew: ProcessPool::crew(Arc::clone(manager), &call, bounds, actors),
-            call,
-            actors,
-        })
+        let most = actors.max(1);
+        let bounds = [least.clamp(1, most), most];
+        let manager = Arc::clone(manager);
+        let actors = match call.is_async() {
+            true => {
+                let order = CallOrder::try_new(Arc::clone(&call))?;
+                Actors::Async(Arc::new(AsyncPool::new(manager, order, most)))
+            }
+            false => Actors::Crew(ProcessPool::crew(manager, &call, bounds, most)),
+        };
+        Ok(Self { actors, call, most })
     }
 
     /// A way to them, for one task.
@@ -48,9 +60,12 @@ impl ActorPool {
     /// # Errors
     /// When a type of the call's schemas cannot cross to a worker.
     pub fn open(&self) -> Result<Arc<dyn UdfPool>, UdfError> {
+        let crew = match &self.actors {
+            Actors::Async(pool) => return Ok(Arc::clone(pool) as Arc<dyn UdfPool>),
+            Actors::Crew(crew) => Arc::clone(crew),
+        };
         let order = CallOrder::try_new(Arc::clone(&self.call))?;
-        let crew = Arc::clone(&self.crew);
-        Ok(Arc::new(ProcessPool::on(crew, order, self.actors)))
+        Ok(Arc::new(ProcessPool::on(crew, order, self.most)))
     }
 
     /// The call that they are built for.
@@ -61,6 +76,9 @@ impl ActorPool {
 
 impl Drop for ActorPool {
     fn drop(&mut self) {
-        self.crew.close();
+        // The other one ends with its last reader.
+        if let Actors::Crew(crew) = &self.actors {
+            crew.close();
+        }
     }
 }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
 use tokio::sync::oneshot;
 
-use crate::call::CallMode;
+use crate::call::{CallMode, UdfCall};
 use crate::crew::{Lease, Vacancy};
 use crate::error::{ErrorBound, UdfError, UdfErrorClass, UserFailure};
 use crate::exchange::{Ahead, Exchange, Interruption, Part, Parts, answer_bytes};
@@ -334,34 +334,7 @@ impl BlockRun<'_> {
 
     /// The answers for rows that end workers.
     fn without(&self, rows: usize, offset: usize, error: &UdfError) -> Vec<Answer> {
-        let call = &self.call.order.call;
-        let listed = call.errors.on_error == OnError::DeadLetter;
-        let reason = listed.then(|| RowFailure {
-            error_type: match error.class() {
-                UdfErrorClass::Timeout => "Timeout".to_owned(),
-                _ => "WorkerLost".to_owned(),
-            },
-            message: error.to_string(),
-            traceback: error.traceback().unwrap_or_default().to_owned(),
-        });
-        let failed = (offset..offset + rows).map(|row| FailedRow {
-            row,
-            reason: reason.clone(),
-        });
-        let mut answers = vec![Answer::Failed(failed.collect())];
-        if !call.spec.is_table() {
-            let nulls = call.output.fields().iter();
-            let nulls = nulls.map(|field| new_null_array(field.data_type(), rows));
-            let options = RecordBatchOptions::new().with_row_count(Some(rows));
-            let block = RecordBatch::try_new_with_options(
-                Arc::clone(&call.output),
-                nulls.collect(),
-                &options,
-            );
-            // The output is nullable everywhere, so this cannot fail.
-            answers.extend(block.map(Answer::Rows));
-        }
-        answers
+        without(&self.call.order.call, offset..offset + rows, error)
     }
 }
 
@@ -392,8 +365,41 @@ fn train_of(next: &Todo, rest: &[Todo]) -> Vec<RecordBatch> {
     together.map(|(_, todo)| todo.block.clone()).collect()
 }
 
+/// The answers of `call` for rows that end workers.
+pub(crate) fn without(
+    call: &UdfCall,
+    rows: impl ExactSizeIterator<Item = usize>,
+    error: &UdfError,
+) -> Vec<Answer> {
+    let listed = call.errors.on_error == OnError::DeadLetter;
+    let reason = listed.then(|| RowFailure {
+        error_type: match error.class() {
+            UdfErrorClass::Timeout => "Timeout".to_owned(),
+            _ => "WorkerLost".to_owned(),
+        },
+        message: error.to_string(),
+        traceback: error.traceback().unwrap_or_default().to_owned(),
+    });
+    let count = rows.len();
+    let failed = rows.map(|row| FailedRow {
+        row,
+        reason: reason.clone(),
+    });
+    let mut answers = vec![Answer::Failed(failed.collect())];
+    if !call.spec.is_table() {
+        let nulls = call.output.fields().iter();
+        let nulls = nulls.map(|field| new_null_array(field.data_type(), count));
+        let options = RecordBatchOptions::new().with_row_count(Some(count));
+        let output = Arc::clone(&call.output);
+        let block = RecordBatch::try_new_with_options(output, nulls.collect(), &options);
+        // The output is nullable everywhere, so this cannot fail.
+        answers.extend(block.map(Answer::Rows));
+    }
+    answers
+}
+
 /// Whether the worker is gone with the block it had.
-fn ends_worker(error: &UdfError) -> bool {
+pub(crate) fn ends_worker(error: &UdfError) -> bool {
     matches!(
         error,
         UdfError::WorkerLost { .. } | UdfError::TimedOut { .. }

@@ -194,6 +194,7 @@ mod tests {
 
     use super::*;
     use crate::failed_rows::OnError;
+    use crate::overlap::Overlap;
     use crate::resources::{Amount, Demand};
     use crate::spec::{CallDefaults, Language, ObjectKind, Param, ParamKind, Returns};
 
@@ -245,6 +246,10 @@ mod tests {
                     memory_bytes: Some(7),
                     custom: [("fpga".to_owned(), Amount::ONE)].into(),
                     ..Demand::default()
+                },
+                overlap: Overlap {
+                    max_in_flight: Some(64),
+                    rate_limit: Some(2.5),
                 },
             },
             input: schema(DataType::Utf8),

@@ -23,7 +23,6 @@ use crate::order::CallOrder;
 use crate::resources::Share;
 use crate::roster::{Grant, Rank, Slot, Want};
 use crate::spawn::OwnedTask;
-use crate::spec::ObjectKind;
 use crate::worker::{Deadline, Worker};
 
 /// How often in a row a worker is made ready before its call fails with what went
@@ -210,7 +209,7 @@ impl Crew {
     /// Whether what kept a worker from getting ready may have been chance: its death,
     /// or an exception while a class was built.
     fn may_try_again(&self, claim: &Claim<'_>, error: &UdfError) -> bool {
-        let is_class = |order: &CallOrder| order.call.spec.object == ObjectKind::Class;
+        let is_class = |order: &CallOrder| order.call.spec.object.is_class();
         match error {
             UdfError::WorkerLost { .. } => true,
             UdfError::Raised(_) => claim.order.is_none_or(is_class),

@@ -109,6 +109,25 @@ impl Counters {
             .fetch_max(workers as u64, Ordering::Relaxed);
     }
 
+    /// A block of so many rows and bytes is on its way.
+    pub(crate) fn sent(&self, rows: usize, bytes: usize) {
+        add(&self.rows_in, rows);
+        add(&self.bytes_in, bytes);
+    }
+
+    /// A worker has given so many rows and bytes.
+    pub(crate) fn given(&self, rows: usize, bytes: usize) {
+        add(&self.rows_out, rows);
+        add(&self.bytes_out, bytes);
+    }
+
+    /// What a worker says of its work at the end of a block.
+    pub(crate) fn done(&self, done: &Done) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        self.retries.fetch_add(done.retries, Ordering::Relaxed);
+        self.user_us.fetch_add(done.user_us, Ordering::Relaxed);
+    }
+
     /// Adds what a worker's slots did for the pool.
     pub(crate) fn add_slots(&self, tally: Tally) {
         let Tally {

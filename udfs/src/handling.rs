@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::overlap::Overlap;
 use crate::resources::Demand;
 
 /// What a call asks for, or its function does.
@@ -31,6 +32,9 @@ pub struct Handling {
     /// What each worker asks for of its process.
     #[serde(skip_serializing_if = "Demand::is_none")]
     pub demand: Demand,
+    /// Of an async function: how many of its calls run at a time, and how fast.
+    #[serde(skip_serializing_if = "Overlap::is_default")]
+    pub overlap: Overlap,
 }
 
 impl Default for Handling {
@@ -44,6 +48,7 @@ impl Default for Handling {
             timeout: None,
             init_timeout: None,
             demand: Demand::default(),
+            overlap: Overlap::default(),
         }
     }
 }

@@ -10,12 +10,14 @@
 //! A block's way: [`UdfPool::call`] → `process_pool` → `crew` takes one from `roster`
 //! or has one started through `launch` by the `zygote` → `block_run` has
 //! `exchange` hand it to `channel`, which writes it by `protocol`, large ones to
-//! memory from `slots` → `python/worker/*.py` → back the same way.
+//! memory from `slots` → `python/worker/*.py` → back the same way. Blocks of async
+//! functions overlap in a worker, by a way of their own: `async_calls`.
 
 mod activity;
 mod actor;
 mod actor_host;
 mod actor_pool;
+mod async_calls;
 mod block_run;
 mod call;
 mod channel;
@@ -33,6 +35,7 @@ mod log;
 mod manager;
 pub mod native;
 mod order;
+mod overlap;
 mod pool;
 mod process;
 mod process_pool;
@@ -70,6 +73,7 @@ pub use fused::{Step, Take};
 pub use handling::Handling;
 pub use manager::{StartMethod, WorkerManager, WorkerSettings};
 pub use native::{Native, NativeError, NativeFunction, NativeFunctions, NativeInstance};
+pub use overlap::{DEFAULT_IN_FLIGHT, Overlap, ROW_PLACES};
 pub use pool::{Answer, AnswerStream, PoolStats, UdfPool, one_by_one};
 pub use resources::{Amount, Capacity, Claim, Demand, LabelSelector, Ledger};
 pub use spec::{

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::activity::WorkerInfo;
 use crate::actor::DescribedMethod;
+use crate::async_calls::AsyncPool;
 use crate::call::UdfCall;
 use crate::channel::Channel;
 use crate::error::{INIT_TIMEOUT, INIT_TIMEOUT_OPTION, UdfError};
@@ -220,18 +221,18 @@ impl WorkerManager {
     ) -> Result<Arc<dyn UdfPool>, UdfError> {
         self.check_call(&call)?;
         let order = CallOrder::try_new(call)?;
-        Ok(Arc::new(ProcessPool::new(
-            Arc::clone(self),
-            order,
-            concurrency,
-        )))
+        let manager = Arc::clone(self);
+        Ok(match order.call.is_async() {
+            true => Arc::new(AsyncPool::new(manager, order, concurrency)),
+            false => Arc::new(ProcessPool::new(manager, order, concurrency)),
+        })
     }
 
     /// Refuses a call that makes no sense, or asks for more than there is.
     pub(crate) fn check_call(&self, call: &UdfCall) -> Result<(), UdfError> {
         refuse_strict_table(&call.spec)?;
         self.refuse_what_is_not_there(call)?;
-        match call.spec.object == ObjectKind::Function && !call.args.is_empty() {
+        match !call.spec.object.is_class() && !call.args.is_empty() {
             true => Err(UdfError::ConstructorArguments {
                 function: call.spec.name.clone(),
             }),
@@ -390,6 +391,18 @@ impl WorkerManager {
         let mut endings = self.endings.lock();
         endings.retain(|ending| !ending.is_finished());
         endings.push(ending);
+    }
+
+    /// Most bytes of a frame to or from a worker.
+    pub(crate) fn max_frame_bytes(&self) -> usize {
+        self.settings.max_frame_bytes
+    }
+
+    /// Owns what still ends workers, until it has.
+    pub(crate) fn see_out(&self, tasks: Vec<OwnedTask>) {
+        let mut endings = self.endings.lock();
+        endings.retain(|ending| !ending.is_finished());
+        endings.extend(tasks);
     }
 
     /// For getting ready, for `call` if any.

@@ -13,6 +13,7 @@ use mobula_block::plain::plain_schema;
 use crate::call::{Literal, UdfCall};
 use crate::error::UdfError;
 use crate::fused::Take;
+use crate::overlap::LoadOverlap;
 use crate::protocol::{Argument, Load, LoadStep, Source};
 use crate::spec::FunctionSpec;
 
@@ -116,6 +117,7 @@ fn load_step<'a>(
             let seconds = timeout.map(|timeout| timeout.as_secs_f64());
             (names, most, seconds)
         }),
+        overlap: LoadOverlap::of(call, timeout),
         zero_copy: call.handling.zero_copy_batch,
         schema_bytes,
     }

@@ -41,7 +41,10 @@ impl Answer {
 pub trait UdfPool: Send + Sync + Debug {
     /// Waits, in order of arrival, for a free worker, sends it `block` and
     /// streams what it gives. The outputs of a scalar function sum to exactly
-    /// the block's rows, in their order; a table function gives any number.
+    /// the block's rows, in their order; a table function gives any number. Where a call
+    /// [`scatters`](crate::UdfCall::scatters), values come in any order, with
+    /// [`ROW_PLACES`](crate::ROW_PLACES) beside them; and calls of an async function do not
+    /// wait here: whoever makes them bounds how many there are.
     ///
     /// At most two outputs wait unread; then the worker waits. Dropping the
     /// stream, or this future, kills the worker if it is at work. A named actor is

@@ -25,7 +25,6 @@ use crate::pool::{Answer, AnswerStream, PoolStats, UdfPool};
 use crate::resources::Share;
 use crate::roster::Want;
 use crate::spawn::{OwnedTask, spawn_named};
-use crate::spec::ObjectKind;
 
 /// Outputs that may wait for their reader.
 pub(crate) const PARTS_WAITING: usize = 2;
@@ -81,7 +80,7 @@ impl ProcessPool {
         let demand = &call.handling.demand;
         let share = Share::new(&call.query, demand, claimed);
         // Workers stay with their crew: they have state, or resources.
-        let stay = call.spec.object == ObjectKind::Class || demand.takes_resources();
+        let stay = call.spec.object.is_class() || demand.takes_resources();
         let want = match (stay, call.spec.is_table()) {
             (true, _) => Want::Actor,
             (false, true) => Want::TableCall,

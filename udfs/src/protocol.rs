@@ -23,6 +23,10 @@
 //! → SHUTDOWN                (the process ends)
 //! ```
 //!
+//! An async function has several blocks at a time, and answers them as they come
+//! (`overlap`): after an OUTPUT, a PART says which rows it is for. ALIVE says that its event
+//! loop turns; CANCEL, that nobody waits for a block any more: DONE, and no more of it.
+//!
 //! BUILD makes the one instance of a named actor; LOADs of its methods name them, and
 //! whatever else the process forgets, it keeps the instance.
 //!
@@ -33,8 +37,8 @@
 //!                           ← EXITED pid, status   (at any time)
 //! ```
 //!
-//! One request at a time; answers repeat its `seq`. There is no cancel word: the
-//! only sure way to stop user code is to end its process.
+//! Else one request at a time; answers repeat its `seq`: the only sure way to stop
+//! other user code is to end its process.
 //!
 //! Slots are memory that both sides map, made by this side (`slots`). Each is for
 //! blocks in one direction, and in the hands of one side: its filler has it until a
@@ -57,7 +61,7 @@ use crate::failed_rows::{FailedRow, RowFailure};
 use crate::spec::ObjectKind;
 
 /// Bumped when either side could misread the other.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 pub(crate) const HEADER_BYTES: usize = 16;
 /// Where payloads start, counted from the rest's first byte.
 pub(crate) const ALIGNMENT: usize = 64;
@@ -77,6 +81,7 @@ pub(crate) enum Kind {
     Shutdown = 5,
     Fork = 6,
     Build = 7,
+    Cancel = 8,
     Slot = 10,
     Free = 11,
     Drop = 12,
@@ -88,6 +93,8 @@ pub(crate) enum Kind {
     Forked = 22,
     Exited = 23,
     Failed = 24,
+    Part = 25,
+    Alive = 26,
     Released = 32,
 }
 
@@ -111,6 +118,8 @@ impl Kind {
             Self::Forked,
             Self::Exited,
             Self::Failed,
+            Self::Part,
+            Self::Alive,
             Self::Released,
         ]
         .into_iter()
@@ -394,6 +403,8 @@ pub(crate) struct LoadStep<'a> {
     /// Exceptions on which user code is called again, how often at most, and the
     /// seconds that a block may take.
     pub(crate) retry: Option<(&'a [String], u32, Option<f64>)>,
+    /// Of an async function.
+    pub(crate) overlap: Option<crate::overlap::LoadOverlap>,
     /// Whether batches are seen where they lie, and cannot be written to.
     pub(crate) zero_copy: bool,
     /// Of the messages of its input and of its output.
@@ -411,10 +422,12 @@ pub(crate) struct Ready {
 
 /// What a body was found to define.
 #[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum FoundObject {
     Function,
     Class,
+    AsyncFunction,
+    AsyncClass,
 }
 
 impl From<FoundObject> for ObjectKind {
@@ -422,6 +435,8 @@ impl From<FoundObject> for ObjectKind {
         match found {
             FoundObject::Function => Self::Function,
             FoundObject::Class => Self::Class,
+            FoundObject::AsyncFunction => Self::AsyncFunction,
+            FoundObject::AsyncClass => Self::AsyncClass,
         }
     }
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::UdfError;
 use crate::failed_rows::OnError;
+use crate::overlap::Overlap;
 use crate::resources::Demand;
 use crate::schema_bytes;
 
@@ -91,6 +92,22 @@ pub enum ObjectKind {
     Function,
     /// A `class`: built once per worker, which is then an actor.
     Class,
+    /// An `async def`: a worker runs many of its calls at a time.
+    AsyncFunction,
+    /// A `class` whose `__call__` is one.
+    AsyncClass,
+}
+
+impl ObjectKind {
+    /// Whether it is built, and then keeps state.
+    pub fn is_class(self) -> bool {
+        matches!(self, Self::Class | Self::AsyncClass)
+    }
+
+    /// Whether a worker runs many of its calls at a time.
+    pub fn is_async(self) -> bool {
+        matches!(self, Self::AsyncFunction | Self::AsyncClass)
+    }
 }
 
 /// How often a function must be asked, in PostgreSQL's words.
@@ -144,6 +161,16 @@ pub struct CallDefaults {
     /// What each worker asks for of its process.
     #[serde(default, skip_serializing_if = "Demand::is_none")]
     pub demand: Demand,
+    /// Of an async function.
+    #[serde(default, skip_serializing_if = "Overlap::is_default")]
+    pub overlap: Overlap,
+}
+
+impl CallDefaults {
+    /// Whether nothing is said of batches.
+    pub fn takes_rows(&self) -> bool {
+        self.batch_size.is_none() && self.batch_format.is_none()
+    }
 }
 
 /// What a batch is in the user's code.

@@ -4,6 +4,8 @@
 //! ends its process at once, so a call that is dropped half-way leaves nothing
 //! behind; to keep it, give it back to the roster or to a pool's shelf.
 
+mod frames;
+
 use std::future::Future;
 use std::path::Path;
 use std::pin::pin;

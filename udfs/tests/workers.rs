@@ -51,6 +51,12 @@ mod limits;
 #[path = "workers/misuse.rs"]
 mod misuse;
 #[cfg(test)]
+#[path = "workers/overlap.rs"]
+mod overlap;
+#[cfg(test)]
+#[path = "workers/overlap_faults.rs"]
+mod overlap_faults;
+#[cfg(test)]
 #[path = "workers/places.rs"]
 mod places;
 #[cfg(test)]

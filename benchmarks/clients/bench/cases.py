@@ -12,6 +12,7 @@ OPERATORS = {
     "failed": "1, 10 and 1,000 rows that fail among 10 M: how many are listed, how many come out",
     "limit": "rows that a function sees under WHERE and LIMIT 10",
     "fused": "neighbouring calls in one worker beside each in its own",
+    "async": "10,000 calls of 20 ms on one event loop, 64 in flight; then one of them of 5 s",
     "slots": "pieces of shared memory made for the blocks of a query",
     "dispatch": "blocks of one row to an actor in Python, each a call of its own",
     "slowest": "blocks to 1 to 16 actors that sleep 10 ms on each",

@@ -33,6 +33,8 @@ TITLES = {
     "m3": "m3: one Python call\na row, 1 M rows",
     ("small", "4,000 blocks of one row"): "small: 4,000 blocks\nof one row",
     ("workers", "one worker"): "workers: two\nbeside one",
+    ("async", "10,000 calls of 20 ms"): "async: 10,000 calls\nof 20 ms",
+    ("async", "the same with one of 5 s"): "async: the same\nwith one of 5 s",
     ("clean", "map with raise"): "clean: map, dead_letter\nbeside raise",
     ("clean", "map_batches with raise"): "clean: map_batches,\ndead_letter beside raise",
     ("dispatch", "blocks of one row a second to a query's actor"): "dispatch: blocks\nto a query's actor",

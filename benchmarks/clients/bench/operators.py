@@ -64,7 +64,17 @@ def rarely_in_a_batch(value, bad):
         raise ValueError(f'no {value[bad][0]}')
     return value
 $$""",
+    """
+CREATE FUNCTION nap(value BIGINT, seconds DOUBLE) RETURNS BIGINT LANGUAGE python AS $$
+import asyncio
+async def nap(value, seconds):
+    await asyncio.sleep(seconds)
+    return value
+$$""",
 ]
+
+# What `owed.py` knows them by.
+NAPS, ONE_LONG_NAP = "10,000 calls of 20 ms", "the same with one of 5 s"
 
 
 class Measurement:
@@ -139,6 +149,22 @@ def small(case):
             case.save()
 
 
+def naps(case):
+    """The start of the worker is counted."""
+    for name, long in ((NAPS, 0), (ONE_LONG_NAP, 17)):
+        seconds = f"CASE value WHEN {long} THEN 5.0 ELSE 0.02 END"
+        source = f"TABLE(SELECT value, {seconds} AS seconds FROM generate_series(1, 10000))"
+        sql = f"SELECT sum(nap) FROM map({source}, nap, max_in_flight => 64, preserve_order => false)"
+        measure = {"kind": "seconds", "name": name, "ours": []}
+        case.measures.append(measure)
+        for _ in range(case.n_pairs):
+            taken, found = case.timed(sql)
+            if found != 10000 * 10001 // 2:
+                raise ValueError(f"the sum of 1 to 10,000 is not {found}")
+            measure["ours"].append(taken)
+            case.save()
+
+
 def workers(case):
     sql = (
         "SELECT sum(spin) FROM map_batches("
@@ -209,6 +235,7 @@ CASES = {
     "failed": failed,
     "limit": limit,
     "fused": fused,
+    "async": naps,
     "slots": slots,
     "dispatch": actors.dispatch,
     "slowest": actors.slowest,

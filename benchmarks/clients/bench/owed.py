@@ -27,6 +27,8 @@ OWED = [
     ("m3", "ray", "≤", 0.1),
     ("small", "4,000 blocks of one row", "≤", 0.5),
     ("workers", "one worker", "≥", 1.8),
+    ("async", "10,000 calls of 20 ms", "≤", 4),
+    ("async", "the same with one of 5 s", "≤", 5.5),
     ("clean", "map with raise", "≤", 1.03),
     ("clean", "map_batches with raise", "≤", 1.03),
     ("dispatch", "blocks of one row a second to a query's actor", "≥", 10_000),

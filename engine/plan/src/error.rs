@@ -87,6 +87,17 @@ pub enum PlanError {
     )]
     TableOption { function: String, option: String },
     #[error(
+        "option \"{option}\" is for async functions, which a worker calls many times at once, and \"{function}\" is none. Write it as async def, or leave the option out"
+    )]
+    AsyncOption {
+        function: String,
+        option: &'static str,
+    },
+    #[error(
+        "function \"{function}\" has a rate_limit, which its workers share, and concurrency => NULL, which does not say how many there are. Give a count"
+    )]
+    RateOfAnyWorkers { function: String },
+    #[error(
         "function \"{function}\" is called with {option} => \"{column}\", and its input has no such column ({columns})"
     )]
     PromisedColumn {

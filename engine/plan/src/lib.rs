@@ -38,6 +38,7 @@ pub use session::{MobulaPlanning, SessionStateBuilderExt};
 pub use sql::actor_methods::actor_methods;
 pub use sql::create_actor::{CreateActor, DropActor};
 pub use sql::create_function::CreateFunction;
+pub use sql::overlap_options::check_overlap;
 pub use sql::statement::{MobulaStatement, parse_statements};
 pub use task_host::{
     FailedRows, ListedRow, PlacedPool, PlacedPools, PoolHost, QueryId, TaskHost, TaskHostHandle,

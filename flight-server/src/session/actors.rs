@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mobula_plan::udf::check_name_is_free;
 use mobula_plan::{CreateActor, DropActor, PlanError, actor_methods};
-use mobula_udfs::{ActorSpec, FunctionSpec, ObjectKind as BodyKind};
+use mobula_udfs::{ActorSpec, FunctionSpec};
 
 use super::{Outcome, Session};
 use crate::ServerError;
@@ -94,7 +94,7 @@ impl Session {
         let name = &create.class;
         let problem = if class.is_method() {
             format!("\"{name}\" is an actor itself. FROM takes a class")
-        } else if class.object != BodyKind::Class {
+        } else if !class.object.is_class() {
             format!("\"{name}\" is a def and keeps no state. FROM takes a class")
         } else if class.language != mobula_udfs::Language::Python {
             format!("\"{name}\" is native, a part of this program. FROM takes a class in Python")

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use mobula_plan::udf::check_name_is_free;
-use mobula_plan::{CreateFunction, PlanError};
+use mobula_plan::{CreateFunction, PlanError, check_overlap};
 
 use super::{Outcome, Session};
 use crate::ServerError;
@@ -30,6 +30,7 @@ impl Session {
         let mut spec = create.spec.clone();
         // Slow (a worker compiles the body), so not under the lock.
         spec.object = self.database().engine().describe_function(&spec).await?;
+        check_overlap(&spec)?;
         let _one_at_a_time = self.database().ddl.lock().await;
         self.refuse_actor_name(name)?;
         if self.is_there(create)? {

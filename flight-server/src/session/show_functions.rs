@@ -135,6 +135,8 @@ fn description(spec: &FunctionSpec) -> String {
         (Language::Native, _) => "Rust function of this program",
         (Language::Python, ObjectKind::Class) => "Python class",
         (Language::Python, ObjectKind::Function) => "Python function",
+        (Language::Python, ObjectKind::AsyncClass) => "async Python class",
+        (Language::Python, ObjectKind::AsyncFunction) => "async Python function",
     };
     let strict = if spec.strict { ", STRICT" } else { "" };
     let volatility = format!("{:?}", spec.volatility).to_uppercase();

@@ -13,7 +13,7 @@ use super::pool::NativePool;
 use crate::call::UdfCall;
 use crate::error::UdfError;
 use crate::pool::UdfPool;
-use crate::spec::{FunctionSpec, Language, ObjectKind, ParamKind};
+use crate::spec::{FunctionSpec, Language, ParamKind};
 
 /// Native functions by name.
 #[derive(Clone, Default)]
@@ -85,7 +85,7 @@ impl NativeFunctions {
         if declared != *call.spec {
             return Err(UdfError::NativeDiffers { function, executor });
         }
-        if call.spec.object == ObjectKind::Function && !call.args.is_empty() {
+        if !call.spec.object.is_class() && !call.args.is_empty() {
             return Err(UdfError::ConstructorArguments { function });
         }
         let code = Arc::clone(&registered.code);

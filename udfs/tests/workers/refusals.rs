@@ -351,8 +351,8 @@ async fn describe_refuses_what_cannot_be_called() {
             "function \"f\" is declared with 1 parameter (x), but its Python code takes 0 ()",
         ),
         (
-            "async def f(x): pass",
-            "function \"f\" is async, which is not supported. Use a plain def",
+            "async def f(x): yield x",
+            "function \"f\" yields, but returns one value a row. ",
         ),
         (
             "def f(x): yield x",

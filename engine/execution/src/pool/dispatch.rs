@@ -7,7 +7,8 @@
 //! coordinator where they are now; where there are none left it waits for that, up to
 //! `udf_init_timeout`.
 //!
-//! Bounds: two blocks for each actor on their way from each task.
+//! Bounds: two blocks for each actor on their way from each task, sixteen where it is
+//! async.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -42,8 +43,9 @@ const SENDS_MAX: u32 = 3;
 /// How often the coordinator is asked where actors are that are missed.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Blocks of a task on their way to each actor.
+/// Blocks of a task on their way to each actor, and to one that works on many at a time.
 const BLOCKS_PER_ACTOR: usize = 2;
+const BLOCKS_PER_ASYNC_ACTOR: usize = 16;
 /// How much the last block counts in what blocks take lately.
 const LAST_COUNTS: f64 = 0.3;
 
@@ -164,6 +166,8 @@ struct State {
 #[derive(Debug)]
 struct End {
     host: PoolHost,
+    /// Blocks that may be on their way to it.
+    credits: usize,
     pool: Arc<dyn UdfPool>,
     is_local: bool,
     in_flight: usize,
@@ -178,7 +182,7 @@ impl End {
         EndView {
             actors: self.host.actors,
             in_flight: self.in_flight,
-            credits: BLOCKS_PER_ACTOR * self.host.actors,
+            credits: self.credits,
             mean_us: self.mean_us,
             is_local: self.is_local,
             is_there: !self.is_lost,
@@ -264,7 +268,7 @@ impl Shared {
                         "" => String::new(),
                         name => member_key(name, host.part),
                     },
-                    credits: BLOCKS_PER_ACTOR * host.actors,
+                    credits: self.credits(host),
                 };
                 let (call, keep_bytes) = (Arc::clone(&self.call), self.line.keep_bytes);
                 Arc::new(RemoteActor::new(place, call, keep_bytes, way))
@@ -272,6 +276,7 @@ impl Shared {
         };
         Ok(End {
             host: host.clone(),
+            credits: self.credits(host),
             pool,
             is_local,
             in_flight: 0,
@@ -279,6 +284,14 @@ impl Shared {
             seen: (0, Duration::ZERO),
             is_lost: false,
         })
+    }
+
+    fn credits(&self, host: &PoolHost) -> usize {
+        host.actors
+            * match self.call.is_async() {
+                true => BLOCKS_PER_ASYNC_ACTOR,
+                false => BLOCKS_PER_ACTOR,
+            }
     }
 
     fn pool_ref(&self, host: &PoolHost) -> PoolRef {

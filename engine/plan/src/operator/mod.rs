@@ -90,8 +90,8 @@ impl Operator {
 }
 
 /// How many worker processes `plan` keeps at least while it runs, in each process
-/// that takes part: one for every call of a class or of a table function, and all that a
-/// call starts with whose workers ask for resources, unless those `are_placed` by
+/// that takes part: one for every call of a class, an async or a table function, and all that
+/// a call starts with whose workers ask for resources, unless those `are_placed` by
 /// themselves. The workers of other scalar functions come and go, those of native ones
 /// are threads, and a named actor is there anyway.
 ///
@@ -104,7 +104,7 @@ pub fn workers_kept(plan: &Arc<dyn ExecutionPlan>, are_placed: bool) -> Result<u
         let keeps = |spec: &FunctionSpec| {
             spec.language != Language::Native
                 && !spec.is_method()
-                && (spec.object == ObjectKind::Class || spec.is_table())
+                && (spec.object != ObjectKind::Function || spec.is_table())
         };
         if let Some(exec) = exec {
             kept += match exec.demand() {

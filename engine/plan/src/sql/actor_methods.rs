@@ -6,8 +6,8 @@
 
 use arrow::datatypes::DataType;
 use mobula_udfs::{
-    ActorSpec, CallDefaults, Demand, DescribedMethod, FunctionSpec, MethodOf, Param, ParamKind,
-    Returns, Volatility,
+    ActorSpec, CallDefaults, Demand, DescribedMethod, FunctionSpec, MethodOf, ObjectKind, Param,
+    ParamKind, Returns, Volatility,
 };
 
 use super::statement::{MobulaStatement, parse_statements};
@@ -15,6 +15,9 @@ use crate::error::PlanError;
 
 /// The method that an actor's own name stands for.
 const CALL: &str = "__call__";
+
+/// Why an async one cannot be called, as workers say it of others.
+const IS_ASYNC: &str = "is async, which is not supported. Use a plain def";
 
 /// The functions of `actor`, whose class has the methods that a worker `described`.
 pub fn actor_methods(actor: &ActorSpec, described: Vec<DescribedMethod>) -> Vec<FunctionSpec> {
@@ -26,6 +29,8 @@ pub fn actor_methods(actor: &ActorSpec, described: Vec<DescribedMethod>) -> Vec<
     };
     let call = FunctionSpec {
         name: actor.name.clone(),
+        // A process that answers one call after the other.
+        object: ObjectKind::Class,
         volatility: Volatility::Volatile,
         defaults: CallDefaults {
             concurrency: None,
@@ -40,7 +45,7 @@ pub fn actor_methods(actor: &ActorSpec, described: Vec<DescribedMethod>) -> Vec<
             actor: actor.name.clone(),
             method: CALL.to_owned(),
             by_row: false,
-            problem: None,
+            problem: class.object.is_async().then(|| IS_ASYNC.to_owned()),
         }),
         ..class.clone()
     };
@@ -121,7 +126,7 @@ fn quoted(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use mobula_udfs::{BatchFormat, DescribedParam, Language, ObjectKind};
+    use mobula_udfs::{BatchFormat, DescribedParam, Language};
 
     use super::*;
 

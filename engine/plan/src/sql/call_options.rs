@@ -18,13 +18,14 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use mobula_udfs::{
     BatchFormat, CallDefaults, Demand, ErrorPolicy, FunctionSpec, Handling, Literal, OnError,
-    Returns, Volatility,
+    Overlap, Returns, Volatility,
 };
 
 use crate::config::duration;
 use crate::error::PlanError;
 use crate::nearest;
 use crate::sql::demand_options::{self, DemandOptions};
+use crate::sql::overlap_options::{self, OverlapOptions};
 use crate::sql::sql_type::arrow_schema;
 
 /// Most rows of a batch.
@@ -69,7 +70,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ),
     (
         "max_concurrency",
-        "A worker runs one call at a time. Say how many workers by concurrency",
+        "Say how many calls of an async function a worker has in flight by max_in_flight, and how many workers by concurrency",
     ),
     (
         "requirements",
@@ -119,6 +120,8 @@ pub struct CallOptions {
     pub strict: Option<bool>,
     /// What each worker asks for.
     pub demand: DemandOptions,
+    /// How many calls of an async function run at a time.
+    pub overlap: OverlapOptions,
 }
 
 impl CallOptions {
@@ -157,7 +160,7 @@ impl CallOptions {
             "reads" => self.reads.replace(option.columns()?).is_some(),
             "volatility" => self.volatility.replace(option.volatility()?).is_some(),
             "strict" => self.strict.replace(option.truth()?).is_some(),
-            _ => match self.demand.set(name, value) {
+            _ => match (self.demand.set(name, value)).or_else(|| self.overlap.set(name, value)) {
                 Some(set) => set.map_err(|expected| option.refused(expected))?,
                 None => return Err(option.unknown()),
             },
@@ -191,6 +194,7 @@ impl CallOptions {
             row_preserving: self.row_preserving.unwrap_or(false),
             reads: self.reads,
             demand: self.demand.over(&Demand::default()),
+            overlap: self.overlap.over(&Overlap::default()),
         }
     }
 
@@ -222,6 +226,7 @@ impl CallOptions {
             timeout: self.timeout.unwrap_or(defaults.timeout),
             init_timeout: self.init_timeout.unwrap_or(defaults.init_timeout),
             demand: self.demand.over(&defaults.demand),
+            overlap: self.overlap.over(&defaults.overlap),
         }
     }
 
@@ -265,12 +270,12 @@ impl CallOptions {
     }
 
     /// Workers over the cluster for a call of `spec`; `None`: as many as each
-    /// task has cores. A class, and whatever takes resources, has one unless told
-    /// otherwise.
+    /// task has cores. A class, an async function and whatever takes resources have one
+    /// unless told otherwise.
     pub fn concurrency_of(&self, spec: &FunctionSpec) -> Option<usize> {
-        let is_class = spec.object == mobula_udfs::ObjectKind::Class;
+        let keeps = spec.object != mobula_udfs::ObjectKind::Function;
         let takes = || self.demand.over(&spec.defaults.demand).takes_resources();
-        let by_kind = (is_class || takes()).then_some(1);
+        let by_kind = (keeps || takes()).then_some(1);
         self.concurrency
             .unwrap_or(spec.defaults.concurrency.or(by_kind))
     }
@@ -293,7 +298,8 @@ pub fn listed() -> String {
 
 fn known() -> Vec<&'static str> {
     let demand = demand_options::NAMES.iter();
-    KNOWN.iter().chain(demand).copied().collect()
+    let others = demand.chain(&overlap_options::NAMES);
+    KNOWN.iter().chain(others).copied().collect()
 }
 
 /// One option as given.

@@ -4,9 +4,7 @@
 
 use std::collections::HashSet;
 
-use mobula_udfs::{
-    BatchFormat, CallMode, Demand, FunctionSpec, Language, Literal, ObjectKind, OnError,
-};
+use mobula_udfs::{BatchFormat, CallMode, Demand, FunctionSpec, Language, Literal, OnError};
 
 use super::call_options::CallOptions;
 use super::relation::relation;
@@ -25,6 +23,7 @@ pub(crate) fn check_call(
     check_constructor(op, spec, args)?;
     check_function(op, spec)?;
     check_worker(op, spec, options)?;
+    options.overlap.check(spec, options.concurrency_of(spec))?;
     check_options(op, spec, options)
 }
 
@@ -219,21 +218,21 @@ fn check_constructor(
         );
         return Err(relation(op, &problem));
     }
-    match (&spec.object, args.first()) {
-        (ObjectKind::Function, Some((name, _))) if spec.language == Language::Native => {
+    match args.first().filter(|_| !spec.object.is_class()) {
+        Some((name, _)) if spec.language == Language::Native => {
             let problem = format!(
                 "\"{}\" is native, keeps no state and has no argument \"{name}\"",
                 spec.name
             );
             Err(relation(op, &problem))
         }
-        (ObjectKind::Function, Some((name, _))) => Err(relation(
+        Some((name, _)) => Err(relation(
             op,
             &format!(
                 "\"{}\" is a def and has no constructor for \"{name}\". Only a class takes arguments here",
                 spec.name
             ),
         )),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }

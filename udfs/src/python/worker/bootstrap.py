@@ -16,7 +16,7 @@ import socket
 import struct
 import types
 
-PROTOCOL = 3
+PROTOCOL = 4
 HELLO = 17
 
 

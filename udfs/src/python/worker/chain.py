@@ -14,8 +14,9 @@ from .failure import of_function
 class Chain:
     """Loaded calls, in the order they run."""
 
-    # Only `def`s are put together.
-    is_class = False
+    # Only `def`s are put together, and none that is async.
+    kind = "function"
+    is_async = False
 
     def __init__(self, steps, input):
         self.steps = steps

@@ -67,7 +67,7 @@ def isolated_column(call, batch, kind, start, failures):
     """The values of a batch whose first row is row `start`; NULL where one failed."""
     if call.by_row:
         values = _values_of_rows(call, batch, start, failures)
-        return _converted_values(values, kind, start, failures)
+        return converted_values(values, kind, start, failures)
     try:
         return call.piece(batch, kind)
     except (Raised, Refused) as error:
@@ -81,7 +81,7 @@ def isolated_parts(call, batch, start, failures):
     """What a batch becomes without its rows that fail."""
     if call.by_row:
         groups = _groups_of_rows(call, batch, start, failures)
-        return _converted_groups(call, groups, failures)
+        return converted_groups(call, groups, failures)
     try:
         # All of them: a part that is sent cannot be taken back.
         return list(call.parts(batch))
@@ -92,7 +92,7 @@ def isolated_parts(call, batch, start, failures):
 
 def _failed(call, batch, start, error, failures):
     """The halves to try again, with their first rows; None if all is told."""
-    _raise_if_not_a_rows(error)
+    raise_if_not_a_rows(error)
     if batch.num_rows > 1 and call.bisect and call.mode == "batches":
         half = batch.num_rows // 2
         return [(batch.slice(0, half), start), (batch.slice(half), start + half)]
@@ -120,7 +120,7 @@ def _values_of_rows(call, batch, start, failures):
             return values
         except BaseException as raised:
             error = Raised(raised, call.function)
-        _raise_if_not_a_rows(error)
+        raise_if_not_a_rows(error)
         failures.add(start + len(values), error)
         values.append(None)
 
@@ -138,7 +138,7 @@ def _go_on(code, rows, params, values):
             values.append(code())
 
 
-def _converted_values(values, kind, start, failures):
+def converted_values(values, kind, start, failures):
     try:
         return to_column(values, len(values), kind, True)
     except Refused as error:
@@ -146,8 +146,8 @@ def _converted_values(values, kind, start, failures):
             failures.add(start, error)
             return pa.nulls(1, kind)
     half = len(values) // 2
-    first = _converted_values(values[:half], kind, start, failures)
-    return pa.concat_arrays([first, _converted_values(values[half:], kind, start + half, failures)])
+    first = converted_values(values[:half], kind, start, failures)
+    return pa.concat_arrays([first, converted_values(values[half:], kind, start + half, failures)])
 
 
 def _groups_of_rows(call, batch, start, failures):
@@ -158,7 +158,7 @@ def _groups_of_rows(call, batch, start, failures):
     groups = []
     for row, made in enumerate(values, start):
         if row in failed:
-            groups.append((row, _row_of_nulls(call)))
+            groups.append((row, row_of_nulls(call)))
         elif call.mode == "map":
             groups.append((row, [made]))
         else:
@@ -172,29 +172,29 @@ def _made_of(call, row, made, failures):
         check_made(made)
         return run(call.function, list, made)
     except (Raised, Refused) as error:
-        _raise_if_not_a_rows(error)
+        raise_if_not_a_rows(error)
         failures.add(row, error)
         return []
 
 
-def _converted_groups(call, groups, failures):
+def converted_groups(call, groups, failures):
     rows = [row for _, made in groups for row in made]
     try:
         return list(to_batches(call.function, rows, call.output, True)) if rows else []
     except Refused as error:
         if len(groups) == 1:
             failures.add(groups[0][0], error)
-            nulls = _row_of_nulls(call)
+            nulls = row_of_nulls(call)
             return list(to_batches(call.function, nulls, call.output, True)) if nulls else []
     half = len(groups) // 2
-    return _converted_groups(call, groups[:half], failures) + _converted_groups(call, groups[half:], failures)
+    return converted_groups(call, groups[:half], failures) + converted_groups(call, groups[half:], failures)
 
 
-def _row_of_nulls(call):
+def row_of_nulls(call):
     return [dict.fromkeys(call.output.names)] if call.on_error == "null" else []
 
 
-def _raise_if_not_a_rows(error):
+def raise_if_not_a_rows(error):
     """Lets through what is no fault of a row: an end that user code asked for."""
     ends = (SystemExit, KeyboardInterrupt, GeneratorExit)
     if isinstance(error, Raised) and isinstance(error.error, ends):

@@ -20,12 +20,12 @@ import pyarrow as pa
 from . import failure
 from .slots import Slots
 
-INIT, DESCRIBE, LOAD, PROCESS, SHUTDOWN, FORK, BUILD = 1, 2, 3, 4, 5, 6, 7
+INIT, DESCRIBE, LOAD, PROCESS, SHUTDOWN, FORK, BUILD, CANCEL = 1, 2, 3, 4, 5, 6, 7, 8
 SLOT, FREE, DROP = 10, 11, 12
-READY, OUTPUT, DONE, ERROR, FORKED, EXITED, FAILED = 18, 19, 20, 21, 22, 23, 24
+READY, OUTPUT, DONE, ERROR, FORKED, EXITED, FAILED, PART, ALIVE = 18, 19, 20, 21, 22, 23, 24, 25, 26
 RELEASED = 32
 
-VERSION = 3
+VERSION = 4
 HEADER = struct.Struct("<IBBHQ")
 LENGTH = struct.Struct("<I")
 ALIGNMENT = 64
@@ -84,6 +84,11 @@ class Channel:
             self._wait()
             self._read()
         return self.waiting.popleft()
+
+    def hear(self):
+        """Reads the word that there is."""
+        self._end_a_copy()
+        self._read()
 
     def _wait(self):
         """Waits for a word: awake for a moment, if the last came as soon."""
@@ -157,6 +162,11 @@ class Channel:
             return
         self.held = self._frame_with(kind, seq, b"{}", block.serialize())
         failure.first.append(self.send_held)
+
+    def send_inline(self, kind, seq, block):
+        """Sends a block with what is sent next, whatever its size."""
+        self.send_held()
+        self.held = self._frame_with(kind, seq, b"{}", block.serialize())
 
     def send_held(self):
         """Sends what was to go with the next frame."""

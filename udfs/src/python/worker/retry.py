@@ -54,16 +54,23 @@ class Retrying:
             try:
                 return self._call(args)
             except Exception as error:
-                if not self._is_named(error):
-                    raise
-                wait = _wait_s(error, attempt)
-                problem = self._no_more(attempt, wait)
-                if problem:
-                    _tell(error, f"{problem} after {_calls(attempt + 1)}")
+                wait = self.wait_s(error, attempt)
+                if wait is None:
                     raise
             self.retries += 1
             time.sleep(wait)
             args = self.made(self.number)
+
+    def wait_s(self, error, attempt):
+        """How long to wait before the next call; None if there is none."""
+        if not self._is_named(error):
+            return None
+        wait = _wait_s(error, attempt)
+        problem = self._no_more(attempt, wait)
+        if problem:
+            _tell(error, f"{problem} after {_calls(attempt + 1)}")
+            return None
+        return wait
 
     def _no_more(self, attempt, wait_s):
         """Why there is no further call, if so."""

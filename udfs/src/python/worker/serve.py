@@ -15,6 +15,7 @@ from .chain import Chain
 from .failure import RowTooLarge, Refused, of_function, owners, report, run
 from .isolation import Failures, isolated_column, isolated_parts
 from .methods import described
+from .overlap import Runner, within_loop
 from .protocol import Channel
 from .results import to_batches, to_column
 from .retry import Retrying, begin
@@ -40,6 +41,9 @@ class Call:
         self.strict = body["strict"]
         self.mode = body["mode"]
         self.by_row = self.mode not in ("batches", "groups")
+        self.is_async = body["overlap"] is not None
+        if self.method is None and self.is_async != self.source.is_async:
+            raise Refused("is async in one process and not in another. Say `async def` without conditions")
         self.takes_table = body["takes_table"]
         self.on_error = body["on_error"]
         self.bisect = body["bisect"]
@@ -51,15 +55,29 @@ class Call:
         if self.method is not None:
             self.code = run(self.function, getattr, instance.object, self.method)
         elif self.source.is_class:
-            self.code = _built(self.source, body["args"])
+            self.code = self._instance(body["args"])
         else:
             self.code = self.source.object
-        if body["retry"]:
+        if self.is_async:
+            self._overlap(body["retry"], **body["overlap"])
+        elif body["retry"]:
             self.code = Retrying(self.code, self.by_row, *body["retry"])
 
+    def _instance(self, args):
+        if self.is_async:
+            return within_loop(lambda: _built(self.source, args))
+        return _built(self.source, args)
+
+    def _overlap(self, retry, max_in_flight, rate_limit, timeout_s, alive_s, ordered):
+        """How many of its calls run at a time, see `overlap`."""
+        self.max_in_flight, self.rate_limit, self.ordered = max_in_flight, rate_limit, ordered
+        self.timeout_s, self.alive_s = timeout_s, alive_s
+        # Time is counted for each call alone.
+        self.retrying = Retrying(self.code, self.by_row, *retry[:2], None) if retry else None
+
     @property
-    def is_class(self):
-        return self.source.is_class
+    def kind(self):
+        return self.source.kind
 
     def forget(self):
         """Its module is gone from here on, unless it is the instance's."""
@@ -84,7 +102,7 @@ class Call:
         if not self.table:
             yield self._column(block, failures)
             return
-        for start, batch in self._batches(block):
+        for start, batch in self.batches(block):
             parts = self.parts(batch) if failures is None else isolated_parts(self, batch, start, failures)
             for part in parts:
                 if part.num_rows:
@@ -109,9 +127,9 @@ class Call:
                 failures.places = np.flatnonzero(valid)
         kind = self.output.field(0).type
         if failures is None:
-            pieces = [self.piece(batch, kind) for _, batch in self._batches(block)]
+            pieces = [self.piece(batch, kind) for _, batch in self.batches(block)]
         else:
-            pieces = [isolated_column(self, batch, kind, start, failures) for start, batch in self._batches(block)]
+            pieces = [isolated_column(self, batch, kind, start, failures) for start, batch in self.batches(block)]
         if len(pieces) == 1:
             column = pieces[0]
         else:
@@ -136,7 +154,16 @@ class Call:
     def _scalar_arguments(self, batch):
         return scalar_arguments(batch, self.batch_format, self.zero_copy)
 
-    def _batches(self, block):
+    def arguments(self, batch):
+        """What it is called with for a batch or a group."""
+        return self._table_argument(batch) if self.table else self._scalar_arguments(batch)
+
+    @staticmethod
+    def rows_with_null(block):
+        """A mask of the rows with a NULL in any column, or None if there is none."""
+        return _rows_with_null(block)
+
+    def batches(self, block):
         """With the first row of each."""
         if self.mode == "groups":
             yield from _groups(block)
@@ -161,6 +188,12 @@ class Worker:
         self.channel = channel
         self.calls = {}
         self.instance = None
+        # Of async functions, once there is one.
+        self.runner = None
+
+    def receive(self):
+        """The next request, or None when the engine is gone."""
+        return self.channel.receive() if self.runner is None else self.runner.receive()
 
     def answer(self, frame):
         if frame.kind == protocol.INIT:
@@ -185,16 +218,20 @@ class Worker:
             for call in frame.body["forget"]:
                 self.calls.pop(call).forget()
             call = _load(frame.body, frame.payload, self.instance)
+            if call.is_async and self.runner is None:
+                self.runner = Runner(self.channel)
             self.calls[frame.body["call"]] = call
             self._ready(frame, call)
         elif frame.kind == protocol.PROCESS:
             self._process(frame)
+        elif frame.kind == protocol.CANCEL:
+            if self.runner is not None:
+                self.runner.cancel(frame.seq)
         else:
             raise ValueError(f"unknown frame kind {frame.kind}")
 
     def _ready(self, frame, code, **more):
-        found = "class" if code.is_class else "function"
-        self.channel.send(protocol.READY, frame.seq, {"object": found} | more)
+        self.channel.send(protocol.READY, frame.seq, {"object": code.kind} | more)
 
     def _process(self, frame):
         call = self.calls[frame.body["call"]]
@@ -202,6 +239,9 @@ class Worker:
         since = time.perf_counter_ns()
         block = pa.ipc.read_record_batch(frame.payload, call.input)
         failures = call.failures(frame.body["max_errors"])
+        if call.is_async:
+            self.runner.begin(call, frame.seq, block, failures)
+            return
         output = None
         for output in call.outputs(block, failures):
             spent += time.perf_counter_ns() - since
@@ -242,7 +282,7 @@ def serve(sock):
     worker = Worker(channel)
     while True:
         try:
-            frame = channel.receive()
+            frame = worker.receive()
             if frame is None or frame.kind == protocol.SHUTDOWN:
                 return
             try:

@@ -38,6 +38,12 @@ class Source:
     def is_class(self):
         return inspect.isclass(self.object)
 
+    @property
+    def kind(self):
+        """What READY calls the object."""
+        kind = "class" if self.is_class else "function"
+        return f"async_{kind}" if self.is_async else kind
+
     def show(self):
         """Makes this text the one that tracebacks show under its name."""
         linecache.cache[self.file] = (len(self.text), None, self.lines, self.file)
@@ -86,9 +92,9 @@ class Source:
             if not any("__call__" in vars(base) for base in code.__mro__):
                 raise Refused(f"is the class {code.__name__} without a method __call__. Add one that takes {_count_of(params)}")
             code = code.__call__
-        if inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code):
-            raise Refused("is async, which is not supported. Use a plain def")
-        if inspect.isgeneratorfunction(code) and not table:
+        yields = inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code)
+        self.is_async = inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code)
+        if yields and not table:
             raise Refused("yields, but returns one value a row. Return an array, or declare a TABLE parameter and RETURNS TABLE")
         try:
             found = list(inspect.signature(code).parameters.values())

@@ -64,6 +64,10 @@ impl DisplayAs for MapBatchesExec {
         if self.is_table() && self.keeps_rows() {
             write!(f, "{separator}row_preserving=true")?;
         }
+        if self.call().is_async() {
+            let most = self.call().handling.overlap.in_flight();
+            write!(f, "{separator}max_in_flight={most}")?;
+        }
         if let Some(mask) = self.shape().mask() {
             let schema = self.input().schema();
             write!(f, "{separator}mask={}@{mask}", schema.field(mask).name())?;
@@ -130,6 +134,9 @@ fn write_handling(f: &mut fmt::Formatter<'_>, handling: &Handling, separator: &s
     }
     if let Some(retry) = retry_text(handling) {
         write!(f, "{separator}{retry}")?;
+    }
+    if let Some(rate) = handling.overlap.rate_limit {
+        write!(f, "{separator}rate_limit={rate}")?;
     }
     for (option, value) in handling.demand.options() {
         write!(f, "{separator}{option}={value}")?;

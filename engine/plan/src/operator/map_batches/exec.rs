@@ -25,10 +25,11 @@ use datafusion::physical_plan::{
     ExecutionPlan, ExecutionPlanProperties, InputDistributionRequirements, Partitioning,
     PlanProperties,
 };
-use mobula_udfs::{CallMode, Handling, OnError, UdfCall};
+use mobula_udfs::{CallMode, Handling, OnError, Overlap, UdfCall};
 
 use super::block_queue::{BlockLimits, BlockQueue};
 use super::grouping::{ExecGrouping, GroupMarker};
+use super::open_blocks::{self, open_blocks};
 use super::shared_pool::SharedPool;
 use super::stream::{Groups, MapBatchesStream, Setup, StreamMetrics};
 use crate::config::MobulaOptions;
@@ -216,16 +217,19 @@ impl MapBatchesExec {
         // As it claims: what is there decides how many more.
         let takes = self.concurrency.is_none() && handling.demand.takes_resources();
         let least = handling.min_workers.or(takes.then_some(1));
+        // One block at work and one on its way for each worker.
+        let open = open_blocks(&self.call, &options(context)).unwrap_or(2);
         let call = Arc::new(UdfCall {
             handling: Handling {
                 min_workers: least.map(|total| host.task_share(context, total)),
+                overlap: self.overlap_of_a_worker(),
                 ..handling.clone()
             },
             query: QueryId::of(context),
             ..self.call_under(&options(context))
         });
         let context = Arc::clone(context);
-        let pool = SharedPool::new(host, context, call, workers, &self.metrics);
+        let pool = SharedPool::new(host, context, call, workers, open, &self.metrics);
         let pool = Arc::new(pool.with_placed(placed));
         *shared = Arc::downgrade(&pool);
         Ok(pool)
@@ -244,7 +248,21 @@ impl MapBatchesExec {
         UdfCall {
             timeout: call.handling.timeout.or(timeout),
             max_errors: call.errors.max_errors.into_iter().chain(listed).min(),
+            handling: Handling {
+                overlap: self.overlap_of_a_worker(),
+                ..call.handling.clone()
+            },
             ..call.clone()
+        }
+    }
+
+    /// The rate is that of all workers.
+    fn overlap_of_a_worker(&self) -> Overlap {
+        let overlap = self.call.handling.overlap;
+        let share = |rate: f64| rate / self.concurrency.unwrap_or(1) as f64;
+        Overlap {
+            rate_limit: overlap.rate_limit.map(share),
+            ..overlap
         }
     }
 
@@ -266,6 +284,11 @@ impl MapBatchesExec {
 
     fn limits(&self, context: &TaskContext) -> BlockLimits {
         let options = options(context);
+        if !self.takes_blocks()
+            && let Some(open) = open_blocks(&self.call, &options)
+        {
+            return open_blocks::limits(&self.call, &options, open);
+        }
         let rows = options.udf_batch_rows();
         let (rows, batch_size) = match self.call.mode {
             _ if self.takes_blocks() => (1, None),

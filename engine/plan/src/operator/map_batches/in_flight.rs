@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::exec::ExecShape;
 use super::piece::Passed;
+use super::scattered::Scattered;
 use super::stream::{Setup, StreamMetrics};
 use crate::error::PlanError;
 
@@ -47,6 +48,8 @@ pub(super) struct InFlight {
     /// Rows sent, and those not answered yet.
     pub(super) sent: i64,
     pub(super) owed: i64,
+    /// Instead of `waiting`: rows whose values come in any order.
+    pub(super) scattered: Option<Scattered>,
     /// An answer longer than the first of `waiting`.
     pub(super) rest: Option<RecordBatch>,
     /// Rows of the block that are left out and have not come yet, in their order.
@@ -110,6 +113,10 @@ impl InFlight {
             },
         };
         let _timer = metrics.baseline.elapsed_compute().timer();
+        if let Some(scattered) = &mut self.scattered {
+            let rows = scattered.made(&answer, &setup.shape, &setup.schema)?;
+            return Poll::Ready(Ok(Some(rows)));
+        }
         Poll::Ready(match &setup.shape {
             ExecShape::Column { .. } => {
                 let (passed, answer) = self.zip(answer, setup)?;
@@ -148,7 +155,12 @@ impl InFlight {
     /// Takes note of rows to leave out, where rows are not left out by themselves.
     fn leave_out(&mut self, rows: Vec<usize>, setup: &Setup) {
         let is_column = matches!(setup.shape, ExecShape::Column { .. });
-        if is_column && setup.call.errors.on_error.drops_rows() {
+        if !is_column || !setup.call.errors.on_error.drops_rows() {
+            return;
+        }
+        if let Some(scattered) = &mut self.scattered {
+            scattered.leave_out(rows);
+        } else {
             self.dropped.extend(rows);
             self.dropped.make_contiguous().sort_unstable();
         }
@@ -173,7 +185,8 @@ impl InFlight {
     }
 
     fn end(&self, setup: &Setup) -> Result<Option<RecordBatch>> {
-        if !self.waiting.is_empty() {
+        let is_whole = self.scattered.as_ref().is_none_or(Scattered::is_whole);
+        if !self.waiting.is_empty() || !is_whole {
             return Err(wrong_rows(&setup.call, "fewer"));
         }
         match setup.shape {

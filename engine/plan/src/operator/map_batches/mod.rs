@@ -23,7 +23,8 @@
 //! `map`, `flat_map` and `filter` run here as well: they differ in what a worker
 //! does with a block. `node` is planned, `exec` is placed, `stream` runs one partition with
 //! `block_queue` before it (`piece` is what it cuts) and `shared_pool` beside it; `demand`
-//! tells what its workers ask for.
+//! tells what its workers ask for. Of an async function many blocks are open
+//! (`open_blocks`), and values may come in any order (`scattered`).
 
 mod block_queue;
 mod call;
@@ -38,9 +39,11 @@ mod limit_tests;
 #[cfg(test)]
 mod mask_tests;
 mod node;
+mod open_blocks;
 mod piece;
 #[cfg(test)]
 mod row_tests;
+mod scattered;
 mod shared_pool;
 mod stream;
 #[cfg(test)]

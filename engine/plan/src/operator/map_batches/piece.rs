@@ -6,7 +6,7 @@
 //! again by `stream`.
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array, new_null_array};
-use arrow::compute::{filter_record_batch, prep_null_mask_filter, take_arrays};
+use arrow::compute::{filter_record_batch, not, prep_null_mask_filter, take_arrays};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::Result;
 
@@ -101,6 +101,24 @@ impl Passed {
         };
         let rest = self.asked - asked;
         (part(0, at, asked), part(at, all - at, rest))
+    }
+
+    /// The rows asked about, and the others, if there are, of which nobody is.
+    ///
+    /// # Errors
+    /// None of its own.
+    pub fn parted(self) -> Result<(RecordBatch, Option<Self>)> {
+        let Some(mask) = &self.mask else {
+            return Ok((self.rows, None));
+        };
+        let asked = filter_record_batch(&self.rows, mask)?;
+        let others = filter_record_batch(&self.rows, &not(mask)?)?;
+        let rest = (others.num_rows() > 0).then(|| Self {
+            mask: Some(BooleanArray::from(vec![false; others.num_rows()])),
+            rows: others,
+            asked: 0,
+        });
+        Ok((asked, rest))
     }
 
     /// The rows with their answers, one for each row asked about, as last columns.

@@ -56,12 +56,13 @@ struct Opened {
 }
 
 impl SharedPool {
-    /// A pool of at most `workers` (at least 1).
+    /// A pool of at most `workers` (at least 1), each with up to `open` blocks.
     pub fn new(
         host: Arc<dyn TaskHost>,
         context: Arc<TaskContext>,
         call: Arc<UdfCall>,
         workers: usize,
+        open: usize,
         metrics: &ExecutionPlanMetricsSet,
     ) -> Self {
         let workers = workers.max(1);
@@ -79,8 +80,8 @@ impl SharedPool {
             workers,
             placed: None,
             opened: Mutex::new(None),
-            // With a partition's own, one at work and one on its way for each worker.
-            extra: Arc::new(Semaphore::new(2 * workers - 1)),
+            // One is a partition's own.
+            extra: Arc::new(Semaphore::new(workers.saturating_mul(open.max(1)) - 1)),
             metrics: PoolMetrics {
                 user_time: time("user_time"),
                 transport_time: time("transport_time"),

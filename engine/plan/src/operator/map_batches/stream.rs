@@ -47,6 +47,7 @@ use super::exec::ExecShape;
 use super::grouping::{GroupMarker, with_starts};
 use super::in_flight::{InFlight, Reply};
 use super::piece::Piece;
+use super::scattered::Scattered;
 use super::shared_pool::SharedPool;
 
 /// Answers of a table call that may wait unread.
@@ -310,10 +311,15 @@ impl Running {
         let kept = self.setup.pool.failures().kept(kept);
         // A scalar call has at most as many answers as rows, as many words of
         // failed rows, and the end.
+        let mut scattered = None;
         let (capacity, waiting) = match &self.setup.shape {
             ExecShape::Column { .. } | ExecShape::Filter { .. } => {
                 let pieces = blocks.into_iter().flat_map(|block| block.pieces);
-                (2 * rows + 1, pieces.map(|piece| piece.passed).collect())
+                let mut passed = pieces.map(|piece| piece.passed).collect();
+                if self.setup.call.scatters() {
+                    (scattered, passed) = Scattered::of(passed).map(|(s, o)| (Some(s), o))?;
+                }
+                (2 * rows + 1, passed.into())
             }
             ExecShape::Table { .. } => (TABLE_ANSWERS * count, VecDeque::new()),
         };
@@ -344,6 +350,7 @@ impl Running {
             waiting,
             sent: rows as i64,
             owed: rows as i64,
+            scattered,
             rest: None,
             dropped: VecDeque::new(),
             come: 0,

@@ -281,7 +281,12 @@ impl Hoister {
         // Named as the expression was, so that names of columns made from it
         // stay as they were.
         let result = self.free_name(expr.schema_name().to_string());
-        let call = FunctionCall::new(spec, CallMode::Batches, vec![], &CallOptions::default());
+        // One that waits is called for each row, unless it is declared for batches.
+        let mode = match spec.object.is_async() && spec.defaults.takes_rows() {
+            true => CallMode::Map,
+            false => CallMode::Batches,
+        };
+        let call = FunctionCall::new(spec, mode, vec![], &CallOptions::default());
         call.refuse_dropped_rows()?;
         let input = std::mem::take(&mut self.input);
         let node = MapBatchesNode::try_new_column(input, call, columns, result.clone())?;

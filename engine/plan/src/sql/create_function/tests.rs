@@ -78,6 +78,10 @@ $$",
                                 [],
                             ),
                         },
+                        overlap: Overlap {
+                            max_in_flight: None,
+                            rate_limit: None,
+                        },
                     },
                     actor: None,
                 },
@@ -167,6 +171,10 @@ fn a_table_function_with_clauses_in_another_order() {
                                 [],
                             ),
                         },
+                        overlap: Overlap {
+                            max_in_flight: None,
+                            rate_limit: None,
+                        },
                     },
                     actor: None,
                 },
@@ -254,7 +262,7 @@ fn refused_declarations() {
     check(
         &with("WITH (batchsize = 1)"),
         expect![[
-            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, init_timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving, reads, volatility, strict, num_cpus, num_gpus, memory, resources and label_selector. Did you mean "batch_size"?"#
+            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, init_timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving, reads, volatility, strict, num_cpus, num_gpus, memory, resources, label_selector, max_in_flight and rate_limit. Did you mean "batch_size"?"#
         ]],
     );
     check(
@@ -320,6 +328,10 @@ fn refused_declarations() {
                             labels: LabelSelector(
                                 [],
                             ),
+                        },
+                        overlap: Overlap {
+                            max_in_flight: None,
+                            rate_limit: None,
                         },
                     },
                     actor: None,

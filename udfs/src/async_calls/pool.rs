@@ -1,0 +1,146 @@
+//! A [`UdfPool`] of workers that run an async function.
+//!
+//! Dropped, it ends its workers: politely, those that are at nothing that anybody
+//! waits for.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use futures::stream::{Stream, StreamExt};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use super::block::{Block, Job};
+use super::hand::Hand;
+use super::queue::Queue;
+use crate::crew::Crew;
+use crate::error::UdfError;
+use crate::exchange::Part;
+use crate::manager::WorkerManager;
+use crate::order::CallOrder;
+use crate::pool::{Answer, AnswerStream, PoolStats, UdfPool};
+use crate::process_pool::CallOn;
+use crate::resources::Share;
+use crate::roster::Want;
+use crate::spawn::{OwnedTask, spawn_named};
+
+/// The workers of one async call in one task.
+#[derive(Debug)]
+pub(crate) struct AsyncPool {
+    call: Arc<CallOn>,
+    queue: Arc<Queue>,
+    hands: Mutex<Vec<OwnedTask>>,
+    concurrency: usize,
+}
+
+impl AsyncPool {
+    pub(crate) fn new(manager: Arc<WorkerManager>, order: CallOrder, concurrency: usize) -> Self {
+        let concurrency = concurrency.max(1);
+        let handling = &order.call.handling;
+        let least = handling.min_workers.unwrap_or(concurrency);
+        let least = least.clamp(1, concurrency);
+        let share = Share::new(&order.call.query, &handling.demand, least);
+        // They stay: what is on an event loop is not another's.
+        let crew = Crew::new(manager, Want::Actor, Some(share), None, [concurrency, 0]);
+        Self {
+            call: CallOn::new(crew, order),
+            queue: Arc::new(Queue::new(least, concurrency)),
+            hands: Mutex::default(),
+            concurrency,
+        }
+    }
+}
+
+#[async_trait]
+impl UdfPool for AsyncPool {
+    async fn call(&self, block: RecordBatch) -> Result<AnswerStream, UdfError> {
+        if block.num_rows() == 0 {
+            return Ok(self.call.answer_to_nothing());
+        }
+        let rows = self.call.as_sent(block)?;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let count = rows.num_rows();
+        let reader = Reader {
+            receiver,
+            abandoned: Arc::clone(&abandoned),
+            queue: Arc::clone(&self.queue),
+            cut_off: Some(UdfError::ShuttingDown {
+                function: self.call.function(),
+            }),
+        };
+        let job = Job {
+            block: Block::new(count, sender, abandoned),
+            rows,
+            places: (0..count).collect(),
+            is_suspect: false,
+        };
+        if self.queue.push(job) {
+            let (call, queue) = (Arc::clone(&self.call), Arc::clone(&self.queue));
+            let hand = spawn_named("udf-hand", Hand { call, queue }.run());
+            self.hands.lock().push(hand);
+        }
+        Ok(reader.boxed())
+    }
+
+    fn concurrency(&self) -> usize {
+        self.concurrency
+    }
+
+    fn stats(&self) -> PoolStats {
+        self.call.counters.stats()
+    }
+}
+
+impl Drop for AsyncPool {
+    fn drop(&mut self) {
+        self.call.crew.close();
+        self.queue.close();
+        let hands = std::mem::take(&mut *self.hands.lock());
+        self.call.crew.manager.see_out(hands);
+    }
+}
+
+/// What a reader has of a block. Dropped, it tells that nobody waits for it.
+#[derive(Debug)]
+struct Reader {
+    receiver: mpsc::UnboundedReceiver<Result<Part, UdfError>>,
+    abandoned: Arc<AtomicBool>,
+    queue: Arc<Queue>,
+    /// What it says if the hand is gone without a word; `None`: it is at its end.
+    cut_off: Option<UdfError>,
+}
+
+impl Stream for Reader {
+    type Item = Result<Answer, UdfError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.cut_off.is_none() {
+            return Poll::Ready(None);
+        }
+        let part = std::task::ready!(self.receiver.poll_recv(cx));
+        Poll::Ready(match part {
+            Some(Ok(Part::Answer(answer))) => Some(Ok(answer)),
+            Some(Ok(Part::End)) => {
+                self.cut_off = None;
+                None
+            }
+            Some(Err(error)) => {
+                self.cut_off = None;
+                Some(Err(error))
+            }
+            None => self.cut_off.take().map(Err),
+        })
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+        self.queue.changed.notify_waiters();
+    }
+}
