@@ -203,17 +203,21 @@ impl BlockRun<'_> {
             held: &mut self.held,
             // Others must not be lost with a block that has ended a worker.
             may_follow: !next.is_suspect,
+            unread: false,
         };
         let busy = call.crew.hosted.as_ref().map(Hosted::begin_block);
         let outcome = exchange.run(next.block.clone(), next.offset, ahead).await;
         let outcome = outcome.map_err(|stop| stop.at_line(&call.order.call));
-        let passed_on = exchange.passed_on;
+        let (passed_on, unread) = (exchange.passed_on, exchange.unread);
         drop(busy);
         if let (Some(hosted), Err(Interruption::Failed(error))) = (&call.crew.hosted, &outcome) {
             hosted.note(error);
         }
         call.counters.add_slots(lease.worker.channel.take_tally());
-        self.place = Some(Place::Worker(lease));
+        self.place = Some(match unread {
+            true => Place::Vacancy(lease.into_vacancy()),
+            false => Place::Worker(lease),
+        });
         (outcome, passed_on)
     }
 

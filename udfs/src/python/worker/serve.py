@@ -222,6 +222,14 @@ class Worker:
 
     def _send_block(self, seq, block):
         """Sends a block, halved until the halves fit a frame."""
+        try:
+            self._send_fitting(seq, block)
+        except pa.ArrowException as error:
+            # The engine looks at all values; this is where not even a copy is possible.
+            text = " ".join(str(error).split())
+            raise Refused(f"returned a block that is not valid: {text}") from None
+
+    def _send_fitting(self, seq, block):
         size = pa.ipc.get_record_batch_size(block)
         if size <= self.channel.payload_bytes_max():
             self.channel.send_block(protocol.OUTPUT, seq, block, size)
@@ -229,8 +237,8 @@ class Worker:
             raise RowTooLarge(size)
         else:
             half = block.num_rows // 2
-            self._send_block(seq, block.slice(0, half))
-            self._send_block(seq, block.slice(half))
+            self._send_fitting(seq, block.slice(0, half))
+            self._send_fitting(seq, block.slice(half))
 
 
 def serve(sock):
@@ -247,7 +255,7 @@ def serve(sock):
                 return
             try:
                 worker.answer(frame)
-            except Exception as error:
+            except BaseException as error:
                 if isinstance(error, (BrokenPipeError, ConnectionResetError)):
                     raise
                 channel.send(protocol.ERROR, frame.seq, report(error))
