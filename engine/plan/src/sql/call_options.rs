@@ -68,8 +68,20 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "Write a class's arguments behind its name: f(model => 'big')",
     ),
     (
+        "fn_args",
+        "A class gets arguments behind its name, f(model => 'big'); a function gets what differs from call to call as columns",
+    ),
+    (
+        "fn_kwargs",
+        "A class gets arguments behind its name, f(model => 'big'); a function gets what differs from call to call as columns",
+    ),
+    (
         "max_concurrency",
         "A worker runs one call at a time. Say how many workers by concurrency",
+    ),
+    (
+        "ray_remote_args",
+        "Say what each worker asks for by num_cpus, num_gpus, memory, resources and label_selector",
     ),
     (
         "requirements",
