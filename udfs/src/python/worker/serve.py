@@ -1,5 +1,6 @@
 """The worker's life: one request at a time until the engine is gone."""
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -248,6 +249,7 @@ def serve(sock):
     channel = Channel(sock)
     os.register_at_fork(before=channel.slots.before_fork)
     worker = Worker(channel)
+    standard = {0: os.open(os.devnull, os.O_RDONLY), 1: os.dup(1), 2: os.dup(2)}
     while True:
         try:
             frame = channel.receive()
@@ -260,8 +262,19 @@ def serve(sock):
                     raise
                 channel.send(protocol.ERROR, frame.seq, report(error))
             frame = None
+            _open_again(standard)
         except (BrokenPipeError, ConnectionResetError):
             return
+
+
+def _open_again(standard):
+    """User code may have closed what the next function prints to."""
+    for number, copy in standard.items():
+        try:
+            os.fstat(number)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.dup2(copy, number)
 
 
 def warm():
