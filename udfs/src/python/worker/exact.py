@@ -30,10 +30,19 @@ def check_numbers(values, data_type):
             _walk(value, data_type, _check_number)
 
 
+def types_inside(data_type):
+    """The types that a nested type is made of."""
+    if t.is_struct(data_type):
+        return [field.type for field in data_type]
+    if t.is_map(data_type):
+        return [data_type.key_type, data_type.item_type]
+    return [data_type.value_type] if data_type.num_fields == 1 and hasattr(data_type, "value_type") else []
+
+
 def _holds(data_type, wanted):
     if wanted(data_type):
         return True
-    return any(_holds(data_type.field(place).type, wanted) for place in range(data_type.num_fields))
+    return any(_holds(kind, wanted) for kind in types_inside(data_type))
 
 
 def _walk(value, data_type, leaf):

@@ -186,9 +186,9 @@ def _to_arrow(value, data_type, verb):
             array = array.storage
         if t.is_dictionary(array.type):
             array = array.dictionary_decode()
-        array = without_views(array)
         if array.type == data_type:
             return array
+        array = without_views(array)
         if _misfits(array.type, data_type):
             raise Misfit(array.type)
         return _cast(array, data_type)

@@ -8,12 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as t
 
+from .exact import types_inside
+
 
 def holds_views(kind):
     """Whether values of this type are list views, or have some inside."""
     if _is_view(kind):
         return True
-    return any(holds_views(kind.field(place).type) for place in range(kind.num_fields))
+    return any(map(holds_views, types_inside(kind)))
 
 
 def without_views(array):
@@ -25,7 +27,7 @@ def without_views(array):
         return _list_of_views(array)
     if t.is_struct(kind):
         children = [without_views(array.field(place)) for place in range(kind.num_fields)]
-        fields = [kind.field(place).with_type(child.type) for place, child in enumerate(children)]
+        fields = [field.with_type(child.type) for field, child in zip(kind, children)]
         return pa.StructArray.from_arrays(children, fields=fields, mask=array.is_null())
     inner = without_views(array.values)
     if t.is_map(kind):
