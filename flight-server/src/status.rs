@@ -82,9 +82,17 @@ fn with_place(code: Code, found: &Classified) -> Status {
     }
 }
 
-/// Newlines and runs of blanks become one blank; the tail is cut.
+/// Newlines and runs of blanks become one blank; the tail is cut. Other control
+/// characters are shown: clients written in C end a text at a NUL.
 fn one_line(text: &str) -> String {
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.contains(char::is_control) {
+        let shown = |c: char| match c.is_control() {
+            true => c.escape_default().collect(),
+            false => String::from(c),
+        };
+        line = line.chars().map(shown).collect();
+    }
     shorten(line, TEXT_LIMIT)
 }
 
@@ -114,6 +122,12 @@ mod tests {
         assert!(made.message().len() <= TEXT_LIMIT);
         assert!(made.message().ends_with('…'));
         assert!(!made.message().contains('\n'));
+    }
+
+    #[test]
+    fn control_characters_are_shown() {
+        let made = refuse(Code::Internal, "a\0b\u{1b}[1m\u{85}c");
+        assert_eq!(made.message(), "a\\u{0}b\\u{1b}[1m c");
     }
 
     #[test]

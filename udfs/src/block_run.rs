@@ -233,6 +233,7 @@ impl BlockRun<'_> {
             held_bytes: self.held.iter().map(answer_bytes).sum(),
             held: &mut self.held,
             may_follow: false,
+            unread: false,
         };
         let busy = call.crew.hosted.as_ref().map(Hosted::begin_block);
         let sending = exchange.send_together(train, ahead, &mut self.sent).await;
@@ -246,13 +247,20 @@ impl BlockRun<'_> {
             Err(error) => Err(error.into()),
         };
         let outcome = outcome.map_err(|stop| stop.at_line(&call.order.call));
-        let passed_on = exchange.passed_on;
+        let (passed_on, unread) = (exchange.passed_on, exchange.unread);
         drop(busy);
         if let (Some(hosted), Err(Interruption::Failed(error))) = (&call.crew.hosted, &outcome) {
             hosted.note(error);
         }
         call.counters.add_slots(lease.worker.channel.take_tally());
-        self.place = Some(Place::Worker(lease));
+        self.place = Some(match unread {
+            true => {
+                // What it was sent besides goes to another.
+                self.sent.clear();
+                Place::Vacancy(lease.into_vacancy())
+            }
+            false => Place::Worker(lease),
+        });
         (outcome, passed_on)
     }
 

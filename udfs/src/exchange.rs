@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use arrow::buffer::Buffer;
 use mobula_block::BlockError;
-use mobula_block::ipc::decode_block;
+use mobula_block::ipc::{decode_block, invalid_column};
 use mobula_block::plain::block_as;
 use mobula_block::size::block_bytes;
 use tokio::sync::mpsc;
@@ -24,7 +25,7 @@ use tokio::time::Instant;
 use crate::activity::WorkerState;
 use crate::call::UdfCall;
 use crate::crew::Lease;
-use crate::error::UdfError;
+use crate::error::{UdfError, UserFailure};
 use crate::failed_rows::OnError;
 use crate::order::CallOrder;
 use crate::pool::{Answer, PoolStats};
@@ -175,6 +176,8 @@ pub(crate) struct Exchange<'a> {
     pub(crate) held_bytes: usize,
     /// Whether the next block may be sent while the worker is at work on this one.
     pub(crate) may_follow: bool,
+    /// Whether the worker has more to say that nobody will hear.
+    pub(crate) unread: bool,
 }
 
 impl Exchange<'_> {
@@ -276,13 +279,21 @@ impl Exchange<'_> {
         add(&self.counters.rows_in, block.num_rows());
         add(&self.counters.bytes_in, bytes);
         let mut reader_time = Duration::ZERO;
+        let mut refused = None;
         loop {
             let frame = self.lease.worker.answer(function, seq, deadline).await?;
             match frame.kind {
+                Kind::Output | Kind::Failed if refused.is_some() => {}
                 Kind::Output | Kind::Failed => {
                     let output = match frame.kind {
                         Kind::Failed => self.failed(&frame, block.num_rows(), offset)?,
-                        _ => Answer::Rows(self.decode(&frame)?),
+                        _ => match self.decode(&frame) {
+                            Ok(rows) => Answer::Rows(rows),
+                            Err(error) => {
+                                refused = Some(self.hear_out(error)?);
+                                continue;
+                            }
+                        },
                     };
                     let given = Instant::now();
                     self.pass_on(output).await?;
@@ -302,7 +313,7 @@ impl Exchange<'_> {
                         .user_us
                         .fetch_add(done.user_us, Ordering::Relaxed);
                     add(&self.counters.transport_us, transport.as_micros() as usize);
-                    return Ok(());
+                    return refused.map_or(Ok(()), |error| Err(Interruption::Failed(error)));
                 }
                 other => {
                     let problem = format!("it answers {other:?} instead of Output or Done");
@@ -318,11 +329,44 @@ impl Exchange<'_> {
             return Err(self.lease.worker.broken(self.order.function(), problem));
         };
         let output = decode_block(payload, &self.order.output)
-            .and_then(|block| block_as(block, &self.order.call.output))
-            .map_err(|source| self.bad_block(source))?;
+            .map_err(|source| self.refused(payload, source))?;
+        let output =
+            block_as(output, &self.order.call.output).map_err(|source| self.bad_block(source))?;
         add(&self.counters.rows_out, output.num_rows());
         add(&self.counters.bytes_out, payload.len());
         Ok(output)
+    }
+
+    /// Of a block that cannot be decoded: whoever made it made a column that is none.
+    fn refused(&self, payload: &Buffer, source: BlockError) -> UdfError {
+        let schema = &self.order.output;
+        let Some((column, problem)) = invalid_column(payload, schema) else {
+            return self.bad_block(source);
+        };
+        let field = schema.field(column);
+        let what = match self.order.call.spec.is_table() {
+            true => format!("column \"{}\" as values", field.name()),
+            false => "values".to_owned(),
+        };
+        let wanted = field.data_type();
+        UdfError::Refused(Box::new(UserFailure {
+            function: self.order.function().to_owned(),
+            message: format!("returned {what} that are no valid {wanted}: {problem}"),
+            traceback: None,
+        }))
+    }
+
+    /// After what user code returned is refused here, the worker has more to say. A
+    /// generator may have no end: then it is let go. Others are few: `error` comes
+    /// after them, and the worker, or the named actor that it is, lives on.
+    fn hear_out(&mut self, error: UdfError) -> Result<UdfError, UdfError> {
+        let spec = &self.order.call.spec;
+        let is_refusal = matches!(error, UdfError::Refused(_));
+        self.unread = is_refusal && spec.is_table() && !spec.is_method();
+        match is_refusal && !self.unread {
+            true => Ok(error),
+            false => Err(error),
+        }
     }
 
     fn failed(&self, frame: &Frame, rows: usize, offset: usize) -> Result<Answer, UdfError> {

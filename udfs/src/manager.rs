@@ -198,7 +198,7 @@ impl WorkerManager {
         let grant = self
             .place(&spec.name, Want::ScalarCall, Rank::First)
             .await?;
-        let limit = self.init_limit(None);
+        let limit = self.init_limit_of(spec.defaults.init_timeout);
         let started = AtomicU64::new(0);
         let mut worker = self.employ(grant, &spec.name, limit, &started).await?;
         let found = worker.describe(spec, methods, limit.deadline()).await;
@@ -403,11 +403,6 @@ impl WorkerManager {
         let mut endings = self.endings.lock();
         endings.retain(|ending| !ending.is_finished());
         endings.extend(tasks);
-    }
-
-    /// For getting ready, for `call` if any.
-    pub(crate) fn init_limit(&self, call: Option<&UdfCall>) -> TimeLimit {
-        self.init_limit_of(call.and_then(|call| call.handling.init_timeout))
     }
 
     /// For getting ready, within what `init_timeout` says, if it does.

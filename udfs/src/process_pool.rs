@@ -175,7 +175,10 @@ impl CallOn {
         Claim {
             function: self.order.function(),
             order: Some(&self.order),
-            limit: self.crew.manager.init_limit(Some(&self.order.call)),
+            limit: self
+                .crew
+                .manager
+                .init_limit_of(self.order.call.handling.init_timeout),
             counters: &self.counters,
         }
     }

@@ -51,6 +51,9 @@ mod limits;
 #[path = "workers/misuse.rs"]
 mod misuse;
 #[cfg(test)]
+#[path = "workers/odd_values.rs"]
+mod odd_values;
+#[cfg(test)]
 #[path = "workers/overlap.rs"]
 mod overlap;
 #[cfg(test)]

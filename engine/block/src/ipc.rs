@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
 use arrow::datatypes::{Schema, SchemaRef};
+use arrow::error::ArrowError;
 use arrow_ipc::MessageHeader;
 use arrow_ipc::convert::{MessageBuffer, try_schema_from_ipc_buffer};
 use arrow_ipc::reader::RecordBatchDecoder;
@@ -98,6 +99,25 @@ pub fn encode_block(block: &RecordBatch) -> Result<Vec<u8>, BlockError> {
 /// # Errors
 /// When `message` is not a record-batch message that fits `schema`.
 pub fn decode_block(message: &Buffer, schema: &SchemaRef) -> Result<RecordBatch, BlockError> {
+    decode(message, schema, None)
+}
+
+/// The first column of a block that [`decode_block`] refuses which cannot be decoded
+/// by itself, and why; `None` where it is none's fault.
+pub fn invalid_column(message: &Buffer, schema: &SchemaRef) -> Option<(usize, ArrowError)> {
+    let columns = 0..schema.fields().len();
+    let mut refused = columns.filter_map(|at| match decode(message, schema, Some(&[at])) {
+        Err(BlockError::Decode(error)) => Some((at, error)),
+        _ => None,
+    });
+    refused.next()
+}
+
+fn decode(
+    message: &Buffer,
+    schema: &SchemaRef,
+    columns: Option<&[usize]>,
+) -> Result<RecordBatch, BlockError> {
     let (head, body) = split(message)?;
     let head = MessageBuffer::try_new(head).map_err(BlockError::Decode)?;
     let head = head.as_ref();
@@ -118,6 +138,7 @@ pub fn decode_block(message: &Buffer, schema: &SchemaRef) -> Result<RecordBatch,
     }
     let none = HashMap::new();
     RecordBatchDecoder::try_new(&body, batch, Arc::clone(schema), &none, &head.version())
+        .map(|decoder| decoder.with_projection(columns))
         .and_then(RecordBatchDecoder::read_record_batch)
         .map_err(BlockError::Decode)
 }
@@ -184,6 +205,22 @@ mod tests {
         let mut encoder = BlockEncoder::try_new(&block.schema()).unwrap();
         let pieces = encoder.encode(&block).unwrap();
         assert!(pieces.iter().any(|piece| piece.as_ptr() == address));
+    }
+
+    #[test]
+    fn the_column_that_is_not_valid_is_named() {
+        let block = block();
+        let schema = block.schema();
+        let mut bytes = encode_block(&block).unwrap();
+        let at = bytes.windows(3).position(|text| text == b"xyy").unwrap();
+        bytes[at] = 0xFF;
+        let bytes = Buffer::from_vec(bytes);
+        decode_block(&bytes, &schema).unwrap_err();
+        let (column, error) = invalid_column(&bytes, &schema).unwrap();
+        assert_eq!(column, 1);
+        assert!(error.to_string().contains("UTF8"), "{error}");
+        let cut = bytes.slice_with_length(0, bytes.len() - 8);
+        assert!(invalid_column(&cut, &schema).is_none());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde_json::json;
 pub(crate) const BOOTSTRAP: &str = include_str!("worker/bootstrap.py");
 
 /// The modules in the order they are loaded; each may import those before it.
-const MODULES: [(&str, &str); 15] = [
+const MODULES: [(&str, &str); 17] = [
     ("slots", include_str!("worker/slots.py")),
     ("limits", include_str!("worker/limits.py")),
     ("failure", include_str!("worker/failure.py")),
@@ -18,6 +18,8 @@ const MODULES: [(&str, &str); 15] = [
     ("source", include_str!("worker/source.py")),
     ("methods", include_str!("worker/methods.py")),
     ("arguments", include_str!("worker/arguments.py")),
+    ("exact", include_str!("worker/exact.py")),
+    ("views", include_str!("worker/views.py")),
     ("results", include_str!("worker/results.py")),
     ("retry", include_str!("worker/retry.py")),
     ("rows", include_str!("worker/rows.py")),

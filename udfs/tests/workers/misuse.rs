@@ -241,3 +241,27 @@ async fn answers_that_are_kept_keep_no_slots() {
     }
     manager.shutdown().await;
 }
+
+#[tokio::test]
+async fn who_closes_what_others_print_to_does_not_harm_them() {
+    let manager = manager();
+    let closes = "
+import os
+def f(x):
+    for number in range(3): os.close(number)
+    return x";
+    let prints = "
+import os
+def g(x):
+    print('hello', flush=True)
+    os.write(2, b'hello')
+    return x + os.read(0, 1).__len__()";
+    let closes = Case::ints("f", closes).pool(&manager, 1);
+    let prints = Case::ints("g", prints).pool(&manager, 1);
+    for _ in 0..2 {
+        assert_eq!(values(&run(&closes, counting(1)).await.unwrap()), [Some(0)]);
+        assert_eq!(values(&run(&prints, counting(1)).await.unwrap()), [Some(0)]);
+    }
+    assert_eq!(manager.workers().len(), 1, "one worker served both");
+    manager.shutdown().await;
+}

@@ -69,8 +69,20 @@ const ELSEWHERE: &[(&str, &str)] = &[
         "Write a class's arguments behind its name: f(model => 'big')",
     ),
     (
+        "fn_args",
+        "A class gets arguments behind its name, f(model => 'big'); a function gets what differs from call to call as columns",
+    ),
+    (
+        "fn_kwargs",
+        "A class gets arguments behind its name, f(model => 'big'); a function gets what differs from call to call as columns",
+    ),
+    (
         "max_concurrency",
         "Say how many calls of an async function a worker has in flight by max_in_flight, and how many workers by concurrency",
+    ),
+    (
+        "ray_remote_args",
+        "Say what each worker asks for by num_cpus, num_gpus, memory, resources and label_selector",
     ),
     (
         "requirements",

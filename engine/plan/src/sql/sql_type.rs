@@ -18,7 +18,10 @@ use datafusion::sql::sqlparser::ast::ColumnDef;
 /// # Errors
 /// Types DataFusion does not know.
 pub fn arrow_schema(columns: Vec<ColumnDef>) -> Result<Schema> {
-    let nothing = NoCatalog(ConfigOptions::default());
+    let mut config = ConfigOptions::default();
+    // A declaration is for all sessions, whatever zone they show times in.
+    config.execution.time_zone = Some("+00:00".to_owned());
+    let nothing = NoCatalog(config);
     let options = ParserOptions::default().with_map_string_types_to_utf8view(false);
     SqlToRel::new_with_options(&nothing, options).build_schema(columns)
 }

@@ -51,7 +51,8 @@ def _converted(convert, batch, batch_format):
         return convert(batch)
     except (Refused, MemoryError):
         raise
-    except Exception as error:
+    except BaseException as error:
+        # A panic of polars is no Exception.
         columns = ", ".join(f'"{field.name}" {field.type}' for field in batch.schema)
         text = " ".join(str(error).split())
         raise Refused(

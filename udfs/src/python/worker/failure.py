@@ -11,6 +11,8 @@ from . import limits
 
 MESSAGE_CHARS_MAX = 2000
 TRACEBACK_CHARS_MAX = 32 * 1024
+# Shown instead of acted upon.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 # What must not wait for user code, which may take long: called before it is.
 first = []
 # Whose body the file of a function's code is, where it is not its own.
@@ -55,7 +57,7 @@ def of_function(function):
     """What fails inside is this function's doing, unless it says whose."""
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
         if getattr(error, "mobula_function", None) is None:
             error.mobula_function = getattr(error, "function", function)
         raise
@@ -82,7 +84,7 @@ def report(error):
 def _said(error):
     if isinstance(error, Raised):
         return _raised(error.error, source_name(error.function))
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or not isinstance(error, Exception):
         # Beside user code, for what it was given or gave.
         return _raised(error, None)
     if isinstance(error, Refused):
@@ -114,7 +116,7 @@ def _raised(error, source):
     shown = traceback.TracebackException(type(error), error, error.__traceback__)
     _leave_out_worker(shown)
     message = type(error).__name__
-    text = " ".join(_text_of(error)[: 4 * MESSAGE_CHARS_MAX].split())
+    text = " ".join(text_of(error)[: 4 * MESSAGE_CHARS_MAX].split())
     if text:
         message += f": {text}"
     said = [_user_line(error, shown, source), getattr(error, "__mobula_note__", None), limits.note(error)]
@@ -124,7 +126,8 @@ def _raised(error, source):
     return _body("raised", message, "".join(shown.format()))
 
 
-def _text_of(error):
+def text_of(error):
+    """What an exception says, in lines of its own."""
     try:
         return str(error.msg if isinstance(error, SyntaxError) else error)
     except BaseException as broken:
@@ -164,6 +167,6 @@ def _body(reason, message, text):
 
 
 def _sendable(text, limit):
-    # Lone surrogates are Python's alone.
-    text = text.encode("utf-8", "replace").decode()
+    # Lone surrogates are Python's alone. A NUL would end the text for some clients.
+    text = text.encode("utf-8", "replace").decode().translate(_CONTROLS)
     return text if len(text) <= limit else text[: limit // 2] + " … " + text[-limit // 2 :]

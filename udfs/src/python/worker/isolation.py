@@ -8,7 +8,7 @@ have failed, as have those of a group.
 import pyarrow as pa
 
 from .failure import Raised, Refused, TooMany, report, run, type_of
-from .results import to_batches, to_column
+from .results import to_batches, to_column, valid_batch, valid_column
 from .rows import begin_rows, check_made, row_arguments
 
 # What one frame of failures holds at most.
@@ -69,7 +69,7 @@ def isolated_column(call, batch, kind, start, failures):
         values = _values_of_rows(call, batch, start, failures)
         return converted_values(values, kind, start, failures)
     try:
-        return call.piece(batch, kind)
+        return valid_column(call.piece(batch, kind))
     except (Raised, Refused) as error:
         halves = _failed(call, batch, start, error, failures)
     if halves is None:
@@ -84,7 +84,7 @@ def isolated_parts(call, batch, start, failures):
         return converted_groups(call, groups, failures)
     try:
         # All of them: a part that is sent cannot be taken back.
-        return list(call.parts(batch))
+        return [valid_batch(part) for part in call.parts(batch)]
     except (Raised, Refused) as error:
         halves = _failed(call, batch, start, error, failures)
     return [made for part, at in halves or () for made in isolated_parts(call, part, at, failures)]
@@ -140,7 +140,7 @@ def _go_on(code, rows, params, values):
 
 def converted_values(values, kind, start, failures):
     try:
-        return to_column(values, len(values), kind, True)
+        return valid_column(to_column(values, len(values), kind, True))
     except Refused as error:
         if len(values) == 1:
             failures.add(start, error)
@@ -180,7 +180,8 @@ def _made_of(call, row, made, failures):
 def converted_groups(call, groups, failures):
     rows = [row for _, made in groups for row in made]
     try:
-        return list(to_batches(call.function, rows, call.output, True)) if rows else []
+        made = to_batches(call.function, rows, call.output, True) if rows else ()
+        return [valid_batch(part) for part in made]
     except Refused as error:
         if len(groups) == 1:
             failures.add(groups[0][0], error)

@@ -13,7 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as t
 
-from .failure import Refused, run
+from .exact import as_meant, check_numbers
+from .failure import Refused, run, text_of
+from .views import without_views
 
 _SINGLE = (bool, int, float, complex, str, bytes, decimal.Decimal, datetime.date, datetime.time)
 _SINGLE += (datetime.timedelta, np.generic, pa.Scalar)
@@ -106,6 +108,23 @@ def _to_batch(value, schema):
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
+def valid_column(column, verb="returned"):
+    """`column`, whose values are looked at: where rows may fail, these must be found here."""
+    try:
+        column.validate(full=True)
+    except (pa.ArrowException, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise Refused(f"{verb} values that are no valid {column.type}: {text}") from None
+    return column
+
+
+def valid_batch(batch):
+    """`batch` after the same look at each column."""
+    for name, column in zip(batch.schema.names, batch.columns):
+        valid_column(column, f'returned column "{name}" as')
+    return batch
+
+
 def _is_table(value):
     if isinstance(value, (pa.RecordBatch, pa.Table, collections.abc.Mapping)):
         return True
@@ -131,7 +150,7 @@ def _columns(value):
             value = pa.table(value)
     except (Refused, MemoryError):
         raise
-    except Exception as error:
+    except BaseException as error:
         raise _unreadable(value, error) from None
     _refuse_twice(value.schema.names)
     return dict(zip(value.schema.names, value.columns))
@@ -146,13 +165,13 @@ def _refuse_twice(names):
 def _keys(row):
     try:
         return row.keys() | ()
-    except Exception as error:
+    except BaseException as error:
         raise _unreadable(row, error) from None
 
 
 def _unreadable(value, error):
     """Objects of user code may do anything when they are read."""
-    text = " ".join(str(error).split())
+    text = " ".join(text_of(error).split())
     return Refused(f"returned {named(value)} that cannot be read: {type(error).__name__}: {text}")
 
 
@@ -169,6 +188,7 @@ def _to_arrow(value, data_type, verb):
             array = array.dictionary_decode()
         if array.type == data_type:
             return array
+        array = without_views(array)
         if _misfits(array.type, data_type):
             raise Misfit(array.type)
         return _cast(array, data_type)
@@ -179,7 +199,7 @@ def _to_arrow(value, data_type, verb):
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         text = " ".join(str(error).split())
         raise Refused(f"{verb} values that are not {data_type}: {text}") from None
-    except Exception as error:
+    except BaseException as error:
         raise _unreadable(value, error) from None
 
 
@@ -213,14 +233,20 @@ def _from_numpy(value, data_type):
 
 
 def _from_objects(values, data_type, mask=None):
+    values = as_meant(values, data_type, mask)
     try:
         found = pa.array(values, mask=mask, from_pandas=False)
     except Exception:
         # Mixed values: only the declared type holds them all.
+        check_numbers(values, data_type)
         return pa.array(values, type=data_type, mask=mask, from_pandas=False)
     if t.is_decimal(data_type) and (t.is_integer(found.type) or t.is_floating(found.type)):
         return _cast(found, data_type)
-    array = pa.array(values, type=data_type, mask=mask, from_pandas=False)
+    try:
+        array = pa.array(values, type=data_type, mask=mask, from_pandas=False)
+    except pa.ArrowException:
+        check_numbers(values, data_type)
+        raise
     if _misfits(found.type, data_type):
         raise Misfit(found.type)
     # Told the type, pyarrow cuts 1.5 to 1 without a word; a cast does not.

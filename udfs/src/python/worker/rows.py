@@ -59,7 +59,7 @@ def _python_values(column, name):
         return column.to_pylist()
     except MemoryError:
         raise
-    except Exception as error:
+    except BaseException as error:
         raise Refused(
             f'cannot be given column "{name}" ({column.type}): Python has no such value: {error}.'
             " Leave those rows out, or CAST the column"

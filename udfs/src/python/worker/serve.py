@@ -1,5 +1,6 @@
 """The worker's life: one request at a time until the engine is gone."""
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -262,6 +263,14 @@ class Worker:
 
     def _send_block(self, seq, block):
         """Sends a block, halved until the halves fit a frame."""
+        try:
+            self._send_fitting(seq, block)
+        except pa.ArrowException as error:
+            # The engine looks at all values; this is where not even a copy is possible.
+            text = " ".join(str(error).split())
+            raise Refused(f"returned a block that is not valid: {text}") from None
+
+    def _send_fitting(self, seq, block):
         size = pa.ipc.get_record_batch_size(block)
         if size <= self.channel.payload_bytes_max():
             self.channel.send_block(protocol.OUTPUT, seq, block, size)
@@ -269,8 +278,8 @@ class Worker:
             raise RowTooLarge(size)
         else:
             half = block.num_rows // 2
-            self._send_block(seq, block.slice(0, half))
-            self._send_block(seq, block.slice(half))
+            self._send_fitting(seq, block.slice(0, half))
+            self._send_fitting(seq, block.slice(half))
 
 
 def serve(sock):
@@ -280,6 +289,7 @@ def serve(sock):
     channel = Channel(sock)
     os.register_at_fork(before=channel.slots.before_fork)
     worker = Worker(channel)
+    standard = {0: os.open(os.devnull, os.O_RDONLY), 1: os.dup(1), 2: os.dup(2)}
     while True:
         try:
             frame = worker.receive()
@@ -287,13 +297,24 @@ def serve(sock):
                 return
             try:
                 worker.answer(frame)
-            except Exception as error:
+            except BaseException as error:
                 if isinstance(error, (BrokenPipeError, ConnectionResetError)):
                     raise
                 channel.send(protocol.ERROR, frame.seq, report(error))
             frame = None
+            _open_again(standard)
         except (BrokenPipeError, ConnectionResetError):
             return
+
+
+def _open_again(standard):
+    """User code may have closed what the next function prints to."""
+    for number, copy in standard.items():
+        try:
+            os.fstat(number)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.dup2(copy, number)
 
 
 def warm():

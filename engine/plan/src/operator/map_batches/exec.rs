@@ -25,7 +25,7 @@ use datafusion::physical_plan::{
     ExecutionPlan, ExecutionPlanProperties, InputDistributionRequirements, Partitioning,
     PlanProperties,
 };
-use mobula_udfs::{CallMode, Handling, OnError, Overlap, UdfCall};
+use mobula_udfs::{CallMode, Handling, OnError, Overlap, UdfCall, Volatility};
 
 use super::block_queue::{BlockLimits, BlockQueue};
 use super::grouping::{ExecGrouping, GroupMarker};
@@ -182,6 +182,12 @@ impl MapBatchesExec {
     /// Whether rows that fail are left out.
     fn drops_rows(&self) -> bool {
         self.call.errors.on_error.drops_rows()
+    }
+
+    /// Whether it may be made for what it does.
+    fn is_volatile(&self) -> bool {
+        let mut parts = self.call.parts();
+        parts.any(|part| part.spec.volatility == Volatility::Volatile)
     }
 
     /// Whether blocks come out in the order they went in: values do unless told
@@ -508,7 +514,8 @@ impl ExecutionPlan for MapBatchesExec {
                 let made = self.call.output.fields().iter();
                 let unknown = made.map(|_| ColumnStatistics::new_unknown());
                 statistics.column_statistics.extend(unknown);
-                if self.drops_rows() {
+                // Nobody may answer from the statistics what only the call can.
+                if self.drops_rows() || self.is_volatile() {
                     statistics = statistics.to_inexact();
                 }
             }

@@ -7,11 +7,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch};
-use arrow::compute::{cast, interleave_record_batch};
-use arrow::datatypes::{DataType, Float32Type, Float64Type};
+use arrow::array::{Array, ArrowPrimitiveType, AsArray, PrimitiveArray, RecordBatch};
+use arrow::compute::interleave_record_batch;
+use arrow::datatypes::{DataType, FieldRef, Float16Type, Float32Type, Float64Type};
 use arrow::error::ArrowError;
-use arrow::json::writer::{LineDelimited, WriterBuilder};
+use arrow::json::writer::{
+    Encoder, EncoderFactory, EncoderOptions, LineDelimited, NullableEncoder, WriterBuilder,
+};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder};
@@ -191,55 +193,47 @@ fn listed(block: &[RecordBatch], mut failed: Vec<FailedRow>) -> Result<Vec<Liste
     Ok(listed.collect())
 }
 
+/// NaN and infinities as texts, at every depth: JSON would have null for them.
+#[derive(Debug)]
+struct FloatsInWords;
+
+impl EncoderFactory for FloatsInWords {
+    fn make_default_encoder<'a>(
+        &self,
+        _field: &'a FieldRef,
+        array: &'a dyn Array,
+        _options: &'a EncoderOptions,
+    ) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
+        let encoder: Box<dyn Encoder + 'a> = match array.data_type() {
+            DataType::Float16 => Box::new(Floats(array.as_primitive::<Float16Type>())),
+            DataType::Float32 => Box::new(Floats(array.as_primitive::<Float32Type>())),
+            DataType::Float64 => Box::new(Floats(array.as_primitive::<Float64Type>())),
+            _ => return Ok(None),
+        };
+        let nulls = array.nulls().cloned();
+        Ok(Some(NullableEncoder::new(encoder, nulls)))
+    }
+}
+
+struct Floats<'a, T: ArrowPrimitiveType>(&'a PrimitiveArray<T>);
+
+impl<T: ArrowPrimitiveType<Native: Into<f64>>> Encoder for Floats<'_, T> {
+    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
+        let value = self.0.value(row);
+        let text = match value.into().is_finite() {
+            true => format!("{value:?}"),
+            false => format!("\"{value:?}\""),
+        };
+        out.extend_from_slice(text.as_bytes());
+    }
+}
+
 /// Each row as a JSON object with all columns.
 fn json_lines(rows: &RecordBatch) -> Result<Vec<String>, ArrowError> {
-    if !rows.columns().iter().any(has_unwritable) {
-        return finite_json_lines(rows);
-    }
-    let lines = (0..rows.num_rows()).map(|at| {
-        let mut line = finite_json_lines(&with_texts(&rows.slice(at, 1))?)?;
-        Ok(line.pop().unwrap_or_default())
-    });
-    lines.collect()
-}
-
-/// Whether it has NaN or an infinity, which JSON would write as null.
-fn has_unwritable(column: &ArrayRef) -> bool {
-    match column.data_type() {
-        DataType::Float32 => {
-            let values = column.as_primitive::<Float32Type>();
-            values.iter().flatten().any(|x| !x.is_finite())
-        }
-        DataType::Float64 => {
-            let values = column.as_primitive::<Float64Type>();
-            values.iter().flatten().any(|x| !x.is_finite())
-        }
-        _ => false,
-    }
-}
-
-/// `row` with a text in place of each number that JSON does not have.
-fn with_texts(row: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-    let columns = row
-        .columns()
-        .iter()
-        .map(|column| match has_unwritable(column) {
-            true => cast(column, &DataType::Utf8),
-            false => Ok(Arc::clone(column)),
-        });
-    let columns = columns.collect::<Result<Vec<_>, _>>()?;
-    let schema = row.schema();
-    let named = schema
-        .fields()
-        .iter()
-        .map(|field| field.name())
-        .zip(columns);
-    RecordBatch::try_from_iter_with_nullable(named.map(|(name, column)| (name, column, true)))
-}
-
-fn finite_json_lines(rows: &RecordBatch) -> Result<Vec<String>, ArrowError> {
     let mut bytes = Vec::new();
-    let builder = WriterBuilder::new().with_explicit_nulls(true);
+    let builder = WriterBuilder::new()
+        .with_explicit_nulls(true)
+        .with_encoder_factory(Arc::new(FloatsInWords));
     let mut writer = builder.build::<_, LineDelimited>(&mut bytes);
     let written = writer.write(rows).and_then(|()| writer.finish());
     drop(writer);

@@ -3,13 +3,14 @@
 //! The exec knows it weakly, the streams hold it: workers end when the last
 //! stream has ended, even if the plan is kept for a while after the query. The
 //! pool itself is opened at the first block, and told to the host. Its figures
-//! become metrics when it closes.
+//! become metrics whenever rows come out, and when it closes.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, Time};
-use mobula_udfs::{UdfCall, UdfError, UdfPool};
+use mobula_udfs::{PoolStats, UdfCall, UdfError, UdfPool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::failures::Failures;
@@ -44,6 +45,8 @@ pub(super) struct SharedPool {
     extra: Arc<Semaphore>,
     failures: Failures,
     metrics: PoolMetrics,
+    /// What `metrics` have of the pool.
+    told: Mutex<PoolStats>,
     id: OperatorId,
     run_metrics: RunMetrics,
 }
@@ -94,6 +97,7 @@ impl SharedPool {
                 retries: global("retries"),
                 workers_at_once: global("workers_at_once"),
             },
+            told: Mutex::default(),
             id,
             run_metrics,
         }
@@ -145,6 +149,42 @@ impl SharedPool {
         &self.failures
     }
 
+    /// Adds to the metrics what the pool has done since the last time. A stream does so
+    /// with the rows it gives: under a LIMIT the pool's last owner may be a task that
+    /// is cut off only after the metrics were read.
+    pub fn tell(&self) {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(opened) = opened.as_ref() {
+            self.tell_of(&opened.pool.stats());
+        }
+    }
+
+    fn tell_of(&self, stats: &PoolStats) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let metrics = &self.metrics;
+        let add = |to: &Count, of: fn(&PoolStats) -> u64| {
+            to.add(of(stats).saturating_sub(of(&told)) as usize);
+        };
+        let add_time = |to: &Time, of: fn(&PoolStats) -> Duration| {
+            let more = of(stats).saturating_sub(of(&told));
+            // Nothing would be added as a nanosecond.
+            if !more.is_zero() {
+                to.add_duration(more);
+            }
+        };
+        add_time(&metrics.user_time, |stats| stats.user_time);
+        add_time(&metrics.transport_time, |stats| stats.transport_time);
+        add(&metrics.workers_started, |stats| stats.workers_started);
+        add(&metrics.bytes_to_workers, |stats| stats.bytes_in);
+        add(&metrics.bytes_from_workers, |stats| stats.bytes_out);
+        add(&metrics.bytes_shared, |stats| stats.bytes_shared);
+        add(&metrics.slots_created, |stats| stats.slots_created);
+        add(&metrics.blocks_ahead, |stats| stats.blocks_ahead);
+        add(&metrics.retries, |stats| stats.retries);
+        add(&metrics.workers_at_once, |stats| stats.workers_at_once);
+        *told = *stats;
+    }
+
     /// The right to one more call in flight, if there is one. A partition's
     /// first call needs none, so that no partition can starve another.
     pub fn extra_permit(&self) -> Option<OwnedSemaphorePermit> {
@@ -160,25 +200,7 @@ impl Drop for SharedPool {
             .unwrap_or_else(PoisonError::into_inner);
         if let Some(Opened { pool, run }) = opened.take() {
             self.host.operator_ended(&run);
-            let stats = pool.stats();
-            self.metrics.user_time.add_duration(stats.user_time);
-            self.metrics
-                .transport_time
-                .add_duration(stats.transport_time);
-            self.metrics
-                .workers_started
-                .add(stats.workers_started as usize);
-            self.metrics.bytes_to_workers.add(stats.bytes_in as usize);
-            self.metrics
-                .bytes_from_workers
-                .add(stats.bytes_out as usize);
-            self.metrics.bytes_shared.add(stats.bytes_shared as usize);
-            self.metrics.slots_created.add(stats.slots_created as usize);
-            self.metrics.blocks_ahead.add(stats.blocks_ahead as usize);
-            self.metrics.retries.add(stats.retries as usize);
-            self.metrics
-                .workers_at_once
-                .add(stats.workers_at_once as usize);
+            self.tell_of(&pool.stats());
         }
     }
 }

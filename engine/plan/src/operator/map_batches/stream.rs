@@ -156,11 +156,13 @@ impl Stream for MapBatchesStream {
             return Poll::Ready(None);
         };
         let polled = running.poll(cx, &this.metrics);
-        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
-            this.running = None;
-        }
-        if matches!(polled, Poll::Ready(Some(Ok(_)))) {
-            this.given_since = Some(Instant::now());
+        match polled {
+            Poll::Ready(Some(Ok(_))) => {
+                running.setup.pool.tell();
+                this.given_since = Some(Instant::now());
+            }
+            Poll::Ready(_) => this.running = None,
+            Poll::Pending => {}
         }
         this.metrics.baseline.record_poll(polled)
     }

@@ -315,7 +315,13 @@ fn typed_returns(function: &str, returns: ReturnsText) -> Result<Returns, PlanEr
             Err(declaration(function, "RETURNS TABLE() has no column"))
         }
         ReturnsText::Table(columns) => {
-            let schema = schema_of(function, "a result column".to_owned(), columns)?;
+            let mut fields = Vec::with_capacity(columns.len());
+            for (name, sql_type) in columns {
+                let what = format!("result column {name} ({sql_type})");
+                let column = schema_of(function, what, vec![(name, sql_type)])?;
+                fields.extend(column.fields().iter().cloned());
+            }
+            let schema = Schema::new(fields);
             let mut seen = HashSet::new();
             match schema
                 .fields()
