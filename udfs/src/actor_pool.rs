@@ -14,7 +14,8 @@ use crate::order::CallOrder;
 use crate::pool::UdfPool;
 use crate::process_pool::ProcessPool;
 
-/// The actors of one call. Dropped, it ends them: those at work when they are through.
+/// The actors of one call. Dropped, it ends them, those at work when they are through;
+/// blocks in line are refused, with [`UdfError::PoolGone`].
 #[derive(Debug)]
 pub struct ActorPool {
     crew: Arc<Crew>,
@@ -61,6 +62,6 @@ impl ActorPool {
 
 impl Drop for ActorPool {
     fn drop(&mut self) {
-        self.crew.close();
+        self.crew.dismiss();
     }
 }

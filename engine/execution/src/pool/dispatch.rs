@@ -10,7 +10,7 @@
 //! Bounds: two blocks for each actor on their way from each task.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -38,6 +38,9 @@ const SENDS_MAX: u32 = 3;
 /// How often the coordinator is asked where actors are that are missed.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// A host that is still named so long after its loss has lost only the way to it: the
+/// coordinator has missed no heartbeat of it.
+const TRUST_AFTER: Duration = Duration::from_secs(10);
 /// Blocks of a task on their way to each actor.
 const BLOCKS_PER_ACTOR: usize = 2;
 /// How much the last block counts in what blocks take lately.
@@ -145,7 +148,7 @@ struct End {
     mean_us: Option<f64>,
     /// What the mean was made from.
     seen: (u64, Duration),
-    is_lost: bool,
+    lost_at: Option<Instant>,
 }
 
 impl End {
@@ -156,8 +159,16 @@ impl End {
             credits: BLOCKS_PER_ACTOR * self.host.actors,
             mean_us: self.mean_us,
             is_local: self.is_local,
-            is_there: !self.is_lost,
+            is_there: !self.is_lost(),
         }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost_at.is_some()
+    }
+
+    fn is_of(&self, host: &PoolHost) -> bool {
+        (&self.host.executor_id, self.host.part) == (&host.executor_id, host.part)
     }
 
     /// Takes what its actors have done meanwhile into account.
@@ -202,14 +213,16 @@ impl Drop for Turn {
 }
 
 impl Shared {
-    /// Adds the hosts that are not known yet.
+    /// Adds the hosts that are not known yet, and those that are named long after they
+    /// were lost.
     fn add(&self, hosts: &[PoolHost]) {
-        let known = |state: &State, host: &PoolHost| {
-            let key = |host: &PoolHost| (host.executor_id.clone(), host.part);
-            state.ends.iter().any(|end| key(&end.host) == key(host))
-        };
         for host in hosts {
-            if known(&self.state.lock(), host) {
+            let of_host = |end: &&End| end.is_of(host);
+            let is_known = self.state.lock().ends.iter().filter(of_host).any(|end| {
+                let lost_for = end.lost_at.map(|at| at.elapsed());
+                lost_for.is_none_or(|time| time < TRUST_AFTER)
+            });
+            if is_known {
                 continue;
             }
             match self.end(host) {
@@ -257,7 +270,7 @@ impl Shared {
             in_flight: 0,
             mean_us: None,
             seen: (0, Duration::ZERO),
-            is_lost: false,
+            lost_at: None,
         })
     }
 
@@ -271,8 +284,8 @@ impl Shared {
     fn lose(&self, at: usize, error: &UdfError) {
         let mut state = self.state.lock();
         state.last_loss = error.to_string();
-        if let Some(end) = state.ends.get_mut(at).filter(|end| !end.is_lost) {
-            end.is_lost = true;
+        if let Some(end) = state.ends.get_mut(at).filter(|end| !end.is_lost()) {
+            end.lost_at = Some(Instant::now());
             let executor = &end.host.executor_id;
             let function = &self.call.spec.name;
             tracing::warn!(executor, function, %error, "actors are lost; their blocks go to others");
@@ -312,7 +325,7 @@ impl Shared {
     }
 
     fn has_nobody(&self) -> bool {
-        self.state.lock().ends.iter().all(|end| end.is_lost)
+        self.state.lock().ends.iter().all(End::is_lost)
     }
 
     fn nobody(&self) -> UdfError {
@@ -325,7 +338,7 @@ impl Shared {
 
     fn misses_some(&self) -> bool {
         let state = self.state.lock();
-        let there = state.ends.iter().filter(|end| !end.is_lost);
+        let there = state.ends.iter().filter(|end| !end.is_lost());
         there.map(|end| end.host.actors).sum::<usize>() < self.actors
     }
 
@@ -335,7 +348,11 @@ impl Shared {
             return;
         }
         let mut state = self.state.lock();
-        if state.asking.as_ref().is_some_and(|task| !task.is_finished()) {
+        if state
+            .asking
+            .as_ref()
+            .is_some_and(|task| !task.is_finished())
+        {
             return;
         }
         let shared = Arc::downgrade(self);
@@ -399,7 +416,9 @@ async fn send(
     }
 }
 
-async fn next(sending: Option<Sending>) -> Option<(Result<mobula_udfs::Answer, UdfError>, Option<Sending>)> {
+async fn next(
+    sending: Option<Sending>,
+) -> Option<(Result<mobula_udfs::Answer, UdfError>, Option<Sending>)> {
     let mut sending = sending?;
     loop {
         let error = match sending.answers.next().await {

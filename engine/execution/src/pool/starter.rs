@@ -14,9 +14,7 @@ use arrow_flight::Action;
 use futures::future::join_all;
 use mobula_plan::operator::map_batches::DemandingCall;
 use mobula_plan::{PlacedPool, PoolHost};
-use mobula_proto::pool::{
-    ACTION_POOLS_END, ACTION_POOLS_START, EndPools, StartPool, StartPools,
-};
+use mobula_proto::pool::{ACTION_POOLS_END, ACTION_POOLS_START, EndPools, StartPool, StartPools};
 use mobula_udfs::{Capacity, UdfError};
 use parking_lot::Mutex;
 use prost::Message;
@@ -106,11 +104,7 @@ pub struct StartedPools {
 }
 
 impl Starter {
-    pub fn new(
-        control: Arc<Control>,
-        process: &Process,
-        own: Option<OwnHost>,
-    ) -> Arc<Self> {
+    pub fn new(control: Arc<Control>, process: &Process, own: Option<OwnHost>) -> Arc<Self> {
         Arc::new(Self {
             line: Arc::default(),
             control,
@@ -170,7 +164,11 @@ impl Starter {
             let running = self.running.lock().get(&query).cloned();
             let Some(running) = running else { continue };
             if let Err(error) = self.start_missing(&running).await {
-                tracing::warn!(?error, query, "actors of a query are not there yet; it is tried again");
+                tracing::warn!(
+                    ?error,
+                    query,
+                    "actors of a query are not there yet; it is tried again"
+                );
                 self.line.again(&query);
             }
         }
@@ -257,18 +255,22 @@ impl Starter {
         });
         let request = StartPools {
             query_id: running.query_id.clone(),
-            pools: wanted
-                .collect::<Result<_, _>>()
-                .map_err(NotStarted::Call)?,
+            pools: wanted.collect::<Result<_, _>>().map_err(NotStarted::Call)?,
             part: first.part,
         };
         let outcome = match self.is_here(&first.executor_id) {
             true => self.hosting.start(request).await,
             false => {
                 let body = request.encode_to_vec();
-                act(&self.channels, &first.url, ACTION_POOLS_START, body, START_TIMEOUT)
-                    .await
-                    .map(drop)
+                act(
+                    &self.channels,
+                    &first.url,
+                    ACTION_POOLS_START,
+                    body,
+                    START_TIMEOUT,
+                )
+                .await
+                .map(drop)
             }
         };
         outcome.map_err(|status| {
@@ -318,6 +320,8 @@ impl Starter {
 
     async fn end_on_hosts(&self, running: &Running) {
         let started = running.started.lock().await;
+        // Some may have been started anew here since.
+        self.hosting.end(&running.query_id);
         let mut urls: Vec<_> = started
             .pools
             .iter()
@@ -375,7 +379,12 @@ impl Started {
         let mut missing: Vec<(StartedPool, usize)> = vec![];
         for (call, held) in seats.iter().enumerate() {
             let least = calls.get(call).map_or(0, |call| call.demand.workers);
-            let mut there: Vec<_> = self.pools.iter().filter(|p| p.call == call).cloned().collect();
+            let mut there: Vec<_> = self
+                .pools
+                .iter()
+                .filter(|p| p.call == call)
+                .cloned()
+                .collect();
             for (at, held) in held.iter().enumerate() {
                 let has = there.iter_mut().find(|p| p.is_of(held) && p.actors > 0);
                 if let Some(has) = has {
@@ -383,9 +392,8 @@ impl Started {
                     continue;
                 }
                 let begins = usize::from(at < least);
-                let same = |(pool, _): &&mut (StartedPool, usize)| {
-                    pool.call == call && pool.is_of(held)
-                };
+                let same =
+                    |(pool, _): &&mut (StartedPool, usize)| pool.call == call && pool.is_of(held);
                 match missing.iter_mut().find(same) {
                     Some((pool, first)) => {
                         pool.actors += 1;
@@ -448,7 +456,10 @@ pub async fn act(
     let answer = async {
         let flight = channels.flight(url);
         let mut client = flight.map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let mut results = client.do_action(Action::new(action, body)).await?.into_inner();
+        let mut results = client
+            .do_action(Action::new(action, body))
+            .await?
+            .into_inner();
         let first = results.message().await?;
         Ok(first.map(|result| result.body.to_vec()).unwrap_or_default())
     };
@@ -461,5 +472,9 @@ async fn bounded<T>(
 ) -> Result<T, Status> {
     tokio::time::timeout(limit, answer)
         .await
-        .unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no answer within {limit:?}"))))
+        .unwrap_or_else(|_| {
+            Err(Status::deadline_exceeded(format!(
+                "no answer within {limit:?}"
+            )))
+        })
 }
