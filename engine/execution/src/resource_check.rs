@@ -28,7 +28,10 @@ pub struct Has {
 /// # Errors
 /// What is missing, and what there is.
 pub fn check(calls: &[CallDemand], hosts: &[Has]) -> Result<(), ExecutionError> {
-    let rooms: Vec<_> = hosts.iter().map(|has| Room::all_of(&has.capacity)).collect();
+    let rooms: Vec<_> = hosts
+        .iter()
+        .map(|has| Room::all_of(&has.capacity))
+        .collect();
     calls
         .iter()
         .try_for_each(|call| check_call(call, hosts, &rooms))?;

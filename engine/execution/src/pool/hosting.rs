@@ -143,7 +143,8 @@ impl Asked {
 }
 
 fn opened(pool: StartPool, claimed: &str) -> Result<Asked, Status> {
-    let malformed = |problem: String| Status::invalid_argument(format!("this is no pool: {problem}"));
+    let malformed =
+        |problem: String| Status::invalid_argument(format!("this is no pool: {problem}"));
     let mut call = UdfCall::decode(&pool.udf_call).map_err(|e| malformed(e.to_string()))?;
     call.timeout = pool.timeout_us.map(Duration::from_micros);
     call.max_errors = pool.max_errors;

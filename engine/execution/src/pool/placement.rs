@@ -126,12 +126,7 @@ fn take(room: &mut Room, demand: &Demand) -> Option<Taken> {
     }
 }
 
-fn greedily(
-    rooms: &mut [Room],
-    groups: &[Group],
-    items: &[usize],
-    way: Way,
-) -> Option<Vec<Seat>> {
+fn greedily(rooms: &mut [Room], groups: &[Group], items: &[usize], way: Way) -> Option<Vec<Seat>> {
     let mut seats: Vec<Seat> = vec![];
     for (at, group) in items.iter().enumerate() {
         let demand = &groups.get(*group)?.demand;

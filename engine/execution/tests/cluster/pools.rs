@@ -241,7 +241,9 @@ async fn a_block_that_kills_its_actors_is_the_users_error_and_takes_nobody_else(
     declare(&mut cluster, "poison", POISON);
     batches_of(&mut cluster, 100).await;
     let call = |more: &str| {
-        format!("map_batches((SELECT k FROM numbers), poison, num_gpus => 1, concurrency => 1{more})")
+        format!(
+            "map_batches((SELECT k FROM numbers), poison, num_gpus => 1, concurrency => 1{more})"
+        )
     };
     let error = cluster
         .query(&format!("select * from {}", call("")))
