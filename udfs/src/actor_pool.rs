@@ -15,7 +15,8 @@ use crate::order::CallOrder;
 use crate::pool::UdfPool;
 use crate::process_pool::ProcessPool;
 
-/// The actors of one call. Dropped, it ends them: those at work when they are through.
+/// The actors of one call. Dropped, it ends them, those at work when they are through;
+/// blocks in line are refused, with [`UdfError::PoolGone`].
 #[derive(Debug)]
 pub struct ActorPool {
     actors: Actors,
@@ -78,7 +79,7 @@ impl Drop for ActorPool {
     fn drop(&mut self) {
         // The other one ends with its last reader.
         if let Actors::Crew(crew) = &self.actors {
-            crew.close();
+            crew.dismiss();
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::manager::{TimeLimit, WorkerManager, leaves_worker_usable};
 use crate::order::CallOrder;
 use crate::resources::Share;
 use crate::roster::{Grant, Rank, Slot, Want};
+use crate::signal;
 use crate::spawn::OwnedTask;
 use crate::worker::{Deadline, Worker};
 
@@ -43,6 +44,8 @@ pub(crate) struct Crew {
     shelf: Mutex<Shelf>,
     /// An actor came free, or the last worker went.
     shelf_changed: Notify,
+    /// It was dismissed.
+    dismissed: Notify,
     /// Makes one more worker ready.
     pub(crate) grower: Mutex<Option<OwnedTask>>,
 }
@@ -55,6 +58,8 @@ struct Shelf {
     /// Turns in existence.
     at_work: usize,
     closed: bool,
+    /// Whether those in line get nobody any more.
+    refuses: bool,
 }
 
 /// What a worker is made ready for.
@@ -84,6 +89,7 @@ impl Crew {
             hosted,
             shelf: Mutex::default(),
             shelf_changed: Notify::new(),
+            dismissed: Notify::new(),
             grower: Mutex::default(),
         })
     }
@@ -108,6 +114,24 @@ impl Crew {
         self.shelf.lock().closed
     }
 
+    /// As [`Self::close`]; those that wait for a worker, or will, are refused: what
+    /// theirs would have had belongs to others.
+    pub(crate) fn dismiss(&self) {
+        self.shelf.lock().refuses = true;
+        self.close();
+        self.dismissed.notify_waiters();
+    }
+
+    /// Ready once it is dismissed.
+    async fn refuses(&self) {
+        let mut dismissed = pin!(self.dismissed.notified());
+        // From here on it is not missed.
+        dismissed.as_mut().enable();
+        if !self.shelf.lock().refuses {
+            dismissed.await;
+        }
+    }
+
     /// Whether one of its workers is at work, or being made ready.
     pub(crate) fn is_at_work(&self) -> bool {
         self.shelf.lock().at_work > 0
@@ -129,7 +153,11 @@ impl Crew {
             }
             let (turn, source) = match kept.take() {
                 Some((turn, slot)) => (turn, Source::Granted(Grant::Slot(slot))),
-                None => self.take_turn(claim).await?,
+                None => tokio::select! {
+                    biased;
+                    () = self.refuses() => return Err(self.gone(claim.function)),
+                    taken = self.take_turn(claim) => taken?,
+                },
             };
             let is_built = matches!(source, Source::Granted(_));
             let error = match self.ready(source, claim).await {
@@ -212,8 +240,16 @@ impl Crew {
         let is_class = |order: &CallOrder| order.call.spec.object.is_class();
         match error {
             UdfError::WorkerLost { .. } => true,
+            UdfError::Handshake { exit, .. } => signal::is_killed(exit),
             UdfError::Raised(_) => claim.order.is_none_or(is_class),
             _ => false,
+        }
+    }
+
+    fn gone(&self, function: &str) -> UdfError {
+        UdfError::PoolGone {
+            function: function.to_owned(),
+            place: self.manager.settings.executor_id.clone(),
         }
     }
 

@@ -221,6 +221,12 @@ pub enum UdfError {
         place: String,
         reason: String,
     },
+    #[error("the actors of \"{function}\" at {place} cannot be reached: {reason}")]
+    PoolUnreachable {
+        function: String,
+        place: String,
+        reason: String,
+    },
     #[error(
         "the actors of \"{function}\" are not at {place} any more: it was lost, or it has lost its coordinator. Run the query again"
     )]
@@ -393,6 +399,7 @@ impl UdfError {
             | Self::ActorGone { .. }
             | Self::ActorFailed { .. }
             | Self::ActorUnreachable { .. }
+            | Self::PoolUnreachable { .. }
             | Self::PoolGone { .. }
             | Self::NoActors { .. } => UdfErrorClass::Lost,
             Self::NoFreeWorker { .. }

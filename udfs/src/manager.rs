@@ -142,7 +142,7 @@ impl TimeLimit {
 /// The owner of worker processes. Dropping it ends them all.
 #[derive(Debug)]
 pub struct WorkerManager {
-    settings: WorkerSettings,
+    pub(crate) settings: WorkerSettings,
     launcher: Launcher,
     processes: Arc<Processes>,
     roster: Arc<Roster>,

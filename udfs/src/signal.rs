@@ -55,6 +55,11 @@ fn raw(pid: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(pid).ok()?)
 }
 
+/// Whether [`describe_exit`] says that a signal ended the process.
+pub(crate) fn is_killed(exit: &str) -> bool {
+    exit.starts_with("killed by ")
+}
+
 /// How a process ended, in words: `killed by SIGSEGV`, `exit code 3`.
 pub(crate) fn describe_exit(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
@@ -97,6 +102,8 @@ mod tests {
     #[test]
     fn exits_have_names() {
         assert_eq!(describe_exit(ExitStatus::from_raw(9)), "killed by SIGKILL");
+        assert!(is_killed(&describe_exit(ExitStatus::from_raw(9))));
+        assert!(!is_killed(&describe_exit(ExitStatus::from_raw(9 << 8))));
         assert_eq!(describe_exit(ExitStatus::from_raw(11)), "killed by SIGSEGV");
         assert_eq!(
             describe_exit(ExitStatus::from_raw(60)),

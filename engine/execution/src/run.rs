@@ -268,7 +268,9 @@ fn task_context(
         header.pools = to_wire(&placed);
         set_header(&mut config, &header)?;
     }
-    let config = config.with_extension(extension(placed)).with_extension(last);
+    let config = config
+        .with_extension(extension(placed))
+        .with_extension(last);
     Ok(Arc::new(context.with_session_config(config)))
 }
 

@@ -10,8 +10,8 @@ use arrow::datatypes::DataType;
 use futures::future::join_all;
 use mobula_udfs::resources::{Reservation, Share};
 use mobula_udfs::{
-    Amount, Capacity, Demand, Ledger, UdfError, UdfErrorClass, UdfPool, WorkerManager,
-    WorkerSettings,
+    ActorPool, Amount, Capacity, Demand, Ledger, UdfError, UdfErrorClass, UdfPool, WorkerManager,
+    WorkerSettings, WorkerState,
 };
 
 use crate::bench::*;
@@ -293,4 +293,50 @@ async fn memory_is_a_limit() {
         [Some(2 << 30)]
     );
     manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_actors_that_are_let_go_is_told() {
+    let ledger = two_gpus();
+    let manager = manager_over(&ledger);
+    let mut case = asking("sleep", SLEEPS, gpus(1000)).class();
+    case.query = "q".into();
+    let (claim, _) = ledger.claim("q", vec![gpus(1000)], PATIENCE).await.unwrap();
+    let actors = ActorPool::try_new(&manager, case.call(), [1, 1]).unwrap();
+    let ways = [actors.open().unwrap(), actors.open().unwrap()];
+    // From here on there is an actor.
+    run(&ways[0], counting(1)).await.unwrap();
+    let let_go = async {
+        at_work(&manager).await;
+        drop((actors, claim));
+    };
+    let (at_work, in_line, ()) = tokio::join!(
+        run(&ways[0], counting(2)),
+        run(&ways[1], counting(3)),
+        let_go
+    );
+    // What it was at work on it finishes; what it had is not for those in line.
+    assert_eq!(at_work.unwrap().num_rows(), 2);
+    let told = in_line.unwrap_err();
+    assert!(
+        matches!(&told, UdfError::PoolGone { place, .. } if place == "executor-7"),
+        "{told}"
+    );
+    assert_eq!(told.class(), UdfErrorClass::Lost);
+    at_most(0, &manager).await;
+    assert_eq!(freed(&ledger).await, Amount::whole(2));
+    manager.shutdown().await;
+}
+
+/// Waits until a worker is at work.
+async fn at_work(manager: &Arc<WorkerManager>) {
+    let is_busy = || {
+        manager
+            .workers()
+            .iter()
+            .any(|w| w.state == WorkerState::Busy)
+    };
+    while !is_busy() {
+        tokio::task::yield_now().await;
+    }
 }

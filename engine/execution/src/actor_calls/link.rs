@@ -196,10 +196,10 @@ impl Link {
             }
             state.stats.retries += state.in_flight.iter().filter(|b| b.tries > 0).count() as u64;
             if let End::Lost(reason) = &end {
-                let actor = self.actor();
+                let function = &self.call.spec.name;
                 tracing::warn!(
                     reason,
-                    actor,
+                    function,
                     "the way to an actor broke; blocks are sent again"
                 );
             }
@@ -285,21 +285,25 @@ impl Link {
         if block.tries < TRIES && !block.passed_on {
             return true;
         }
-        block.reply.end(Err(UdfError::ActorUnreachable {
-            function: self.call.spec.name.clone(),
-            actor: self.actor().to_owned(),
-            place: self.url().to_owned(),
-            reason: reason.clone(),
-        }));
+        block.reply.end(Err(self.unreachable(reason.clone())));
         false
     }
 
-    fn actor(&self) -> &str {
-        self.call
-            .spec
-            .actor
-            .as_ref()
-            .map_or("", |method| &method.actor)
+    fn unreachable(&self, reason: String) -> UdfError {
+        let (function, place) = (self.call.spec.name.clone(), self.url().to_owned());
+        match &self.call.spec.actor {
+            Some(method) => UdfError::ActorUnreachable {
+                function,
+                actor: method.actor.clone(),
+                place,
+                reason,
+            },
+            None => UdfError::PoolUnreachable {
+                function,
+                place,
+                reason,
+            },
+        }
     }
 
     /// Takes an answer.

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tonic::Status;
 use url::Url;
 
-use super::membership::{Member, Membership};
+use super::membership::{Member, Membership, Refusal};
 use crate::exchange::channels::ChannelPool;
 use crate::pool::directory::{Directory, to_wire};
 use crate::row_errors::RowErrors;
@@ -146,7 +146,11 @@ impl Control {
             .membership
             .lock()
             .register(Instant::now(), request)
-            .map_err(|refusal| Status::failed_precondition(refusal.to_string()))?;
+            .map_err(|refusal| match refusal {
+                // That one may be dead, which is not known yet.
+                Refusal::Duplicate { .. } => Status::already_exists(refusal.to_string()),
+                _ => Status::failed_precondition(refusal.to_string()),
+            })?;
         tracing::info!(executor = %id, %url, "executor registered");
         self.publish();
         let reply = RegisterReply {

@@ -2,7 +2,9 @@
 //!
 //! A coordinator that does not answer is tried again for ever, with a bounded
 //! pause: it may be restarting, and running tasks do not need it. A refusal
-//! (wrong token, other version, duplicate id) is final.
+//! (wrong token, other version) is final. So is an id that another one has, if it still
+//! does when that one would have been missed: an executor that was killed and is started
+//! again elsewhere comes before the loss of the one it was.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -159,6 +161,7 @@ impl Line {
             runs_actors: self.process.roles().actors,
         };
         let mut pause = MIN_PAUSE;
+        let missed_by = Instant::now() + 2 * self.process.heartbeat_timeout();
         loop {
             match self.call(ACTION_REGISTER, request.encode_to_vec()).await {
                 Ok(body) => {
@@ -169,6 +172,12 @@ impl Line {
                     });
                 }
                 Err(status) if is_final(&status) => return Err(self.refused(&status)),
+                Err(status) if status.code() == Code::AlreadyExists => {
+                    if Instant::now() > missed_by {
+                        return Err(self.refused(&status));
+                    }
+                    tokio::time::sleep(MIN_PAUSE).await;
+                }
                 Err(status) => {
                     tracing::warn!(coordinator = %self.coordinator, error = status.message(), "no answer from the coordinator, trying again");
                     tokio::time::sleep(pause).await;

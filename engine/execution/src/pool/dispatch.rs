@@ -11,7 +11,7 @@
 //! async.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -43,6 +43,9 @@ const SENDS_MAX: u32 = 3;
 /// How often the coordinator is asked where actors are that are missed.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// A host that is still named so long after its loss has lost only the way to it: the
+/// coordinator has missed no heartbeat of it.
+const TRUST_AFTER: Duration = Duration::from_secs(10);
 /// Blocks of a task on their way to each actor, and to one that works on many at a time.
 const BLOCKS_PER_ACTOR: usize = 2;
 const BLOCKS_PER_ASYNC_ACTOR: usize = 16;
@@ -174,7 +177,7 @@ struct End {
     mean_us: Option<f64>,
     /// What the mean was made from.
     seen: (u64, Duration),
-    is_lost: bool,
+    lost_at: Option<Instant>,
 }
 
 impl End {
@@ -185,8 +188,16 @@ impl End {
             credits: self.credits,
             mean_us: self.mean_us,
             is_local: self.is_local,
-            is_there: !self.is_lost,
+            is_there: !self.is_lost(),
         }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost_at.is_some()
+    }
+
+    fn is_of(&self, host: &PoolHost) -> bool {
+        (&self.host.executor_id, self.host.part) == (&host.executor_id, host.part)
     }
 
     /// Takes what its actors have done meanwhile into account.
@@ -231,14 +242,16 @@ impl Drop for Turn {
 }
 
 impl Shared {
-    /// Adds the hosts that are not known yet.
+    /// Adds the hosts that are not known yet, and those that are named long after they
+    /// were lost.
     fn add(&self, hosts: &[PoolHost]) {
-        let known = |state: &State, host: &PoolHost| {
-            let key = |host: &PoolHost| (host.executor_id.clone(), host.part);
-            state.ends.iter().any(|end| key(&end.host) == key(host))
-        };
         for host in hosts {
-            if known(&self.state.lock(), host) {
+            let of_host = |end: &&End| end.is_of(host);
+            let is_known = self.state.lock().ends.iter().filter(of_host).any(|end| {
+                let lost_for = end.lost_at.map(|at| at.elapsed());
+                lost_for.is_none_or(|time| time < TRUST_AFTER)
+            });
+            if is_known {
                 continue;
             }
             match self.end(host) {
@@ -282,7 +295,7 @@ impl Shared {
             in_flight: 0,
             mean_us: None,
             seen: (0, Duration::ZERO),
-            is_lost: false,
+            lost_at: None,
         })
     }
 
@@ -334,8 +347,8 @@ impl Shared {
     fn lose(&self, at: usize, error: &UdfError) {
         let mut state = self.state.lock();
         state.last_loss = error.to_string();
-        if let Some(end) = state.ends.get_mut(at).filter(|end| !end.is_lost) {
-            end.is_lost = true;
+        if let Some(end) = state.ends.get_mut(at).filter(|end| !end.is_lost()) {
+            end.lost_at = Some(Instant::now());
             let executor = &end.host.executor_id;
             let function = &self.call.spec.name;
             tracing::warn!(executor, function, %error, "actors are lost; their blocks go to others");
@@ -378,7 +391,7 @@ impl Shared {
     }
 
     fn has_nobody(&self) -> bool {
-        self.state.lock().ends.iter().all(|end| end.is_lost)
+        self.state.lock().ends.iter().all(End::is_lost)
     }
 
     fn nobody(&self) -> UdfError {
@@ -402,7 +415,7 @@ impl Shared {
 
     fn misses_some(&self) -> bool {
         let state = self.state.lock();
-        let there = state.ends.iter().filter(|end| !end.is_lost);
+        let there = state.ends.iter().filter(|end| !end.is_lost());
         there.map(|end| end.host.actors).sum::<usize>() < self.actors
     }
 
@@ -561,7 +574,7 @@ impl UdfPool for DispatchPool {
     /// As many as all of them take.
     fn train(&self) -> usize {
         let state = self.shared.state.lock();
-        let there = state.ends.iter().filter(|end| !end.is_lost);
+        let there = state.ends.iter().filter(|end| !end.is_lost());
         there.map(|end| end.pool.train()).min().unwrap_or(1)
     }
 

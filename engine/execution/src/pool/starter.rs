@@ -325,6 +325,8 @@ impl Starter {
 
     async fn end_on_hosts(&self, running: &Running) {
         let started = running.started.lock().await;
+        // Some may have been started anew here since.
+        self.hosting.end(&running.query_id);
         let mut urls: Vec<_> = started
             .pools
             .iter()

@@ -1,0 +1,213 @@
+"""Actors on an executor of their own: how busy a slow stage keeps them, and what kills cost.
+
+    MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py slowest [--actors 1,2,4,8,16]
+    MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py chaos [--seconds 60]
+
+`slowest`: two executors scan, a third one has the actors, which take 10 ms a block.
+`chaos`: four actors on two executors; every 5 s one of them, or one of their executors, is
+killed. The executor is started again 3 s later. Needs the packages of
+tests/clients/requirements.txt.
+"""
+
+import argparse
+import contextlib
+import os
+import pathlib
+import random
+import signal
+import tempfile
+import threading
+import time
+
+from servers import Process, Server
+
+CLASS = """CREATE FUNCTION steady(x BIGINT) RETURNS VARCHAR LANGUAGE python AS $$
+import os, time
+class steady:
+    def __init__(self):
+        with open('{dir}/' + str(os.getpid()), 'w') as built:
+            built.write(str(time.time()))
+    def __call__(self, x):
+        began = time.time()
+        time.sleep({seconds})
+        return [f'{{os.getpid()}} {{began}} {{time.time()}}'] + [None] * (len(x) - 1)
+$$"""
+BLOCK_ROWS = 16
+PARTS = 8
+KILL_EVERY_S = 5
+AWAY_S = 3
+
+
+class Cluster:
+    """A coordinator, two executors that scan, and hosts of actors."""
+
+    def __init__(self, root):
+        self.root = pathlib.Path(root)
+        self.server = Server(self.root / "data", 0, ["--no-local-executor", "--scan-bytes-per-task", "64KiB"])
+        self.executors = {}
+        for id in ("a", "b"):
+            self.start(id, "--roles", "tasks")
+
+    def start(self, id, *flags):
+        command = ["executor", "--id", id, "--coordinator", self.server.address("executors")]
+        command += ["--cluster-token-file", str(self.root / "data/cluster-token"), *flags]
+        self.executors[id] = Process(command)
+
+    def stop(self):
+        for executor in self.executors.values():
+            executor.stop()
+        self.server.stop()
+
+    @contextlib.contextmanager
+    def cursor(self):
+        with self.server.connect() as connection, connection.cursor() as cursor:
+            cursor.execute(f"SET mobula.udf_batch_rows = {BLOCK_ROWS}")
+            yield cursor
+
+    def table(self, cursor, name, blocks):
+        """`blocks` full blocks in each of PARTS files; how many rows that are."""
+        each = -(-blocks // PARTS) * BLOCK_ROWS
+        for part in range(PARTS):
+            rows = f"SELECT value + {part * each} AS x FROM generate_series(1, {each})"
+            cursor.execute(f"COPY ({rows}) TO '{self.root}/{name}/{part}.parquet'")
+        location = f"STORED AS PARQUET LOCATION '{self.root}/{name}/'"
+        cursor.execute(f"CREATE EXTERNAL TABLE {name} {location}")
+        return each * PARTS
+
+    def function(self, cursor, seconds):
+        (self.root / "built").mkdir()
+        cursor.execute(CLASS.format(dir=self.root / "built", seconds=seconds))
+
+    def built(self):
+        """The processes of actors that have been built."""
+        return {int(path.name) for path in (self.root / "built").iterdir()}
+
+
+@contextlib.contextmanager
+def cluster():
+    with tempfile.TemporaryDirectory() as root:
+        cluster = Cluster(root)
+        try:
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+def is_alive(pid):
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
+def run(cursor, sql, rows):
+    """The blocks of a run that is exact, as (pid, began, ended)."""
+    cursor.execute(sql)
+    found = cursor.fetch_arrow_table()
+    assert sorted(found["x"].to_pylist()) == list(range(1, rows + 1)), "a row is lost, or there twice"
+    texts = [text.split() for text in found["steady"].to_pylist() if text]
+    return [(int(pid), float(began), float(ended)) for pid, began, ended in texts]
+
+
+def slowest(actors, seconds):
+    """Blocks a second while all are at work, and the share of it that each is busy."""
+    with cluster() as own, own.cursor() as cursor:
+        own.start("host", "--cpus", "16", "--roles", "actors")
+        own.function(cursor, 0.01)
+        rows = own.table(cursor, "t", 100 * actors * seconds)
+        call = f"map_batches(TABLE(SELECT x FROM t), steady, concurrency => {actors}, num_cpus => 1, preserve_order => false)"
+        blocks = run(cursor, f"SELECT x, steady FROM {call}", rows)
+    by_actor = {}
+    for pid, began, ended in blocks:
+        by_actor.setdefault(pid, []).append((began, ended))
+    assert len(by_actor) == actors, by_actor.keys()
+    # From the last one's start to the first one's end.
+    since = max(min(began for began, _ in calls) for calls in by_actor.values())
+    until = min(max(ended for _, ended in calls) for calls in by_actor.values())
+    within = [(began, ended) for _, began, ended in blocks if began >= since and ended <= until]
+    busy = sum(ended - began for began, ended in within)
+    return len(within) / (until - since), busy / (until - since) / actors
+
+
+class Living:
+    """Counts the seconds that actors of `own` are alive, from when they are built."""
+
+    def __init__(self, own):
+        self.own, self.seconds, self.stopped = own, 0.0, threading.Event()
+        self.thread = threading.Thread(target=self._look, daemon=True)
+        self.thread.start()
+
+    def _look(self):
+        last = time.monotonic()
+        while not self.stopped.wait(0.02):
+            now = time.monotonic()
+            self.seconds += (now - last) * sum(map(is_alive, self.own.built()))
+            last = now
+
+    def stop(self):
+        self.stopped.set()
+        self.thread.join()
+        return self.seconds
+
+
+def disturb(own, over, log):
+    """Kills in turn an actor and the executor of some, until `over`."""
+    rng, kills = random.Random(4), 0
+    while not over.wait(KILL_EVERY_S):
+        kills += 1
+        if kills % 2:
+            alive = sorted(filter(is_alive, own.built()))
+            with contextlib.suppress(IndexError, ProcessLookupError):
+                os.kill(rng.choice(alive), signal.SIGKILL)
+                log.append("actor")
+            continue
+        own.executors["killed"].kill()
+        log.append("executor")
+        over.wait(AWAY_S)
+        own.start("killed", "--gpus", "2", "--roles", "actors")
+
+
+def chaos(seconds, disturbed):
+    """Blocks for each second of a living actor, and what was killed."""
+    with cluster() as own, own.cursor() as cursor:
+        for id in ("killed", "kept"):
+            own.start(id, "--gpus", "2", "--roles", "actors")
+        own.function(cursor, 0.02)
+        rows = own.table(cursor, "t", 4 * 50 * seconds)
+        call = "map_batches(TABLE(SELECT x FROM t), steady, concurrency => 4, num_gpus => 1, preserve_order => false)"
+        living, over, log = Living(own), threading.Event(), []
+        killer = threading.Thread(target=disturb, args=(own, over, log))
+        began = time.monotonic()
+        if disturbed:
+            killer.start()
+        try:
+            blocks = run(cursor, f"SELECT x, steady FROM {call}", rows)
+            took, alive = time.monotonic() - began, living.stop()
+        finally:
+            over.set()
+            if disturbed:
+                killer.join()
+    return len(blocks) / alive, took, log
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("case", choices=["slowest", "chaos"])
+    parser.add_argument("--actors", default="1,2,4,8,16", help="of the slow stage")
+    parser.add_argument("--seconds", type=int, help="of one run: 4, or 60 with kills")
+    arguments = parser.parse_args()
+    if arguments.case == "slowest":
+        for actors in map(int, arguments.actors.split(",")):
+            rate, busy = slowest(actors, arguments.seconds or 4)
+            share = rate / (100 * actors)
+            print(f"{actors} actors: {rate:.0f} blocks/s, {share:.2f} of linear, busy {busy:.3f}", flush=True)
+        return
+    calm, took, _ = chaos(20, False)
+    print(f"undisturbed: {calm:.1f} blocks for each second of an actor, {took:.0f} s", flush=True)
+    rate, took, log = chaos(arguments.seconds or 60, True)
+    print(f"killed {log.count('actor')} actors and {log.count('executor')} executors: exact,")
+    print(f"{rate:.1f} blocks for each second of a living actor, {rate / calm:.2f} of undisturbed, {took:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
