@@ -160,15 +160,17 @@ impl CallOn {
     /// `blocks` as workers get them, but for those without rows.
     pub(crate) fn as_sent(&self, blocks: Vec<RecordBatch>) -> Result<Vec<RecordBatch>, UdfError> {
         let some = blocks.into_iter().filter(|block| block.num_rows() > 0);
-        let sent = some.map(|block| {
-            plain_block(block)
-                .and_then(|block| block_as(block, &self.order.input))
-                .map_err(|source| UdfError::Block {
-                    function: self.function(),
-                    source,
-                })
-        });
-        sent.collect()
+        some.map(|block| self.one_as_sent(block)).collect()
+    }
+
+    /// The same of one block.
+    pub(crate) fn one_as_sent(&self, block: RecordBatch) -> Result<RecordBatch, UdfError> {
+        plain_block(block)
+            .and_then(|block| block_as(block, &self.order.input))
+            .map_err(|source| UdfError::Block {
+                function: self.function(),
+                source,
+            })
     }
 
     fn claim(&self) -> Claim<'_> {

@@ -61,7 +61,7 @@ impl UdfPool for AsyncPool {
         if block.num_rows() == 0 {
             return Ok(self.call.answer_to_nothing());
         }
-        let rows = self.call.as_sent(block)?;
+        let rows = self.call.one_as_sent(block)?;
         let (sender, receiver) = mpsc::unbounded_channel();
         let abandoned = Arc::new(AtomicBool::new(false));
         let count = rows.num_rows();
