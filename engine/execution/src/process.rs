@@ -28,7 +28,7 @@ use crate::executor::tasks::TaskRuns;
 use crate::functions::RustFunctions;
 use crate::pool::dispatch::PoolLine;
 use crate::pool::hosting::Hosting;
-use crate::pool::named::directory_key;
+use crate::pool::placed_actor::directory_key;
 use crate::row_errors::RowErrors;
 use crate::stores::ObjectStores;
 use crate::token::ClusterToken;

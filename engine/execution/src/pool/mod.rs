@@ -18,8 +18,10 @@
 mod choose;
 pub mod directory;
 pub mod dispatch;
+mod ends;
 pub mod hosting;
 pub mod line;
 pub mod named;
+pub mod placed_actor;
 pub mod placement;
 pub mod starter;

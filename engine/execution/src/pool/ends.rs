@@ -1,0 +1,408 @@
+//! The hosts of one pool as one task reaches them: who has room, who is lost, who is new.
+//!
+//! Each is a pool of its own: an exchange, or the actors of this process. What is lost stays
+//! listed for its figures. While some are missed the coordinator is asked where they are
+//! now, which also finds those that took their place.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mobula_plan::{PlacedPool, PoolHost};
+use mobula_proto::pool::PoolRef;
+use mobula_udfs::{PoolStats, UdfCall, UdfError, UdfPool, member_key};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use url::Url;
+
+use super::choose::{EndView, choose};
+use super::dispatch::{Found, PoolLine};
+use super::placed_actor::directory_key;
+use crate::actor_calls::link::Place;
+use crate::actor_calls::pool::{RemoteActor, Way};
+use crate::spawn::{OwnedTask, spawn_named};
+
+/// How often the coordinator is asked where actors are that are missed.
+const ASK_EVERY: Duration = Duration::from_millis(200);
+/// A host that is still named so long after its loss has lost only the way to it: the
+/// coordinator has missed no heartbeat of it.
+const TRUST_AFTER: Duration = Duration::from_secs(10);
+/// Blocks of a task on their way to each actor, and to one that works on many at a time.
+const BLOCKS_PER_ACTOR: usize = 2;
+const BLOCKS_PER_ASYNC_ACTOR: usize = 16;
+/// How much the last block counts in what blocks take lately.
+const LAST_COUNTS: f64 = 0.3;
+
+/// The actors of one call, as one task reaches them.
+#[derive(Debug)]
+pub(super) struct Ends {
+    line: Arc<PoolLine>,
+    call: Arc<UdfCall>,
+    call_id: u64,
+    /// The actor, or pool, that is called by its name; empty: the query's own.
+    named: String,
+    /// As many as there were at first.
+    actors: usize,
+    state: Mutex<State>,
+    /// An end has room, or is new.
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ends: Vec<End>,
+    /// Asks where actors are that are missed.
+    asking: Option<OwnedTask<()>>,
+    /// Why the last one was lost.
+    last_loss: String,
+    /// Blocks that were sent again.
+    resent: u64,
+    /// The coordinator knows of no such actors any more.
+    is_over: bool,
+}
+
+/// Some actors, in one process.
+#[derive(Debug)]
+struct End {
+    host: PoolHost,
+    /// Blocks that may be on their way to it.
+    credits: usize,
+    pool: Arc<dyn UdfPool>,
+    is_local: bool,
+    in_flight: usize,
+    mean_us: Option<f64>,
+    /// What the mean was made from.
+    seen: (u64, Duration),
+    lost_at: Option<Instant>,
+}
+
+impl End {
+    fn view(&self) -> EndView {
+        EndView {
+            actors: self.host.actors,
+            in_flight: self.in_flight,
+            credits: self.credits,
+            mean_us: self.mean_us,
+            is_local: self.is_local,
+            is_there: !self.is_lost(),
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost_at.is_some()
+    }
+
+    fn is_of(&self, host: &PoolHost) -> bool {
+        (&self.host.executor_id, self.host.part) == (&host.executor_id, host.part)
+    }
+
+    /// Takes what its actors have done meanwhile into account.
+    fn learn(&mut self) {
+        let stats = self.pool.stats();
+        let (calls, time) = self.seen;
+        let new = stats.calls.saturating_sub(calls);
+        if new > 0 {
+            let lately = stats.user_time.saturating_sub(time).as_micros() as f64 / new as f64;
+            let before = self.mean_us.unwrap_or(lately);
+            self.mean_us = Some(before + LAST_COUNTS * (lately - before));
+            self.seen = (stats.calls, stats.user_time);
+        }
+    }
+}
+
+/// The right to one block on its way to an end.
+pub(super) struct Turn {
+    ends: Arc<Ends>,
+    /// Its place.
+    end: usize,
+    pub(super) pool: Arc<dyn UdfPool>,
+}
+
+impl Turn {
+    /// The end is not there any more.
+    pub(super) fn lost(&self, error: &UdfError) {
+        self.ends.lose(self.end, error);
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut state = self.ends.state.lock();
+        if let Some(end) = state.ends.get_mut(self.end) {
+            end.in_flight -= 1;
+            end.learn();
+        }
+        drop(state);
+        self.ends.changed.notify_one();
+    }
+}
+
+impl Ends {
+    /// Those that `placed` names, for `call`.
+    pub(super) fn new(line: &Arc<PoolLine>, call: Arc<UdfCall>, placed: &PlacedPool) -> Arc<Self> {
+        let ends = Self {
+            line: Arc::clone(line),
+            call,
+            call_id: placed.call_id,
+            named: placed.actor.clone(),
+            actors: placed.actors(),
+            state: Mutex::default(),
+            changed: Notify::new(),
+        };
+        ends.add(&placed.hosts);
+        Arc::new(ends)
+    }
+
+    pub(super) fn call(&self) -> &UdfCall {
+        &self.call
+    }
+
+    /// As many as there were at first.
+    pub(super) fn actors(&self) -> usize {
+        self.actors
+    }
+
+    /// Blocks go out once more.
+    pub(super) fn count_resent(&self) {
+        self.state.lock().resent += 1;
+    }
+
+    /// As many small blocks as all of them take at a time.
+    pub(super) fn train(&self) -> usize {
+        let state = self.state.lock();
+        let there = state.ends.iter().filter(|end| !end.is_lost());
+        there.map(|end| end.pool.train()).min().unwrap_or(1)
+    }
+
+    /// Of all hosts, those that are lost included.
+    pub(super) fn stats(&self) -> PoolStats {
+        let state = self.state.lock();
+        let all = state.ends.iter().map(|end| end.pool.stats());
+        let mut sum = all.fold(PoolStats::default(), PoolStats::plus);
+        sum.retries += state.resent;
+        sum
+    }
+
+    /// Adds the hosts that are not known yet, and those that are named long after they
+    /// were lost.
+    fn add(&self, hosts: &[PoolHost]) {
+        for host in hosts {
+            let of_host = |end: &&End| end.is_of(host);
+            let is_known = self.state.lock().ends.iter().filter(of_host).any(|end| {
+                let lost_for = end.lost_at.map(|at| at.elapsed());
+                lost_for.is_none_or(|time| time < TRUST_AFTER)
+            });
+            if is_known {
+                continue;
+            }
+            match self.end(host) {
+                Ok(end) => self.state.lock().ends.push(end),
+                Err(error) => {
+                    let reason = error.to_string();
+                    self.state.lock().last_loss = reason;
+                }
+            }
+        }
+        self.changed.notify_waiters();
+    }
+
+    fn end(&self, host: &PoolHost) -> Result<End, UdfError> {
+        let is_local = host.executor_id == self.line.executor_id;
+        let pool: Arc<dyn UdfPool> = match is_local {
+            true => self.open_here(host)?,
+            false => {
+                let place = Place {
+                    url: Url::parse(&host.url).map_err(|_| self.gone(host))?,
+                    channels: self.line.channels.clone(),
+                    traffic: Arc::clone(&self.line.traffic),
+                };
+                let way = Way {
+                    pool: self.named.is_empty().then(|| self.pool_ref(host)),
+                    member: match self.named.as_str() {
+                        "" => String::new(),
+                        name => member_key(name, host.part),
+                    },
+                    credits: self.credits(host),
+                };
+                let (call, keep_bytes) = (Arc::clone(&self.call), self.line.keep_bytes);
+                Arc::new(RemoteActor::new(place, call, keep_bytes, way))
+            }
+        };
+        Ok(End {
+            host: host.clone(),
+            credits: self.credits(host),
+            pool,
+            is_local,
+            in_flight: 0,
+            mean_us: None,
+            seen: (0, Duration::ZERO),
+            lost_at: None,
+        })
+    }
+
+    fn credits(&self, host: &PoolHost) -> usize {
+        host.actors
+            * match self.call.is_async() {
+                true => BLOCKS_PER_ASYNC_ACTOR,
+                false => BLOCKS_PER_ACTOR,
+            }
+    }
+
+    fn pool_ref(&self, host: &PoolHost) -> PoolRef {
+        PoolRef {
+            query_id: self.call.query.clone(),
+            call_id: self.call_id,
+            part: host.part,
+        }
+    }
+
+    fn open_here(&self, host: &PoolHost) -> Result<Arc<dyn UdfPool>, UdfError> {
+        match self.named.as_str() {
+            "" => {
+                let pool = self.line.hosting.open(&self.pool_ref(host))?;
+                pool.ok_or_else(|| self.gone(host))
+            }
+            name => {
+                let key = member_key(name, host.part);
+                let call = Arc::clone(&self.call);
+                self.line.actors.open_member(&key, call)
+            }
+        }
+    }
+
+    /// What the directory calls the actors.
+    fn directory_key(&self) -> String {
+        match self.named.as_str() {
+            "" => self.call.query.clone(),
+            name => directory_key(name),
+        }
+    }
+
+    fn gone(&self, host: &PoolHost) -> UdfError {
+        UdfError::PoolGone {
+            function: self.call.spec.name.clone(),
+            place: host.executor_id.clone(),
+        }
+    }
+
+    fn lose(&self, at: usize, error: &UdfError) {
+        let mut state = self.state.lock();
+        state.last_loss = error.to_string();
+        if let Some(end) = state.ends.get_mut(at).filter(|end| !end.is_lost()) {
+            end.lost_at = Some(Instant::now());
+            let executor = &end.host.executor_id;
+            let function = &self.call.spec.name;
+            tracing::warn!(executor, function, %error, "actors are lost; their blocks go to others");
+        }
+    }
+
+    /// Waits for an end with room.
+    pub(super) async fn turn(self: &Arc<Self>) -> Result<Turn, UdfError> {
+        let deadline = tokio::time::sleep(self.line.patience);
+        let mut deadline = std::pin::pin!(deadline);
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            if let Some(turn) = self.take() {
+                return Ok(turn);
+            }
+            if self.state.lock().is_over {
+                return Err(self.over());
+            }
+            self.ask_if_any_is_missed();
+            tokio::select! {
+                () = changed => {}
+                () = &mut deadline, if self.has_nobody() => return Err(self.nobody()),
+            }
+        }
+    }
+
+    fn take(self: &Arc<Self>) -> Option<Turn> {
+        let mut state = self.state.lock();
+        let views: Vec<_> = state.ends.iter().map(End::view).collect();
+        let at = choose(&views)?;
+        let end = state.ends.get_mut(at)?;
+        end.in_flight += 1;
+        Some(Turn {
+            ends: Arc::clone(self),
+            end: at,
+            pool: Arc::clone(&end.pool),
+        })
+    }
+
+    fn has_nobody(&self) -> bool {
+        self.state.lock().ends.iter().all(End::is_lost)
+    }
+
+    fn nobody(&self) -> UdfError {
+        UdfError::NoActors {
+            function: self.call.spec.name.clone(),
+            reason: self.state.lock().last_loss.clone(),
+            waited: self.line.patience,
+        }
+    }
+
+    fn over(&self) -> UdfError {
+        let function = self.call.spec.name.clone();
+        match self.named.as_str() {
+            "" => UdfError::ShuttingDown { function },
+            name => UdfError::ActorGone {
+                function,
+                actor: name.to_owned(),
+            },
+        }
+    }
+
+    fn misses_some(&self) -> bool {
+        let state = self.state.lock();
+        let there = state.ends.iter().filter(|end| !end.is_lost());
+        there.map(|end| end.host.actors).sum::<usize>() < self.actors
+    }
+
+    /// Asks where the actors are, again and again as long as some are missed.
+    fn ask_if_any_is_missed(self: &Arc<Self>) {
+        if !self.misses_some() {
+            return;
+        }
+        let mut state = self.state.lock();
+        if state
+            .asking
+            .as_ref()
+            .is_some_and(|task| !task.is_finished())
+        {
+            return;
+        }
+        let ends = Arc::downgrade(self);
+        state.asking = Some(spawn_named("pools-find", async move {
+            loop {
+                let Some((line, key, call_id)) = ends.upgrade().map(|ends| {
+                    let key = ends.directory_key();
+                    (Arc::clone(&ends.line), key, ends.call_id)
+                }) else {
+                    return;
+                };
+                let found = line.find(&key).await;
+                let Some(ends) = ends.upgrade() else {
+                    return;
+                };
+                match found {
+                    Found::Pools(found) => {
+                        let mine = found.iter().filter(|pool| pool.call_id == call_id);
+                        mine.for_each(|pool| ends.add(&pool.hosts));
+                    }
+                    Found::Nothing => {
+                        ends.state.lock().is_over = true;
+                        ends.changed.notify_waiters();
+                        return;
+                    }
+                    Found::NoAnswer => {}
+                }
+                if !ends.misses_some() {
+                    return;
+                }
+                drop(ends);
+                tokio::time::sleep(ASK_EVERY).await;
+            }
+        }));
+    }
+}
