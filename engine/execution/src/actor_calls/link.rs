@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow::datatypes::SchemaRef;
 use arrow_flight::FlightData;
 use futures::StreamExt;
 use futures::stream;
@@ -22,7 +23,7 @@ use url::Url;
 
 use super::pool::Way;
 use super::reply::Reply;
-use super::wire::{BlockReader, BlockWriter, Problem, failed_from_wire, opening};
+use super::wire::{BlockReader, BlockWriter, Problem, answer_schema, failed_from_wire, opening};
 use crate::error::{ErrorClass, RemoteError};
 use crate::exchange::channels::ChannelPool;
 use crate::exchange::traffic::Traffic;
@@ -91,6 +92,8 @@ pub struct Link {
     way: Way,
     writer: BlockWriter,
     reader: BlockReader,
+    /// What the operator gets.
+    answers: SchemaRef,
     state: Mutex<State>,
 }
 
@@ -117,8 +120,10 @@ enum End {
 
 impl Link {
     pub fn new(place: Place, call: Arc<UdfCall>, writer: BlockWriter, way: Way) -> Self {
+        let answers = answer_schema(&call);
         Self {
-            reader: BlockReader::new(&call.output),
+            reader: BlockReader::new(&answers),
+            answers,
             place,
             call,
             way,
@@ -196,6 +201,8 @@ impl Link {
             }
             state.stats.retries += state.in_flight.iter().filter(|b| b.tries > 0).count() as u64;
             if let End::Lost(reason) = &end {
+                // It may not know yet that it is broken, and would fail the next one, too.
+                self.place.channels.forget(&self.place.url);
                 let function = &self.call.spec.name;
                 tracing::warn!(
                     reason,
@@ -327,7 +334,7 @@ impl Link {
         }
         if !message.data_header.is_empty() {
             let rows = self.reader.read(&message, tag.rows)?;
-            let rows = block_as(rows, &self.call.output).map_err(|e| e.to_string())?;
+            let rows = block_as(rows, &self.answers).map_err(|e| e.to_string())?;
             answers.push(Answer::Rows(rows));
         }
         self.count(&message, tag.rows);

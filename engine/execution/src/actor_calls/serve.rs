@@ -31,7 +31,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::pool::Way;
-use super::wire::{BlockReader, BlockWriter, as_us, failed_to_wire, opened, rows_of};
+use super::wire::{
+    BlockReader, BlockWriter, answer_schema, as_us, failed_to_wire, opened, rows_of,
+};
 use crate::classify::classify_any;
 use crate::error::ErrorClass;
 use crate::exchange::traffic::Traffic;
@@ -80,7 +82,7 @@ impl ActorCalls {
         reader.check_opening(&first).map_err(malformed)?;
         let call = Arc::new(call);
         let pool = self.pool(&call, &way).map_err(|error| self.status(error))?;
-        let writer = BlockWriter::new(&call.output, self.message_bytes);
+        let writer = BlockWriter::new(&answer_schema(&call), self.message_bytes);
         let opening = Outgoing {
             tag: None,
             data: writer.opening(),
@@ -473,7 +475,7 @@ impl Serving {
                 let mut classified = classify_any(&error);
                 // It has ended two workers: another host would lose some, too.
                 match error {
-                    UdfError::WorkerLost { .. } if !self.is_ordered => {
+                    UdfError::WorkerLost { .. } if !self.is_ordered || self.is_member => {
                         classified.class = ErrorClass::User;
                     }
                     // It is there, but is not to be had.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::buffer::Buffer;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow_flight::{FlightData, FlightDescriptor, SchemaAsIpc};
 use arrow_ipc::reader::RecordBatchDecoder;
@@ -19,7 +19,9 @@ use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteContext, Ip
 use mobula_block::plain::plain_schema;
 use mobula_block::size::block_bytes;
 use mobula_proto::actor::{ActorCall, FailedReason, FailedRow as WireRow};
-use mobula_udfs::{FailedRow, RemoteFailure, RowFailure, UdfCall, UdfError, UdfErrorClass};
+use mobula_udfs::{
+    FailedRow, ROW_PLACES, RemoteFailure, RowFailure, UdfCall, UdfError, UdfErrorClass,
+};
 use prost::Message;
 
 use super::pool::Way;
@@ -232,6 +234,17 @@ fn batch<'a>(message: &arrow_ipc::Message<'a>) -> Result<arrow_ipc::RecordBatch<
 
 fn bad(problem: &dyn std::fmt::Display) -> Problem {
     format!("it is no block of the call: {problem}")
+}
+
+/// What answers of `call` have: its output, and beside values that come in any order
+/// the rows that they are for.
+pub fn answer_schema(call: &UdfCall) -> SchemaRef {
+    if !call.scatters() {
+        return Arc::clone(&call.output);
+    }
+    let places = Arc::new(Field::new(ROW_PLACES, DataType::UInt64, false));
+    let fields = call.output.fields().iter().cloned().chain([places]);
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// The message that opens an exchange for `call`, whose blocks `writer` writes.

@@ -50,7 +50,20 @@ class poison:
         return ['fine'] * len(k)
 ";
 
+/// Takes longer for some rows.
+const NAP: &str = "
+import asyncio
+class nap:
+    async def __call__(self, k):
+        await asyncio.sleep(0.02 if k % 7 == 0 else 0.001)
+        return str(2 * k)
+";
+
 fn declare(cluster: &mut TestCluster, name: &str, body: &str) {
+    declare_as(cluster, name, body, ObjectKind::Class);
+}
+
+fn declare_as(cluster: &mut TestCluster, name: &str, body: &str, object: ObjectKind) {
     cluster.engine.functions().insert(Arc::new(FunctionSpec {
         name: name.to_owned(),
         language: Language::Python,
@@ -59,7 +72,7 @@ fn declare(cluster: &mut TestCluster, name: &str, body: &str) {
             kind: ParamKind::Value(DataType::Int64),
         }],
         returns: Returns::Scalar(DataType::Utf8),
-        object: ObjectKind::Class,
+        object,
         volatility: UdfVolatility::Volatile,
         strict: false,
         body: body.to_owned(),
@@ -298,6 +311,8 @@ class counts:
         return f\"{os.environ['MOBULA_EXECUTOR_ID']} {os.environ['CUDA_VISIBLE_DEVICES']}\"
     def pid(self) -> int:
         return os.getpid()
+    def dies(self, k: int) -> int:
+        os._exit(3)
 ";
 
 /// Builds `counts` under the name `actor`, with one GPU for each.
@@ -401,8 +416,27 @@ async fn a_named_pool_outlives_queries_and_serves_all_of_them() {
     assert!(killed.unwrap().success());
     let again = texts(&cluster, pids).await;
     assert!(again.len() == 2 && again != first, "{again:?}");
+    // A block that ends an actor twice ends no others.
+    let deadly = classify(&cluster.query("select p.dies(1)").await.unwrap_err());
+    assert_eq!(deadly.class, ErrorClass::User, "{}", deadly.message);
+    let restarts = "select sum(restarts) from system.actors where pool = 'p'";
+    assert!(cluster.number(restarts).await <= 3);
     for pool in cluster.engine.actors().take("p") {
         cluster.engine.actors().end(pool).await;
     }
+    free(&cluster, "host", 2.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_async_class_elsewhere_answers_rows_in_any_order() {
+    let mut cluster = with_host().await;
+    declare_as(&mut cluster, "nap", NAP, ObjectKind::AsyncClass);
+    let call = "map((SELECT k FROM numbers WHERE k < 500), nap, num_gpus => 1, max_in_flight => 50, preserve_order => false)";
+    let sql = format!("select count(*), sum(k), sum(cast(nap as bigint)) from {call}");
+    let found = cluster.text(&sql).await;
+    assert!(
+        found.contains("| 500      | 124750 ") && found.contains("| 249500 "),
+        "{found}"
+    );
     free(&cluster, "host", 2.0).await;
 }
