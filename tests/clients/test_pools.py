@@ -294,6 +294,50 @@ def test_a_client_that_goes_while_it_waits_holds_nobody_up(cluster, host):
         cluster.wait_until_free(cursor)
 
 
+SLOW = """CREATE OR REPLACE FUNCTION slow(x BIGINT) RETURNS BIGINT LANGUAGE python AS $$
+import time
+class slow:
+    def __init__(self, seconds=0):
+        time.sleep(seconds)
+    def __call__(self, x):
+        return x
+$$"""
+ACTORS = "SELECT count(*) FROM system.actors"
+IN_LINE = "SELECT count(*) FROM system.queries WHERE state = 'waiting' AND sql LIKE '%never%' AND waits_for LIKE '%never%'"
+
+
+def left_while(cluster, sql, condition):
+    """A client of its own that is killed while its statement runs."""
+    client = subprocess.Popen([sys.executable, "-c", CLIENT, cluster.server.address("clients"), sql])
+    try:
+        wait_until(condition)
+    finally:
+        client.kill()
+        client.wait(10)
+
+
+def test_an_actor_that_nobody_waits_for_any_more_is_not_made(cluster, host):
+    with cluster.cursor() as cursor:
+        cursor.execute(SLOW)
+        cursor.execute("CREATE ACTOR first FROM slow WITH (num_gpus = 2)")
+        wait_until(lambda: cluster.in_use(cursor) == 2)
+        # In line: another that comes later is not behind it.
+        sql = "CREATE ACTOR POOL never FROM slow WITH (min = 2, max = 2, num_gpus = 1, init_timeout = '600s')"
+        left_while(cluster, sql, lambda: value(cursor, IN_LINE) == 1)
+        wait_until(lambda: value(cursor, IN_LINE) == 0)
+        cursor.execute("DROP ACTOR first")
+        cursor.execute("CREATE ACTOR second FROM slow WITH (num_gpus = 2, init_timeout = '10s')")
+        assert value(cursor, ACTORS) == 1
+        cursor.execute("DROP ACTOR second")
+        # While it is built: it ends when it is there, and gives back what it had.
+        sql = "CREATE ACTOR never FROM slow(seconds => 1) WITH (num_gpus = 2)"
+        left_while(cluster, sql, lambda: cluster.in_use(cursor) == 2)
+        cluster.wait_until_free(cursor)
+        assert value(cursor, ACTORS) == 0
+        cursor.execute("CREATE ACTOR never FROM slow WITH (num_gpus = 2, init_timeout = '10s')")
+        assert value(cursor, "SELECT never(1)") == 1
+
+
 def test_queries_that_each_want_all_gpus_all_end(cluster, host):
     found, failed = [], []
     two_calls = (

@@ -171,8 +171,10 @@ impl Engine {
         let functions = process.functions().catalog();
         let starter = cluster.as_ref().map(|cluster| Arc::clone(&cluster.starter));
         let url = cluster.as_ref().map(|cluster| cluster.url.to_string());
+        let queries = Arc::<Queries>::default();
         let named = Arc::new(NamedActors::new(
             &process,
+            Arc::clone(&queries),
             starter.clone(),
             url.as_deref().unwrap_or(EMBEDDED_URL),
             patience,
@@ -183,7 +185,7 @@ impl Engine {
             named,
             options,
             admission,
-            queries: Arc::default(),
+            queries,
             functions: Arc::new(functions.map_err(ExecutionError::Function)?),
             process,
             cluster,

@@ -2,7 +2,8 @@
 //!
 //! A client that goes away while its `CREATE TABLE` or `INSERT` runs must not
 //! leave it half done, so the call that started it only waits for the task: when
-//! the call is dropped, the task still runs to its end. The tasks belong to
+//! the call is dropped, the task still runs to its end, except that an actor which is
+//! not built yet is made for nobody any more. The tasks belong to
 //! [`Updates`], which bounds their number and, when the server stops, waits for
 //! them before it lets go.
 
@@ -68,7 +69,7 @@ impl Updates {
         &self,
         lease: Lease,
         prepared: Arc<Prepared>,
-        tell: oneshot::Sender<Result<Outcome, ServerError>>,
+        mut tell: oneshot::Sender<Result<Outcome, ServerError>>,
     ) -> Result<(), Status> {
         let mut applying = self.applying.lock();
         if applying.tasks.len() >= self.max {
@@ -85,10 +86,12 @@ impl Updates {
         let owner = Arc::clone(&self.applying);
         // The lock is held until the task is listed: it cannot end unlisted.
         let task = spawn_named("update", async move {
-            let outcome = lease.session.execute(&prepared).await;
+            let executing = lease.session.execute_for(&prepared, tell.closed());
+            let outcome = executing.await;
             drop(lease);
-            if tell.send(outcome).is_err() {
-                tracing::info!(sql = %prepared.sql, "applied a statement whose client has left");
+            if let Err(outcome) = tell.send(outcome) {
+                let done = outcome.is_ok();
+                tracing::info!(done, sql = %prepared.sql, "the client of a statement has left");
             }
             owner.lock().tasks.remove(&number);
         });

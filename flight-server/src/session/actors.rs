@@ -14,7 +14,13 @@ use crate::catalog::{Definition, ObjectKind};
 const DONE: Outcome = Outcome::Affected(None);
 
 impl Session {
-    pub(super) async fn create_actor(&self, create: &CreateActor) -> Result<Outcome, ServerError> {
+    /// Makes an actor or a pool, unless `left` ends before it is built.
+    pub(super) async fn create_actor(
+        &self,
+        create: &CreateActor,
+        sql: &str,
+        left: impl Future<Output = ()>,
+    ) -> Result<Outcome, ServerError> {
         let name = &create.name;
         let engine = self.database().engine();
         if self.has_actor(create)? {
@@ -35,9 +41,13 @@ impl Session {
             member: 0,
         };
         spec.methods = actor_methods(&spec, described);
+        check_callable(&spec)?;
         let spec = Arc::new(spec);
         // Slow (it may load a model), so not under the lock. Dropped below, it ends.
-        let actor = engine.actors().build(Arc::clone(&spec)).await?;
+        let actor = tokio::select! {
+            built = engine.actors().build(Arc::clone(&spec), sql) => built?,
+            () = left => return Err(ServerError::Cancelled),
+        };
         let replaced = {
             let _one_at_a_time = self.database().ddl.lock().await;
             if self.has_actor(create)? {
@@ -153,4 +163,19 @@ impl Session {
             }),
         }
     }
+}
+
+/// Refuses an actor none of whose methods can be called.
+fn check_callable(spec: &ActorSpec) -> Result<(), PlanError> {
+    let problems = spec.methods.iter().map(|method| {
+        let problem = method.actor.as_ref().and_then(|of| of.problem.as_deref());
+        problem.map(|problem| format!("\"{}\" {problem}", method.name))
+    });
+    let Some(problems) = problems.collect::<Option<Vec<_>>>() else {
+        return Ok(());
+    };
+    Err(PlanError::Actor {
+        actor: spec.name.clone(),
+        problem: format!("none of its methods can be called: {}", problems.join("; ")),
+    })
 }

@@ -167,14 +167,31 @@ impl Session {
     /// What the statement fails with; a query's later errors come from its
     /// stream.
     pub async fn execute(&self, prepared: &Prepared) -> Result<Outcome, ServerError> {
-        caught(self.perform(prepared)).await
+        self.execute_for(prepared, std::future::pending()).await
     }
 
-    async fn perform(&self, prepared: &Prepared) -> Result<Outcome, ServerError> {
+    /// As [`Session::execute`], for a client that has gone when `left` ends: what it alone
+    /// was waited for is let go then, as an actor that is still being built.
+    ///
+    /// # Errors
+    /// As [`Session::execute`]; [`ServerError::Cancelled`] of what was let go.
+    pub async fn execute_for(
+        &self,
+        prepared: &Prepared,
+        left: impl Future<Output = ()>,
+    ) -> Result<Outcome, ServerError> {
+        caught(self.perform(prepared, left)).await
+    }
+
+    async fn perform(
+        &self,
+        prepared: &Prepared,
+        left: impl Future<Output = ()>,
+    ) -> Result<Outcome, ServerError> {
         match &prepared.work {
             Work::CreateFunction(create) => self.create_function(create).await,
             Work::DropFunction { name, if_exists } => self.drop_function(name, *if_exists).await,
-            Work::CreateActor(create) => self.create_actor(create).await,
+            Work::CreateActor(create) => self.create_actor(create, &prepared.sql, left).await,
             Work::DropActor(drop) => self.drop_actor(drop).await,
             Work::Plan(plan) => match plan.as_ref() {
                 LogicalPlan::Ddl(ddl) => self.define(ddl, &prepared.sql).await,

@@ -5,6 +5,9 @@
 //! routed before, how much comes out of it: both follow from the order of its questions,
 //! which is that of the stages' numbers. Where an answer of before does not fit, nothing is
 //! taken from it.
+//!
+//! Actors on hosts count as input: what a task sends there it need not send if it is there
+//! itself.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +19,7 @@ use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion_distributed::{
     NetworkBoundaryExt, RouteTasksEvent, RouteTasksEventResponse, RouteTasksHandler, Stage,
 };
+use mobula_plan::operator::map_batches::map_batches_exec;
 use parking_lot::Mutex;
 use url::Url;
 
@@ -53,7 +57,9 @@ impl Router {
 
     fn route(&self, event: &RouteTasksEvent<'_>) -> Result<Vec<Url>> {
         let mut routed = self.routed.lock();
-        let inputs = input_bytes(&inputs(event.plan, &routed)?);
+        let mut read = inputs(event.plan, &routed)?;
+        read.extend(fed_actors(event)?);
+        let inputs = input_bytes(&read);
         let mut tasks = BTreeMap::<&Url, usize>::new();
         for url in routed.iter().flat_map(|stage| &stage.urls) {
             *tasks.entry(url).or_default() += 1;
@@ -96,6 +102,29 @@ fn inputs(plan: &Arc<dyn ExecutionPlan>, routed: &[RoutedStage]) -> Result<Vec<I
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(inputs)
+}
+
+/// The hosts of actors that `event`'s stage feeds, one for each actor, with what goes to
+/// them.
+fn fed_actors(event: &RouteTasksEvent<'_>) -> Result<Vec<Input>> {
+    let mut fed = vec![];
+    event.plan.apply(|node| {
+        let call = map_batches_exec(node.as_ref());
+        let placed = call.and_then(|call| Some((call, call.placed(&event.task_ctx)?)));
+        if let Some((call, placed)) = placed {
+            let urls = placed.hosts.iter().flat_map(|host| {
+                let url = Url::parse(&host.url).ok();
+                url.into_iter()
+                    .flat_map(|url| std::iter::repeat_n(url, host.actors))
+            });
+            fed.push(Input {
+                hosts: urls.collect(),
+                bytes: bytes_out(call.input()),
+            });
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(fed)
 }
 
 fn bytes_out(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {

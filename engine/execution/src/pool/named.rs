@@ -6,18 +6,21 @@
 //! they are. One whose host is lost is built where there is room, without what it kept.
 //! In an engine without a cluster the one host is this process.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use datafusion::common::Result;
+use datafusion::common::{Result, exec_datafusion_err};
 use mobula_plan::{PlacedPool, PoolHost};
 use mobula_udfs::{ActorInfo, ActorSpec, BuiltActor};
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 pub use super::placed_actor::PlacedActor;
 use super::placed_actor::{Hosts, directory_key, external};
 use super::starter::Starter;
+use crate::coordinator::queries::Queries;
 use crate::process::Process;
 use crate::spawn::spawn_named;
 
@@ -49,6 +52,7 @@ impl NamedActors {
     /// Without actors; `starter`: of a coordinator.
     pub fn new(
         process: &Process,
+        queries: Arc<Queries>,
         starter: Option<Arc<Starter>>,
         url: &str,
         init_timeout: Duration,
@@ -65,25 +69,44 @@ impl NamedActors {
                 kill_grace,
                 placed: Mutex::default(),
                 next_member: AtomicU64::new(1),
+                queries,
                 tasks: Mutex::default(),
             }),
         }
     }
 
-    /// Builds an actor, or the actors of a pool, that nobody can name yet.
+    /// Builds an actor, or the actors of a pool, that nobody can name yet, for the
+    /// statement `sql`, which `system.queries` shows meanwhile.
     ///
     /// # Errors
     /// What it asks for and nobody has, what it waited for in vain, and what its
     /// constructor raised.
-    pub async fn build(&self, spec: Arc<ActorSpec>) -> Result<NamedActor> {
+    pub async fn build(&self, spec: Arc<ActorSpec>, sql: &str) -> Result<NamedActor> {
         self.check_room(&spec.name)?;
         if !is_placed(&spec) {
+            let listed = self.shared.queries.list(&directory_key(&spec.name), sql);
+            listed.run();
             let built = self.shared.actors.build(spec).await;
             return Ok(NamedActor::Here(built.map_err(external)?));
         }
+        self.build_placed(spec, sql).await
+    }
+
+    /// In a task of its own, so that who does not want it any more may drop this at any
+    /// time: it leaves the line then, and what is being built by then ends when it is there.
+    async fn build_placed(&self, spec: Arc<ActorSpec>, sql: &str) -> Result<NamedActor> {
         let placed = self.shared.new_placed(spec);
-        self.shared.fill(&placed).await?;
-        Ok(NamedActor::Placed(placed))
+        let listed = self.shared.queries.list(&placed.claim_name, sql);
+        let (mut tell, told) = oneshot::channel();
+        let shared = Arc::clone(&self.shared);
+        self.shared.own(spawn_named("actor-build", async move {
+            let filled = shared.fill(&placed, &listed, tell.closed()).await;
+            drop(listed);
+            // Unheard, it is dropped, and ends.
+            let _ = tell.send(filled.map(|()| NamedActor::Placed(placed)));
+        }));
+        let stopped = || exec_datafusion_err!("the engine stops");
+        told.await.map_err(|_| stopped())?
     }
 
     /// Whether there may be one named `name`, beside the others or instead of one.
@@ -163,7 +186,9 @@ impl NamedActors {
                 let (Some(shared), Some(placed)) = (shared.upgrade(), actor.upgrade()) else {
                     return;
                 };
-                match shared.fill(&placed).await {
+                let sql = format!("-- actor \"{}\" of the database that was opened", placed.spec.name);
+                let listed = shared.queries.list(&placed.claim_name, &sql);
+                match shared.fill(&placed, &listed, pending()).await {
                     Ok(()) => return,
                     Err(error) => {
                         let actor = &placed.spec.name;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use datafusion::common::{DataFusionError, Result};
+use datafusion::common::{DataFusionError, Result, exec_err};
 use futures::future::join_all;
 use mobula_plan::operator::map_batches::CallDemand;
 use mobula_plan::{PlacedPool, PoolHost};
@@ -21,6 +21,7 @@ use super::directory::Directory;
 use super::line::{ActorHostNow, ClusterClaim, TimedOut};
 use super::starter::{Starter, act};
 use crate::actor_calls::link::remote_failure;
+use crate::coordinator::queries::{Listed, Queries, Wait};
 use crate::error::ExecutionError;
 use crate::resource_check::{Has, asked, check, groups};
 use crate::spawn::{OwnedTask, spawn_named};
@@ -45,6 +46,7 @@ pub(super) struct Hosts {
     pub(super) placed: Mutex<BTreeMap<String, Arc<PlacedActor>>>,
     pub(super) next_member: AtomicU64,
     pub(super) tasks: Mutex<Vec<OwnedTask<()>>>,
+    pub(super) queries: Arc<Queries>,
 }
 /// An actor, or a pool of them, on hosts.
 pub struct PlacedActor {
@@ -53,7 +55,7 @@ pub struct PlacedActor {
     members: FairMutex<Vec<Member>>,
     claim: Mutex<Option<ClusterClaim>>,
     /// What its claim is called; another one for whoever replaces it.
-    claim_name: String,
+    pub(super) claim_name: String,
 }
 
 #[derive(Debug, Clone)]
@@ -81,15 +83,26 @@ impl Hosts {
         })
     }
 
-    /// Claims what `placed` asks for, and has all its actors built, or none.
-    pub(super) async fn fill(&self, placed: &PlacedActor) -> Result<()> {
+    /// Claims what `placed` asks for, and has all its actors built, or none; it leaves the
+    /// line when `unwanted` ends.
+    pub(super) async fn fill(
+        &self,
+        placed: &PlacedActor,
+        listed: &Listed,
+        unwanted: impl Future<Output = ()>,
+    ) -> Result<()> {
         let calls = [demand_of(&placed.spec)];
         check(&calls, &self.hosts()).map_err(external)?;
         if let Some(starter) = &self.starter {
             let patience = placed.spec.init_timeout.unwrap_or(self.init_timeout);
             let wanted = groups(&calls);
             let claim = starter.line.claim(&placed.claim_name, wanted, patience);
-            let (claim, _) = claim.await.map_err(|TimedOut { holders }| {
+            listed.wait(Wait::Resources(asked(&calls)));
+            let claim = tokio::select! {
+                claim = claim => claim,
+                () = unwanted => return exec_err!("nobody waits for \"{}\" any more", placed.spec.name),
+            };
+            let (claim, _) = claim.map_err(|TimedOut { holders }| {
                 external(ExecutionError::NoResources {
                     asked: asked(&calls),
                     holders: holders.join(", "),
@@ -98,6 +111,7 @@ impl Hosts {
             })?;
             *placed.claim.lock() = Some(claim);
         }
+        listed.run();
         let filled = self.build_missing(placed).await;
         if filled.is_err() {
             self.end(placed).await;

@@ -81,7 +81,7 @@ async fn create(cluster: &mut TestCluster, actor: &str) {
     };
     spec.methods = actor_methods(&spec, described);
     let spec = Arc::new(spec);
-    let built = cluster.engine.actors().build(Arc::clone(&spec)).await;
+    let built = cluster.engine.actors().build(Arc::clone(&spec), "").await;
     drop(cluster.engine.actors().put(built.unwrap()));
     cluster.engine.functions().insert_actor(&spec);
     cluster.engine.sync_functions(&mut cluster.state);

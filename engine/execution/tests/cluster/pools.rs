@@ -337,7 +337,7 @@ async fn create(cluster: &mut TestCluster, actor: &str, pool: Option<PoolBounds>
     spec.methods = actor_methods(&spec, described);
     let spec = Arc::new(spec);
     let actors = cluster.engine.actors();
-    let built = actors.build(Arc::clone(&spec)).await.unwrap();
+    let built = actors.build(Arc::clone(&spec), "").await.unwrap();
     for replaced in actors.put(built) {
         actors.end(replaced).await;
     }
@@ -439,4 +439,31 @@ async fn an_async_class_elsewhere_answers_rows_in_any_order() {
         "{found}"
     );
     free(&cluster, "host", 2.0).await;
+}
+
+/// Where the tasks of the last query over executors ran.
+const PLACE: &str = "select distinct executor_id from system.tasks where stage > 0 and \
+                     query_id = (select query_id from system.tasks where stage = 1 \
+                     order by plan_arrived desc limit 1)";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_run_beside_the_actors_that_they_feed() {
+    let mut cluster = TestCluster::start(2, false).await;
+    add(&mut cluster, "host", &[("gpus", "2")]).await;
+    create(&mut cluster, "c", None).await;
+    declare(&mut cluster, "whereabouts", WHERE);
+    let context = SessionContext::new_with_state(cluster.state.clone());
+    let skew = "SET mobula.task_skew_max = 2";
+    context.sql(skew).await.unwrap();
+    cluster.state = context.state();
+    let calls = [
+        // Actors of the query, and a named one.
+        "select count(*) from map_batches((SELECT k FROM numbers), whereabouts, num_gpus => 1)",
+        "select count(c(k)) from numbers",
+    ];
+    for call in calls {
+        assert_eq!(cluster.number(call).await, 20_000);
+        let all = cluster.text("select * from system.tasks").await;
+        assert_eq!(texts(&cluster, PLACE).await, ["host"], "{call}\n{all}");
+    }
 }

@@ -35,7 +35,7 @@ use super::stream::{Groups, MapBatchesStream, Setup, StreamMetrics};
 use crate::config::MobulaOptions;
 use crate::operator::Operator;
 use crate::operator::repartition::BlocksExec;
-use crate::task_host::{PlacedPools, QueryId, TaskHostHandle};
+use crate::task_host::{PlacedPool, PlacedPools, QueryId, TaskHostHandle};
 
 /// How a call meets its input.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,6 +145,11 @@ impl MapBatchesExec {
         self.call_id
     }
 
+    /// Its actors, where those are on hosts that were chosen for them.
+    pub fn placed(&self, context: &TaskContext) -> Option<Arc<PlacedPool>> {
+        PlacedPools::find(context, self.call_id, &self.call)
+    }
+
     pub fn input_order(&self) -> Option<&LexOrdering> {
         self.input_order.as_ref()
     }
@@ -207,7 +212,7 @@ impl MapBatchesExec {
         if let Some(pool) = shared.upgrade() {
             return Ok(pool);
         }
-        let placed = PlacedPools::find(context, self.call_id, &self.call);
+        let placed = self.placed(context);
         let workers = match (&placed, self.concurrency) {
             // All tasks share them.
             (Some(placed), _) => placed.actors(),
