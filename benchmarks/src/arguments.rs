@@ -70,6 +70,9 @@ pub struct Dispatch {
     /// Timed runs; one more comes first and is not timed
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub runs: u32,
+    /// Have the actor live on an executor that blocks reach by Arrow Flight over loopback
+    #[arg(long)]
+    pub over_flight: bool,
 }
 
 /// Which queries, over which data.

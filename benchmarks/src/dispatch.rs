@@ -2,17 +2,22 @@
 //!
 //! The actor gives back what it gets, so nearly all the time is the operator's: input,
 //! blocks, pool, thread and the way back. It counts its calls and the rows of each: a
-//! run in which two blocks were joined fails.
+//! run in which two blocks were joined fails. Over Flight, the actor asks for a GPU that
+//! only an executor says it has; both are in this process, with a socket between them.
 
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type};
 use futures::TryStreamExt;
-use mobula_execution::{Engine, EngineSettings, RustFunctions};
+use mobula_execution::{
+    ClusterSettings, ClusterToken, Engine, EngineSettings, Executor, ExecutorSettings, OwnedTask,
+    RustFunctions, spawn_named,
+};
 use mobula_flight_server::{Database, Outcome, ServerError, Session};
 use mobula_plan::MobulaOptions;
 use mobula_udfs::native::NativeBatches;
@@ -20,6 +25,10 @@ use mobula_udfs::{FunctionSpec, Native, NativeError, NativeInstance, UdfError};
 
 use crate::arguments::Dispatch;
 use crate::error::BenchmarkError;
+
+const LOOPBACK: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+/// How long an executor may take to be there.
+const EXECUTOR_LIMIT: Duration = Duration::from_secs(30);
 
 /// Gives back what it gets, and counts.
 struct Identity {
@@ -43,16 +52,21 @@ impl NativeInstance for Identity {
 pub async fn measure(arguments: &Dispatch) -> Result<(), BenchmarkError> {
     let blocks = arguments.blocks;
     let calls = Arc::new(AtomicU64::new(0));
-    let session = session(&calls).await?;
+    let home = Home::open(&calls, arguments.over_flight).await?;
+    let session = &home.session;
+    let (place, asks) = match arguments.over_flight {
+        true => ("over Flight", ", num_gpus => 1"),
+        false => ("in process", ""),
+    };
     let sql = format!(
         "SELECT sum(identity) FROM map_batches( \
-            TABLE(SELECT value AS x FROM generate_series(1, {blocks})), identity)"
+            TABLE(SELECT value AS x FROM generate_series(1, {blocks})), identity{asks})"
     );
     let mut rates = vec![];
     for run in 0..=arguments.runs {
         calls.store(0, Ordering::Relaxed);
         let since = Instant::now();
-        let sum = first_value(&session, &sql).await?;
+        let sum = first_value(session, &sql).await?;
         let seconds = since.elapsed().as_secs_f64();
         let called = calls.load(Ordering::Relaxed);
         let wanted = blocks as i64 * (blocks as i64 + 1) / 2;
@@ -71,25 +85,96 @@ pub async fn measure(arguments: &Dispatch) -> Result<(), BenchmarkError> {
     rates.sort_unstable();
     let (least, most) = (rates[0], rates[rates.len() - 1]);
     println!(
-        "{} blocks of one row a second to a native actor ({least} to {most}, {} runs of {blocks})",
+        "{} blocks of one row a second to a native actor {place} ({least} to {most}, {} runs of {blocks})",
         rates[rates.len() / 2],
         rates.len()
     );
     Ok(())
 }
 
-/// A session in which each row is a block.
-async fn session(calls: &Arc<AtomicU64>) -> Result<Arc<Session>, BenchmarkError> {
-    let mut options = MobulaOptions::default();
-    let set = options.set_value("udf_batch_rows", "1");
-    set.map_err(ServerError::from)?;
-    let settings = EngineSettings {
-        options,
-        // Nothing here is in Python.
-        python: PathBuf::from("python3"),
+/// A session in which each row is a block, and what it needs.
+struct Home {
+    session: Arc<Session>,
+    /// Where the actor is, if it is not with the session; dropped, it stops.
+    _executor: Option<OwnedTask<()>>,
+    _token: Option<tempfile::TempDir>,
+}
+
+impl Home {
+    async fn open(calls: &Arc<AtomicU64>, over_flight: bool) -> Result<Self, BenchmarkError> {
+        let functions = identity(calls)?;
+        let settings = EngineSettings {
+            options: options(&[("udf_batch_rows", "1"), ("gpus", "0")])?,
+            python: python(),
+        };
+        if !over_flight {
+            let engine = Engine::embedded_with(settings, functions).map_err(ServerError::from)?;
+            return Ok(Self {
+                session: Database::open(engine, None).await?.new_session()?,
+                _executor: None,
+                _token: None,
+            });
+        }
+        let folder = tempfile::tempdir().map_err(BenchmarkError::Folder)?;
+        let token = ClusterToken::read_or_create(&folder.path().join("token"));
+        let token = token.map_err(ServerError::from)?;
+        let cluster = ClusterSettings {
+            listen: LOOPBACK,
+            advertise: None,
+            token: token.clone(),
+            local_executor: true,
+        };
+        let engine = Engine::coordinator_with(settings, cluster, functions.clone());
+        let engine = engine.await.map_err(ServerError::from)?;
+        let executor = executor(&engine, token, functions).await?;
+        engine
+            .wait_for_executors(1, EXECUTOR_LIMIT)
+            .await
+            .map_err(ServerError::from)?;
+        Ok(Self {
+            session: Database::open(engine, None).await?.new_session()?,
+            _executor: Some(executor),
+            _token: Some(folder),
+        })
+    }
+}
+
+/// An executor for actors, with the only GPU; so it says.
+async fn executor(
+    engine: &Engine,
+    token: ClusterToken,
+    functions: RustFunctions,
+) -> Result<OwnedTask<()>, BenchmarkError> {
+    let coordinator = engine.cluster_url().map(ToString::to_string);
+    let settings = ExecutorSettings {
+        coordinator: coordinator.unwrap_or_default(),
+        token,
+        listen: LOOPBACK,
+        advertise: None,
+        options: options(&[("roles", "actors"), ("gpus", "1")])?,
+        python: python(),
+        id: None,
     };
-    let engine = Engine::embedded_with(settings, identity(calls)?).map_err(ServerError::from)?;
-    Ok(Database::open(engine, None).await?.new_session()?)
+    let executor = Executor::start_with(settings, functions).await;
+    let executor = executor.map_err(ServerError::from)?;
+    Ok(spawn_named("executor", async move {
+        if let Err(error) = executor.run(std::future::pending()).await {
+            eprintln!("the executor has ended: {error}");
+        }
+    }))
+}
+
+fn options(set: &[(&str, &str)]) -> Result<MobulaOptions, BenchmarkError> {
+    let mut options = MobulaOptions::default();
+    for (name, value) in set {
+        options.set_value(name, value).map_err(ServerError::from)?;
+    }
+    Ok(options)
+}
+
+/// Nothing here is in Python.
+fn python() -> PathBuf {
+    PathBuf::from("python3")
 }
 
 fn identity(calls: &Arc<AtomicU64>) -> Result<RustFunctions, BenchmarkError> {

@@ -40,6 +40,8 @@ pub enum BenchmarkError {
         called: u64,
         sum: Option<i64>,
     },
+    #[error("cannot make a folder for the cluster's token: {0}")]
+    Folder(#[source] std::io::Error),
     #[error(transparent)]
     Function(mobula_udfs::UdfError),
     #[error(transparent)]

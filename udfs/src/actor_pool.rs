@@ -11,6 +11,7 @@ use crate::call::UdfCall;
 use crate::crew::Crew;
 use crate::error::UdfError;
 use crate::manager::WorkerManager;
+use crate::native::NativeThreads;
 use crate::order::CallOrder;
 use crate::pool::UdfPool;
 use crate::process_pool::ProcessPool;
@@ -29,6 +30,7 @@ enum Actors {
     Crew(Arc<Crew>),
     /// Of an async function: its workers share one queue.
     Async(Arc<AsyncPool>),
+    Native(NativeThreads),
 }
 
 impl ActorPool {
@@ -56,6 +58,15 @@ impl ActorPool {
         Ok(Self { actors, call, most })
     }
 
+    /// The same of a native function.
+    pub fn native(threads: NativeThreads, call: Arc<UdfCall>, actors: usize) -> Self {
+        Self {
+            actors: Actors::Native(threads),
+            call,
+            most: actors.max(1),
+        }
+    }
+
     /// A way to them, for one task.
     ///
     /// # Errors
@@ -63,6 +74,7 @@ impl ActorPool {
     pub fn open(&self) -> Result<Arc<dyn UdfPool>, UdfError> {
         let crew = match &self.actors {
             Actors::Async(pool) => return Ok(Arc::clone(pool) as Arc<dyn UdfPool>),
+            Actors::Native(threads) => return Ok(threads.open()),
             Actors::Crew(crew) => Arc::clone(crew),
         };
         let order = CallOrder::try_new(Arc::clone(&self.call))?;
@@ -77,7 +89,7 @@ impl ActorPool {
 
 impl Drop for ActorPool {
     fn drop(&mut self) {
-        // The other one ends with its last reader.
+        // The others end with their last reader.
         if let Actors::Crew(crew) = &self.actors {
             crew.dismiss();
         }

@@ -72,7 +72,10 @@ pub use failed_rows::{ErrorPolicy, FailedRow, OnError, RowFailure};
 pub use fused::{Step, Take};
 pub use handling::Handling;
 pub use manager::{StartMethod, WorkerManager, WorkerSettings};
-pub use native::{Native, NativeError, NativeFunction, NativeFunctions, NativeInstance};
+pub use native::{
+    Native, NativeError, NativeFunction, NativeFunctions, NativeInstance, NativePlace,
+    NativeThreads,
+};
 pub use overlap::{DEFAULT_IN_FLIGHT, Overlap, ROW_PLACES};
 pub use pool::{Answer, AnswerStream, PoolStats, UdfPool, one_by_one};
 pub use resources::{Amount, Capacity, Claim, Demand, LabelSelector, Ledger};

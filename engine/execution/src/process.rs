@@ -93,7 +93,12 @@ impl Process {
             Arc::clone(&traffic),
             options.udf_max_frame_bytes(),
         ));
-        let hosting = Arc::new(Hosting::new(Arc::clone(&workers), Arc::clone(&ledger)));
+        let hosting = Arc::new(Hosting::new(
+            Arc::clone(&workers),
+            Arc::clone(&ledger),
+            functions.native().clone(),
+            executor_id,
+        ));
         let pool_line = Arc::new(PoolLine {
             executor_id: executor_id.to_owned(),
             hosting: Arc::clone(&hosting),
@@ -113,6 +118,7 @@ impl Process {
             failed_rows: Arc::clone(&failed_rows),
             operators: Arc::clone(&operators),
             native: functions.native().clone(),
+            ledger: Arc::clone(&ledger),
             executor_id: executor_id.to_owned(),
         };
         Ok(Arc::new(Self {

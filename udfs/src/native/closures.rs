@@ -11,6 +11,7 @@ use arrow::datatypes::{DataType, Field};
 
 use super::{NativeBatches, NativeError, NativeFunction, NativeInstance};
 use crate::call::Literal;
+use crate::resources::Demand;
 use crate::spec::{FunctionSpec, ObjectKind, Returns, Volatility};
 
 type Open = dyn Fn(&[(String, Literal)]) -> Result<Box<dyn NativeInstance>, NativeError>
@@ -115,6 +116,12 @@ impl Native {
     /// Workers over the whole cluster, unless a call says otherwise.
     pub fn concurrency(mut self, workers: usize) -> Self {
         self.spec.defaults.concurrency = Some(workers);
+        self
+    }
+
+    /// What each worker asks for, unless a call says otherwise; memory cannot be asked for.
+    pub fn asks_for(mut self, demand: Demand) -> Self {
+        self.spec.defaults.demand = demand;
         self
     }
 

@@ -16,6 +16,8 @@
 
 mod batches;
 mod closures;
+#[cfg(test)]
+mod place_tests;
 mod pool;
 mod registry;
 #[cfg(test)]
@@ -29,10 +31,11 @@ use std::error::Error;
 use arrow::array::RecordBatch;
 
 use crate::call::Literal;
+use crate::resources::Reservation;
 use crate::spec::FunctionSpec;
 
 pub use closures::Native;
-pub use registry::NativeFunctions;
+pub use registry::{NativeFunctions, NativeThreads};
 
 /// What native code fails with: any error, or a text by `"…".into()`.
 pub type NativeError = Box<dyn Error + Send + Sync>;
@@ -56,6 +59,39 @@ pub trait NativeFunction: Send + Sync + 'static {
     /// What is wrong with `args`, or keeps the instance from being made: the query
     /// fails with it.
     fn open(&self, args: &[(String, Literal)]) -> Result<Box<dyn NativeInstance>, NativeError>;
+
+    /// As [`Self::open`], for one that has to know what its worker has of what the call
+    /// asks for, such as which GPU.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    fn open_at(
+        &self,
+        args: &[(String, Literal)],
+        place: &NativePlace,
+    ) -> Result<Box<dyn NativeInstance>, NativeError> {
+        let _ = place;
+        self.open(args)
+    }
+}
+
+/// What a worker has of its process, as the call asks for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NativePlace {
+    /// Its GPUs, whole or a share of each, by the ids that CUDA_VISIBLE_DEVICES takes. Set
+    /// for nobody: threads share their process's environment.
+    pub gpu_ids: Vec<String>,
+    /// Whole cores, at least one; `None`: not asked for.
+    pub cores: Option<usize>,
+}
+
+impl NativePlace {
+    fn of(seat: Option<&Reservation>) -> Self {
+        seat.map_or_else(Self::default, |seat| Self {
+            gpu_ids: seat.gpu_ids().to_vec(),
+            cores: seat.cores(),
+        })
+    }
 }
 
 /// What a worker holds. It stays on one thread, and need not be `Send`.

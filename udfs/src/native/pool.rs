@@ -5,6 +5,10 @@
 //! for a call, those that nobody waits for any more included. Threads are our own
 //! and not of Tokio's blocking pool: one that waits for a slow reader would keep
 //! there what reads files. They end with the pool, once they have returned.
+//!
+//! Where a call asks for resources, a thread has some of what its query has claimed, from
+//! its start to its end, and its instance is told which devices. A pool that several tasks
+//! share has a way for each, which counts for itself.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -24,23 +28,31 @@ use super::worker::{Job, Part, Progress, Worker};
 use crate::call::UdfCall;
 use crate::error::UdfError;
 use crate::pool::{Answer, AnswerStream, PoolStats, UdfPool};
+use crate::resources::{Ledger, Reservation, Share};
 use crate::train::Mean;
 
 /// Outputs that may wait for their reader.
 const PARTS_WAITING: usize = 2;
 
-/// The threads of one call in one task.
+/// A way to the threads of one call.
 pub(super) struct NativePool {
+    threads: Arc<Threads>,
+    counters: Arc<Counters>,
+}
+
+/// The threads of one call; they end when all ways to them are gone.
+pub(super) struct Threads {
     shared: Arc<Shared>,
     permits: Arc<Semaphore>,
     concurrency: usize,
+    /// What each of them has; `None`: nothing is asked for.
+    seats: Option<(Arc<Ledger>, Share)>,
 }
 
 /// What workers need after the pool itself is gone.
 pub(super) struct Shared {
     pub(super) call: Arc<UdfCall>,
     pub(super) code: Arc<dyn NativeFunction>,
-    pub(super) counters: Counters,
     /// Workers with nothing to do; `None` once the pool is gone.
     idle: Mutex<Option<Vec<Worker>>>,
 }
@@ -59,23 +71,50 @@ pub(super) struct Counters {
     pub(super) mean: Mean,
 }
 
-impl NativePool {
+impl Threads {
+    /// At most `concurrency`, which start when blocks come, and have what they ask for of
+    /// `ledger`.
     pub(super) fn new(
         call: Arc<UdfCall>,
         code: Arc<dyn NativeFunction>,
         concurrency: usize,
+        ledger: &Arc<Ledger>,
     ) -> Self {
+        let demand = &call.handling.demand;
         let concurrency = concurrency.clamp(1, Semaphore::MAX_PERMITS);
-        let shared = Shared {
-            call,
-            code,
-            counters: Counters::default(),
-            idle: Mutex::new(Some(vec![])),
-        };
+        let share = || Share::new(&call.query, demand, concurrency);
+        let takes = demand.takes_resources();
         Self {
-            shared: Arc::new(shared),
+            seats: takes.then(|| (Arc::clone(ledger), share())),
+            shared: Arc::new(Shared {
+                call,
+                code,
+                idle: Mutex::new(Some(vec![])),
+            }),
             permits: Arc::new(Semaphore::new(concurrency)),
             concurrency,
+        }
+    }
+
+    /// What one more thread is to have.
+    async fn seat(&self) -> Option<Reservation> {
+        let (ledger, share) = self.seats.as_ref()?;
+        Some(ledger.obtain(share).await)
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        // A worker ends when nobody can send to it any more.
+        drop(self.shared.idle.lock().take());
+    }
+}
+
+impl NativePool {
+    pub(super) fn to(threads: &Arc<Threads>) -> Self {
+        Self {
+            threads: Arc::clone(threads),
+            counters: Arc::default(),
         }
     }
 }
@@ -83,8 +122,8 @@ impl NativePool {
 impl fmt::Debug for NativePool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NativePool")
-            .field("function", &self.shared.function())
-            .field("concurrency", &self.concurrency)
+            .field("function", &self.threads.shared.function())
+            .field("concurrency", &self.threads.concurrency)
             .finish_non_exhaustive()
     }
 }
@@ -96,18 +135,19 @@ impl UdfPool for NativePool {
     }
 
     async fn call_each(&self, blocks: Vec<RecordBatch>) -> Result<AnswerStream, UdfError> {
-        let shared = &self.shared;
+        let shared = &self.threads.shared;
         let blocks = shared.as_given(blocks)?;
         if blocks.is_empty() {
             return Ok(shared.answer_to_nothing());
         }
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let permit = Arc::clone(&self.threads.permits).acquire_owned().await;
         let permit = permit.map_err(|_| shared.shutting_down())?;
         let worker = match shared.idle_worker() {
             Some(worker) => worker,
             None => {
-                add(&shared.counters.workers_started, 1);
-                Worker::start(Arc::clone(shared))?
+                let seat = self.threads.seat().await;
+                add(&self.counters.workers_started, 1);
+                Worker::start(Arc::clone(shared), seat)?
             }
         };
         let (parts, reader) = mpsc::channel(PARTS_WAITING * blocks.len());
@@ -122,6 +162,7 @@ impl UdfPool for NativePool {
             progress: Cancel(Arc::clone(&progress)),
         };
         worker.send(Job {
+            counters: Arc::clone(&self.counters),
             blocks,
             parts,
             end,
@@ -132,16 +173,16 @@ impl UdfPool for NativePool {
     }
 
     fn train(&self) -> usize {
-        self.shared.counters.mean.train()
+        self.counters.mean.train()
     }
 
     fn concurrency(&self) -> usize {
-        self.concurrency
+        self.threads.concurrency
     }
 
     /// No bytes: the worker gets the block itself.
     fn stats(&self) -> PoolStats {
-        let counters = &self.shared.counters;
+        let counters = &self.counters;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         PoolStats {
             calls: read(&counters.calls),
@@ -152,13 +193,6 @@ impl UdfPool for NativePool {
             workers_started: read(&counters.workers_started),
             ..PoolStats::default()
         }
-    }
-}
-
-impl Drop for NativePool {
-    fn drop(&mut self) {
-        // A worker ends when nobody can send to it any more.
-        drop(self.shared.idle.lock().take());
     }
 }
 

@@ -9,10 +9,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::NativeFunction;
-use super::pool::NativePool;
+use super::pool::{NativePool, Threads};
 use crate::call::UdfCall;
 use crate::error::UdfError;
 use crate::pool::UdfPool;
+use crate::resources::Ledger;
 use crate::spec::{FunctionSpec, Language, ParamKind};
 
 /// Native functions by name.
@@ -61,17 +62,19 @@ impl NativeFunctions {
         self.functions.values().map(|registered| &registered.spec)
     }
 
-    /// Opens the workers of one call, at most `concurrency` (at least 1) threads,
-    /// which start when blocks come. `executor` is this process, for errors.
+    /// The workers of one call, at most `concurrency` (at least 1) threads, which start
+    /// when blocks come and get what they ask for of `ledger`. `executor` is this process,
+    /// for errors.
     ///
     /// # Errors
     /// When this program lacks the function, or declares it otherwise.
-    pub fn open_pool(
+    pub fn threads(
         &self,
         call: Arc<UdfCall>,
         concurrency: usize,
         executor: &str,
-    ) -> Result<Arc<dyn UdfPool>, UdfError> {
+        ledger: &Arc<Ledger>,
+    ) -> Result<NativeThreads, UdfError> {
         let (function, executor) = (call.spec.name.clone(), executor.to_owned());
         let Some(registered) = self.functions.get(&function) else {
             return Err(UdfError::NativeMissing { function, executor });
@@ -89,7 +92,24 @@ impl NativeFunctions {
             return Err(UdfError::ConstructorArguments { function });
         }
         let code = Arc::clone(&registered.code);
-        Ok(Arc::new(NativePool::new(call, code, concurrency)))
+        let threads = Threads::new(call, code, concurrency, ledger);
+        Ok(NativeThreads(Arc::new(threads)))
+    }
+}
+
+/// The threads of one call; they end when this and all ways to them are gone.
+pub struct NativeThreads(Arc<Threads>);
+
+impl NativeThreads {
+    /// A way to them, with a count of its own.
+    pub fn open(&self) -> Arc<dyn UdfPool> {
+        Arc::new(NativePool::to(&self.0))
+    }
+}
+
+impl fmt::Debug for NativeThreads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("NativeThreads").field(&self.open()).finish()
     }
 }
 
@@ -127,9 +147,8 @@ fn problem_of(spec: &FunctionSpec) -> Option<String> {
     if counts.contains(&Some(0)) {
         return Some("batch_size and concurrency must be at least 1".into());
     }
-    if let Some((option, _)) = spec.defaults.demand.options().first() {
-        let problem = "but its threads are a part of their executor";
-        return Some(format!("it asks for {option}, {problem}"));
+    if spec.defaults.demand.memory_bytes.is_some() {
+        return Some("it asks for memory, but its threads share that of their process".into());
     }
     spec.defaults.batch_format.map(|format| {
         format!("it has batch_format '{format}', but native functions get Arrow arrays")

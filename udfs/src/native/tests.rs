@@ -17,13 +17,13 @@ use crate::error::{UdfError, UdfErrorClass};
 use crate::failed_rows::{ErrorPolicy, OnError};
 use crate::handling::Handling;
 use crate::pool::{Answer, UdfPool};
-use crate::resources::Amount;
+use crate::resources::{Amount, Capacity, Ledger};
 use crate::spec::{BatchFormat, FunctionSpec, ParamKind, Returns};
 
 const INT: DataType = DataType::Int64;
 
 /// A call of the function with `spec` over one column `x`.
-fn call_of(spec: &FunctionSpec) -> UdfCall {
+pub(super) fn call_of(spec: &FunctionSpec) -> UdfCall {
     let x = Arc::new(Schema::new(vec![Field::new("x", INT, true)]));
     let values = spec.params.iter().filter_map(|p| match &p.kind {
         ParamKind::Value(t) => Some(Field::new(&p.name, t.clone(), true)),
@@ -63,8 +63,22 @@ pub(super) fn open_with(
     change(&mut call);
     let mut functions = NativeFunctions::default();
     functions.insert(function).unwrap();
-    let pool = functions.open_pool(Arc::new(call), concurrency, "e-1");
-    pool.unwrap()
+    let threads = functions.threads(Arc::new(call), concurrency, "e-1", &nothing());
+    threads.unwrap().open()
+}
+
+fn nothing() -> Arc<Ledger> {
+    Ledger::new(with_gpus(&[]))
+}
+
+pub(super) fn with_gpus(ids: &[&str]) -> Capacity {
+    Capacity {
+        cpus: Amount::whole(1),
+        gpu_ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+        memory_bytes: 0,
+        custom: [].into(),
+        labels: [].into(),
+    }
 }
 
 pub(super) fn block(values: impl IntoIterator<Item = Option<i64>>) -> RecordBatch {
@@ -72,7 +86,7 @@ pub(super) fn block(values: impl IntoIterator<Item = Option<i64>>) -> RecordBatc
     RecordBatch::try_from_iter_with_nullable([("x", Arc::new(values) as ArrayRef, true)]).unwrap()
 }
 
-fn numbers(n: i64) -> RecordBatch {
+pub(super) fn numbers(n: i64) -> RecordBatch {
     block((0..n).map(Some))
 }
 
@@ -105,7 +119,7 @@ pub(super) fn ints(blocks: &[RecordBatch]) -> Vec<Option<i64>> {
     columns.flat_map(|column| column.iter()).collect()
 }
 
-fn plus_one(batch: &RecordBatch) -> Result<ArrayRef, NativeError> {
+pub(super) fn plus_one(batch: &RecordBatch) -> Result<ArrayRef, NativeError> {
     let values = batch.column(0).as_primitive::<Int64Type>();
     Ok(Arc::new(values.unary::<_, Int64Type>(|v| v + 1)))
 }
@@ -469,7 +483,7 @@ async fn a_call_that_takes_too_long_is_given_up() {
 fn a_program_without_the_function_says_so() {
     let call = Arc::new(call_of(&inc().spec()));
     let open = |functions: &NativeFunctions| {
-        let opened = functions.open_pool(Arc::clone(&call), 1, "e-7");
+        let opened = functions.threads(Arc::clone(&call), 1, "e-7", &nothing());
         opened.err().map(|e| e.to_string()).unwrap_or_default()
     };
     let mut functions = NativeFunctions::default();
@@ -485,19 +499,19 @@ fn a_program_without_the_function_says_so() {
     ));
     functions.insert(inc()).unwrap();
     assert_eq!(open(&functions), "");
-    let differs = functions.open_pool(Arc::new(other), 1, "e-7");
+    let differs = functions.threads(Arc::new(other), 1, "e-7", &nothing());
     let text = differs.err().map(|e| e.to_string()).unwrap_or_default();
     assert!(text.contains("declares it otherwise"), "{text}");
 }
 
-/// Asks for a GPU, which a thread cannot have for itself.
+/// Asks for memory, which a thread cannot have for itself.
 struct Asks;
 
 impl NativeFunction for Asks {
     fn spec(&self) -> FunctionSpec {
         let mut spec = inc().spec();
         spec.name = "asks".into();
-        spec.defaults.demand.gpus = Some(Amount::ONE);
+        spec.defaults.demand.memory_bytes = Some(1 << 20);
         spec
     }
 
@@ -524,12 +538,12 @@ fn declarations_that_make_no_sense_are_refused() {
         assert!(error.contains(word), "{error}");
     }
     let error = functions.insert(Asks).unwrap_err().to_string();
-    assert!(error.contains("it asks for num_gpus"), "{error}");
+    assert!(error.contains("it asks for memory"), "{error}");
     let names: Vec<_> = functions.specs().map(|spec| spec.name.clone()).collect();
     assert_eq!(names, ["inc"]);
 }
 
-async fn eventually(holds: impl Fn() -> bool) {
+pub(super) async fn eventually(holds: impl Fn() -> bool) {
     let until = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(1)).await;

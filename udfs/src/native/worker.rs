@@ -19,10 +19,11 @@ use arrow::array::RecordBatch;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::batches::{Stop, Work};
-use super::pool::{Shared, add};
-use super::{NativeInstance, told};
+use super::pool::{Counters, Shared, add};
+use super::{NativeInstance, NativePlace, told};
 use crate::error::{UdfError, UserFailure};
 use crate::pool::Answer;
+use crate::resources::Reservation;
 
 /// Stack of a worker, as a program's first thread has it.
 const STACK_BYTES: usize = 8 << 20;
@@ -71,6 +72,8 @@ impl Progress {
 
 /// Blocks to answer, one after the other.
 pub(super) struct Job {
+    /// Of who sent them.
+    pub(super) counters: Arc<Counters>,
     pub(super) blocks: Vec<RecordBatch>,
     pub(super) parts: mpsc::Sender<Part>,
     /// Gets the outputs that were not passed on as parts.
@@ -85,15 +88,15 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts a thread for the call of `shared`.
-    pub(super) fn start(shared: Arc<Shared>) -> Result<Self, UdfError> {
+    /// Starts a thread for the call of `shared`, which has `seat` to its end.
+    pub(super) fn start(shared: Arc<Shared>, seat: Option<Reservation>) -> Result<Self, UdfError> {
         // One job at a time: it is given back before it gets another.
         let (jobs, received) = sync_channel(1);
         let function = shared.function().to_owned();
         let thread = std::thread::Builder::new()
             .name(format!("native {function}"))
             .stack_size(STACK_BYTES);
-        match thread.spawn(move || work(&shared, &received)) {
+        match thread.spawn(move || work(&shared, &received, seat)) {
             Ok(_) => Ok(Self { jobs }),
             Err(source) => Err(UdfError::NativeThread { function, source }),
         }
@@ -107,10 +110,12 @@ impl Worker {
     }
 }
 
-fn work(shared: &Shared, jobs: &Receiver<(Job, Worker)>) {
+fn work(shared: &Shared, jobs: &Receiver<(Job, Worker)>, seat: Option<Reservation>) {
+    let place = NativePlace::of(seat.as_ref());
     let mut instance = None;
     while let Ok((job, worker)) = jobs.recv() {
         let Job {
+            counters,
             blocks,
             parts,
             end,
@@ -119,18 +124,18 @@ fn work(shared: &Shared, jobs: &Receiver<(Job, Worker)>) {
         } = job;
         let count = blocks.len() as u64;
         let ran = catch_unwind(AssertUnwindSafe(|| {
-            let instance = opened(shared, &mut instance)?;
+            let instance = opened(shared, &place, &mut instance)?;
             progress.begin_block();
             // Gone is the reader; `run` will notice.
             let _ = parts.blocking_send(Part::Opened);
-            answered(shared, instance, blocks, &parts, &progress)
+            answered(shared, instance, blocks, (&counters, &parts, &progress))
         }));
         let outcome = ran.unwrap_or_else(|panic| {
             let _ = catch_unwind(AssertUnwindSafe(|| drop(instance.take())));
             let message = format!("panicked: {}", said(panic.as_ref()));
             Err(Stop::Failed(raised(shared.function(), message)))
         });
-        add(&shared.counters.calls, count);
+        add(&counters.calls, count);
         shared.give_back(worker);
         drop((permit, parts));
         // Who is gone wants no end.
@@ -141,6 +146,8 @@ fn work(shared: &Shared, jobs: &Receiver<(Job, Worker)>) {
         };
     }
     let _ = catch_unwind(AssertUnwindSafe(|| drop(instance)));
+    // Not before: the instance is what uses it.
+    drop(seat);
 }
 
 /// What `instance` makes of `blocks`, but for what was passed on.
@@ -148,8 +155,7 @@ fn answered(
     shared: &Shared,
     instance: &mut dyn NativeInstance,
     blocks: Vec<RecordBatch>,
-    parts: &mpsc::Sender<Part>,
-    progress: &Progress,
+    (counters, parts, progress): (&Counters, &mpsc::Sender<Part>, &Progress),
 ) -> Result<Vec<Answer>, Stop> {
     let (since, count) = (Instant::now(), blocks.len() as u32);
     let (mut held, mut before) = (Vec::with_capacity(blocks.len()), 0);
@@ -158,7 +164,7 @@ fn answered(
         progress.begin_block();
         let work = Work {
             call: &shared.call,
-            counters: &shared.counters,
+            counters,
             cancelled: &progress.cancelled,
             parts,
             user_time: Duration::ZERO,
@@ -169,20 +175,24 @@ fn answered(
         held.extend(answers.into_iter().map(|answer| answer.after(before)));
         before += rows;
     }
-    shared.counters.mean.add(since.elapsed() / count.max(1));
+    counters.mean.add(since.elapsed() / count.max(1));
     Ok(held)
 }
 
 fn opened<'a>(
     shared: &Shared,
+    place: &NativePlace,
     instance: &'a mut Option<Box<dyn NativeInstance>>,
 ) -> Result<&'a mut dyn NativeInstance, Stop> {
     let found = match instance.take() {
         Some(found) => found,
-        None => shared.code.open(&shared.call.args).map_err(|error| {
-            let message = format!("cannot be opened: {}", told(error.as_ref()));
-            Stop::Failed(refused(shared.function(), message))
-        })?,
+        None => shared
+            .code
+            .open_at(&shared.call.args, place)
+            .map_err(|error| {
+                let message = format!("cannot be opened: {}", told(error.as_ref()));
+                Stop::Failed(refused(shared.function(), message))
+            })?,
     };
     Ok(instance.insert(found).as_mut())
 }

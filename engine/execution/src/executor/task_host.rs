@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use datafusion::execution::TaskContext;
 use mobula_plan::{FailedRows, OperatorRun, PlacedPool, QueryId, TaskHost};
 use mobula_udfs::{
-    ActorHost, Language, NativeFunctions, UdfCall, UdfError, UdfPool, WorkerManager,
+    ActorHost, Language, Ledger, NativeFunctions, UdfCall, UdfError, UdfPool, WorkerManager,
 };
 
 use crate::actor_calls::pool::ActorLine;
@@ -28,6 +28,7 @@ pub struct ProcessTaskHost {
     pub failed_rows: Arc<FailedRowsLine>,
     pub operators: Arc<OperatorRuns>,
     pub native: NativeFunctions,
+    pub ledger: Arc<Ledger>,
     pub executor_id: String,
 }
 
@@ -44,7 +45,15 @@ impl TaskHost for ProcessTaskHost {
         }
         match call.spec.language {
             Language::Python => self.workers.open_pool(call, concurrency),
-            Language::Native => self.native.open_pool(call, concurrency, &self.executor_id),
+            Language::Native => {
+                let (id, ledger) = (&self.executor_id, &self.ledger);
+                // So many are claimed; more would wait for what may never be free.
+                let takes = call.handling.demand.takes_resources();
+                let claimed = call.handling.min_workers.filter(|_| takes);
+                let threads = claimed.unwrap_or(concurrency);
+                let threads = self.native.threads(call, threads, id, ledger)?;
+                Ok(threads.open())
+            }
         }
     }
 

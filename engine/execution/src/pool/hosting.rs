@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use mobula_proto::pool::{PoolRef, StartPool, StartPools};
 use mobula_udfs::resources::Refusal;
-use mobula_udfs::{ActorPool, Claim, Demand, Ledger, UdfCall, UdfError, UdfPool, WorkerManager};
+use mobula_udfs::{
+    ActorPool, Claim, Demand, Language, Ledger, NativeFunctions, UdfCall, UdfError, UdfPool,
+    WorkerManager,
+};
 use parking_lot::Mutex;
 use tonic::Status;
 
@@ -24,6 +27,8 @@ const QUERIES_MAX: usize = 4096;
 pub struct Hosting {
     manager: Arc<WorkerManager>,
     ledger: Arc<Ledger>,
+    native: NativeFunctions,
+    executor_id: String,
     /// By query; of each one or more parts, which were started together.
     queries: Mutex<HashMap<String, Parts>>,
 }
@@ -39,11 +44,19 @@ struct Hosted {
 }
 
 impl Hosting {
-    /// Without pools.
-    pub fn new(manager: Arc<WorkerManager>, ledger: Arc<Ledger>) -> Self {
+    /// Without pools; `native` are the functions of this program, which is executor
+    /// `executor_id`.
+    pub fn new(
+        manager: Arc<WorkerManager>,
+        ledger: Arc<Ledger>,
+        native: NativeFunctions,
+        executor_id: &str,
+    ) -> Self {
         Self {
             manager,
             ledger,
+            native,
+            executor_id: executor_id.to_owned(),
             queries: Mutex::default(),
         }
     }
@@ -70,9 +83,8 @@ impl Hosting {
             false => Some(self.claim(&claimed, demands).await?),
         };
         let started = pools.into_iter().map(|pool| {
-            let bounds = [pool.least, pool.actors];
-            let started = ActorPool::try_new(&self.manager, Arc::new(pool.call), bounds);
-            started.map(|started| (pool.call_id, started))
+            let call_id = pool.call_id;
+            self.opened(pool).map(|started| (call_id, started))
         });
         let started = started.collect::<Result<_, UdfError>>();
         let hosted = Hosted {
@@ -86,6 +98,19 @@ impl Hosting {
         }
         queries.entry(query_id).or_default().insert(part, hosted);
         Ok(())
+    }
+
+    fn opened(&self, pool: Asked) -> Result<ActorPool, UdfError> {
+        let (call, actors) = (Arc::new(pool.call), pool.actors);
+        match call.spec.language {
+            Language::Python => ActorPool::try_new(&self.manager, call, [pool.least, actors]),
+            Language::Native => {
+                let open = Arc::clone(&call);
+                let (id, ledger) = (&self.executor_id, &self.ledger);
+                let threads = self.native.threads(open, actors, id, ledger)?;
+                Ok(ActorPool::native(threads, call, actors))
+            }
+        }
     }
 
     async fn claim(&self, name: &str, demands: Vec<Demand>) -> Result<Claim, Status> {

@@ -83,14 +83,14 @@ fn declare_as(cluster: &mut TestCluster, name: &str, body: &str, object: ObjectK
 }
 
 /// Blocks of so many rows.
-async fn batches_of(cluster: &mut TestCluster, rows: usize) {
+pub(super) async fn batches_of(cluster: &mut TestCluster, rows: usize) {
     let context = SessionContext::new_with_state(cluster.state.clone());
     let set = format!("SET mobula.udf_batch_rows = {rows}");
     context.sql(&set).await.unwrap();
     cluster.state = context.state();
 }
 
-const GPUS: &[(&str, &str)] = &[("roles", "actors"), ("gpus", "2")];
+pub(super) const GPUS: &[(&str, &str)] = &[("roles", "actors"), ("gpus", "2")];
 
 /// Two executors with tasks, and `host` with two GPUs and no tasks.
 async fn with_host() -> TestCluster {
@@ -100,7 +100,7 @@ async fn with_host() -> TestCluster {
 }
 
 /// The texts of the first column.
-async fn texts(cluster: &TestCluster, sql: &str) -> Vec<String> {
+pub(super) async fn texts(cluster: &TestCluster, sql: &str) -> Vec<String> {
     let rows = cluster.query(sql).await.unwrap();
     let columns = rows.iter().map(|block| block.column(0));
     let texts = columns.flat_map(|column| {
@@ -115,7 +115,7 @@ async fn texts(cluster: &TestCluster, sql: &str) -> Vec<String> {
 }
 
 /// Waits until `host` has so many GPUs that nobody has.
-async fn free(cluster: &TestCluster, host: &str, wanted: f64) {
+pub(super) async fn free(cluster: &TestCluster, host: &str, wanted: f64) {
     let sql = format!("select gpus_free from system.executors where executor_id = '{host}'");
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {

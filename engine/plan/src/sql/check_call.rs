@@ -161,11 +161,9 @@ fn check_handling(
         return Err(relation(op, &problem));
     }
     let handling = options.handling_of(spec);
-    if let (Some((option, _)), Language::Native) =
-        (handling.demand.options().first(), spec.language)
-    {
+    if handling.demand.memory_bytes.is_some() && spec.language == Language::Native {
         let problem = format!(
-            "\"{name}\" is native: its threads are a part of their executor. Leave {option} out"
+            "\"{name}\" is native: its threads share the memory of their executor. Leave memory out"
         );
         return Err(relation(op, &problem));
     }
