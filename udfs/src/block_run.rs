@@ -115,6 +115,8 @@ pub(crate) async fn run(call: Arc<CallOn>, place: Place, blocks: Vec<RecordBatch
         place: Some(place),
         sent: VecDeque::new(),
         held: vec![],
+        wall: Duration::ZERO,
+        behind: 0,
         failed: 0,
     };
     let mut outcome = run.all(blocks).await;
@@ -158,6 +160,10 @@ struct BlockRun<'a> {
     /// The next blocks, as far as the worker has them and has not answered them.
     sent: VecDeque<SentBlock>,
     held: Vec<Answer>,
+    /// See [`Exchange::wall`].
+    wall: Duration,
+    /// How many blocks behind the one without an answer the worker was when it was lost.
+    behind: usize,
     /// Rows that ended workers.
     failed: u64,
 }
@@ -186,7 +192,13 @@ impl BlockRun<'_> {
             // Those that it had and had not begun are sent again as well.
             self.sent.clear();
             self.held.truncate(held);
-            todo.extend(self.after(next, error)?);
+            match std::mem::take(&mut self.behind) {
+                0 => todo.extend(self.after(next, error)?),
+                behind => {
+                    self.suspect(&mut todo, behind, error)?;
+                    todo.push(next);
+                }
+            }
         }
         Ok(())
     }
@@ -234,6 +246,8 @@ impl BlockRun<'_> {
             held: &mut self.held,
             may_follow: false,
             unread: false,
+            wall: &mut self.wall,
+            has_more: false,
         };
         let busy = call.crew.hosted.as_ref().map(Hosted::begin_block);
         let sending = exchange.send_together(train, ahead, &mut self.sent).await;
@@ -242,6 +256,7 @@ impl BlockRun<'_> {
                 let sent = self.sent.pop_front();
                 // Others must not be lost with a block that has ended a worker.
                 exchange.may_follow = !next.is_suspect && self.sent.len() == rest.len();
+                exchange.has_more = !self.sent.is_empty();
                 exchange.run(next.block.clone(), next.offset, sent).await
             }
             Err(error) => Err(error.into()),
@@ -249,6 +264,12 @@ impl BlockRun<'_> {
         let outcome = outcome.map_err(|stop| stop.at_line(&call.order.call));
         let (passed_on, unread) = (exchange.passed_on, exchange.unread);
         drop(busy);
+        if let Err(Interruption::Failed(error)) = &outcome
+            && ends_worker(error)
+        {
+            let at = lease.worker.at_work_on(&self.sent);
+            self.behind = at.map_or(0, |at| at + 1);
+        }
         if let (Some(hosted), Err(Interruption::Failed(error))) = (&call.crew.hosted, &outcome) {
             hosted.note(error);
         }
@@ -297,6 +318,26 @@ impl BlockRun<'_> {
             Some(_) => all.await,
             None => tokio::time::timeout(DRAIN_LIMIT, all).await == Ok(true),
         }
+    }
+
+    /// After a worker was lost over a block `behind` the one to answer next: that block is
+    /// sent alone then, and those before it once more.
+    fn suspect(
+        &mut self,
+        todo: &mut [Todo],
+        behind: usize,
+        error: UdfError,
+    ) -> Result<(), UdfError> {
+        let call = &self.call.order.call;
+        if error.class() != UdfErrorClass::Lost && call.errors.on_error == OnError::Raise {
+            return Err(error);
+        }
+        tracing::warn!(%error, "a block is sent once more");
+        self.call.counters.retries.fetch_add(1, Ordering::Relaxed);
+        if let Some(blamed) = todo.iter_mut().rev().nth(behind - 1) {
+            blamed.is_suspect = true;
+        }
+        Ok(())
     }
 
     /// What to try after a block has ended its worker; the last part first.

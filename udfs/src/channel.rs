@@ -81,6 +81,11 @@ impl Channel {
         self
     }
 
+    /// Whether the other end has memory that this one has as well.
+    pub(crate) fn shares_memory(&self) -> bool {
+        self.slots.is_some()
+    }
+
     /// Most bytes of a frame.
     pub(crate) fn max_frame_bytes(&self) -> usize {
         self.max_frame_bytes

@@ -39,6 +39,10 @@ use crate::worker::Deadline;
 /// to it would hardly count, and a worker that comes free earlier could not have them.
 const QUICK: Duration = Duration::from_millis(25);
 
+/// How long, at most and with some slack, an answer is kept that was given in time, before
+/// the block that comes next, so that they go together.
+const KEPT: Duration = Duration::from_millis(10);
+
 /// What goes to the reader of a call.
 #[derive(Debug)]
 pub(crate) enum Part {
@@ -178,6 +182,10 @@ pub(crate) struct Exchange<'a> {
     pub(crate) may_follow: bool,
     /// Whether the worker has more to say that nobody will hear.
     pub(crate) unread: bool,
+    /// What answers took that is not yet told apart: those of a train come together.
+    pub(crate) wall: &'a mut Duration,
+    /// Whether another block of the train is behind this one.
+    pub(crate) has_more: bool,
 }
 
 impl Exchange<'_> {
@@ -275,6 +283,9 @@ impl Exchange<'_> {
         let function = self.order.function();
         let since = Instant::now();
         let mut deadline = self.deadline_from_now();
+        if self.has_more {
+            deadline.at = deadline.at.map(|at| at + KEPT);
+        }
         let SentBlock { seq, bytes } = sent;
         add(&self.counters.rows_in, block.num_rows());
         add(&self.counters.bytes_in, bytes);
@@ -303,16 +314,7 @@ impl Exchange<'_> {
                 }
                 Kind::Done => {
                     let done: Done = self.lease.worker.read(&frame, function)?;
-                    let wall = since.elapsed().saturating_sub(reader_time);
-                    self.counters.mean.add(wall);
-                    self.counters
-                        .retries
-                        .fetch_add(done.retries, Ordering::Relaxed);
-                    let transport = wall.saturating_sub(Duration::from_micros(done.user_us));
-                    self.counters
-                        .user_us
-                        .fetch_add(done.user_us, Ordering::Relaxed);
-                    add(&self.counters.transport_us, transport.as_micros() as usize);
+                    self.took(&done, since.elapsed().saturating_sub(reader_time));
                     return refused.map_or(Ok(()), |error| Err(Interruption::Failed(error)));
                 }
                 other => {
@@ -320,6 +322,27 @@ impl Exchange<'_> {
                     return Err(self.lease.worker.broken(function, problem).into());
                 }
             }
+        }
+    }
+
+    /// Counts a block whose last word came after `wall`.
+    fn took(&mut self, done: &Done, wall: Duration) {
+        let Counters {
+            mean,
+            retries,
+            user_us,
+            transport_us,
+            ..
+        } = self.counters;
+        let user = Duration::from_micros(done.user_us);
+        // Its answer may have waited for others, or come with those that did.
+        mean.add(wall.max(user));
+        retries.fetch_add(done.retries, Ordering::Relaxed);
+        user_us.fetch_add(done.user_us, Ordering::Relaxed);
+        *self.wall = (*self.wall + wall).saturating_sub(user);
+        if !self.has_more {
+            let transport = std::mem::take(self.wall);
+            add(transport_us, transport.as_micros() as usize);
         }
     }
 

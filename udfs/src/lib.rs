@@ -19,6 +19,7 @@ mod actor_host;
 mod actor_pool;
 mod async_calls;
 mod block_run;
+mod board;
 mod call;
 mod channel;
 mod crew;

@@ -5,6 +5,7 @@
 //! rest    = body                                             no flag
 //!         | body_len u32 | body | zeros to a multiple of 64 | payload     flag 1
 //!         | at u64 | payload_len u64 | body                               flag 2
+//! flag 4  : a PROCESS behind which the next one is on its way (`train`)
 //! ```
 //!
 //! `len` counts the rest. Bodies are JSON: they are tiny, and the worker can read
@@ -50,6 +51,9 @@
 //!                                          in the worker refers to any more
 //! ```
 //!
+//! BOARD brings one page more, on which the worker notes the `seq` of the PROCESS that it is
+//! at: where flag 4 is set it may keep its answer for a millisecond, to send it with others.
+//!
 //! FREE goes with the next request, but from the second OUTPUT of an answer on at
 //! once: the worker may wait for it.
 
@@ -61,12 +65,15 @@ use crate::failed_rows::{FailedRow, RowFailure};
 use crate::spec::ObjectKind;
 
 /// Bumped when either side could misread the other.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 pub(crate) const HEADER_BYTES: usize = 16;
 /// Where payloads start, counted from the rest's first byte.
 pub(crate) const ALIGNMENT: usize = 64;
 const FLAG_PAYLOAD: u8 = 1;
 const FLAG_SLOT: u8 = 2;
+const FLAG_MORE: u8 = 4;
+/// Where a frame's flags are.
+const FLAGS_AT: usize = 5;
 /// What stands before the body where the payload lies in a slot.
 const SPAN_BYTES: usize = 16;
 
@@ -85,6 +92,7 @@ pub(crate) enum Kind {
     Slot = 10,
     Free = 11,
     Drop = 12,
+    Board = 13,
     Hello = 17,
     Ready = 18,
     Output = 19,
@@ -177,6 +185,13 @@ impl Header {
         bytes.extend_from_slice(body);
         bytes.resize(HEADER_BYTES + head, 0);
         Some(bytes)
+    }
+
+    /// Says in the start of `frame` that the next request is right behind it.
+    pub(crate) fn mark_more(frame: &mut [u8]) {
+        if let Some(flags) = frame.get_mut(FLAGS_AT) {
+            *flags |= FLAG_MORE;
+        }
     }
 
     /// A whole frame whose payload starts the memory of `slot`.

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
@@ -39,6 +39,8 @@ pub(crate) struct Sender {
     max_frame_bytes: usize,
     /// `None`: every payload goes with its frame.
     slots: Option<SharedSlots>,
+    /// Whether the worker notes what it is at.
+    has_board: bool,
     /// Of the last request.
     seq: u64,
     loaded: VecDeque<Loaded>,
@@ -80,6 +82,7 @@ impl Sender {
             socket,
             max_frame_bytes,
             slots: None,
+            has_board: false,
             seq: 0,
             loaded: VecDeque::new(),
         }
@@ -87,6 +90,15 @@ impl Sender {
 
     pub(crate) fn share(&mut self, slots: SharedSlots) {
         self.slots = Some(slots);
+    }
+
+    /// Gives the worker a page to note on what it is at.
+    pub(crate) async fn send_board(&mut self, page: &OwnedFd) -> Result<(), ChannelError> {
+        let frame = Header::frame_about_slot(Kind::Board, 0, &[]);
+        let frame = frame.ok_or_else(|| too_long(Kind::Board))?;
+        send_with(self.socket.as_ref(), &frame, &[page.as_fd()]).await?;
+        self.has_board = true;
+        Ok(())
     }
 
     /// Writes bytes that are no frame; only the worker's own source is sent so.
@@ -207,16 +219,21 @@ impl Sender {
         }
         let mut frames = self.take_news().await.ok()?;
         let mut sent = VecDeque::with_capacity(encoded.len());
-        for Encoded {
-            call,
-            pieces,
-            bytes,
-        } in encoded
-        {
+        let last = encoded.len() - 1;
+        for (at, block) in encoded.into_iter().enumerate() {
+            let Encoded {
+                call,
+                pieces,
+                bytes,
+            } = block;
             let max_errors = order.call.max_errors;
             let body = serde_json::to_vec(&Process { call, max_errors }).ok()?;
             let seq = self.next_seq();
-            frames.extend(Header::frame_start(Kind::Process, seq, &body, bytes)?);
+            let mut start = Header::frame_start(Kind::Process, seq, &body, bytes)?;
+            if self.has_board && at < last {
+                Header::mark_more(&mut start);
+            }
+            frames.extend(start);
             pieces
                 .iter()
                 .for_each(|piece| frames.extend_from_slice(piece));

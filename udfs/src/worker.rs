@@ -6,6 +6,7 @@
 
 mod frames;
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::path::Path;
 use std::pin::pin;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::activity::WorkerState;
 use crate::actor::ActorSpec;
+use crate::board::Board;
 use crate::channel::{Channel, ChannelError};
 use crate::error::{ErrorBound, UdfError, UserFailure};
 use crate::order::{CallOrder, arguments, source};
@@ -68,6 +70,8 @@ pub(crate) struct Worker {
     slot: Option<Slot>,
     /// Blocks it has been given.
     blocks: u64,
+    /// Where it notes what it is at; `None`: it answers one block at a time.
+    board: Option<Board>,
 }
 
 impl Worker {
@@ -77,6 +81,7 @@ impl Worker {
             channel,
             slot: Some(slot),
             blocks: 0,
+            board: None,
         }
     }
 
@@ -116,7 +121,7 @@ impl Worker {
         }
     }
 
-    /// Tells the process its limits.
+    /// Tells the process its limits, and gives it a board where there is shared memory.
     ///
     /// # Errors
     /// When it has ended, or does not listen by `deadline`.
@@ -134,11 +139,28 @@ impl Worker {
             memory_by: limits.memory_by,
             threads: limits.threads,
         };
-        let send = self.channel.request(Kind::Init, &init, &[]);
+        let board = Board::create(self.process.pid()).ok();
+        let board = board.filter(|_| self.channel.shares_memory());
+        let channel = &mut self.channel;
+        let send = async {
+            channel.request(Kind::Init, &init, &[]).await?;
+            let Some((board, page)) = board else {
+                return Ok(None);
+            };
+            channel.sender().lock().await.send_board(&page).await?;
+            Ok(Some(board))
+        };
         match watched(&self.process, deadline.at, send).await {
-            Ok(_) => Ok(()),
-            Err(stop) => Err(self.explain(stop, function, deadline).await),
+            Ok(board) => self.board = board,
+            Err(stop) => return Err(self.explain(stop, function, deadline).await),
         }
+        Ok(())
+    }
+
+    /// At which of `sent`, the oldest first, it says that it is.
+    pub(crate) fn at_work_on(&self, sent: &VecDeque<SentBlock>) -> Option<usize> {
+        let seq = self.board.as_ref()?.at();
+        sent.iter().position(|block| block.seq == seq)
     }
 
     /// Whether it may be given the next block: it runs, and has said nothing since its

@@ -8,6 +8,7 @@ no buffer is used twice, and no slot before `slots` has seen the last of it.
 import array
 import collections
 import json
+import mmap
 import os
 import select
 import socket
@@ -21,15 +22,15 @@ from . import failure
 from .slots import Slots
 
 INIT, DESCRIBE, LOAD, PROCESS, SHUTDOWN, FORK, BUILD, CANCEL = 1, 2, 3, 4, 5, 6, 7, 8
-SLOT, FREE, DROP = 10, 11, 12
+SLOT, FREE, DROP, BOARD = 10, 11, 12, 13
 READY, OUTPUT, DONE, ERROR, FORKED, EXITED, FAILED, PART, ALIVE = 18, 19, 20, 21, 22, 23, 24, 25, 26
 RELEASED = 32
 
-VERSION = 4
+VERSION = 5
 HEADER = struct.Struct("<IBBHQ")
 LENGTH = struct.Struct("<I")
 ALIGNMENT = 64
-FLAG_PAYLOAD, FLAG_SLOT = 1, 2
+FLAG_PAYLOAD, FLAG_SLOT, FLAG_MORE = 1, 2, 4
 # Where in a slot a payload is, and how long it is.
 SPAN = struct.Struct("<QQ")
 # Room for the one descriptor that may come with a frame.
@@ -38,6 +39,9 @@ ANCILLARY_BYTES = socket.CMSG_SPACE(array.array("i").itemsize)
 CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 # What a frame may need besides its payload.
 OVERHEAD_BYTES = 4096
+SEQ = struct.Struct("<Q")
+# How long an answer is kept to go with others, and how many bytes of them.
+KEEP_NS, KEEP_BYTES = 1_000_000, 32 << 10
 # Being woken takes this process and the engine about as long.
 LOOK_NS = 100_000
 
@@ -45,13 +49,15 @@ LOOK_NS = 100_000
 class Frame:
     """A word from the engine: `body` is a dict, `payload` a buffer or None."""
 
-    __slots__ = ("kind", "seq", "body", "payload")
+    __slots__ = ("kind", "seq", "body", "payload", "more")
 
-    def __init__(self, kind, seq, body, payload):
+    def __init__(self, kind, seq, body, payload, more=False):
         self.kind = kind
         self.seq = seq
         self.body = body
         self.payload = payload
+        # Whether the next request is right behind it.
+        self.more = more
 
 
 class Channel:
@@ -67,6 +73,10 @@ class Channel:
         self.waiting = collections.deque()
         # A frame that is to go with the next one.
         self.held = []
+        # Answers that are to go with others, since when, and their bytes.
+        self.kept, self.kept_since, self.kept_bytes = [], 0, 0
+        # Where we note which block we are at.
+        self.board = None
         # The body of the last request, and what it says: those of blocks are alike.
         self.body = b"", {}
         # The request that is being answered, and blocks sent for it.
@@ -92,6 +102,8 @@ class Channel:
 
     def _wait(self):
         """Waits for a word: awake for a moment, if the last came as soon."""
+        if self.kept and not self.incoming.poll(0):
+            self._send_all([])
         since = time.perf_counter_ns()
         while self.is_quick and not self.incoming.poll(0):
             self.is_quick = time.perf_counter_ns() - since < LOOK_NS
@@ -125,6 +137,8 @@ class Channel:
             self.slots.free.add(slot)
         elif kind == DROP:
             self.slots.drop(slot)
+        elif kind == BOARD:
+            self._pin_up(descriptors[0])
         else:
             self.waiting.append(self._frame(kind, flags, slot, seq, rest))
 
@@ -136,7 +150,19 @@ class Channel:
             return Frame(kind, seq, self._body(rest), None)
         (body_bytes,) = LENGTH.unpack(rest.slice(0, 4))
         start = _payload_start(body_bytes)
-        return Frame(kind, seq, self._body(rest.slice(4, body_bytes)), rest.slice(start))
+        more = bool(flags & FLAG_MORE)
+        return Frame(kind, seq, self._body(rest.slice(4, body_bytes)), rest.slice(start), more)
+
+    def _pin_up(self, descriptor):
+        try:
+            self.board = mmap.mmap(descriptor, mmap.PAGESIZE)
+        finally:
+            os.close(descriptor)
+
+    def note(self, seq):
+        """Says where the engine looks if we end that this is the block we are at."""
+        if self.board is not None:
+            SEQ.pack_into(self.board, 0, seq)
 
     def _body(self, buffer):
         text = buffer.to_pybytes()
@@ -192,9 +218,21 @@ class Channel:
         """Sends one frame; raises OSError when the engine is gone."""
         self._send_text(kind, seq, json.dumps(body).encode())
 
-    def send_done(self, seq, user_us, retries):
-        """Sends the last word about a block."""
-        self._send_text(DONE, seq, b'{"user_us": %d, "retries": %d}' % (user_us, retries))
+    def send_done(self, seq, user_us, retries, more=False):
+        """Sends the last word about a block; soon, if there is `more` to answer."""
+        body = b'{"user_us": %d, "retries": %d}' % (user_us, retries)
+        if not more or self.board is None:
+            self._send_text(DONE, seq, body)
+            return
+        now = time.perf_counter_ns()
+        if not self.kept:
+            self.kept_since = now
+        frames, self.held = [*self.held, HEADER.pack(len(body), DONE, 0, 0, seq) + body], []
+        self.kept += frames
+        self.kept_bytes += sum(len(frame) for frame in frames)
+        # Whoever waits for the first of them has waited long enough.
+        if now - self.kept_since > KEEP_NS or self.kept_bytes > KEEP_BYTES:
+            self._send_all([])
 
     def _send_text(self, kind, seq, body):
         self._end_a_copy()
@@ -227,7 +265,8 @@ class Channel:
         return True
 
     def _send_all(self, parts):
-        parts, self.held = self.held + parts, []
+        parts, self.held = self.kept + self.held + parts, []
+        self.kept, self.kept_bytes = [], 0
         while self.slots.released:
             number = self.slots.released.popleft()
             parts.insert(0, HEADER.pack(0, RELEASED, 0, number, 0))

@@ -236,6 +236,7 @@ class Worker:
 
     def _process(self, frame):
         call = self.calls[frame.body["call"]]
+        self.channel.note(frame.seq)
         spent = 0
         since = time.perf_counter_ns()
         block = pa.ipc.read_record_batch(frame.payload, call.input)
@@ -254,7 +255,10 @@ class Worker:
         # With its last answer the engine gets the block's memory back, unless user
         # code keeps some of it.
         block = output = frame.payload = None
-        self.channel.send_done(frame.seq, spent // 1000, call.take_retries())
+        # A runner listens by itself, and would not know that answers wait; and a block that
+        # took long has used the time that its answer may take.
+        more = frame.more and self.runner is None and spent < protocol.KEEP_NS
+        self.channel.send_done(frame.seq, spent // 1000, call.take_retries(), more)
 
     def _send_failures(self, seq, failures):
         """Told before the rows that come without them."""
