@@ -181,24 +181,27 @@ impl NamedActors {
         let placed = self.shared.new_placed(spec);
         drop(self.put(NamedActor::Placed(Arc::clone(&placed))));
         let (shared, actor) = (Arc::downgrade(&self.shared), Arc::downgrade(&placed));
-        self.shared.own(spawn_named("actor-later", async move {
-            loop {
-                let (Some(shared), Some(placed)) = (shared.upgrade(), actor.upgrade()) else {
+        let retry = async move {
+            // An executor that it needs may come after an hour: that is said once.
+            let mut told = String::new();
+            while let (Some(shared), Some(placed)) = (shared.upgrade(), actor.upgrade()) {
+                let name = &placed.spec.name;
+                let sql = format!("-- \"{name}\" of the database that was opened");
+                let listed = shared.queries.list(&placed.claim_name, &sql);
+                let Err(error) = shared.fill(&placed, &listed, pending()).await else {
                     return;
                 };
-                let sql = format!("-- actor \"{}\" of the database that was opened", placed.spec.name);
-                let listed = shared.queries.list(&placed.claim_name, &sql);
-                match shared.fill(&placed, &listed, pending()).await {
-                    Ok(()) => return,
-                    Err(error) => {
-                        let actor = &placed.spec.name;
-                        tracing::warn!(%error, actor, "a named actor is not there; it is tried again");
-                    }
+                let text = error.to_string();
+                if text != told {
+                    let actor = name;
+                    tracing::warn!(%error, actor, "a named actor is not there; it is tried again");
+                    told = text;
                 }
-                drop((shared, placed));
+                drop((listed, shared, placed));
                 tokio::time::sleep(AGAIN).await;
             }
-        }));
+        };
+        self.shared.own(spawn_named("actor-later", retry));
         Ok(())
     }
 

@@ -63,6 +63,8 @@ struct ExecutorRow {
 
 fn this_process(engine: &Arc<Engine>) -> ExecutorRow {
     let cluster = engine.cluster();
+    let takes_part = cluster.is_none_or(|c| c.local.is_some());
+    let roles = engine.process().roles();
     ExecutorRow {
         id: engine.process().executor_id().to_owned(),
         role: match cluster {
@@ -70,8 +72,9 @@ fn this_process(engine: &Arc<Engine>) -> ExecutorRow {
             None => "embedded",
         },
         roles: Roles {
-            tasks: cluster.is_none_or(|c| c.local.is_some()),
-            ..engine.process().roles()
+            tasks: takes_part,
+            // Those that ask for nothing live here all the same.
+            actors: takes_part && roles.actors,
         },
         capacity: engine.process().ledger().capacity().clone(),
         url: cluster.map(|c| c.url.to_string()),
