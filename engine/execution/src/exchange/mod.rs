@@ -2,10 +2,11 @@
 //!
 //! `flight_service` serves, `fetch` asks, `channels` keeps one connection a
 //! peer, `compact` drops dead bytes before encoding, `guard` admits only holders of the cluster token, `traffic` counts
-//! every encoded byte. What bounds memory is HTTP/2 flow control: each stream
+//! every encoded byte, `action` asks one question. What bounds memory is HTTP/2 flow control: each stream
 //! buffers at most its window, so a consumer that stops reading stops its
 //! producer.
 
+pub mod action;
 pub mod channels;
 mod compact;
 pub mod fetch;

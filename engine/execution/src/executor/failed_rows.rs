@@ -3,14 +3,13 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use arrow_flight::Action;
 use mobula_plan::FailedRows;
 use mobula_proto::cluster::{ACTION_FAILED_ROWS, FailedRowsReply, FailedRowsReport, ListedRow};
 use mobula_udfs::UdfError;
 use prost::Message;
-use tonic::Status;
 use url::Url;
 
+use crate::exchange::action::act;
 use crate::exchange::channels::ChannelPool;
 use crate::row_errors::RowErrors;
 
@@ -99,23 +98,11 @@ impl FailedRowsLine {
     }
 
     async fn send(&self, url: &Url, report: FailedRowsReport) -> Result<u64, String> {
-        let answer = async {
-            let flight = self.channels.flight(url);
-            let mut client = flight.map_err(|e| Status::invalid_argument(e.to_string()))?;
-            let action = Action::new(ACTION_FAILED_ROWS, report.encode_to_vec());
-            let mut results = client.do_action(action).await?.into_inner();
-            let first = results.message().await?;
-            let body = first.map(|result| result.body).unwrap_or_default();
-            FailedRowsReply::decode(body)
-                .map_err(|e| Status::internal(format!("malformed answer: {e}")))
-        };
-        let answer = tokio::time::timeout(CALL_TIMEOUT, answer).await;
-        match answer {
-            Ok(Ok(reply)) => Ok(reply.total),
-            Ok(Err(status)) => Err(status.message().to_owned()),
-            Err(_) => Err(format!(
-                "the coordinator did not answer within {CALL_TIMEOUT:?}"
-            )),
-        }
+        let body = report.encode_to_vec();
+        let answer = act(&self.channels, url, ACTION_FAILED_ROWS, body, CALL_TIMEOUT).await;
+        let body = answer.map_err(|status| status.message().to_owned())?;
+        let reply = FailedRowsReply::decode(body.as_slice());
+        let reply = reply.map_err(|e| format!("malformed answer: {e}"))?;
+        Ok(reply.total)
     }
 }

@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use arrow_flight::Action;
 use mobula_proto::cluster::{
     ACTION_HEARTBEAT, ACTION_LEAVE, ACTION_REGISTER, Heartbeat, HeartbeatReply, Leave, Register,
     RegisterReply,
@@ -22,6 +21,7 @@ use tonic::{Code, Status};
 use url::Url;
 
 use crate::error::ExecutionError;
+use crate::exchange::action::act;
 use crate::exchange::channels::ChannelPool;
 use crate::executor::resources::to_wire;
 use crate::process::Process;
@@ -247,21 +247,8 @@ impl Line {
     }
 
     async fn call(&self, action: &'static str, body: Vec<u8>) -> Result<Vec<u8>, Status> {
-        let answer = async {
-            let mut client = self
-                .channels
-                .flight(&self.coordinator)
-                .map_err(|e| Status::invalid_argument(e.to_string()))?;
-            let mut results = client
-                .do_action(Action::new(action, body))
-                .await?
-                .into_inner();
-            let first = results.message().await?;
-            Ok(first.map(|r| r.body.to_vec()).unwrap_or_default())
-        };
-        tokio::time::timeout(CALL_TIMEOUT, answer)
-            .await
-            .unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
+        let (channels, url) = (&self.channels, &self.coordinator);
+        act(channels, url, action, body, CALL_TIMEOUT).await
     }
 
     fn refused(&self, status: &Status) -> ExecutionError {

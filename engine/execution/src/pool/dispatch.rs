@@ -27,8 +27,8 @@ use url::Url;
 use super::directory::{Directory, from_wire};
 use super::ends::{Ends, Turn};
 use super::hosting::Hosting;
-use super::starter::act;
 use crate::actor_calls::pool::answer_to_nothing;
+use crate::exchange::action::act;
 use crate::exchange::channels::ChannelPool;
 use crate::exchange::traffic::Traffic;
 

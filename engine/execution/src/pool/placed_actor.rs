@@ -19,10 +19,11 @@ use url::Url;
 
 use super::directory::Directory;
 use super::line::{ActorHostNow, ClusterClaim, TimedOut};
-use super::starter::{Starter, act};
+use super::starter::Starter;
 use crate::actor_calls::link::remote_failure;
 use crate::coordinator::queries::{Listed, Queries, Wait};
 use crate::error::ExecutionError;
+use crate::exchange::action::act;
 use crate::resource_check::{Has, asked, check, groups};
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::wire_error;

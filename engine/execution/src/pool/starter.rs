@@ -6,11 +6,9 @@
 //! dropped, and only then is what they had free for the next query.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow_flight::Action;
 use futures::future::join_all;
 use mobula_plan::operator::map_batches::DemandingCall;
 use mobula_plan::{PlacedPool, PoolHost};
@@ -28,6 +26,7 @@ use super::line::{ActorHostNow, ClusterClaim, ClusterLine, Held};
 use super::named::NamedActors;
 use crate::actor_calls::as_us;
 use crate::coordinator::control::Control;
+use crate::exchange::action::act;
 use crate::exchange::channels::ChannelPool;
 use crate::process::Process;
 use crate::spawn::{OwnedTask, spawn_named};
@@ -446,41 +445,4 @@ impl StartedPool {
     fn is_of(&self, held: &Held) -> bool {
         (self.executor_id.as_str(), self.epoch) == (held.executor_id.as_str(), held.epoch)
     }
-}
-
-/// Does one action at `url` within `limit`; the first message of the answer.
-///
-/// # Errors
-/// What the other side says, or why it cannot.
-pub async fn act(
-    channels: &ChannelPool,
-    url: &Url,
-    action: &'static str,
-    body: Vec<u8>,
-    limit: Duration,
-) -> Result<Vec<u8>, Status> {
-    let answer = async {
-        let flight = channels.flight(url);
-        let mut client = flight.map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let mut results = client
-            .do_action(Action::new(action, body))
-            .await?
-            .into_inner();
-        let first = results.message().await?;
-        Ok(first.map(|result| result.body.to_vec()).unwrap_or_default())
-    };
-    bounded(limit, answer).await
-}
-
-async fn bounded<T>(
-    limit: Duration,
-    answer: impl Future<Output = Result<T, Status>>,
-) -> Result<T, Status> {
-    tokio::time::timeout(limit, answer)
-        .await
-        .unwrap_or_else(|_| {
-            Err(Status::deadline_exceeded(format!(
-                "no answer within {limit:?}"
-            )))
-        })
 }
