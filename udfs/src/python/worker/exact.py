@@ -15,9 +15,13 @@ import pyarrow as pa
 import pyarrow.types as t
 
 
+# The usual ones, which pyarrow reads as they are meant.
+_UNREAD = {kind.id for kind in (pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.bool_(), pa.string(), pa.binary())}
+
+
 def as_meant(values, data_type, mask=None):
     """`values` for pyarrow, at every depth; raises ValueError where they are not of the type."""
-    if not _holds(data_type, _is_read):
+    if data_type.id in _UNREAD or not _holds(data_type, _is_read):
         return values
     hidden = [False] * len(values) if mask is None else mask
     return [value if hides else _walk(value, data_type, _read) for value, hides in zip(values, hidden)]

@@ -22,6 +22,8 @@ _SINGLE += (datetime.timedelta, np.generic, pa.Scalar)
 _END = object()
 # Rows that a generator of rows gives before they are sent on.
 ROWS_OF_A_PART = 8192
+# Asking a schema makes new objects each time.
+_last = None, set(), []
 
 
 class Misfit(Exception):
@@ -92,20 +94,29 @@ def _to_batch(value, schema):
     if isinstance(value, pa.RecordBatch) and value.schema.equals(schema):
         return value
     columns = _columns(value)
-    missing = [name for name in schema.names if name not in columns]
-    extra = [name for name in columns if name not in schema.names]
-    if missing or extra:
+    names, fields = _declared(schema)
+    if columns.keys() != names:
+        missing = [name for name in schema.names if name not in columns]
+        extra = [name for name in columns if name not in names]
         problem = f'without column "{missing[0]}"' if missing else f'with a column "{extra[0]}" that is not declared'
         raise Refused(f"returned a relation {problem}. Declared: {', '.join(schema.names)}; returned: {', '.join(map(str, columns)) or 'none'}")
     arrays = []
-    for field in schema:
-        value = columns[field.name]
+    for name, kind in fields:
+        value = columns[name]
         if _is_single(value):
-            raise Refused(f'returned {named(value)} as column "{field.name}". Return an array of one value per row')
-        arrays.append(_to_arrow(value, field.type, f'returned column "{field.name}" as'))
+            raise Refused(f'returned {named(value)} as column "{name}". Return an array of one value per row')
+        arrays.append(_to_arrow(value, kind, f'returned column "{name}" as'))
         if len(arrays[-1]) != len(arrays[0]):
-            raise Refused(f'returned {_values(len(arrays[0]))} in column "{schema.names[0]}" but {len(arrays[-1])} in column "{field.name}"')
+            raise Refused(f'returned {_values(len(arrays[0]))} in column "{schema.names[0]}" but {len(arrays[-1])} in column "{name}"')
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _declared(schema):
+    """The names, and each with its type; of the last schema they are known."""
+    global _last
+    if _last[0] is not schema:
+        _last = schema, set(schema.names), [(field.name, field.type) for field in schema]
+    return _last[1:]
 
 
 def valid_column(column, verb="returned"):
@@ -240,6 +251,8 @@ def _from_objects(values, data_type, mask=None):
         # Mixed values: only the declared type holds them all.
         check_numbers(values, data_type)
         return pa.array(values, type=data_type, mask=mask, from_pandas=False)
+    if found.type == data_type:
+        return found
     if t.is_decimal(data_type) and (t.is_integer(found.type) or t.is_floating(found.type)):
         return _cast(found, data_type)
     try:
