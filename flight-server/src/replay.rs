@@ -73,7 +73,28 @@ impl Database {
             return Ok(());
         }
         let session = Session::new(Arc::clone(self));
-        let readers = readers_of(&session, changed, views);
+        self.replan(readers_of(&session, changed, views)).await;
+        Ok(())
+    }
+
+    /// Plans the views anew that call function `name`, or an actor of that name,
+    /// themselves or through other views: a plan holds the code of what it calls.
+    ///
+    /// # Errors
+    /// The catalog cannot be read.
+    pub(crate) async fn replan_callers(self: &Arc<Self>, name: &str) -> Result<(), ServerError> {
+        let stored = self.catalog().all()?.into_iter();
+        let views = stored.filter(|d| d.kind == ObjectKind::View);
+        let (callers, others): (Vec<_>, Vec<_>) = views.partition(|view| mentions(view, name));
+        if callers.is_empty() {
+            return Ok(());
+        }
+        let session = Session::new(Arc::clone(self));
+        self.replan(with_readers(&session, callers, others)).await;
+        Ok(())
+    }
+
+    async fn replan(self: &Arc<Self>, readers: Vec<Definition>) {
         let mut unusable = self.unusable.lock().await;
         for view in &readers {
             self.deregister(&view.name);
@@ -81,7 +102,6 @@ impl Database {
         }
         let failed = self.apply(readers).await;
         unusable.extend(failed);
-        Ok(())
     }
 
     fn deregister(&self, name: &str) {
@@ -170,21 +190,39 @@ impl Database {
     }
 }
 
+/// Whether the text of `view` has the name of a function; more often than it calls it.
+fn mentions(view: &Definition, name: &str) -> bool {
+    let text = String::from_utf8_lossy(&view.body).to_lowercase();
+    // One that must be quoted may be written in several ways.
+    name.contains('"') || text.contains(&name.to_lowercase())
+}
+
 /// Those of `views` that read `changed`, but for a view of that name itself.
 fn readers_of(session: &Session, changed: &str, views: Vec<Definition>) -> Vec<Definition> {
-    let mut readers: Vec<Definition> = vec![];
-    let mut others: Vec<_> = views.into_iter().filter(|v| v.name != changed).collect();
+    let others = views.into_iter().filter(|v| v.name != changed);
+    let is_changed =
+        |name: &str| name == changed || (changed.ends_with('.') && name.starts_with(changed));
+    let reads_it = |view: &Definition| {
+        let needs = session.names_read_by(view).unwrap_or_default();
+        needs
+            .iter()
+            .any(|name| *name != view.name && is_changed(name))
+    };
+    let (first, others) = others.partition(reads_it);
+    with_readers(session, first, others)
+}
+
+/// `readers`, and those of `others` that read them, themselves or through others.
+fn with_readers(
+    session: &Session,
+    mut readers: Vec<Definition>,
+    mut others: Vec<Definition>,
+) -> Vec<Definition> {
     loop {
-        let is_changed = |name: &String| {
-            name == changed
-                || (changed.ends_with('.') && name.starts_with(changed))
-                || readers.iter().any(|reader| reader.name == *name)
-        };
         let reads_it = |view: &Definition| {
             let needs = session.names_read_by(view).unwrap_or_default();
-            needs
-                .iter()
-                .any(|name| *name != view.name && is_changed(name))
+            let mut needs = needs.iter().filter(|name| **name != view.name);
+            needs.any(|name| readers.iter().any(|reader| reader.name == *name))
         };
         let (more, rest): (Vec<_>, Vec<_>) = others.into_iter().partition(reads_it);
         if more.is_empty() {

@@ -63,6 +63,7 @@ impl Session {
             })?;
             let replaced = engine.actors().put(actor);
             engine.functions().insert_actor(&spec);
+            self.database().replan_callers(name).await?;
             replaced
         };
         for replaced in replaced {
@@ -145,7 +146,11 @@ impl Session {
             let _one_at_a_time = self.database().ddl.lock().await;
             let stored = self.database().catalog().remove(ObjectKind::Actor, name)?;
             let known = engine.functions().remove_actor(name);
-            (known, stored, engine.actors().take(name))
+            let actor = engine.actors().take(name);
+            if known {
+                self.database().replan_callers(name).await?;
+            }
+            (known, stored, actor)
         };
         if stored {
             self.database()

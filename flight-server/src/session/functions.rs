@@ -45,6 +45,7 @@ impl Session {
         };
         self.database().catalog().put(&definition)?;
         self.database().engine().functions().insert(Arc::new(spec));
+        self.database().replan_callers(name).await?;
         Ok(DONE)
     }
 
@@ -99,6 +100,9 @@ impl Session {
         } else if native {
             let function = name.to_owned();
             return Err(PlanError::NativeDrop { function }.into());
+        }
+        if known {
+            self.database().replan_callers(name).await?;
         }
         match known || stored || if_exists {
             true => Ok(DONE),

@@ -17,6 +17,7 @@ mod flat_map;
 mod map;
 pub mod map_batches;
 mod map_groups;
+mod output_metrics;
 pub mod repartition;
 
 /// An operator's names: in SQL, as node, as exec; and how it calls functions.

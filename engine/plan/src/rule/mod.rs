@@ -7,12 +7,14 @@
 
 pub mod fuse_calls;
 pub mod hoist_udf;
+pub mod in_list;
 pub mod lower_spread;
 pub mod prune_call;
 pub mod raise_blocks;
 pub mod series_column;
 pub mod sort_below_call;
 pub mod sort_not_merge;
+pub mod stream_above_call;
 pub mod yield_in_join;
 
 use std::sync::Arc;
@@ -22,7 +24,10 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 
 /// Rules appended to DataFusion's analyzer.
 pub fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
-    vec![Arc::new(hoist_udf::HoistUdf)]
+    vec![
+        Arc::new(hoist_udf::HoistUdf),
+        Arc::new(in_list::PlainInList),
+    ]
 }
 
 /// Rules appended to DataFusion's optimizer.
@@ -39,6 +44,7 @@ pub fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
         Arc::new(sort_not_merge::SortNotMerge),
         Arc::new(yield_in_join::YieldInJoin),
         Arc::new(series_column::SeriesColumn),
+        Arc::new(stream_above_call::StreamAboveCall),
         Arc::new(raise_blocks::RaiseBlocks),
         Arc::new(fuse_calls::FuseCalls),
         Arc::new(lower_spread::LowerSpread),

@@ -112,7 +112,7 @@ impl InFlight {
                 }
             },
         };
-        let _timer = metrics.baseline.elapsed_compute().timer();
+        let _timer = metrics.output.elapsed_compute().timer();
         if let Some(scattered) = &mut self.scattered {
             let rows = scattered.made(&answer, &setup.shape, &setup.schema)?;
             return Poll::Ready(Ok(Some(rows)));

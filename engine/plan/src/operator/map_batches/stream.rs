@@ -34,9 +34,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
-use datafusion::physical_plan::metrics::{
-    BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder, Time,
-};
+use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, Time};
 use futures::{Stream, StreamExt};
 use mobula_udfs::{Answer, UdfCall, UdfError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -49,6 +47,7 @@ use super::in_flight::{InFlight, Reply};
 use super::piece::Piece;
 use super::scattered::Scattered;
 use super::shared_pool::SharedPool;
+use crate::operator::output_metrics::OutputMetrics;
 
 /// Answers of a table call that may wait unread.
 const TABLE_ANSWERS: usize = 2;
@@ -80,7 +79,7 @@ pub(super) struct Groups {
 
 /// Metrics of one partition.
 pub(super) struct StreamMetrics {
-    pub(super) baseline: BaselineMetrics,
+    pub(super) output: OutputMetrics,
     calls: Count,
     rows_to_workers: Count,
     wait_input: Time,
@@ -92,7 +91,7 @@ impl StreamMetrics {
     pub fn new(metrics: &ExecutionPlanMetricsSet, partition: usize) -> Self {
         let time = |name| MetricBuilder::new(metrics).subset_time(name, partition);
         Self {
-            baseline: BaselineMetrics::new(metrics, partition),
+            output: OutputMetrics::new(metrics, partition),
             calls: MetricBuilder::new(metrics).counter("calls", partition),
             rows_to_workers: MetricBuilder::new(metrics).counter("rows_to_workers", partition),
             wait_input: time("wait_input"),
@@ -164,7 +163,7 @@ impl Stream for MapBatchesStream {
             Poll::Ready(_) => this.running = None,
             Poll::Pending => {}
         }
-        this.metrics.baseline.record_poll(polled)
+        this.metrics.output.record_poll(polled)
     }
 }
 
@@ -299,7 +298,7 @@ impl Running {
         permit: Option<OwnedSemaphorePermit>,
         metrics: &StreamMetrics,
     ) -> Result<()> {
-        let _timer = metrics.baseline.elapsed_compute().timer();
+        let _timer = metrics.output.elapsed_compute().timer();
         let (rows, count) = (blocks.iter().map(|b| b.rows).sum::<usize>(), blocks.len());
         // Of some a mask kept all rows from the worker.
         let sent = blocks.iter().filter(|block| block.rows > 0);

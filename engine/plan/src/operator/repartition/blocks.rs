@@ -19,7 +19,7 @@ use datafusion::physical_expr::{Distribution, LexOrdering, OrderingRequirements,
 use datafusion::physical_plan::execution_plan::{
     CardinalityEffect, ChildrenPropertiesMode, ReplaceChildrenOptions,
 };
-use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
@@ -27,6 +27,8 @@ use datafusion::physical_plan::{
 };
 use futures::{Stream, StreamExt, ready};
 use mobula_block::size::block_bytes;
+
+use crate::operator::output_metrics::OutputMetrics;
 
 /// Rows in other blocks.
 #[derive(Debug)]
@@ -179,7 +181,7 @@ impl ExecutionPlan for BlocksExec {
                 is_finished: false,
             },
             reserved: consumer.register(context.memory_pool()),
-            metrics: BaselineMetrics::new(&self.metrics, partition),
+            metrics: OutputMetrics::new(&self.metrics, partition),
             schema: self.schema(),
             input: self.input.execute(partition, context)?,
         }))
@@ -195,7 +197,7 @@ struct BlockStream {
     input: SendableRecordBatchStream,
     waiting: Waiting,
     reserved: MemoryReservation,
-    metrics: BaselineMetrics,
+    metrics: OutputMetrics,
     schema: SchemaRef,
 }
 
