@@ -17,7 +17,7 @@ use mobula_udfs::{Capacity, UdfError};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::Mutex as FairMutex;
-use tonic::{Code, Status};
+use tonic::Code;
 use url::Url;
 
 use super::directory::Directory;

@@ -90,9 +90,12 @@ mod tests {
         }
         drop(metrics);
         let found = set.clone_inner();
-        let sum = |name| found.sum_by_name(name).map(|value| value.as_usize());
-        assert_eq!(found.output_rows(), Some(1000));
-        assert_eq!(sum("output_bytes"), Some(8000));
-        assert_eq!(sum("output_batches"), Some(1000));
+        let value = |name: &str| {
+            let mut all = found.iter().map(|metric| metric.value());
+            all.find(|value| value.name() == name).map(|value| value.as_usize())
+        };
+        assert_eq!(value("output_rows"), Some(1000));
+        assert_eq!(value("output_bytes"), Some(8000));
+        assert_eq!(value("output_batches"), Some(1000));
     }
 }

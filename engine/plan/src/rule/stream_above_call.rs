@@ -90,8 +90,9 @@ fn gives_a_call(plan: &Arc<dyn ExecutionPlan>) -> bool {
     if map_batches_exec(plan.as_ref()).is_some() {
         return true;
     }
+    let passes = passes_on(plan.as_ref()) || gathered(plan).is_some();
     match plan.children().as_slice() {
-        [child] => passes_on(plan.as_ref()) && gives_a_call(child),
+        [child] => passes && gives_a_call(child),
         _ => false,
     }
 }
