@@ -120,19 +120,45 @@ mod tests {
     #[tokio::test]
     async fn what_passes_rows_on_is_run_on_the_stream_of_the_call() {
         let sql = format!("SELECT dice + 1 FROM map({ONE_STREAM}, dice) WHERE dice > 3 LIMIT 10");
-        check_plan(&sql, expect![[""]]).await;
+        check_plan(&sql, expect![[r#"
+            ProjectionExec: expr=[dice@0 + 1 as dice + Int64(1)]
+              CoalescePartitionsExec: fetch=10
+                FilterExec: dice@0 > 3, fetch=10
+                  ProjectionExec: expr=[dice@1 as dice]
+                    MapExec: udf=dice, kind=scalar, concurrency=cores
+                      ProjectionExec: expr=[value@0 as a]
+                        LazyMemoryExec: partitions=1, batch_generators=[generate_series: start=1, end=9, batch_size=8192]
+        "#]]).await;
     }
 
     #[tokio::test]
     async fn a_call_above_another_is_not_kept_waiting() {
         let inner = format!("SELECT dice * 2 AS a FROM map({ONE_STREAM}, dice)");
         let sql = format!("SELECT sum(inc) FROM map_batches(TABLE({inner}), inc)");
-        check_plan(&sql, expect![[""]]).await;
+        check_plan(&sql, expect![[r#"
+            AggregateExec: mode=Final, gby=[], aggr=[sum(inc)]
+              CoalescePartitionsExec
+                AggregateExec: mode=Partial, gby=[], aggr=[sum(inc)]
+                  ProjectionExec: expr=[inc@1 as inc]
+                    MapBatchesExec: udf=inc, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores
+                      ProjectionExec: expr=[dice@1 * 2 as a]
+                        MapExec: udf=dice, kind=scalar, concurrency=cores
+                          ProjectionExec: expr=[value@0 as a]
+                            LazyMemoryExec: partitions=1, batch_generators=[generate_series: start=1, end=9, batch_size=8192]
+        "#]]).await;
     }
 
     #[tokio::test]
     async fn an_aggregate_keeps_its_cores() {
         let sql = format!("SELECT avg(dice * a) FROM map({ONE_STREAM}, dice)");
-        check_plan(&sql, expect![[""]]).await;
+        check_plan(&sql, expect![[r#"
+            AggregateExec: mode=Final, gby=[], aggr=[avg(dice * a)]
+              CoalescePartitionsExec
+                AggregateExec: mode=Partial, gby=[], aggr=[avg(dice * a)]
+                  RepartitionExec: partitioning=RoundRobinBatch(2), input_partitions=1, maintains_sort_order=true
+                    MapExec: udf=dice, kind=scalar, concurrency=cores
+                      ProjectionExec: expr=[value@0 as a]
+                        LazyMemoryExec: partitions=1, batch_generators=[generate_series: start=1, end=9, batch_size=8192]
+        "#]]).await;
     }
 }
