@@ -170,7 +170,7 @@ def _check_keys(value, kinds):
 
 
 def _are_usual(values, data_type):
-    """Whether pyarrow reads all of them as they are meant, as far as that is quickly told."""
+    """Whether pyarrow reads them all as they are meant, as far as that is quickly told."""
     if t.is_date(data_type):
         return _DAYS.issuperset(map(type, values))
     usual = datetime.time if t.is_time(data_type) else datetime.datetime
@@ -179,7 +179,7 @@ def _are_usual(values, data_type):
 
 def _is_read(data_type):
     if t.is_timestamp(data_type):
-        return data_type.tz is None
+        return data_type.tz is None or data_type.unit != "ns"
     return t.is_date(data_type) or t.is_time(data_type) or t.is_interval(data_type)
 
 
@@ -187,6 +187,9 @@ def _read(value, data_type):
     if isinstance(value, datetime.datetime):
         if t.is_date(data_type) and (value.time() != _MIDNIGHT or getattr(value, "nanosecond", 0)):
             raise ValueError(f"{value!r} has a time of day, and a date has none. Return value.date()")
+        # Those of pandas have nanoseconds, too.
+        if t.is_timestamp(data_type) and data_type.unit != "ns" and getattr(value, "nanosecond", 0):
+            raise ValueError(f"{value!r} has nanoseconds. Return value.floor('us')")
         if value.tzinfo is not None and t.is_timestamp(data_type) and data_type.tz is None:
             raise ValueError(
                 f"{value!r} has a time zone. Return value.replace(tzinfo=None), or declare TIMESTAMP WITH TIME ZONE"

@@ -1,8 +1,8 @@
 """What user code returned, as Arrow of the declared type.
 
-None and masks become NULL, NaN stays NaN except in pandas, where it means
-missing. Casts must lose nothing, and stay in one kind of types: text is never turned
-into numbers, or numbers into dates.
+None, masks and what pandas calls NaT or NA become NULL, NaN stays NaN except in pandas,
+where it means missing. Casts must lose nothing, and stay in one kind of types: text is
+never turned into numbers, or numbers into dates.
 """
 
 import collections.abc
