@@ -110,7 +110,7 @@ def _walk(value, data_type, leaf, look=None):
                 look(value, kinds)
             # A field too many stays, to be refused.
             return {name: _walk(value[name], kinds[name], leaf, look) if name in kinds else value[name] for name in value}
-    else:
+    elif data_type.num_fields == 1:
         if isinstance(value, np.ma.MaskedArray):
             value = value.tolist()
         if isinstance(value, (list, tuple)) or _is_array_of_objects(value):
@@ -247,6 +247,8 @@ def _kinds_of(data_type):
 def _is_whole(value):
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
+    if isinstance(value, np.complexfloating):
+        return False
     if not hasattr(type(value), "__int__"):
         # No number: pyarrow says so.
         return True
