@@ -48,6 +48,9 @@ mod lifetimes;
 #[path = "workers/limits.rs"]
 mod limits;
 #[cfg(test)]
+#[path = "workers/lost_values.rs"]
+mod lost_values;
+#[cfg(test)]
 #[path = "workers/misuse.rs"]
 mod misuse;
 #[cfg(test)]

@@ -10,7 +10,7 @@ use serde_json::json;
 pub(crate) const BOOTSTRAP: &str = include_str!("worker/bootstrap.py");
 
 /// The modules in the order they are loaded; each may import those before it.
-const MODULES: [(&str, &str); 17] = [
+const MODULES: [(&str, &str); 18] = [
     ("slots", include_str!("worker/slots.py")),
     ("limits", include_str!("worker/limits.py")),
     ("failure", include_str!("worker/failure.py")),
@@ -20,6 +20,7 @@ const MODULES: [(&str, &str); 17] = [
     ("arguments", include_str!("worker/arguments.py")),
     ("exact", include_str!("worker/exact.py")),
     ("views", include_str!("worker/views.py")),
+    ("leaves", include_str!("worker/leaves.py")),
     ("results", include_str!("worker/results.py")),
     ("retry", include_str!("worker/retry.py")),
     ("rows", include_str!("worker/rows.py")),

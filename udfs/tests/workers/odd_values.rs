@@ -10,11 +10,11 @@ use mobula_udfs::{CallMode, OnError, UdfError, UdfErrorClass};
 
 use crate::bench::*;
 
-fn list_of(item: DataType) -> DataType {
+pub fn list_of(item: DataType) -> DataType {
     DataType::List(Arc::new(Field::new("item", item, true)))
 }
 
-fn struct_of(name: &str, kind: DataType) -> DataType {
+pub fn struct_of(name: &str, kind: DataType) -> DataType {
     DataType::Struct(vec![Field::new(name, kind, true)].into())
 }
 

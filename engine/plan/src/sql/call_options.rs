@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
-use datafusion::sql::sqlparser::ast::{Expr, UnaryOperator, Value, ValueWithSpan};
+use datafusion::sql::sqlparser::ast::Expr;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
@@ -25,6 +25,7 @@ use crate::config::duration;
 use crate::error::PlanError;
 use crate::nearest;
 use crate::sql::demand_options::{self, DemandOptions};
+pub use crate::sql::literal::literal;
 use crate::sql::overlap_options::{self, OverlapOptions};
 use crate::sql::sql_type::arrow_schema;
 
@@ -525,43 +526,5 @@ impl Given<'_> {
                 option,
             },
         }
-    }
-}
-
-/// The literal that `expr` is, if it is one.
-pub fn literal(expr: &Expr) -> Option<Literal> {
-    match expr {
-        Expr::Value(value) => plain_literal(value),
-        Expr::Nested(inner) => literal(inner),
-        Expr::UnaryOp {
-            op: UnaryOperator::Plus,
-            expr,
-        } => literal(expr),
-        Expr::UnaryOp {
-            op: UnaryOperator::Minus,
-            expr,
-        } => match literal(expr)? {
-            Literal::Int(n) => n.checked_neg().map(Literal::Int),
-            Literal::Float(x) => Some(Literal::Float(-x)),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-fn plain_literal(value: &ValueWithSpan) -> Option<Literal> {
-    match &value.value {
-        Value::Null => Some(Literal::Null),
-        Value::Boolean(b) => Some(Literal::Bool(*b)),
-        Value::Number(text, _) => {
-            let text = text.to_string();
-            let int = text.parse().map(Literal::Int);
-            int.or_else(|_| text.parse().map(Literal::Float)).ok()
-        }
-        Value::SingleQuotedString(text) | Value::EscapedStringLiteral(text) => {
-            Some(Literal::Text(text.clone()))
-        }
-        Value::DollarQuotedString(quoted) => Some(Literal::Text(quoted.value.clone())),
-        _ => None,
     }
 }

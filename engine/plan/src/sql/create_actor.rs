@@ -22,6 +22,7 @@ use mobula_udfs::{Literal, PoolBounds};
 
 use super::call_options::{CallOptions, literal};
 use super::demand_options::{DemandOptions, NAMES};
+use super::literal::no_literal;
 use super::normalized;
 use super::reader::Reader;
 use super::statement::Text;
@@ -220,7 +221,7 @@ fn argument(reader: &mut Reader<'_, '_, '_>, actor: &str) -> Result<(String, Lit
     match literal(&value) {
         Some(value) => Ok((name, value)),
         None => {
-            let problem = format!("argument \"{name}\" must be a literal, not {value}");
+            let problem = format!("argument \"{name}\" {}", no_literal(&value));
             Err(refused(actor, &problem))
         }
     }
@@ -350,13 +351,13 @@ mod tests {
         };
         assert_eq!(created("create actor A from Counter"), plain);
         assert_eq!(created("CREATE ACTOR a FROM counter();"), plain);
-        let whole = "CREATE OR REPLACE ACTOR \"B\" FROM counter(start => -1, name => 'x') \
+        let whole = "CREATE OR REPLACE ACTOR \"B\" FROM counter(start => -9223372036854775808, name => 'x') \
                      WITH (timeout = '30s', init_timeout = NULL)";
         let expected = CreateActor {
             or_replace: true,
             name: "B".into(),
             args: vec![
-                ("start".into(), Literal::Int(-1)),
+                ("start".into(), Literal::Int(i64::MIN)),
                 ("name".into(), Literal::Text("x".into())),
             ],
             timeout: Some(Duration::from_secs(30)),
@@ -440,6 +441,10 @@ mod tests {
             (
                 "CREATE ACTOR a FROM c(n => x)",
                 "cannot create actor \"a\": argument \"n\" must be a literal, not x",
+            ),
+            (
+                "CREATE ACTOR a FROM c(n => -9223372036854775809)",
+                "cannot create actor \"a\": argument \"n\" is beyond BIGINT: -9223372036854775809. Write it as text",
             ),
             (
                 "CREATE ACTOR a FROM c(1)",

@@ -33,6 +33,7 @@ use mobula_udfs::{CallMode, FunctionSpec, Literal, Returns};
 use super::call_options::{CallOptions, literal};
 use super::check_call::check_call;
 use super::grouping::WrittenGrouping;
+use super::literal::no_literal;
 use super::method_call::method_name;
 use super::{normalized, repartition};
 use crate::error::PlanError;
@@ -370,7 +371,7 @@ fn constructor_argument(
             Some(literal) => Ok((name, literal)),
             None => Err(relation(
                 op,
-                &format!("argument \"{name}\" of {function} must be a literal, not {value}"),
+                &format!("argument \"{name}\" of {function} {}", no_literal(&value)),
             )),
         },
         (None, value) => Err(relation(
@@ -535,6 +536,7 @@ mod tests {
         check("SELECT * FROM map_batches(TABLE(t), inc, concurrency => 100000)", expect![[r#"External error: invalid value 100000 for option "concurrency" of map_batches: expected a count of workers from 1 to 1024, 'min..max', or NULL"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc(k => 1))", expect![[r#"External error: cannot plan map_batches: "inc" is a def and has no constructor for "k". Only a class takes arguments here"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), \"Embed\"(k => a))", expect![[r#"External error: cannot plan map_batches: argument "k" of Embed must be a literal, not a"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(t), \"Embed\"(k => 9223372036854775808))", expect![[r#"External error: cannot plan map_batches: argument "k" of Embed is beyond BIGINT: 9223372036854775808. Write it as text, or with a point for the nearest DOUBLE"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), \"Embed\"(1))", expect!["External error: cannot plan map_batches: write the argument 1 of Embed as name => 1"]).await;
         check("SELECT * FROM map_batches(TABLE(SELECT b, c AS \"A\" FROM t), inc)", expect![[r#"External error: parameter "a" of function "inc" finds no column of its name in the input (b, A). Rename a column with AS inside the query. Did you mean "A"?"#]]).await;
         check("SELECT * FROM map_batches(TABLE(SELECT s AS a FROM t), inc)", expect![[r#"External error: argument 1 ("a") of function "inc" must be Int64, not Utf8. Write a CAST"#]]).await;

@@ -93,8 +93,14 @@ def _from_arrow(value):
 
 
 def _stored(value):
-    """An array of an extension type as what it is stored as."""
-    return value.storage if isinstance(value, pa.ExtensionArray) else value
+    """An array of an extension type as what it is stored as, and none that polars cannot read."""
+    if isinstance(value, pa.ExtensionArray):
+        value = value.storage
+    # Of a part of a longer array, polars counts the values of the whole.
+    is_vectors = t.is_fixed_size_list(value.type) if isinstance(value, pa.Array) else False
+    if is_vectors and value.null_count and len(value.values) != len(value) * value.type.list_size:
+        value = pa.concat_arrays([value])
+    return value
 
 
 def _same(value):

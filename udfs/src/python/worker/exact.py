@@ -1,37 +1,75 @@
 """Python's own values that pyarrow would change without a word, or refuse in its own.
 
-Told a type, pyarrow cuts a Fraction to an integer, forgets the zone of a time of day and
-splits the hours of a duration into days.
+Told a type, pyarrow cuts a Fraction to an integer, a datetime to its day and a dict to the
+fields that it knows, forgets the zone of a time, splits the hours of a duration into days
+and reads the data of masked arrays.
 """
 
 import collections.abc
 import datetime
 import decimal
+import itertools
 import numbers
 import operator
+import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.types as t
 
 
-# The usual ones, which pyarrow reads as they are meant.
-_UNREAD = {kind.id for kind in (pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.bool_(), pa.string(), pa.binary())}
+# The usual ones, whose values need no look: pyarrow reads them as they are meant.
+USUAL = {kind.id for kind in (pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.bool_(), pa.string(), pa.binary())}
+_DAYS = {datetime.date, type(None)}
+_MIDNIGHT = datetime.time()
+# Of what means that a value is missing; identity decides.
+_MISSING_TYPES = {"NaTType", "NAType", "MaskedConstant"}
+_NANOSECONDS = {"W": 604_800 * 10**9, "D": 86_400 * 10**9, "h": 3_600 * 10**9, "m": 60 * 10**9}
+_NANOSECONDS |= {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 
 
 def as_meant(values, data_type, mask=None):
     """`values` for pyarrow, at every depth; raises ValueError where they are not of the type."""
-    if data_type.id in _UNREAD or not _holds(data_type, _is_read):
+    if data_type.id in USUAL or not holds(data_type, _is_read):
+        return values
+    if _are_usual(values, data_type):
         return values
     hidden = [False] * len(values) if mask is None else mask
     return [value if hides else _walk(value, data_type, _read) for value, hides in zip(values, hidden)]
 
 
-def check_numbers(values, data_type):
-    """Raises ValueError for the first number that would lose something, or is of no type that fits."""
-    if _holds(data_type, _is_number):
-        for value in values:
-            _walk(value, data_type, _check_number)
+def without_missing(values, data_type):
+    """`values` with None for what means missing in pandas or numpy; None if there is no such value."""
+    return [_walk(value, data_type, _same) for value in values] if _has_missing(values) else None
+
+
+def without_masks(values, data_type):
+    """`values` with lists for the masked arrays inside, whose masks Arrow would not see."""
+    if data_type.num_fields == 0:
+        return values if isinstance(values, np.ndarray) else list(values)
+    if any(holds(kind, _is_list) for kind in types_inside(data_type)):
+        values = list(values)
+        return [_walk(value, data_type, _same) for value in values] if _has_masks(values, data_type) else values
+    if _is_list(data_type):
+        return [value.tolist() if isinstance(value, np.ma.MaskedArray) else value for value in values]
+    return values if isinstance(values, np.ndarray) else list(values)
+
+
+def check_values(values, data_type):
+    """Raises ValueError for the first that would lose something, or is of no type that fits."""
+    for value in values:
+        _walk(value, data_type, _check, _check_keys)
+
+
+def in_known_unit(values):
+    """Durations of numpy in a unit that pyarrow has; raises OverflowError where they are too long."""
+    unit, steps = np.datetime_data(values.dtype)
+    if unit not in _NANOSECONDS or (steps == 1 and unit not in "WDhm"):
+        return values
+    made = values.astype("m8[s]" if unit in "WDhm" else f"m8[{unit}]")
+    if not np.array_equal(made.astype(values.dtype).view("i8"), values.view("i8")):
+        raise OverflowError("a duration is too long")
+    return made
 
 
 def types_inside(data_type):
@@ -43,74 +81,174 @@ def types_inside(data_type):
     return [data_type.value_type] if data_type.num_fields == 1 and hasattr(data_type, "value_type") else []
 
 
-def _holds(data_type, wanted):
+def holds(data_type, wanted):
+    """Whether `wanted` is true of the type, or of one that it is made of."""
     if wanted(data_type):
         return True
-    return any(_holds(kind, wanted) for kind in types_inside(data_type))
+    return any(holds(kind, wanted) for kind in types_inside(data_type))
 
 
-def _walk(value, data_type, leaf):
-    """`value` with `leaf` of all values that are none of others."""
-    if value is None:
+def _walk(value, data_type, leaf, look=None):
+    """`value` with `leaf` of all values that are none of others, None for what means missing.
+
+    `look` is called with each dict and the fields that it may have.
+    """
+    if value is None or (type(value).__name__ in _MISSING_TYPES and _is_missing(value)):
         return None
+    if data_type.num_fields == 0:
+        return leaf(value, data_type)
     if t.is_map(data_type):
         if isinstance(value, collections.abc.Mapping):
             value = list(value.items())
         if isinstance(value, (list, tuple)):
             kinds = data_type.key_type, data_type.item_type
-            return [tuple(_walk(*pair, leaf) for pair in zip(entry, kinds)) for entry in value]
+            return [tuple(_walk(*pair, leaf, look) for pair in zip(entry, kinds)) for entry in value]
     elif t.is_struct(data_type):
         if isinstance(value, collections.abc.Mapping):
             kinds = {field.name: field.type for field in data_type}
-            # pyarrow reads no other keys.
-            return {name: _walk(value[name], kind, leaf) for name, kind in kinds.items() if name in value}
+            if look:
+                look(value, kinds)
+            # A field too many stays, to be refused.
+            return {name: _walk(value[name], kinds[name], leaf, look) if name in kinds else value[name] for name in value}
     elif data_type.num_fields == 1:
-        is_array = isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 1
-        if isinstance(value, (list, tuple)) or is_array:
-            return [_walk(inner, data_type.value_type, leaf) for inner in value]
-    else:
-        return leaf(value, data_type)
+        if isinstance(value, np.ma.MaskedArray):
+            value = value.tolist()
+        if isinstance(value, (list, tuple)) or _is_array_of_objects(value):
+            return [_walk(inner, data_type.value_type, leaf, look) for inner in value]
     return value
+
+
+def _same(value, _data_type):
+    return value
+
+
+def _is_list(data_type):
+    return t.is_list(data_type) or t.is_large_list(data_type) or t.is_fixed_size_list(data_type)
+
+
+def _has_masks(values, data_type):
+    """Whether a masked array is anywhere in them; looks at types, which is quick."""
+    kinds = set(map(type, values))
+    if _is_list(data_type):
+        if any(issubclass(kind, np.ma.MaskedArray) for kind in kinds):
+            return True
+        if not holds(data_type.value_type, _is_list):
+            return False
+        if not kinds <= {list, tuple, type(None)}:
+            values = [value for value in values if isinstance(value, (list, tuple)) or _is_array_of_objects(value)]
+        return _has_masks(list(itertools.chain.from_iterable(value for value in values if value is not None)), data_type.value_type)
+    if t.is_struct(data_type):
+        fields = [field for field in data_type if holds(field.type, _is_list)]
+        rows = [value for value in values if type(value) is dict or isinstance(value, collections.abc.Mapping)]
+        return any(_has_masks([row.get(field.name) for row in rows], field.type) for field in fields)
+    return t.is_map(data_type)
+
+
+def _is_array_of_objects(value):
+    return isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 1
+
+
+def _has_missing(value):
+    """Whether a value that means missing is anywhere in it."""
+    if isinstance(value, collections.abc.Mapping):
+        return any(map(_has_missing, value.values()))
+    if isinstance(value, (list, tuple)) or _is_array_of_objects(value):
+        return any(map(_has_missing, value))
+    return type(value).__name__ in _MISSING_TYPES and _is_missing(value)
+
+
+def _is_missing(value):
+    # Who has such a value of pandas has imported it.
+    pandas = sys.modules.get("pandas")
+    return value is np.ma.masked or value is getattr(pandas, "NaT", None) or value is getattr(pandas, "NA", None)
+
+
+def _check_keys(value, kinds):
+    for name in value:
+        if name not in kinds:
+            raise ValueError(f"{value!r} has a field {name!r} that is not declared")
+
+
+def _are_usual(values, data_type):
+    """Whether pyarrow reads them all as they are meant, as far as that is quickly told."""
+    if t.is_date(data_type):
+        return _DAYS.issuperset(map(type, values))
+    usual = datetime.time if t.is_time(data_type) else datetime.datetime
+    return all(value is None or (type(value) is usual and value.tzinfo is None) for value in values)
 
 
 def _is_read(data_type):
-    return t.is_time(data_type) or t.is_interval(data_type)
+    if t.is_timestamp(data_type):
+        return data_type.tz is None or data_type.unit != "ns"
+    return t.is_date(data_type) or t.is_time(data_type) or t.is_interval(data_type)
 
 
 def _read(value, data_type):
-    if t.is_time(data_type) and isinstance(value, datetime.time) and value.tzinfo is not None:
-        raise ValueError(f"{value!r} has a time zone. Return value.replace(tzinfo=None)")
-    if t.is_interval(data_type) and isinstance(value, datetime.timedelta):
-        # Days of an interval are no 24 hours where clocks are changed.
+    if isinstance(value, datetime.datetime):
+        if t.is_date(data_type) and (value.time() != _MIDNIGHT or getattr(value, "nanosecond", 0)):
+            raise ValueError(f"{value!r} has a time of day, and a date has none. Return value.date()")
+        # Those of pandas have nanoseconds, too.
+        if t.is_timestamp(data_type) and data_type.unit != "ns" and getattr(value, "nanosecond", 0):
+            raise ValueError(f"{value!r} has nanoseconds. Return value.floor('us')")
+        if value.tzinfo is not None and t.is_timestamp(data_type) and data_type.tz is None:
+            raise ValueError(
+                f"{value!r} has a time zone. Return value.replace(tzinfo=None), or declare TIMESTAMP WITH TIME ZONE"
+            )
+    elif isinstance(value, datetime.time):
+        if t.is_time(data_type) and value.tzinfo is not None:
+            raise ValueError(f"{value!r} has a time zone. Return value.replace(tzinfo=None)")
+    elif isinstance(value, (datetime.timedelta, np.timedelta64)) and t.is_interval(data_type):
+        return _interval(value)
+    return value
+
+
+def _interval(value):
+    """A duration, without days: those of an interval are no 24 hours where clocks are changed."""
+    if isinstance(value, datetime.timedelta):
         seconds = value.days * 86_400 + value.seconds
-        # Those of pandas have them.
+        # Those of pandas have nanoseconds.
         rest = value.microseconds * 1_000 + getattr(value, "nanoseconds", 0)
         return pa.MonthDayNano([0, 0, seconds * 1_000_000_000 + rest])
-    return value
+    unit, steps = np.datetime_data(value.dtype)
+    if np.isnat(value):
+        return None
+    if unit not in _NANOSECONDS:
+        return value
+    return pa.MonthDayNano([0, 0, int(value.astype("i8")) * steps * _NANOSECONDS[unit]])
 
 
 def _is_number(data_type):
     return t.is_integer(data_type) or t.is_floating(data_type) or t.is_decimal(data_type)
 
 
-def _check_number(value, data_type):
-    if t.is_integer(data_type):
+def _is_time(data_type):
+    return t.is_date(data_type) or t.is_timestamp(data_type) or t.is_time(data_type) or t.is_duration(data_type)
+
+
+def _check(value, data_type):
+    if _is_time(data_type):
+        # pyarrow would count it.
+        if hasattr(type(value), "__int__") and not isinstance(value, (np.datetime64, np.timedelta64)):
+            raise ValueError(f"{value!r} is of type {type(value).__name__}")
+    elif t.is_integer(data_type):
         if not _is_whole(value):
             raise ValueError(f"{value!r} is not a whole number. Return int(value) to cut it")
-    elif isinstance(value, numbers.Number) and not isinstance(value, _kinds_of(data_type)):
+    elif _is_number(data_type) and isinstance(value, numbers.Number) and not isinstance(value, _kinds_of(data_type)):
         wanted = "float(value)" if t.is_floating(data_type) else "decimal.Decimal values"
         raise ValueError(f"{value!r} is a {type(value).__name__}. Return {wanted}")
     return value
 
 
 def _kinds_of(data_type):
-    kinds = int, float, np.number
+    kinds = int, float, np.integer, np.floating
     return kinds if t.is_floating(data_type) else (*kinds, decimal.Decimal)
 
 
 def _is_whole(value):
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
+    if isinstance(value, np.complexfloating):
+        return False
     if not hasattr(type(value), "__int__"):
         # No number: pyarrow says so.
         return True

@@ -1,21 +1,24 @@
 """What user code returned, as Arrow of the declared type.
 
-None and masks become NULL, NaN stays NaN except in pandas, where it means
-missing. Casts must lose nothing, and stay in one kind of types: text is never turned
-into numbers, or numbers into dates.
+None, masks and what pandas calls NaT or NA become NULL, NaN stays NaN except in pandas,
+where it means missing. Casts must lose nothing, and stay in one kind of types: text is
+never turned into numbers, or numbers into dates.
 """
 
 import collections.abc
 import datetime
 import decimal
+import re
+import warnings
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.types as t
 
-from .exact import as_meant, check_numbers
+from .exact import USUAL, as_meant, check_values, in_known_unit, without_masks, without_missing
 from .failure import Refused, run, text_of
-from .views import without_views
+from .leaves import as_intervals, check_kept, has_ranges, infinities, may_become_infinite
+from .views import decoded, without_views
 
 _SINGLE = (bool, int, float, complex, str, bytes, decimal.Decimal, datetime.date, datetime.time)
 _SINGLE += (datetime.timedelta, np.generic, pa.Scalar)
@@ -23,7 +26,11 @@ _END = object()
 # Rows that a generator of rows gives before they are sent on.
 ROWS_OF_A_PART = 8192
 # Asking a schema makes new objects each time.
-_last = None, set(), []
+_last = None, set(), [], []
+
+# pyarrow reads single complex numbers of numpy as real ones, and only a warning says so;
+# as an error it makes pyarrow refuse them. Those of user code's own lines stay warnings.
+warnings.filterwarnings("error", category=getattr(np, "exceptions", np).ComplexWarning, module=re.escape(__name__) + r"\Z")
 
 
 class Misfit(Exception):
@@ -91,15 +98,19 @@ def _rows_to_batch(rows, schema):
 
 
 def _to_batch(value, schema):
+    _, names, fields, ranged = _declared(schema)
     if isinstance(value, pa.RecordBatch) and value.schema.equals(schema):
+        for name in ranged:
+            valid_column(value.column(name), f'returned column "{name}" as')
         return value
     columns = _columns(value)
-    names, fields = _declared(schema)
     if columns.keys() != names:
         missing = [name for name in schema.names if name not in columns]
         extra = [name for name in columns if name not in names]
         problem = f'without column "{missing[0]}"' if missing else f'with a column "{extra[0]}" that is not declared'
         raise Refused(f"returned a relation {problem}. Declared: {', '.join(schema.names)}; returned: {', '.join(map(str, columns)) or 'none'}")
+    if type(value) is not dict and _is_frame(value):
+        columns |= _object_columns(value, fields)
     arrays = []
     for name, kind in fields:
         value = columns[name]
@@ -112,11 +123,12 @@ def _to_batch(value, schema):
 
 
 def _declared(schema):
-    """The names, and each with its type; of the last schema they are known."""
+    """The names, each with its type, and those with ranges; of the last schema they are known."""
     global _last
     if _last[0] is not schema:
-        _last = schema, set(schema.names), [(field.name, field.type) for field in schema]
-    return _last[1:]
+        fields = [(field.name, field.type) for field in schema]
+        _last = schema, set(schema.names), fields, [name for name, kind in fields if has_ranges(kind)]
+    return _last
 
 
 def valid_column(column, verb="returned"):
@@ -167,6 +179,12 @@ def _columns(value):
     return dict(zip(value.schema.names, value.columns))
 
 
+def _object_columns(frame, fields):
+    """Columns whose values must be looked at before Arrow has them."""
+    odd = [name for name, kind in fields if kind.id not in USUAL and name in frame.columns]
+    return {name: frame[name] for name in odd if frame[name].dtype == object}
+
+
 def _refuse_twice(names):
     for name in names:
         if names.count(name) > 1:
@@ -196,13 +214,13 @@ def _to_arrow(value, data_type, verb):
         if isinstance(array.type, pa.BaseExtensionType):
             array = array.storage
         if t.is_dictionary(array.type):
-            array = array.dictionary_decode()
-        if array.type == data_type:
-            return array
-        array = without_views(array)
-        if _misfits(array.type, data_type):
-            raise Misfit(array.type)
-        return _cast(array, data_type)
+            array = decoded(array)
+        if array.type != data_type:
+            array = without_views(array)
+            if _misfits(array.type, data_type):
+                raise Misfit(array.type)
+            array = _cast(array, data_type)
+        return array if data_type.id in USUAL or not has_ranges(data_type) else valid_column(array, verb)
     except Misfit as misfit:
         raise Refused(f"{verb} {misfit}, but {data_type} is declared") from None
     except (Refused, MemoryError):
@@ -221,13 +239,15 @@ def _array(value, data_type):
     if isinstance(value, np.ndarray):
         return _from_numpy(value, data_type)
     if _is_pandas(value):
+        if data_type.id not in USUAL and getattr(value, "dtype", None) == object:
+            value = as_meant(without_masks(value.tolist(), data_type), data_type)
         return pa.array(value, from_pandas=True)
     if hasattr(value, "__arrow_c_stream__"):
         return pa.chunked_array(value)
     if hasattr(value, "__arrow_c_array__") or hasattr(value, "__arrow_array__"):
         return pa.array(value)
     if isinstance(value, collections.abc.Sequence) and not isinstance(value, (str, bytes)):
-        return _from_objects(_unmasked(value, data_type), data_type)
+        return _from_objects(without_masks(value, data_type), data_type)
     if hasattr(value, "__array__"):
         return _from_numpy(np.asarray(value), data_type)
     return None
@@ -236,20 +256,26 @@ def _array(value, data_type):
 def _from_numpy(value, data_type):
     mask = np.ma.getmaskarray(value) if isinstance(value, np.ma.MaskedArray) else None
     values = np.ma.getdata(value)
+    kind = values.dtype.kind
+    if kind == "m":
+        values = in_known_unit(values)
     if values.ndim > 1:
         return _from_matrix(values, mask, data_type)
-    if values.dtype == object:
-        return _from_objects(_unmasked(values, data_type), data_type, mask)
+    if kind == "O":
+        return _from_objects(without_masks(values, data_type), data_type, mask)
     return pa.array(values, mask=mask, from_pandas=False)
 
 
-def _from_objects(values, data_type, mask=None):
+def _from_objects(values, data_type, mask=None, are_known=False):
     values = as_meant(values, data_type, mask)
     try:
         found = pa.array(values, mask=mask, from_pandas=False)
     except Exception:
+        present = None if are_known else without_missing(values, data_type)
+        if present is not None:
+            return _from_objects(present, data_type, mask, are_known=True)
         # Mixed values: only the declared type holds them all.
-        check_numbers(values, data_type)
+        check_values(values, data_type)
         return pa.array(values, type=data_type, mask=mask, from_pandas=False)
     if found.type == data_type:
         return found
@@ -258,7 +284,7 @@ def _from_objects(values, data_type, mask=None):
     try:
         array = pa.array(values, type=data_type, mask=mask, from_pandas=False)
     except pa.ArrowException:
-        check_numbers(values, data_type)
+        check_values(values, data_type)
         raise
     if _misfits(found.type, data_type):
         raise Misfit(found.type)
@@ -275,21 +301,12 @@ def _cast(array, data_type):
     if t.is_decimal(data_type) and t.is_integer(array.type):
         # Whole numbers are asked for the room of their type, not of their value.
         array = array.cast(pa.decimal256(76, data_type.scale))
+    array = as_intervals(array, data_type)
+    check_kept(array, data_type)
     cast = array.cast(data_type, safe=True)
-    if t.is_date(data_type) and t.is_timestamp(array.type) and not cast.cast(array.type).equals(array):
-        raise pa.ArrowInvalid("a date has no time of day")
-    # float64 has room for all numbers.
-    if data_type != pa.float64() and _infinities(cast) > _infinities(array):
+    if may_become_infinite(data_type) and infinities(cast) > infinities(array):
         raise pa.ArrowInvalid("a value is too large")
     return cast
-
-
-def _infinities(array):
-    while _is_list(array.type):
-        array = array.flatten()
-    if not t.is_floating(array.type):
-        return 0
-    return np.count_nonzero(np.isinf(array.to_numpy(zero_copy_only=False)))
 
 
 def _misfits(found, declared):
@@ -313,13 +330,6 @@ def _kind(data_type):
         if is_kind(data_type):
             return kind
     return None
-
-
-def _unmasked(values, data_type):
-    """Lists of lists without masked arrays, whose masks Arrow would not see."""
-    if not _is_list(data_type):
-        return values if isinstance(values, np.ndarray) else list(values)
-    return [value.tolist() if isinstance(value, np.ma.MaskedArray) else value for value in values]
 
 
 def _from_matrix(values, mask, data_type):

@@ -1,21 +1,20 @@
-"""List views as lists, at every depth.
+"""List views as lists, and the words of dictionaries in place of their numbers, at every depth.
 
 The engine knows no list views of pyarrow's, and pyarrow's own cast of them to lists
-gives wrong values without a word: so they are taken apart here.
+gives wrong values without a word: so they are taken apart here. Nor can it take values
+out of string views, which polars has in its dictionaries.
 """
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.types as t
 
-from .exact import types_inside
+from .exact import holds
 
 
 def holds_views(kind):
-    """Whether values of this type are list views, or have some inside."""
-    if _is_view(kind):
-        return True
-    return any(map(holds_views, types_inside(kind)))
+    """Whether values of this type are such views or dictionaries, or have some inside."""
+    return holds(kind, _is_taken_apart)
 
 
 def without_views(array):
@@ -25,11 +24,27 @@ def without_views(array):
         return array
     if _is_view(kind):
         return _list_of_views(array)
+    if t.is_dictionary(kind):
+        return decoded(array)
+    return with_inner(array, lambda inner, _field: without_views(inner))
+
+
+def decoded(array):
+    """The words of a dictionary array."""
+    kind = array.type
+    if _is_text_view(kind.value_type):
+        array = pa.DictionaryArray.from_arrays(array.indices, _without_text_views(array.dictionary))
+    return array.dictionary_decode()
+
+
+def with_inner(array, change):
+    """A nested array with `change` of what is in it; told of each the field that it is."""
+    kind = array.type
     if t.is_struct(kind):
-        children = [without_views(array.field(place)) for place in range(kind.num_fields)]
+        children = [change(array.field(place), field) for place, field in enumerate(kind)]
         fields = [field.with_type(child.type) for field, child in zip(kind, children)]
         return pa.StructArray.from_arrays(children, fields=fields, mask=array.is_null())
-    inner = without_views(array.values)
+    inner = change(array.values, None if t.is_map(kind) else kind.value_field)
     if t.is_map(kind):
         kind = pa.map_(inner.type.field(0), inner.type.field(1), kind.keys_sorted)
     elif t.is_fixed_size_list(kind):
@@ -51,10 +66,30 @@ def _list_of_views(array):
     # For each value that is seen, where it lies; `take` looks whether that is inside.
     shifts = array.offsets.to_numpy() - (ends - sizes)
     places = np.repeat(shifts, sizes) + np.arange(ends[-1] if len(ends) else 0)
-    values = without_views(array.values.take(pa.array(places)))
+    values = array.values
+    if holds(values.type, _is_text_view):
+        values = _without_text_views(without_views(values))
+    values = without_views(values.take(pa.array(places)))
     offsets = pa.array(np.concatenate([[0], ends]).astype("i8"))
     kind = pa.large_list(array.type.value_field.with_type(values.type))
     return pa.LargeListArray.from_arrays(offsets, values, type=kind, mask=pa.array(hidden))
+
+
+def _without_text_views(array):
+    """Texts and bytes as arrays that values can be taken out of."""
+    if _is_text_view(array.type):
+        return array.cast(pa.large_string() if t.is_string_view(array.type) else pa.large_binary())
+    if not holds(array.type, _is_text_view):
+        return array
+    return with_inner(array, lambda inner, _field: _without_text_views(inner))
+
+
+def _is_taken_apart(kind):
+    return _is_view(kind) or (t.is_dictionary(kind) and _is_text_view(kind.value_type))
+
+
+def _is_text_view(kind):
+    return t.is_string_view(kind) or t.is_binary_view(kind)
 
 
 def _is_view(kind):
