@@ -10,6 +10,7 @@ mod actors;
 mod operators;
 mod pools;
 mod resources;
+mod scaling;
 mod tasks;
 
 use std::path::{Path, PathBuf};
