@@ -26,7 +26,7 @@ use crate::spawn::{OwnedTask, spawn_named};
 /// How often the coordinator is asked where actors are that are missed.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 /// How often it is asked whether a named pool has become larger.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A host that is still named so long after its loss has lost only the way to it: the
 /// coordinator has missed no heartbeat of it.
 const TRUST_AFTER: Duration = Duration::from_secs(10);

@@ -130,7 +130,7 @@ pub static SETTINGS: &[Setting] = &[
     process(
         "pool_interval",
         time(MS_10, HOUR),
-        "200ms",
+        "100ms",
         "Time between two looks at the load of named pools, which may make them grow or shrink",
     ),
     process(
