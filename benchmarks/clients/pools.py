@@ -2,10 +2,13 @@
 
     MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py slowest [--actors 1,2,4,8,16]
     MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py chaos [--seconds 60]
+    MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py burst [--seconds 60]
 
 `slowest`: two executors scan, a third one has the actors, which take 10 ms a block.
 `chaos`: four actors on two executors; every 5 s one of them, or one of their executors, is
-killed. The executor is started again 3 s later. Needs the packages of
+killed. The executor is started again 3 s later.
+`burst`: a named pool of 1 to 8 actors gets a job of so many seconds for one actor, three times with
+a pause; its size and its line are printed as they go. Needs the packages of
 tests/clients/requirements.txt.
 """
 
@@ -190,17 +193,70 @@ def chaos(seconds, disturbed):
     return len(blocks) / alive, took, log
 
 
+def sizes(own, over, began, log):
+    """Writes down what the pool has, until `over`."""
+    with own.server.connect() as connection, connection.cursor() as cursor:
+        while not over.wait(0.1):
+            cursor.execute("SELECT actors, starting, queue FROM system.actor_pools WHERE name = 'p'")
+            log.append((time.monotonic() - began, *cursor.fetchone()))
+
+
+def turns(log):
+    """How often the pool turned round: grew after it had shrunk, or the other way."""
+    steps = [b - a for a, b in zip([n for _, n, *_ in log], [n for _, n, *_ in log][1:]) if a != b]
+    return sum(a * b < 0 for a, b in zip(steps, steps[1:]))
+
+
+def burst(seconds):
+    """What the pool had, by seconds, and when the jobs came and were done."""
+    with cluster() as own, own.cursor() as cursor:
+        own.start("host", "--cpus", "8", "--roles", "actors")
+        own.function(cursor, 0.05)
+        rows = own.table(cursor, "t", 20 * seconds)
+        cursor.execute("CREATE ACTOR POOL p FROM steady WITH (min = 1, max = 8, num_cpus = 1, idle_ttl = '3s')")
+        over, log, jobs, began = threading.Event(), [], [], time.monotonic()
+        looking = threading.Thread(target=sizes, args=(own, over, began, log))
+        looking.start()
+        try:
+            for _ in range(3):
+                came = time.monotonic() - began
+                run(cursor, "SELECT x, p AS steady FROM map_batches(TABLE(SELECT x FROM t), p, preserve_order => false)", rows)
+                jobs.append((came, time.monotonic() - began))
+                time.sleep(8)
+        finally:
+            over.set()
+            looking.join()
+    return log, jobs
+
+
+def print_burst(log, jobs):
+    print(" at s  actors  starting  queue")
+    for at, *figures in log[::5]:
+        job = "job" if any(came <= at <= done for came, done in jobs) else ""
+        print(f"{at:5.1f}  {figures[0]:6}  {figures[1]:8}  {figures[2]:5}  {job}", flush=True)
+    for came, done in jobs:
+        of_job = [(at - came, size) for at, size, *_ in log if came <= at <= done]
+        most = max(size for _, size in of_job)
+        first, whole = (next(at for at, size in of_job if size >= wanted) for wanted in (2, most))
+        small = next(at for at, size, *_ in log if at > done and size == 1) - done
+        print(f"job of {done - came:.1f} s: 2 actors after {first:.1f} s, {most} after {whole:.1f} s, 1 again {small:.1f} s after it")
+    print(f"turned round {turns(log)} times in {len(jobs)} jobs")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("case", choices=["slowest", "chaos"])
+    parser.add_argument("case", choices=["slowest", "chaos", "burst"])
     parser.add_argument("--actors", default="1,2,4,8,16", help="of the slow stage")
-    parser.add_argument("--seconds", type=int, help="of one run: 4, or 60 with kills")
+    parser.add_argument("--seconds", type=int, help="of one run: 4, or 60 with kills and bursts")
     arguments = parser.parse_args()
     if arguments.case == "slowest":
         for actors in map(int, arguments.actors.split(",")):
             rate, busy = slowest(actors, arguments.seconds or 4)
             share = rate / (100 * actors)
             print(f"{actors} actors: {rate:.0f} blocks/s, {share:.2f} of linear, busy {busy:.3f}", flush=True)
+        return
+    if arguments.case == "burst":
+        print_burst(*burst(arguments.seconds or 60))
         return
     calm, took, _ = chaos(20, False)
     print(f"undisturbed: {calm:.1f} blocks for each second of an actor, {took:.0f} s", flush=True)

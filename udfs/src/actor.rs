@@ -44,8 +44,12 @@ pub struct ActorSpec {
 pub struct PoolBounds {
     /// At least 1: without so many it is not created.
     pub min: usize,
-    /// So many there are if there is room for them when it is created.
+    /// So many there are at most: more than `min` while blocks wait.
     pub max: usize,
+    /// How long an actor beyond `min` is kept when it has nothing to do; `None`: as the
+    /// process is set.
+    #[serde(default)]
+    pub idle_ttl: Option<Duration>,
 }
 
 impl ActorSpec {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -13,11 +14,11 @@ use crate::actor::{ActorInfo, ActorSpec};
 use crate::call::UdfCall;
 use crate::crew::Crew;
 use crate::error::UdfError;
-use crate::hosted::{Hosted, HostedPool, end, keep, kill, prepare};
+use crate::hosted::{Hosted, HostedPool, end, keep, kill, prepare, retire};
 use crate::manager::WorkerManager;
 use crate::order::CallOrder;
 use crate::pool::UdfPool;
-use crate::resources::{Capacity, Claim, Free, Share};
+use crate::resources::{Capacity, Claim, Demand, Free, Share, classes};
 use crate::roster::Want;
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::spec::FunctionSpec;
@@ -113,6 +114,12 @@ impl ActorHost {
         end(&actor.crew, self.manager.kill_grace()).await;
     }
 
+    /// Ends an actor of a pool that was taken out: the call at work may finish within `limit`,
+    /// those in line, and those to come, are for others of its pool ([`UdfError::PoolGone`]).
+    pub async fn retire(&self, actor: Arc<BuiltActor>, limit: Duration) {
+        retire(&actor.crew, limit).await;
+    }
+
     /// Opens the way of one call to the actor that it names.
     ///
     /// # Errors
@@ -173,6 +180,13 @@ impl ActorHost {
     /// What nobody has of it.
     pub fn free(&self) -> Free {
         self.manager.ledger().free()
+    }
+
+    /// Whether somebody waits for some of what one with `demand` takes of this process.
+    pub fn is_waited_for(&self, demand: &Demand) -> bool {
+        let (line, mine) = (self.manager.ledger().waiting(), demand.classes());
+        let mut wanted = line.iter().map(|waiting| classes(&waiting.demands));
+        wanted.any(|wanted| !wanted.is_disjoint(&mine))
     }
 
     /// The names of all.

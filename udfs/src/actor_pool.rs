@@ -5,6 +5,7 @@
 //! of all of them stand in one line, so that whichever actor comes free takes the next.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::async_calls::AsyncPool;
 use crate::call::UdfCall;
@@ -14,7 +15,11 @@ use crate::manager::WorkerManager;
 use crate::native::NativeThreads;
 use crate::order::CallOrder;
 use crate::pool::UdfPool;
-use crate::process_pool::ProcessPool;
+use crate::process_pool::{CallOn, ProcessPool};
+use crate::spawn::{OwnedTask, spawn_named};
+
+/// How often actors with nothing to do are looked at: one that has died is built anew.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The actors of one call. Dropped, it ends them, those at work when they are through;
 /// blocks in line are refused, with [`UdfError::PoolGone`].
@@ -23,6 +28,7 @@ pub struct ActorPool {
     actors: Actors,
     call: Arc<UdfCall>,
     most: usize,
+    _keeper: Option<OwnedTask>,
 }
 
 #[derive(Debug)]
@@ -55,7 +61,20 @@ impl ActorPool {
             }
             false => Actors::Crew(ProcessPool::crew(manager, &call, bounds, most)),
         };
-        Ok(Self { actors, call, most })
+        let keeper = match &actors {
+            Actors::Crew(crew) => {
+                let order = CallOrder::try_new(Arc::clone(&call))?;
+                let own = CallOn::new(Arc::clone(crew), order);
+                Some(spawn_named("actors-keeper", keep(own)))
+            }
+            Actors::Async(_) => None,
+        };
+        Ok(Self {
+            actors,
+            call,
+            most,
+            _keeper: keeper,
+        })
     }
 
     /// The same of a native function.
@@ -84,6 +103,19 @@ impl ActorPool {
     /// The call that they are built for.
     pub fn call(&self) -> &UdfCall {
         &self.call
+    }
+}
+
+/// Builds anew those that die with nothing to do, so that no block finds them dead.
+async fn keep(call: Arc<CallOn>) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        for _ in 0..call.crew.drop_dead() {
+            if let Err(error) = call.crew.newcomer(&call.claim()).await {
+                let function = call.order.function();
+                tracing::warn!(%error, function, "an actor that died is built by the next block");
+            }
+        }
     }
 }
 

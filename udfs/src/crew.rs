@@ -14,6 +14,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::activity::WorkerState;
 use crate::error::UdfError;
 use crate::exchange::Counters;
 use crate::hosted::Hosted;
@@ -246,7 +247,7 @@ impl Crew {
         }
     }
 
-    fn gone(&self, function: &str) -> UdfError {
+    pub(crate) fn gone(&self, function: &str) -> UdfError {
         UdfError::PoolGone {
             function: function.to_owned(),
             place: self.manager.settings.executor_id.clone(),
@@ -305,8 +306,22 @@ impl Crew {
     pub(crate) async fn newcomer(&self, claim: &Claim<'_>) -> Result<(), UdfError> {
         let grant = self.grant(claim, Rank::More).await?;
         let worker = self.ready(Source::Granted(grant), claim).await?;
+        worker.process().enter(WorkerState::Idle, None);
         self.give_back(worker);
         Ok(())
+    }
+
+    /// Lets go of workers that have died with nothing to do; how many.
+    pub(crate) fn drop_dead(&self) -> usize {
+        let dead: Vec<_> = {
+            let mut shelf = self.shelf.lock();
+            let all = std::mem::take(&mut shelf.free).into_iter();
+            let (running, dead) = all.partition(|worker| worker.process().is_running());
+            shelf.free = running;
+            dead
+        };
+        // What they had is free from here on.
+        dead.len()
     }
 
     /// Takes a worker back that is fit for more.

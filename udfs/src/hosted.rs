@@ -7,7 +7,7 @@
 //! what it kept is gone.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -51,6 +51,8 @@ pub(crate) struct Hosted {
     life: Mutex<Life>,
     /// Calls at work: they end by themselves, whoever reads them.
     at_work: Mutex<Vec<OwnedTask>>,
+    /// Whether others of its pool take what is sent to it.
+    is_retired: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -86,6 +88,7 @@ impl Hosted {
                 last_error: String::new(),
             }),
             at_work: Mutex::default(),
+            is_retired: AtomicBool::new(false),
         }
     }
 
@@ -124,6 +127,9 @@ impl Hosted {
     /// Refuses a call of an actor that was dropped, or that could just now not be
     /// built.
     pub(crate) fn check_is_there(&self, crew: &Crew, function: &str) -> Result<(), UdfError> {
+        if self.is_retired.load(Ordering::Acquire) {
+            return Err(crew.gone(function));
+        }
         let (function, actor) = (function.to_owned(), self.spec.name.clone());
         if crew.is_closed() {
             return Err(UdfError::ActorGone { function, actor });
@@ -287,6 +293,15 @@ pub(crate) async fn end(crew: &Crew, grace: Duration) {
     if tokio::time::timeout(grace, done).await.is_err() {
         kill(crew);
     }
+}
+
+/// Has the pool's other actors take what stands in line from now on and what comes, lets the
+/// call at work finish within `limit`, and ends the actor.
+pub(crate) async fn retire(crew: &Crew, limit: Duration) {
+    if let Some(hosted) = &crew.hosted {
+        hosted.is_retired.store(true, Ordering::Release);
+    }
+    end(crew, limit).await;
 }
 
 /// Ends the actor at once, whatever it is at work on.

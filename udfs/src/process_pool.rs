@@ -173,7 +173,7 @@ impl CallOn {
             })
     }
 
-    fn claim(&self) -> Claim<'_> {
+    pub(crate) fn claim(&self) -> Claim<'_> {
         Claim {
             function: self.order.function(),
             order: Some(&self.order),

@@ -33,6 +33,7 @@ use crate::coordinator::queries::Queries;
 use crate::error::ExecutionError;
 use crate::executor::listener::{self, Listener, advertised_url};
 use crate::functions::RustFunctions;
+use crate::pool::line::Lost;
 use crate::pool::named::NamedActors;
 use crate::pool::starter::{OwnHost, Starter};
 use crate::process::Process;
@@ -177,8 +178,7 @@ impl Engine {
             Arc::clone(&queries),
             starter.clone(),
             url.as_deref().unwrap_or(EMBEDDED_URL),
-            patience,
-            options.udf_kill_grace(),
+            &options,
         ));
         Ok(Self {
             _follow: starter.map(|starter| starter.follow(&named)),
@@ -241,6 +241,12 @@ impl Engine {
             Some(cluster) => cluster.starter.line.waiting(),
             None => self.process.ledger().waiting(),
         }
+    }
+
+    /// Actors that have lost their executor, and that no other has room for.
+    pub(crate) fn lost(&self) -> Vec<Lost> {
+        let cluster = self.cluster.as_ref();
+        cluster.map_or(vec![], |cluster| cluster.starter.line.lost())
     }
 
     /// The queries that run or wait.

@@ -45,6 +45,8 @@ pub enum PlanError {
     },
     #[error("cannot create actor \"{actor}\": {problem}")]
     Actor { actor: String, problem: String },
+    #[error("cannot alter actor pool \"{pool}\": {problem}")]
+    ActorPool { pool: String, problem: String },
     #[error("actor \"{actor}\" has no method \"{method}\". Its methods are: {methods}")]
     NoMethod {
         actor: String,

@@ -30,6 +30,9 @@ pub struct EndActor {
     /// What its host calls it.
     #[prost(string, tag = "1")]
     pub key: String,
+    /// Set: the call at work may take so long, and others of its pool take what is in line.
+    #[prost(uint64, optional, tag = "2")]
+    pub retire_ms: Option<u64>,
 }
 
 /// Pools of one query on one host.
@@ -79,6 +82,12 @@ pub struct EndPools {
 pub struct FindPools {
     #[prost(string, tag = "1")]
     pub query_id: String,
+    /// Tells who asks from others who do; 0: nobody who waits.
+    #[prost(uint64, tag = "2")]
+    pub asker: u64,
+    /// Blocks that it cannot send, since all actors have as many as they may.
+    #[prost(uint64, tag = "3")]
+    pub waiting: u64,
 }
 
 /// Where they are.

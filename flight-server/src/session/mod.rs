@@ -6,6 +6,7 @@
 //! database and are seen by all sessions, settings (`SET`) to the session alone.
 
 mod actors;
+mod alter_pool;
 mod ddl;
 mod files;
 mod functions;
@@ -123,6 +124,7 @@ impl Session {
             }
             MobulaStatement::CreateActor(create) => Work::CreateActor(create),
             MobulaStatement::DropActor(drop) => Work::DropActor(drop),
+            MobulaStatement::AlterPool(alter) => Work::AlterPool(alter),
             MobulaStatement::DataFusion(statement) => {
                 let plan = self.logical_plan(*statement).await?;
                 settings::refuse_unsupported(&plan)?;
@@ -193,6 +195,7 @@ impl Session {
             Work::DropFunction { name, if_exists } => self.drop_function(name, *if_exists).await,
             Work::CreateActor(create) => self.create_actor(create, &prepared.sql, left).await,
             Work::DropActor(drop) => self.drop_actor(drop).await,
+            Work::AlterPool(alter) => self.alter_pool(alter).await,
             Work::Plan(plan) => match plan.as_ref() {
                 LogicalPlan::Ddl(ddl) => self.define(ddl, &prepared.sql).await,
                 LogicalPlan::Statement(statement) => self.change_setting(statement),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::logical_expr::LogicalPlan;
-use mobula_plan::{CreateActor, CreateFunction, DropActor};
+use mobula_plan::{AlterPool, CreateActor, CreateFunction, DropActor};
 
 /// How a statement answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,7 @@ pub(super) enum Work {
     DropFunction { name: String, if_exists: bool },
     CreateActor(Box<CreateActor>),
     DropActor(DropActor),
+    AlterPool(AlterPool),
 }
 
 impl Prepared {
@@ -62,7 +63,8 @@ impl Work {
             Self::CreateFunction(_)
             | Self::DropFunction { .. }
             | Self::CreateActor(_)
-            | Self::DropActor(_) => StatementKind::Ddl,
+            | Self::DropActor(_)
+            | Self::AlterPool(_) => StatementKind::Ddl,
         }
     }
 }

@@ -243,6 +243,36 @@ async fn an_actor_that_cannot_be_built_is_refused_and_one_that_died_is_tried_aga
     stage.end().await;
 }
 
+#[tokio::test]
+async fn a_retired_actor_finishes_its_block_and_leaves_the_rest_to_others() {
+    let stage = Stage::new(COUNTER);
+    stage.create("c", &[]).await.unwrap();
+    let (slow, add) = (stage.pool("c", "slow"), stage.pool("c", "add"));
+    let pid = stage.info("c").pid.unwrap();
+    let retire = async {
+        stage.until("c", ActorState::Busy).await;
+        while stage.info("c").queue == 0 {
+            tokio::task::yield_now().await;
+        }
+        let actor = stage.host.take("c").unwrap();
+        stage.host.retire(actor, PATIENCE).await;
+    };
+    let in_line = async {
+        stage.until("c", ActorState::Busy).await;
+        run(&add, ints([Some(1)])).await
+    };
+    let (at_work, in_line, ()) = tokio::join!(run(&slow, ints([Some(300)])), in_line, retire);
+    assert_eq!(values(&at_work.unwrap()), [Some(1)]);
+    // Whoever sent it sends it elsewhere.
+    for told in [in_line, run(&add, ints([Some(1)])).await] {
+        let told = told.unwrap_err();
+        assert!(matches!(told, UdfError::PoolGone { .. }), "{told}");
+        assert_eq!(told.class(), UdfErrorClass::Lost);
+    }
+    gone(pid).await;
+    stage.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_for_an_actor_that_is_dropped_or_replaced_is_told() {
     let stage = Stage::new(COUNTER);

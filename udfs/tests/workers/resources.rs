@@ -328,6 +328,37 @@ async fn who_waits_for_actors_that_are_let_go_is_told() {
     manager.shutdown().await;
 }
 
+#[tokio::test]
+async fn an_actor_that_dies_with_nothing_to_do_is_built_anew_at_once() {
+    let ledger = two_gpus();
+    let manager = manager_over(&ledger);
+    let mut case = asking("sleep", SLEEPS, gpus(1000)).class();
+    case.query = "q".into();
+    let (claim, _) = ledger.claim("q", vec![gpus(1000)], PATIENCE).await.unwrap();
+    let actors = ActorPool::try_new(&manager, case.call(), [1, 1]).unwrap();
+    let way = actors.open().unwrap();
+    run(&way, counting(1)).await.unwrap();
+    let pid = only_pid(&manager);
+    let killed = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(killed, rustix::process::Signal::KILL).unwrap();
+    // Nobody calls it.
+    let began = std::time::Instant::now();
+    let is_anew = || {
+        let workers = manager.workers();
+        matches!(workers.as_slice(), [one] if one.pid != pid && one.state == WorkerState::Idle)
+    };
+    while !is_anew() {
+        assert!(began.elapsed() < PATIENCE, "{:?}", manager.workers());
+        tokio::task::yield_now().await;
+    }
+    let anew = only_pid(&manager);
+    run(&way, counting(1)).await.unwrap();
+    assert_eq!(only_pid(&manager), anew);
+    drop((way, actors, claim));
+    at_most(0, &manager).await;
+    manager.shutdown().await;
+}
+
 /// Waits until a worker is at work.
 async fn at_work(manager: &Arc<WorkerManager>) {
     let is_busy = || {

@@ -125,7 +125,8 @@ impl Control {
             }
             ACTION_POOLS_FIND => {
                 let asked: FindPools = decode(body)?;
-                let found = self.directory.find(&asked.query_id);
+                let (query, directory) = (&asked.query_id, &self.directory);
+                let found = directory.find_for(query, asked.asker, asked.waiting);
                 let pools = found.ok_or_else(|| Status::not_found("that query has ended"))?;
                 let pools = to_wire(&pools);
                 Ok(FoundPools { pools }.encode_to_vec())

@@ -47,7 +47,7 @@ pub async fn reports(engine: &Engine, request: ReportRequest) -> Vec<ExecutorRep
 
 /// Asks those with these ids at these addresses, each for at most `limit`; those
 /// that answered, and the others with the reason.
-async fn ask_all(
+pub(crate) async fn ask_all(
     channels: &ChannelPool,
     executors: Vec<(String, Url)>,
     request: ReportRequest,

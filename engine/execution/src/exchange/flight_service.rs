@@ -11,6 +11,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use arrow_flight::encode::{DictionaryHandling, FlightDataEncoderBuilder};
@@ -74,8 +75,12 @@ impl ClusterFlightService {
             }
             (ACTION_ACTOR_END, _) => {
                 let request: EndActor = decoded(action)?;
-                if let Some(actor) = self.actors.actors.take(&request.key) {
-                    self.actors.actors.end(actor).await;
+                let actors = &self.actors.actors;
+                let retire = request.retire_ms.map(Duration::from_millis);
+                match (actors.take(&request.key), retire) {
+                    (Some(actor), Some(limit)) => actors.retire(actor, limit).await,
+                    (Some(actor), None) => actors.end(actor).await,
+                    (None, _) => {}
                 }
                 Ok(vec![])
             }

@@ -2,34 +2,66 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mobula_plan::{PlacedPool, PlacedPools, PoolHost};
 use mobula_proto::pool as proto;
 use parking_lot::Mutex;
 
+/// For how long a task that has said that its blocks wait is believed.
+const BELIEVED_FOR: Duration = Duration::from_secs(1);
+
 /// The placed pools of all queries that have some, and named actors as `actor NAME`.
 #[derive(Debug, Default)]
-pub struct Directory(Mutex<HashMap<String, Vec<PlacedPool>>>);
+pub struct Directory {
+    pools: Mutex<HashMap<String, Vec<PlacedPool>>>,
+    /// Blocks that tasks could not send when they asked, by what they asked for.
+    waiting: Mutex<HashMap<String, HashMap<u64, (Instant, u64)>>>,
+}
 
 impl Directory {
     /// From now on these are the pools of `query`.
     pub fn set(&self, query: &str, pools: Vec<PlacedPool>) {
-        self.0.lock().insert(query.to_owned(), pools);
+        self.pools.lock().insert(query.to_owned(), pools);
     }
 
     /// The query has ended.
     pub fn remove(&self, query: &str) {
-        self.0.lock().remove(query);
+        self.pools.lock().remove(query);
+        self.waiting.lock().remove(query);
     }
 
     /// The pools of `query`; none once it has ended.
     pub fn find(&self, query: &str) -> Option<Vec<PlacedPool>> {
-        self.0.lock().get(query).cloned()
+        self.pools.lock().get(query).cloned()
+    }
+
+    /// As [`Self::find`], for a task, `asker`, that has so many blocks `waiting`.
+    pub fn find_for(&self, query: &str, asker: u64, waiting: u64) -> Option<Vec<PlacedPool>> {
+        let found = self.find(query)?;
+        if asker != 0 {
+            let mut all = self.waiting.lock();
+            let of_query = all.entry(query.to_owned()).or_default();
+            of_query.insert(asker, (Instant::now(), waiting));
+        }
+        Some(found)
+    }
+
+    /// Blocks of all tasks that wait for room at the actors of `query`, as far as they have
+    /// said so lately.
+    pub fn waiting(&self, query: &str) -> usize {
+        let mut all = self.waiting.lock();
+        let Some(of_query) = all.get_mut(query) else {
+            return 0;
+        };
+        of_query.retain(|_, (at, _)| at.elapsed() < BELIEVED_FOR);
+        let blocks = of_query.values().map(|(_, waiting)| *waiting);
+        usize::try_from(blocks.sum::<u64>()).unwrap_or(usize::MAX)
     }
 
     /// Those of `queries` that have ended.
     pub fn ended(&self, mut queries: Vec<String>) -> Vec<String> {
-        let running = self.0.lock();
+        let running = self.pools.lock();
         queries.retain(|query| !running.contains_key(query));
         queries
     }
@@ -93,7 +125,14 @@ mod tests {
         directory.set("q", pools.clone());
         assert_eq!(directory.find("q"), Some(pools));
         assert_eq!(directory.ended(vec!["q".into(), "p".into()]), ["p"]);
+        // Who asks again says it again.
+        for (asker, waiting) in [(1, 2), (2, 3), (1, 4), (0, 9)] {
+            assert!(directory.find_for("q", asker, waiting).is_some());
+        }
+        assert_eq!((directory.waiting("q"), directory.waiting("p")), (7, 0));
+        assert_eq!(directory.find_for("p", 1, 1), None);
         directory.remove("q");
         assert_eq!(directory.find("q"), None);
+        assert_eq!(directory.waiting("q"), 0);
     }
 }

@@ -5,7 +5,8 @@
 //! new ones: user code may run twice for it, and its rows come out once. A block that has
 //! lost [`SENDS_MAX`] hosts is not given to one more. A task that misses actors asks the
 //! coordinator where they are now; where there are none left it waits for that, up to
-//! `udf_init_timeout`.
+//! `udf_init_timeout`. The actors of a named pool may become more or fewer meanwhile: a task
+//! that has given each of them something to do asks, too.
 //!
 //! Bounds: two blocks for each actor on their way from each task, sixteen where it is
 //! async.
@@ -76,14 +77,16 @@ impl PoolLine {
         Ok(Arc::new(DispatchPool { ends }))
     }
 
-    /// Where the pools of `query` are now.
-    pub(super) async fn find(&self, query: &str) -> Found {
+    /// Where the pools of `query` are now; `asker` has so many blocks `waiting` for them.
+    pub(super) async fn find(&self, query: &str, asker: u64, waiting: u64) -> Found {
         let Some(url) = self.coordinator.get() else {
-            let found = self.directory.find(query);
+            let found = self.directory.find_for(query, asker, waiting);
             return found.map_or(Found::Nothing, Found::Pools);
         };
         let request = FindPools {
             query_id: query.to_owned(),
+            asker,
+            waiting,
         };
         let body = request.encode_to_vec();
         let answer = act(&self.channels, url, ACTION_POOLS_FIND, body, ASK_TIMEOUT).await;

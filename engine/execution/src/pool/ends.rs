@@ -2,9 +2,11 @@
 //!
 //! Each is a pool of its own: an exchange, or the actors of this process. What is lost stays
 //! listed for its figures. While some are missed the coordinator is asked where they are
-//! now, which also finds those that took their place.
+//! now, which also finds those that took their place. It is asked for a named pool, too,
+//! while all actors have something to do: the pool follows its load, and is told of it by
+//! that.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use mobula_plan::{PlacedPool, PoolHost};
@@ -23,6 +25,8 @@ use crate::spawn::{OwnedTask, spawn_named};
 
 /// How often the coordinator is asked where actors are that are missed.
 const ASK_EVERY: Duration = Duration::from_millis(200);
+/// How often it is asked whether a named pool has become larger.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A host that is still named so long after its loss has lost only the way to it: the
 /// coordinator has missed no heartbeat of it.
 const TRUST_AFTER: Duration = Duration::from_secs(10);
@@ -40,8 +44,8 @@ pub(super) struct Ends {
     call_id: u64,
     /// The actor, or pool, that is called by its name; empty: the query's own.
     named: String,
-    /// As many as there were at first.
-    actors: usize,
+    /// Tells it from others that ask for the same.
+    asker: u64,
     state: Mutex<State>,
     /// An end has room, or is new.
     changed: Notify,
@@ -50,8 +54,16 @@ pub(super) struct Ends {
 #[derive(Debug, Default)]
 struct State {
     ends: Vec<End>,
-    /// Asks where actors are that are missed.
+    /// Actors that there should be: of a query as many as at first, of a named pool as many
+    /// as the coordinator has named last.
+    expected: usize,
+    /// Asks where actors are.
     asking: Option<OwnedTask<()>>,
+    is_asking: bool,
+    /// Blocks that wait for room at an end.
+    waiting: u64,
+    /// Whether all actors have had something to do since this was looked at.
+    was_full: bool,
     /// Why the last one was lost.
     last_loss: String,
     /// Blocks that were sent again.
@@ -73,6 +85,8 @@ struct End {
     /// What the mean was made from.
     seen: (u64, Duration),
     lost_at: Option<Instant>,
+    /// The coordinator does not name it any more.
+    is_leaving: bool,
 }
 
 impl End {
@@ -83,8 +97,17 @@ impl End {
             credits: self.credits,
             mean_us: self.mean_us,
             is_local: self.is_local,
-            is_there: !self.is_lost(),
+            is_there: self.is_there(),
         }
+    }
+
+    fn is_there(&self) -> bool {
+        !self.is_lost() && !self.is_leaving
+    }
+
+    /// Whether one of its actors has nothing of this task to do.
+    fn is_free(&self) -> bool {
+        self.is_there() && self.in_flight < self.host.actors
     }
 
     fn is_lost(&self) -> bool {
@@ -144,8 +167,11 @@ impl Ends {
             call,
             call_id: placed.call_id,
             named: placed.actor.clone(),
-            actors: placed.actors(),
-            state: Mutex::default(),
+            asker: uuid::Uuid::new_v4().as_u64_pair().0 | 1,
+            state: Mutex::new(State {
+                expected: placed.actors(),
+                ..State::default()
+            }),
             changed: Notify::new(),
         };
         ends.add(&placed.hosts);
@@ -156,9 +182,13 @@ impl Ends {
         &self.call
     }
 
-    /// As many as there were at first.
+    /// As many as there should be, at least 1.
     pub(super) fn actors(&self) -> usize {
-        self.actors
+        self.state.lock().expected.max(1)
+    }
+
+    fn is_named(&self) -> bool {
+        !self.named.is_empty()
     }
 
     /// Blocks go out once more.
@@ -169,7 +199,7 @@ impl Ends {
     /// As many small blocks as all of them take at a time.
     pub(super) fn train(&self) -> usize {
         let state = self.state.lock();
-        let there = state.ends.iter().filter(|end| !end.is_lost());
+        let there = state.ends.iter().filter(|end| end.is_there());
         there.map(|end| end.pool.train()).min().unwrap_or(1)
     }
 
@@ -236,6 +266,7 @@ impl Ends {
             mean_us: None,
             seen: (0, Duration::ZERO),
             lost_at: None,
+            is_leaving: false,
         })
     }
 
@@ -299,6 +330,7 @@ impl Ends {
     pub(super) async fn turn(self: &Arc<Self>) -> Result<Turn, UdfError> {
         let deadline = tokio::time::sleep(self.line.patience);
         let mut deadline = std::pin::pin!(deadline);
+        let mut waiting = None;
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             // From here on no change is missed.
@@ -309,7 +341,8 @@ impl Ends {
             if self.state.lock().is_over {
                 return Err(self.over());
             }
-            self.ask_if_any_is_missed();
+            waiting.get_or_insert_with(|| Waiting::of(self));
+            self.ask();
             tokio::select! {
                 () = changed => {}
                 () = &mut deadline, if self.has_nobody() => return Err(self.nobody()),
@@ -323,15 +356,22 @@ impl Ends {
         let at = choose(&views)?;
         let end = state.ends.get_mut(at)?;
         end.in_flight += 1;
-        Some(Turn {
+        let turn = Turn {
             ends: Arc::clone(self),
             end: at,
             pool: Arc::clone(&end.pool),
-        })
+        };
+        let is_full = !state.ends.iter().any(End::is_free);
+        state.was_full |= is_full;
+        drop(state);
+        if is_full {
+            self.ask();
+        }
+        Some(turn)
     }
 
     fn has_nobody(&self) -> bool {
-        self.state.lock().ends.iter().all(End::is_lost)
+        !self.state.lock().ends.iter().any(End::is_there)
     }
 
     fn nobody(&self) -> UdfError {
@@ -354,55 +394,119 @@ impl Ends {
     }
 
     fn misses_some(&self) -> bool {
-        let state = self.state.lock();
-        let there = state.ends.iter().filter(|end| !end.is_lost());
-        there.map(|end| end.host.actors).sum::<usize>() < self.actors
+        self.state.lock().misses_some()
     }
 
-    /// Asks where the actors are, again and again as long as some are missed.
-    fn ask_if_any_is_missed(self: &Arc<Self>) {
-        if !self.misses_some() {
-            return;
-        }
+    /// Asks where the actors are, again and again as long as some are missed; of a named
+    /// pool as long as all have something to do, if less often.
+    fn ask(self: &Arc<Self>) {
         let mut state = self.state.lock();
-        if state
-            .asking
-            .as_ref()
-            .is_some_and(|task| !task.is_finished())
-        {
+        if state.is_asking || !(self.is_named() || state.misses_some()) {
             return;
         }
-        let ends = Arc::downgrade(self);
-        state.asking = Some(spawn_named("pools-find", async move {
-            loop {
-                let Some((line, key, call_id)) = ends.upgrade().map(|ends| {
-                    let key = ends.directory_key();
-                    (Arc::clone(&ends.line), key, ends.call_id)
-                }) else {
-                    return;
-                };
-                let found = line.find(&key).await;
-                let Some(ends) = ends.upgrade() else {
-                    return;
-                };
-                match found {
-                    Found::Pools(found) => {
-                        let mine = found.iter().filter(|pool| pool.call_id == call_id);
-                        mine.for_each(|pool| ends.add(&pool.hosts));
-                    }
-                    Found::Nothing => {
-                        ends.state.lock().is_over = true;
-                        ends.changed.notify_waiters();
-                        return;
-                    }
-                    Found::NoAnswer => {}
+        state.is_asking = true;
+        state.asking = Some(spawn_named("pools-find", ask_on(Arc::downgrade(self))));
+    }
+
+    /// Whether there is nothing more to ask for; nobody asks then.
+    fn is_settled(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_short = std::mem::take(&mut state.was_full) || state.waiting > 0;
+        let is_settled = !state.misses_some() && !(self.is_named() && is_short);
+        state.is_asking &= !is_settled;
+        is_settled
+    }
+
+    /// Takes in what the coordinator says.
+    fn hear(&self, found: Found) {
+        match found {
+            Found::Pools(found) => {
+                let mine = found
+                    .into_iter()
+                    .filter(|pool| pool.call_id == self.call_id);
+                let hosts: Vec<_> = mine.flat_map(|pool| pool.hosts).collect();
+                self.add(&hosts);
+                if self.is_named() {
+                    self.state.lock().are_all(&hosts);
+                    self.changed.notify_waiters();
                 }
-                if !ends.misses_some() {
-                    return;
-                }
-                drop(ends);
-                tokio::time::sleep(ASK_EVERY).await;
             }
-        }));
+            Found::Nothing => {
+                self.state.lock().is_over = true;
+                self.changed.notify_waiters();
+            }
+            Found::NoAnswer => {}
+        }
+    }
+}
+
+/// See [`Ends::ask`].
+async fn ask_on(ends: Weak<Ends>) {
+    loop {
+        let Some(asked) = ends.upgrade().map(|ends| {
+            let pause = (!ends.misses_some()).then_some(LOOK_EVERY);
+            (
+                Arc::clone(&ends.line),
+                ends.directory_key(),
+                ends.asker,
+                pause,
+            )
+        }) else {
+            return;
+        };
+        let (line, key, asker, pause) = asked;
+        if let Some(pause) = pause {
+            tokio::time::sleep(pause).await;
+            match ends.upgrade() {
+                Some(ends) if !ends.is_settled() => {}
+                _ => return,
+            }
+        }
+        let waiting = ends.upgrade().map(|ends| ends.state.lock().waiting);
+        let found = line.find(&key, asker, waiting.unwrap_or(0)).await;
+        let Some(own) = ends.upgrade() else { return };
+        own.hear(found);
+        let is_over = own.state.lock().is_over;
+        if is_over || (!own.is_named() && own.is_settled()) {
+            return;
+        }
+        let misses_some = own.misses_some();
+        drop(own);
+        if misses_some {
+            tokio::time::sleep(ASK_EVERY).await;
+        }
+    }
+}
+
+impl State {
+    fn misses_some(&self) -> bool {
+        let there = self.ends.iter().filter(|end| end.is_there());
+        there.map(|end| end.host.actors).sum::<usize>() < self.expected
+    }
+
+    /// These are all that a named pool has now: others are on their way out.
+    fn are_all(&mut self, hosts: &[PoolHost]) {
+        self.expected = hosts.iter().map(|host| host.actors).sum();
+        for end in &mut self.ends {
+            end.is_leaving = !hosts.iter().any(|host| end.is_of(host));
+        }
+    }
+}
+
+/// A block that waits for room.
+struct Waiting<'a> {
+    ends: &'a Ends,
+}
+
+impl<'a> Waiting<'a> {
+    fn of(ends: &'a Ends) -> Self {
+        ends.state.lock().waiting += 1;
+        Self { ends }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.ends.state.lock().waiting -= 1;
     }
 }

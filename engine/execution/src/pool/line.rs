@@ -3,7 +3,9 @@
 //! The ledger of each executor says the same of one process; here queries claim what
 //! their calls ask for over all of them, at once, or wait in order of arrival. An actor
 //! whose host is lost is placed anew before anybody in line is served. What a lost host
-//! had counts no more: who registers again starts with all that it has.
+//! had counts no more: who registers again starts with all that it has. A claim of actors
+//! that are all alike, as those of a named pool, may grow by what nobody in line wants, and
+//! give back some.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use url::Url;
 
-use super::placement::{Group, Room, place};
+use super::placement::{Group, Room, at_once, place, take};
 
 /// A process that runs actors.
 #[derive(Debug, Clone)]
@@ -74,6 +76,19 @@ struct Claimed {
     seats: Vec<Vec<Held>>,
     /// Actors of each group that have lost their host.
     lost: Vec<usize>,
+    /// When it last lost some.
+    lost_at: Instant,
+}
+
+/// Actors of one claim that have lost their host and have no other yet.
+#[derive(Debug, Clone)]
+pub struct Lost {
+    pub query: String,
+    /// Of each.
+    pub demand: Demand,
+    pub actors: usize,
+    /// When the last of them was lost.
+    pub since: Instant,
 }
 
 /// What one query has claimed; given back when dropped.
@@ -190,6 +205,74 @@ impl ClusterLine {
         }
     }
 
+    /// Gives `query` up to `most` more actors of its first group, beside those that it has,
+    /// as far as there is room that nobody in line waits for; how many.
+    pub fn grow(&self, query: &str, most: usize) -> usize {
+        let mut state = self.state.lock();
+        (0..most)
+            .take_while(|_| state.add_one(query).is_some())
+            .count()
+    }
+
+    /// By how many, of `most`, [`Self::grow`] could let the claim of `query` grow now.
+    pub fn room_of(&self, query: &str, most: usize) -> usize {
+        let state = self.state.lock();
+        let demand = state.demand_of(query).filter(|d| !state.is_wanted(d));
+        demand.map_or(0, |demand| at_once(&state.rooms(), demand, most))
+    }
+
+    /// Takes one actor on that host from the claim of `query`, and gives to others what it
+    /// had.
+    pub fn shrink(&self, query: &str, executor_id: &str, epoch: u64) {
+        let mut state = self.state.lock();
+        let claimed = state.claims.get_mut(query);
+        let Some(seats) = claimed.and_then(|claimed| claimed.seats.first_mut()) else {
+            return;
+        };
+        let is_it = |held: &Held| held.executor_id == executor_id && held.epoch == epoch;
+        if let Some(at) = seats.iter().position(is_it) {
+            let held = seats.remove(at);
+            state.put_back(&held);
+            state.serve();
+        }
+    }
+
+    /// Places no more actors of `query` instead of lost ones than make it `most` again; how
+    /// many those are.
+    pub fn forget_lost(&self, query: &str, most: usize) -> usize {
+        let mut state = self.state.lock();
+        let Some(claimed) = state.claims.get_mut(query) else {
+            return 0;
+        };
+        for (seats, lost) in claimed.seats.iter().zip(&mut claimed.lost) {
+            *lost = (*lost).min(most.saturating_sub(seats.len()));
+        }
+        claimed.lost.iter().sum()
+    }
+
+    /// Whether somebody in line waits for some of what each actor of `query` has.
+    pub fn is_waited_for(&self, query: &str) -> bool {
+        let state = self.state.lock();
+        state.demand_of(query).is_some_and(|d| state.is_wanted(d))
+    }
+
+    /// The actors that have lost their host, and that there is no room for now.
+    pub fn lost(&self) -> Vec<Lost> {
+        let state = self.state.lock();
+        let mut all = vec![];
+        for (query, claimed) in &state.claims {
+            let lost = claimed.groups.iter().zip(&claimed.lost);
+            let lost = lost.filter(|(_, lost)| **lost > 0);
+            all.extend(lost.map(|(group, lost)| Lost {
+                query: query.clone(),
+                demand: group.demand.clone(),
+                actors: *lost,
+                since: claimed.lost_at,
+            }));
+        }
+        all
+    }
+
     fn holders(&self) -> Vec<String> {
         let state = self.state.lock();
         let mut holders: Vec<_> = state.claims.keys().cloned().collect();
@@ -215,6 +298,7 @@ impl State {
                 let gone = before - seats.len();
                 *lost += gone;
                 if gone > 0 {
+                    claimed.lost_at = Instant::now();
                     self.moved.insert(query.clone());
                 }
             }
@@ -239,6 +323,7 @@ impl State {
             };
             let claimed = Claimed {
                 lost: vec![0; groups.len()],
+                lost_at: Instant::now(),
                 groups: waiter.groups,
                 seats,
             };
@@ -310,6 +395,56 @@ impl State {
         }
     }
 
+    /// What each actor of the first group of `query` asks for.
+    fn demand_of(&self, query: &str) -> Option<&Demand> {
+        let group = self.claims.get(query)?.groups.first()?;
+        Some(&group.demand)
+    }
+
+    /// Whether somebody in line waits for some of what `demand` takes.
+    fn is_wanted(&self, demand: &Demand) -> bool {
+        let mine = demand.classes();
+        let mut line = self.line.iter().flat_map(|waiter| &waiter.groups);
+        line.any(|group| !group.demand.classes().is_disjoint(&mine))
+    }
+
+    /// One more actor for `query`, where it has the fewest.
+    fn add_one(&mut self, query: &str) -> Option<()> {
+        let demand = self.demand_of(query)?.clone();
+        if self.is_wanted(&demand) {
+            return None;
+        }
+        let has: Vec<_> = self.claims.get(query)?.seats.iter().flatten().collect();
+        let of_host = |id: &str| has.iter().filter(|held| held.executor_id == id).count();
+        let fitting = self.hosts.iter().filter(|(_, host)| {
+            let mut room = host.room.clone();
+            take(&mut room, &demand).is_some()
+        });
+        let id = fitting.min_by_key(|(id, host)| {
+            let preferred = demand.labels.alternative(&host.room.labels);
+            (preferred, of_host(id), (*id).clone())
+        })?;
+        let id = id.0.clone();
+        let host = self.hosts.get_mut(&id)?;
+        let held = Held {
+            taken: take(&mut host.room, &demand)?,
+            url: host.url.clone(),
+            epoch: host.epoch,
+            executor_id: id,
+        };
+        let seats = self.claims.get_mut(query)?.seats.first_mut()?;
+        seats.push(held);
+        Some(())
+    }
+
+    /// What `held` had is free again, if its host is still the same.
+    fn put_back(&mut self, held: &Held) {
+        let host = self.hosts.get_mut(&held.executor_id);
+        if let Some(host) = host.filter(|host| host.epoch == held.epoch) {
+            host.room.free.put_back(&held.taken);
+        }
+    }
+
     fn replace_one(&mut self, query: &str, at: usize) -> Option<()> {
         let claimed = self.claims.get(query)?;
         let demand = claimed.groups.get(at)?.demand.clone();
@@ -348,10 +483,7 @@ impl Drop for ClusterClaim {
         state.moved.remove(&self.query);
         let claimed = state.claims.remove(&self.query);
         for held in claimed.into_iter().flat_map(|c| c.seats).flatten() {
-            let host = state.hosts.get_mut(&held.executor_id);
-            if let Some(host) = host.filter(|host| host.epoch == held.epoch) {
-                host.room.free.put_back(&held.taken);
-            }
+            state.put_back(&held);
         }
         state.serve();
     }
@@ -465,5 +597,46 @@ mod tests {
         let (third, _) = line.claim("q3", gpus(1), SOON).await.unwrap();
         assert!(line.claim("q4", gpus(1), SOON).await.is_err());
         drop((other, third));
+    }
+
+    #[tokio::test]
+    async fn a_claim_grows_by_what_nobody_waits_for_and_gives_back() {
+        let line = Arc::new(ClusterLine::default());
+        line.set_hosts(vec![host("a", 1, 3), host("b", 2, 2)]);
+        let (pool, _) = line.claim("p", gpus(1), SOON).await.unwrap();
+        assert_eq!(hosts_of(&line, "p"), ["a"]);
+        assert_eq!((line.room_of("p", 9), line.room_of("p", 2)), (4, 2));
+        // Beside the one that it has, not on top of it.
+        assert_eq!(line.grow("p", 2), 2);
+        assert_eq!(hosts_of(&line, "p"), ["a", "a", "b"]);
+        assert!(!line.is_waited_for("p"));
+        let (third, seats) = {
+            let mut third = std::pin::pin!(line.claim("q", gpus(3), LONG));
+            assert!(tokio::time::timeout(SOON, third.as_mut()).await.is_err());
+            // What is free now is for who waits.
+            assert!(line.is_waited_for("p"));
+            assert_eq!((line.room_of("p", 9), line.grow("p", 1)), (0, 0));
+            line.shrink("p", "a", 7);
+            assert_eq!(hosts_of(&line, "p").len(), 3);
+            line.shrink("p", "a", 1);
+            (third.await.unwrap(), hosts_of(&line, "p"))
+        };
+        assert_eq!(seats, ["a", "b"]);
+        assert_eq!(line.grow("p", 1), 0);
+        drop(third);
+        assert_eq!(line.grow("p", 9), 3);
+        // One that is lost is forgotten where there are enough without it.
+        line.set_hosts(vec![host("a", 1, 3)]);
+        assert_eq!(hosts_of(&line, "p").len(), 3);
+        assert_eq!(line.lost()[0].actors, 2);
+        assert_eq!(line.forget_lost("p", 4), 1);
+        assert_eq!(line.lost()[0].actors, 1);
+        assert_eq!(line.forget_lost("p", 3), 0);
+        assert!(line.lost().is_empty());
+        line.set_hosts(vec![host("a", 1, 3), host("b", 2, 2)]);
+        assert_eq!(hosts_of(&line, "p").len(), 3);
+        drop(pool);
+        assert!(line.claim("r", gpus(5), SOON).await.is_ok());
+        assert_eq!(line.grow("p", 1), 0);
     }
 }

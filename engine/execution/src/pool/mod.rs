@@ -10,11 +10,14 @@
 //! process, directly.
 //!
 //! Named actors and pools that outlive queries are placed and found in the same way
-//! (`named`).
+//! (`named`). How many actors a named pool has follows its load: what they do (`watch`) is
+//! looked at, a pure function says what becomes of it (`autoscale`), and that is done
+//! (`scaling`).
 //!
 //! Pools of a query end with it: when its stream does, or when their host has lost the
 //! coordinator.
 
+mod autoscale;
 mod choose;
 pub mod directory;
 pub mod dispatch;
@@ -24,4 +27,6 @@ pub mod line;
 pub mod named;
 pub mod placed_actor;
 pub mod placement;
+pub mod scaling;
 pub mod starter;
+mod watch;

@@ -9,19 +9,21 @@
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use datafusion::common::{Result, exec_datafusion_err};
-use mobula_plan::{PlacedPool, PoolHost};
-use mobula_udfs::{ActorInfo, ActorSpec, BuiltActor};
+use mobula_plan::{MobulaOptions, PlacedPool};
+use mobula_udfs::{ActorInfo, ActorSpec, BuiltActor, PoolBounds};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 pub use super::placed_actor::PlacedActor;
 use super::placed_actor::{Hosts, directory_key, external};
+use super::scaling::{Scaling, Short};
 use super::starter::Starter;
 use crate::coordinator::queries::Queries;
 use crate::process::Process;
+use crate::resource_check::check;
 use crate::spawn::spawn_named;
 
 /// Between tries to build actors of a database that was opened.
@@ -44,8 +46,16 @@ pub enum NamedActor {
 #[derive(Debug, Clone)]
 pub struct PoolInfo {
     pub spec: Arc<ActorSpec>,
-    /// Where its actors are, in the order of their members.
-    pub hosts: Vec<PoolHost>,
+    pub bounds: PoolBounds,
+    pub idle_ttl: Duration,
+    /// The executor of each actor that takes calls, in the order of their members.
+    pub executors: Vec<String>,
+    /// Actors that are being built.
+    pub starting: usize,
+    /// Blocks that waited when it was last looked at.
+    pub queue: usize,
+    /// What it last did, when and why.
+    pub last_change: Option<(SystemTime, String)>,
 }
 
 impl NamedActors {
@@ -55,8 +65,7 @@ impl NamedActors {
         queries: Arc<Queries>,
         starter: Option<Arc<Starter>>,
         url: &str,
-        init_timeout: Duration,
-        kill_grace: Duration,
+        options: &MobulaOptions,
     ) -> Self {
         Self {
             shared: Arc::new(Hosts {
@@ -65,8 +74,11 @@ impl NamedActors {
                 url: url.to_owned(),
                 directory: Arc::clone(&process.pool_line().directory),
                 starter,
-                init_timeout,
-                kill_grace,
+                init_timeout: options.udf_init_timeout(),
+                kill_grace: options.udf_kill_grace(),
+                scaling: Scaling::of(options),
+                looker: Mutex::default(),
+                poke: Arc::default(),
                 placed: Mutex::default(),
                 next_member: AtomicU64::new(1),
                 queries,
@@ -139,6 +151,9 @@ impl NamedActors {
                 let here = shared.actors.take(&name).map(NamedActor::Here);
                 let replaced = shared.placed.lock().insert(name, Arc::clone(&placed));
                 shared.tell(&placed);
+                if placed.spec.pool.is_some() {
+                    shared.follow_load();
+                }
                 here.into_iter()
                     .chain(replaced.map(NamedActor::Placed))
                     .collect()
@@ -236,24 +251,66 @@ impl NamedActors {
     /// The placed pools, by name.
     pub fn pools(&self) -> Vec<PoolInfo> {
         let placed: Vec<_> = self.shared.placed.lock().values().cloned().collect();
-        let pools = placed.into_iter().filter(|p| p.spec.pool.is_some());
-        let infos = pools.map(|placed| {
-            let found = self
-                .shared
-                .directory
-                .find(&directory_key(&placed.spec.name));
-            let mut hosts: Vec<_> = found
-                .unwrap_or_default()
-                .into_iter()
-                .flat_map(|pool| pool.hosts)
-                .collect();
-            hosts.sort_by_key(|host| host.part);
-            PoolInfo {
+        let infos = placed.iter().filter_map(|placed| {
+            let (there, starting) = {
+                let members = placed.members.lock();
+                (members.there.clone(), members.starting.len())
+            };
+            let following = placed.following.lock();
+            let pool = following.as_ref()?;
+            let own_ttl = pool.bounds.idle_ttl;
+            Some(PoolInfo {
                 spec: Arc::clone(&placed.spec),
-                hosts,
-            }
+                bounds: pool.bounds,
+                idle_ttl: own_ttl.unwrap_or(self.shared.scaling.idle_ttl),
+                executors: there.into_iter().map(|m| m.executor_id).collect(),
+                starting,
+                queue: pool.waiting,
+                last_change: pool.last_change.clone(),
+            })
         });
         infos.collect()
+    }
+
+    /// The bounds of the pool called `name`; `None`: there is no such pool.
+    pub fn bounds(&self, name: &str) -> Option<PoolBounds> {
+        let placed = self.shared.placed.lock().get(name).cloned()?;
+        let following = placed.following.lock();
+        following.as_ref().map(|pool| pool.bounds)
+    }
+
+    /// The pool called `name` as it is declared with other `bounds`; `None`: there is none.
+    ///
+    /// # Errors
+    /// When so many as its `min` can never be had.
+    pub fn with_bounds(&self, name: &str, bounds: PoolBounds) -> Result<Option<ActorSpec>> {
+        let placed = self.shared.placed.lock().get(name).cloned();
+        let Some(placed) = placed.filter(|placed| placed.spec.pool.is_some()) else {
+            return Ok(None);
+        };
+        let calls = [placed.demand(bounds.min)];
+        check(&calls, &self.shared.hosts()).map_err(external)?;
+        Ok(Some(ActorSpec {
+            pool: Some(bounds),
+            ..placed.spec.as_ref().clone()
+        }))
+    }
+
+    /// Gives the pool called `name` other `bounds`, which it follows in the background.
+    pub fn set_bounds(&self, name: &str, bounds: PoolBounds) {
+        let placed = self.shared.placed.lock().get(name).cloned();
+        if let Some(placed) = placed
+            && let Some(pool) = placed.following.lock().as_mut()
+        {
+            pool.bounds = bounds;
+        }
+        self.shared.poke.notify_one();
+    }
+
+    /// What pools would have more if there were room.
+    pub fn short(&self) -> Vec<Short> {
+        let placed: Vec<_> = self.shared.placed.lock().values().cloned().collect();
+        placed.iter().filter_map(|placed| placed.short()).collect()
     }
 }
 

@@ -1,4 +1,6 @@
 //! An actor, or a pool of them, on hosts: claimed, built, published, mended, ended.
+//!
+//! How many a pool has, `scaling` sees to.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,15 +12,16 @@ use futures::future::join_all;
 use mobula_plan::operator::map_batches::CallDemand;
 use mobula_plan::{PlacedPool, PoolHost};
 use mobula_proto::pool::{ACTION_ACTOR_END, ACTION_ACTOR_START, EndActor, StartActor};
-use mobula_udfs::{ActorHost, ActorSpec, PoolBounds, UdfError, member_key};
+use mobula_udfs::{ActorHost, ActorSpec, UdfError, member_key};
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::Mutex as FairMutex;
+use tokio::sync::Notify;
 use tonic::Status;
 use url::Url;
 
 use super::directory::Directory;
 use super::line::{ActorHostNow, ClusterClaim, TimedOut};
+use super::scaling::{Following, Scaling};
 use super::starter::Starter;
 use crate::actor_calls::link::remote_failure;
 use crate::coordinator::queries::{Listed, Queries, Wait};
@@ -44,6 +47,11 @@ pub(super) struct Hosts {
     pub(super) starter: Option<Arc<Starter>>,
     pub(super) init_timeout: Duration,
     pub(super) kill_grace: Duration,
+    pub(super) scaling: Scaling,
+    /// Looks at the load of pools, once there has been one.
+    pub(super) looker: Mutex<Option<OwnedTask<()>>>,
+    /// A pool is to be looked at now.
+    pub(super) poke: Arc<Notify>,
     pub(super) placed: Mutex<BTreeMap<String, Arc<PlacedActor>>>,
     pub(super) next_member: AtomicU64,
     pub(super) tasks: Mutex<Vec<OwnedTask<()>>>,
@@ -53,18 +61,34 @@ pub(super) struct Hosts {
 pub struct PlacedActor {
     pub(super) spec: Arc<ActorSpec>,
     shared: std::sync::Weak<Hosts>,
-    members: FairMutex<Vec<Member>>,
+    pub(super) members: Mutex<Members>,
     claim: Mutex<Option<ClusterClaim>>,
     /// What its claim is called; another one for whoever replaces it.
     pub(super) claim_name: String,
+    /// Of a pool.
+    pub(super) following: Mutex<Option<Following>>,
 }
 
+/// The actors of one name.
+#[derive(Debug, Default)]
+pub(super) struct Members {
+    /// Those that take calls.
+    pub(super) there: Vec<Member>,
+    /// Those that are being built.
+    pub(super) starting: Vec<Member>,
+    /// Those that end when they are through with what they are at.
+    pub(super) leaving: Vec<Member>,
+    /// Whether they were all there once, and have not been ended.
+    pub(super) is_filled: bool,
+}
+
+/// One of them.
 #[derive(Debug, Clone)]
-struct Member {
-    number: u64,
-    executor_id: String,
-    epoch: u64,
-    url: Url,
+pub(super) struct Member {
+    pub(super) number: u64,
+    pub(super) executor_id: String,
+    pub(super) epoch: u64,
+    pub(super) url: Url,
 }
 
 /// What the directory calls the named actor `name`.
@@ -77,22 +101,23 @@ impl Hosts {
         let number = self.next_member.fetch_add(1, Ordering::Relaxed);
         Arc::new(PlacedActor {
             claim_name: format!("actor {} ({number})", spec.name),
+            following: Mutex::new(spec.pool.map(Following::new)),
             spec,
             shared: Arc::downgrade(self),
-            members: FairMutex::default(),
+            members: Mutex::default(),
             claim: Mutex::default(),
         })
     }
 
-    /// Claims what `placed` asks for, and has all its actors built, or none; it leaves the
-    /// line when `unwanted` ends.
+    /// Claims what `placed` asks for, a pool for its `min`, and has all these actors built, or
+    /// none; it leaves the line when `unwanted` ends.
     pub(super) async fn fill(
         &self,
         placed: &PlacedActor,
         listed: &Listed,
         unwanted: impl Future<Output = ()>,
     ) -> Result<()> {
-        let calls = [demand_of(&placed.spec)];
+        let calls = [placed.demand(placed.least())];
         check(&calls, &self.hosts()).map_err(external)?;
         if let Some(starter) = &self.starter {
             let patience = placed.spec.init_timeout.unwrap_or(self.init_timeout);
@@ -114,13 +139,15 @@ impl Hosts {
         }
         listed.run();
         let filled = self.build_missing(placed).await;
-        if filled.is_err() {
-            self.end(placed).await;
+        match filled {
+            Ok(()) => placed.members.lock().is_filled = true,
+            Err(_) => self.end(placed).await,
         }
         filled.map_err(external)
     }
 
-    fn hosts(&self) -> Vec<Has> {
+    /// The processes that run actors, for checks of what is asked for.
+    pub(super) fn hosts(&self) -> Vec<Has> {
         let Some(starter) = &self.starter else {
             return vec![Has {
                 id: self.executor_id.clone(),
@@ -142,7 +169,7 @@ impl Hosts {
     }
 
     /// The seats that `placed` has: a host each.
-    fn seats(&self, placed: &PlacedActor) -> Vec<Member> {
+    pub(super) fn seats(&self, placed: &PlacedActor) -> Vec<Member> {
         let Some(starter) = &self.starter else {
             let url = Url::parse(&self.url).ok();
             let here = url.map(|url| Member {
@@ -151,7 +178,7 @@ impl Hosts {
                 epoch: 0,
                 url,
             });
-            let many = self.fitting_here(&placed.spec);
+            let many = placed.size_here();
             return here
                 .into_iter()
                 .flat_map(|m| std::iter::repeat_n(m, many))
@@ -167,52 +194,61 @@ impl Hosts {
         seats.collect()
     }
 
-    /// How many actors of `spec` this process has room for now, of those that it may have
-    /// and at least those that it must.
-    fn fitting_here(&self, spec: &ActorSpec) -> usize {
-        let Some(PoolBounds { min, max }) = spec.pool else {
-            return 1;
-        };
-        let mut free = self.actors.free();
-        let fitting = (0..max).take_while(|_| free.try_take(&spec.demand).is_some());
-        fitting.count().max(min)
-    }
-
     /// Forgets members whose host is lost, and builds those that are missing.
     async fn build_missing(&self, placed: &PlacedActor) -> Result<(), UdfError> {
-        let mut members = placed.members.lock().await;
-        let mut seats = self.seats(placed);
-        members.retain(|member| {
-            let seat = seats.iter().position(|seat| seat.is_with(member));
-            let lost = seat.is_none();
-            seat.map(|at| seats.remove(at));
-            if lost {
+        let failed = self.build_each_missing(placed).await.into_iter().next();
+        failed.map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// The same; those that could not be built.
+    pub(super) async fn build_each_missing(&self, placed: &PlacedActor) -> Vec<(Member, UdfError)> {
+        let name = &placed.spec.name;
+        let new: Vec<_> = {
+            let mut members = placed.members.lock();
+            let mut seats = self.seats(placed);
+            for lost in members.drop_lost(&mut seats) {
+                self.directory.remove(&lost.listed(name));
+            }
+            let new = seats.into_iter().map(|seat| Member {
+                number: self.next_member.fetch_add(1, Ordering::Relaxed),
+                ..seat
+            });
+            let new: Vec<_> = new.collect();
+            for member in &new {
+                // Before it is there, so that nobody ends it as unknown.
+                self.directory.set(&member.listed(name), vec![]);
+            }
+            members.starting.extend(new.iter().cloned());
+            self.publish(placed, &members.there);
+            new
+        };
+        let built = new.into_iter().map(|member| self.build_one(placed, member));
+        join_all(built).await.into_iter().flatten().collect()
+    }
+
+    /// Builds `member`, which takes calls from then on; it, if it cannot be built.
+    async fn build_one(&self, placed: &PlacedActor, member: Member) -> Option<(Member, UdfError)> {
+        let built = self.build_on(&member, &placed.spec).await;
+        let is_wanted = {
+            let mut members = placed.members.lock();
+            let was_starting = remove(&mut members.starting, &member);
+            if was_starting && built.is_ok() {
+                members.there.push(member.clone());
+                self.publish(placed, &members.there);
+            }
+            was_starting
+        };
+        match built {
+            Ok(()) if is_wanted => None,
+            Ok(()) => {
+                self.end_on(&member, &placed.spec.name).await;
+                None
+            }
+            Err(error) => {
                 self.directory.remove(&member.listed(&placed.spec.name));
-            }
-            !lost
-        });
-        self.publish(placed, &members);
-        let built = seats.into_iter().map(|seat| async move {
-            let number = self.next_member.fetch_add(1, Ordering::Relaxed);
-            let member = Member { number, ..seat };
-            // Before it is there, so that nobody ends it as unknown.
-            let listed = member.listed(&placed.spec.name);
-            self.directory.set(&listed, vec![]);
-            let built = self.build_on(&member, &placed.spec).await;
-            if built.is_err() {
-                self.directory.remove(&listed);
-            }
-            built.map(|()| member)
-        });
-        let mut outcome = Ok(());
-        for built in join_all(built).await {
-            match built {
-                Ok(member) => members.push(member),
-                Err(error) => outcome = Err(error),
+                Some((member, error))
             }
         }
-        self.publish(placed, &members);
-        outcome
     }
 
     async fn build_on(&self, member: &Member, spec: &ActorSpec) -> Result<(), UdfError> {
@@ -244,7 +280,7 @@ impl Hosts {
 
     /// Tells the directory where the members of `placed` are, if it is the one of its
     /// name.
-    fn publish(&self, placed: &PlacedActor, members: &[Member]) {
+    pub(super) fn publish(&self, placed: &PlacedActor, members: &[Member]) {
         let known = self.placed.lock().get(&placed.spec.name).cloned();
         if !known.is_some_and(|known| std::ptr::eq(known.as_ref(), placed)) {
             return;
@@ -264,22 +300,55 @@ impl Hosts {
             .set(&directory_key(&placed.spec.name), vec![pool]);
     }
 
-    /// As [`Self::publish`], of one whose members are there.
+    /// As [`Self::publish`], of one that has just become the one of its name.
     pub(super) fn tell(&self, placed: &PlacedActor) {
-        // Whoever builds some publishes them.
-        if let Ok(members) = placed.members.try_lock() {
-            self.publish(placed, &members);
-        }
+        self.publish(placed, &placed.members.lock().there);
     }
 
     /// Ends the members of `placed`, then gives back what they had.
     pub(super) async fn end(&self, placed: &PlacedActor) {
-        let members = std::mem::take(&mut *placed.members.lock().await);
+        // Those that are being built end when they are.
+        let members = std::mem::take(&mut *placed.members.lock());
+        for starting in &members.starting {
+            self.directory.remove(&starting.listed(&placed.spec.name));
+        }
         let ended = members
+            .there
             .iter()
             .map(|member| self.end_on(member, &placed.spec.name));
         join_all(ended).await;
         *placed.claim.lock() = None;
+    }
+
+    /// Ends `member`, which is leaving, when it is through with what it is at, and gives back
+    /// what it had.
+    pub(super) async fn retire(&self, placed: &PlacedActor, member: &Member) {
+        let limit = self.scaling.retire_limit;
+        let key = member_key(&placed.spec.name, member.number);
+        if member.executor_id == self.executor_id {
+            if let Some(actor) = self.actors.take(&key) {
+                self.actors.retire(actor, limit).await;
+            }
+        } else {
+            let retire_ms = Some(limit.as_millis() as u64);
+            self.tell_to_end(member, EndActor { key, retire_ms }, limit)
+                .await;
+        }
+        // Not before: its host would be told that nobody knows it.
+        self.directory.remove(&member.listed(&placed.spec.name));
+        self.give_back(placed, member);
+        remove(&mut placed.members.lock().leaving, member);
+    }
+
+    /// Gives back what `member` had, which is not there.
+    pub(super) fn give_back(&self, placed: &PlacedActor, member: &Member) {
+        match &self.starter {
+            Some(starter) => {
+                let (id, epoch) = (&member.executor_id, member.epoch);
+                starter.line.shrink(&placed.claim_name, id, epoch);
+            }
+            None => placed.resize_here(|size| size.saturating_sub(1)),
+        }
     }
 
     async fn end_on(&self, member: &Member, name: &str) {
@@ -291,17 +360,24 @@ impl Hosts {
             }
             return;
         }
+        let request = EndActor {
+            key,
+            retire_ms: None,
+        };
+        self.tell_to_end(member, request, self.kill_grace).await;
+    }
+
+    /// Tells the host of `member` that it ends, which may take `limit`.
+    async fn tell_to_end(&self, member: &Member, request: EndActor, limit: Duration) {
         let Some(starter) = &self.starter else {
             return;
         };
-        let body = EndActor { key }.encode_to_vec();
-        let limit = END_TIMEOUT + self.kill_grace;
         let told = act(
             &starter.channels,
             &member.url,
             ACTION_ACTOR_END,
-            body,
-            limit,
+            request.encode_to_vec(),
+            END_TIMEOUT + limit,
         )
         .await;
         // The answer to its next heartbeat says the same.
@@ -335,6 +411,67 @@ impl Hosts {
     }
 }
 
+impl PlacedActor {
+    /// How many there must be.
+    fn least(&self) -> usize {
+        self.least_of_pool().unwrap_or(1)
+    }
+
+    /// The same, if it is a pool.
+    pub(super) fn least_of_pool(&self) -> Option<usize> {
+        let following = self.following.lock();
+        following.as_ref().map(|pool| pool.bounds.min)
+    }
+
+    /// How many there are to be where this process is all there is.
+    fn size_here(&self) -> usize {
+        let following = self.following.lock();
+        following.as_ref().map_or(1, |pool| pool.size_here)
+    }
+
+    /// From now on it is another number.
+    pub(super) fn resize_here(&self, size: impl Fn(usize) -> usize) {
+        if let Some(pool) = self.following.lock().as_mut() {
+            pool.size_here = size(pool.size_here);
+        }
+    }
+
+    /// What `workers` of it ask for.
+    pub(super) fn demand(&self, workers: usize) -> CallDemand {
+        CallDemand {
+            function: self.spec.name.clone(),
+            demand: self.spec.demand.clone(),
+            workers,
+            most: Some(workers),
+            call_id: 0,
+        }
+    }
+}
+
+impl Members {
+    /// Keeps those that have one of `seats`, which are taken out; the others.
+    fn drop_lost(&mut self, seats: &mut Vec<Member>) -> Vec<Member> {
+        let mut lost = vec![];
+        for members in [&mut self.there, &mut self.starting, &mut self.leaving] {
+            members.retain(|member| {
+                let seat = seats.iter().position(|seat| seat.is_with(member));
+                match seat {
+                    Some(at) => drop(seats.swap_remove(at)),
+                    None => lost.push(member.clone()),
+                }
+                seat.is_some()
+            });
+        }
+        lost
+    }
+}
+
+/// Takes `member` out; whether it was there.
+fn remove(members: &mut Vec<Member>, member: &Member) -> bool {
+    let at = members.iter().position(|m| m.number == member.number);
+    at.map(|at| members.remove(at)).is_some()
+}
+
 impl Member {
     fn is_with(&self, other: &Self) -> bool {
         (&self.executor_id, self.epoch) == (&other.executor_id, other.epoch)
@@ -349,7 +486,12 @@ impl Member {
 impl Drop for PlacedActor {
     /// One that was built and never put.
     fn drop(&mut self) {
-        let members = std::mem::take(self.members.get_mut());
+        let Members {
+            there: mut members,
+            starting,
+            ..
+        } = std::mem::take(self.members.get_mut());
+        members.extend(starting);
         let claim = self.claim.get_mut().take();
         let (Some(shared), Ok(_)) = (self.shared.upgrade(), tokio::runtime::Handle::try_current())
         else {
@@ -369,16 +511,6 @@ impl Drop for PlacedActor {
 
 pub(super) fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
     DataFusionError::External(Box::new(error))
-}
-
-fn demand_of(spec: &ActorSpec) -> CallDemand {
-    CallDemand {
-        function: spec.name.clone(),
-        demand: spec.demand.clone(),
-        workers: spec.pool.map_or(1, |pool| pool.min),
-        most: Some(spec.pool.map_or(1, |pool| pool.max)),
-        call_id: 0,
-    }
 }
 
 /// Why an actor could not be built at `url`.

@@ -119,7 +119,8 @@ fn items(groups: &[Group]) -> Vec<usize> {
     repeated.flatten().collect()
 }
 
-fn take(room: &mut Room, demand: &Demand) -> Option<Taken> {
+/// Takes what an actor with `demand` has from `room`, if that will do and has as much.
+pub fn take(room: &mut Room, demand: &Demand) -> Option<Taken> {
     match demand.labels.accepts(&room.labels) {
         true => room.free.try_take(demand),
         false => None,

@@ -8,6 +8,7 @@
 mod actor_pools;
 mod actors;
 mod columns;
+mod demand;
 mod errors;
 mod executors;
 mod functions;
@@ -39,9 +40,10 @@ pub const SYSTEM_SCHEMA: &str = "system";
 const TIME: DataType = DataType::Timestamp(TimeUnit::Millisecond, None);
 
 /// The tables, in the order SHOW TABLES gives.
-const TABLES: [Table; 10] = [
+const TABLES: [Table; 11] = [
     actor_pools::TABLE,
     actors::TABLE,
+    demand::TABLE,
     errors::TABLE,
     executors::TABLE,
     functions::TABLE,

@@ -11,6 +11,7 @@ mod native_pools;
 mod operators;
 mod pools;
 mod resources;
+mod scaling;
 mod tasks;
 
 use std::path::{Path, PathBuf};

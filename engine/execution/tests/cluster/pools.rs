@@ -83,7 +83,7 @@ fn declare_as(cluster: &mut TestCluster, name: &str, body: &str, object: ObjectK
 }
 
 /// Blocks of so many rows.
-pub(super) async fn batches_of(cluster: &mut TestCluster, rows: usize) {
+pub async fn batches_of(cluster: &mut TestCluster, rows: usize) {
     let context = SessionContext::new_with_state(cluster.state.clone());
     let set = format!("SET mobula.udf_batch_rows = {rows}");
     context.sql(&set).await.unwrap();
@@ -100,7 +100,7 @@ async fn with_host() -> TestCluster {
 }
 
 /// The texts of the first column.
-pub(super) async fn texts(cluster: &TestCluster, sql: &str) -> Vec<String> {
+pub async fn texts(cluster: &TestCluster, sql: &str) -> Vec<String> {
     let rows = cluster.query(sql).await.unwrap();
     let columns = rows.iter().map(|block| block.column(0));
     let texts = columns.flat_map(|column| {
@@ -115,7 +115,7 @@ pub(super) async fn texts(cluster: &TestCluster, sql: &str) -> Vec<String> {
 }
 
 /// Waits until `host` has so many GPUs that nobody has.
-pub(super) async fn free(cluster: &TestCluster, host: &str, wanted: f64) {
+pub async fn free(cluster: &TestCluster, host: &str, wanted: f64) {
     let sql = format!("select gpus_free from system.executors where executor_id = '{host}'");
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
@@ -298,7 +298,7 @@ async fn actors_of_a_query_that_is_dropped_end_at_once() {
 
 /// A class that keeps count, and says where.
 const COUNTS: &str = "
-import os
+import os, time
 class counts:
     def __init__(self, start=0):
         self.n = start
@@ -311,12 +311,15 @@ class counts:
         return f\"{os.environ['MOBULA_EXECUTOR_ID']} {os.environ['CUDA_VISIBLE_DEVICES']}\"
     def pid(self) -> int:
         return os.getpid()
+    def nap(self, k: int) -> int:
+        time.sleep(0.05)
+        return os.getpid()
     def dies(self, k: int) -> int:
         os._exit(3)
 ";
 
 /// Builds `counts` under the name `actor`, with one GPU for each.
-async fn create(cluster: &mut TestCluster, actor: &str, pool: Option<PoolBounds>) {
+pub async fn create(cluster: &mut TestCluster, actor: &str, pool: Option<PoolBounds>) {
     declare(cluster, "counts", COUNTS);
     let class = cluster.engine.functions().get("counts").unwrap();
     let described = cluster.engine.describe_methods(&class).await.unwrap();
@@ -346,7 +349,11 @@ async fn create(cluster: &mut TestCluster, actor: &str, pool: Option<PoolBounds>
 }
 
 fn bounds(min: usize) -> Option<PoolBounds> {
-    Some(PoolBounds { min, max: min + 1 })
+    Some(PoolBounds {
+        min,
+        max: min + 1,
+        idle_ttl: None,
+    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -212,7 +212,8 @@ getters! {
         exchange_stream_window exchange_message_bytes
         executors max_sessions prepared_max sql_max_bytes wire_batch_bytes;
     duration -> Duration: udf_init_timeout udf_kill_grace udf_idle_ttl heartbeat_interval
-        heartbeat_timeout session_ttl;
+        heartbeat_timeout session_ttl pool_interval pool_wait_target pool_idle_ttl pool_debounce
+        pool_retire_limit;
     flag -> bool: local_executor insecure udf_fuse udf_prestart;
     path -> Option<&Path>: python cluster_token_file data_dir;
     plain -> &str: udf_start_method exchange_compression cluster_listen listen log

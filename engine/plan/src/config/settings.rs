@@ -128,6 +128,36 @@ pub static SETTINGS: &[Setting] = &[
         "Named actors that there may be at once; each has a process of its own for as long as it lives",
     ),
     process(
+        "pool_interval",
+        time(MS_10, HOUR),
+        "100ms",
+        "Time between two looks at the load of named pools, which may make them grow or shrink",
+    ),
+    process(
+        "pool_wait_target",
+        time(Duration::ZERO, HOUR),
+        "400ms",
+        "How long a block should wait for an actor of a named pool: longer, and the pool grows, up to its max and to what is free",
+    ),
+    process(
+        "pool_idle_ttl",
+        time(Duration::ZERO, DAY),
+        "30s",
+        "How long an actor of a named pool, beyond its min, is kept when it has nothing to do, unless its pool says so itself",
+    ),
+    process(
+        "pool_debounce",
+        time(Duration::ZERO, HOUR),
+        "2s",
+        "Least time between the growing of a named pool and its shrinking, and the other way round",
+    ),
+    process(
+        "pool_retire_limit",
+        time(Duration::ZERO, DAY),
+        "1h",
+        "How long an actor that leaves its pool may go on with the block that it is at",
+    ),
+    process(
         "udf_start_method",
         SettingKind::Choice(&["forkserver", "spawn"]),
         if cfg!(target_os = "linux") {

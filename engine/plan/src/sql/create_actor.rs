@@ -8,13 +8,12 @@
 //! SHOW ACTORS, SHOW ACTOR POOLS
 //! ```
 //!
-//! A pool also takes `min` and `max`. ACTOR, POOL and so on are no keywords of
+//! A pool also takes `min`, `max` and `idle_ttl` (`pool_options`). ACTOR, POOL and so on are no keywords of
 //! the SQL crate and are told by their text. Which methods there
 //! are is found later, in a worker; see `actor_methods`.
 
 use std::time::Duration;
 
-use datafusion::sql::sqlparser::ast::Expr;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
@@ -24,16 +23,14 @@ use super::call_options::{CallOptions, literal};
 use super::demand_options::{DemandOptions, NAMES};
 use super::literal::no_literal;
 use super::normalized;
+use super::pool_options::{POOL_OPTIONS, PoolOptions};
 use super::reader::Reader;
 use super::statement::Text;
 use crate::error::PlanError;
 
-/// Options that an actor takes, and that a pool takes besides.
+/// Options that an actor takes; a pool takes others besides.
 const OPTIONS: &str =
     "timeout, init_timeout, num_cpus, num_gpus, memory, resources and label_selector";
-const POOL_OPTIONS: &str = "min, max";
-/// Most actors of a pool.
-const ACTORS_MAX: usize = 1024;
 
 /// A parsed `CREATE ACTOR`.
 #[derive(Debug, PartialEq)]
@@ -81,7 +78,7 @@ pub(super) fn head(parser: &mut Parser<'_>) -> Option<Head> {
 }
 
 /// Consumes POOL where a name follows: an actor may be called so.
-fn consumed_pool(parser: &mut Parser<'_>) -> bool {
+pub(super) fn consumed_pool(parser: &mut Parser<'_>) -> bool {
     let is_pool = word_is(&parser.peek_token_ref().token, "pool");
     let names = matches!(&parser.peek_nth_token_ref(1).token, Token::Word(word) if word.keyword != Keyword::FROM);
     let found = is_pool && names;
@@ -163,7 +160,7 @@ pub(super) fn parse(
         false => Options::default(),
     };
     let pool = match head.is_pool {
-        true => Some(options.bounds(&name)?),
+        true => Some(options.pool.bounds().map_err(|e| refused(&name, &e))?),
         false => None,
     };
     let options = options.call;
@@ -203,7 +200,7 @@ pub(super) fn parse_drop(
 }
 
 /// Consumes `words` and ACTOR behind them, or nothing.
-fn consumed(parser: &mut Parser<'_>, words: &[Keyword]) -> bool {
+pub(super) fn consumed(parser: &mut Parser<'_>, words: &[Keyword]) -> bool {
     let next = &parser.peek_nth_token_ref(words.len()).token;
     let is_actor = word_is(next, "actor");
     let found = is_actor && parser.parse_keywords(words);
@@ -231,51 +228,7 @@ fn argument(reader: &mut Reader<'_, '_, '_>, actor: &str) -> Result<(String, Lit
 #[derive(Debug, Default)]
 struct Options {
     call: CallOptions,
-    min: Option<usize>,
-    max: Option<usize>,
-}
-
-impl Options {
-    fn bounds(&self, pool: &str) -> Result<PoolBounds, PlanError> {
-        let min = self.min.unwrap_or(1);
-        let bounds = PoolBounds {
-            min,
-            max: self.max.unwrap_or(min),
-        };
-        match bounds.max < bounds.min {
-            true => Err(refused(
-                pool,
-                &format!("its max, {}, is below its min, {min}", bounds.max),
-            )),
-            false => Ok(bounds),
-        }
-    }
-
-    /// Sets an option that only pools have; false: it is none.
-    fn set(&mut self, pool: &str, name: &str, value: &Expr) -> Result<bool, PlanError> {
-        let invalid = |expected: &str| {
-            refused(
-                pool,
-                &format!("option \"{name}\" is {value}, but must be {expected}"),
-            )
-        };
-        let count = || match literal(value) {
-            Some(Literal::Int(n)) => usize::try_from(n)
-                .ok()
-                .filter(|n| (1..=ACTORS_MAX).contains(n)),
-            _ => None,
-        };
-        let number = || count().ok_or_else(|| invalid("a number from 1 to 1024"));
-        let was_set = match name {
-            "min" => self.min.replace(number()?).is_some(),
-            "max" => self.max.replace(number()?).is_some(),
-            _ => return Ok(false),
-        };
-        match was_set {
-            true => Err(refused(pool, &format!("option \"{name}\" is given twice"))),
-            false => Ok(true),
-        }
-    }
+    pool: PoolOptions,
 }
 
 fn options(
@@ -291,8 +244,11 @@ fn options(
         reader.expect(&Token::Eq)?;
         let value = reader.parser.parse_expr();
         let value = reader.ok(value)?;
-        if is_pool && options.set(actor, &name, &value)? {
-            return Ok(());
+        if is_pool {
+            let set = options.pool.set(&name, &value);
+            if set.map_err(|problem| refused(actor, &problem))? {
+                return Ok(());
+            }
         }
         match name.as_str() {
             "timeout" | "init_timeout" => options.call.set(&owner, &name, &value),
@@ -396,13 +352,18 @@ mod tests {
     fn pools_have_bounds_and_ask_for_resources() {
         assert_eq!(created("CREATE ACTOR pool FROM c").name, "pool");
         let plain = created("create actor pool P from c");
-        let one = PoolBounds { min: 1, max: 1 };
+        let bounds = |min, max, idle_ttl: Option<u64>| PoolBounds {
+            min,
+            max,
+            idle_ttl: idle_ttl.map(Duration::from_secs),
+        };
+        let one = bounds(1, 1, None);
         assert_eq!((plain.name.as_str(), plain.pool), ("p", Some(one)));
         let whole = created(
-            "CREATE OR REPLACE ACTOR POOL p FROM c(n => 1) WITH (min = 2, max = 4, num_gpus = 0.5, timeout = '1s')",
+            "CREATE OR REPLACE ACTOR POOL p FROM c(n => 1) WITH (min = 2, max = 4, idle_ttl = '5s', num_gpus = 0.5, timeout = '1s')",
         );
-        let bounds = PoolBounds { min: 2, max: 4 };
-        assert_eq!((whole.or_replace, whole.pool), (true, Some(bounds)));
+        let whole_bounds = Some(bounds(2, 4, Some(5)));
+        assert_eq!((whole.or_replace, whole.pool), (true, whole_bounds));
         let demand = whole.demand.over(&mobula_udfs::Demand::default());
         assert_eq!(demand.to_string(), "0.5 GPU");
         for (sql, query) in [
@@ -476,7 +437,7 @@ mod tests {
             ),
             (
                 "CREATE ACTOR POOL p FROM c WITH (size = 1)",
-                "cannot create actor \"p\": it has no option \"size\". It takes min, max, timeout",
+                "cannot create actor \"p\": it has no option \"size\". It takes min, max, idle_ttl, timeout",
             ),
             (
                 "CREATE ACTOR a FROM c WITH (num_gpus = 1.5)",

@@ -1,13 +1,15 @@
 //! From SQL text to statements, and from `FROM map_batches(…)` to a node.
 //!
 //! `statement` splits and parses (with `chain_limit` and `table_argument` before
-//! the parser, `create_function` and `create_actor` for our DDL, and `method_call` after it);
+//! the parser, `create_function`, `create_actor` and `alter_pool` for our DDL, and `method_call` after it);
 //! `actor_methods` makes functions of what a worker found in an actor's class; `relation` is
 //! called back by DataFusion's planner; `call_options` reads options both in DDL and in calls
-//! (`demand_options` those of resources, `overlap_options` those of async functions), `grouping` those of `map_groups`, and
-//! `literal` what they are set to.
+//! (`demand_options` those of resources, `overlap_options` those of async functions,
+//! `pool_options` those of pools), `grouping` those of `map_groups`, and `literal` what they
+//! are set to.
 
 pub mod actor_methods;
+pub mod alter_pool;
 pub mod call_options;
 mod chain_limit;
 pub(crate) mod check_call;
@@ -18,6 +20,7 @@ pub(crate) mod grouping;
 mod literal;
 mod method_call;
 pub mod overlap_options;
+pub mod pool_options;
 mod reader;
 pub mod relation;
 mod repartition;

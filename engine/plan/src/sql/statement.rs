@@ -1,6 +1,6 @@
 //! Splits SQL into statements and parses each.
 //!
-//! Our statements (`CREATE` and `DROP` of functions and actors) are read here, all others
+//! Our statements (`CREATE` and `DROP` of functions and actors, `ALTER` of pools) are read here, all others
 //! by DataFusion's parser in its generic dialect, after `TABLE(query)` arguments
 //! were made parseable. Front ends call [`parse_statements`] and plan what it
 //! gives; nothing is executed here.
@@ -12,6 +12,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
+use super::alter_pool::{self, AlterPool};
 use super::create_actor::{self, CreateActor, DropActor};
 use super::create_function::{self, CreateFunction};
 use super::{chain_limit, method_call, normalized, table_argument};
@@ -31,6 +32,8 @@ pub enum MobulaStatement {
     CreateActor(Box<CreateActor>),
     /// `DROP ACTOR [POOL] [IF EXISTS] name`
     DropActor(DropActor),
+    /// `ALTER ACTOR POOL [IF EXISTS] name SET (…)`
+    AlterPool(AlterPool),
     /// Anything DataFusion knows.
     DataFusion(Box<Statement>),
 }
@@ -76,6 +79,9 @@ fn parse_statement(df: &mut DFParser<'_>, text: &Text<'_>) -> Result<MobulaState
     }
     if let Some(dropped) = create_actor::parse_drop(parser, text) {
         return dropped.map(MobulaStatement::DropActor);
+    }
+    if let Some(altered) = alter_pool::parse_alter(parser, text) {
+        return altered.map(MobulaStatement::AlterPool);
     }
     if let Some(query) = create_actor::parse_show(parser) {
         let mut shown = DFParserBuilder::new(query)

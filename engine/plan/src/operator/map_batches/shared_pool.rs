@@ -5,6 +5,7 @@
 //! pool itself is opened at the first block, and told to the host. Its figures
 //! become metrics whenever rows come out, and when it closes.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,9 @@ pub(super) struct SharedPool {
     opened: Mutex<Option<Opened>>,
     /// Calls that partitions may have in flight beyond their first.
     extra: Arc<Semaphore>,
+    /// Workers that `extra` has permits for, so many each.
+    permitted: AtomicUsize,
+    open: usize,
     failures: Failures,
     metrics: PoolMetrics,
     /// What `metrics` have of the pool.
@@ -85,6 +89,8 @@ impl SharedPool {
             opened: Mutex::new(None),
             // One is a partition's own.
             extra: Arc::new(Semaphore::new(workers.saturating_mul(open.max(1)) - 1)),
+            permitted: AtomicUsize::new(workers),
+            open: open.max(1),
             metrics: PoolMetrics {
                 user_time: time("user_time"),
                 transport_time: time("transport_time"),
@@ -188,7 +194,23 @@ impl SharedPool {
     /// The right to one more call in flight, if there is one. A partition's
     /// first call needs none, so that no partition can starve another.
     pub fn extra_permit(&self) -> Option<OwnedSemaphorePermit> {
+        if self.placed.is_some() {
+            self.permit_more();
+        }
         Arc::clone(&self.extra).try_acquire_owned().ok()
+    }
+
+    /// The actors of a named pool may have become more. Permits of those that go stay: the
+    /// pool itself lets blocks wait.
+    fn permit_more(&self) {
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(workers) = opened.as_ref().map(|opened| opened.pool.concurrency()) else {
+            return;
+        };
+        let before = self.permitted.fetch_max(workers, Ordering::Relaxed);
+        if let Some(more) = workers.checked_sub(before) {
+            self.extra.add_permits(more.saturating_mul(self.open));
+        }
     }
 }
 

@@ -205,7 +205,7 @@ impl Running {
             }
             match answer {
                 Ok(Some(rows)) => return Poll::Ready(Some(Ok(rows))),
-                Ok(None) => self.in_flight.remove(idx),
+                Ok(None) => self.end_call(idx),
                 Err(error) => {
                     // A call that ends without an answer has said why there.
                     let said = self.failed.try_recv().ok();
@@ -213,6 +213,17 @@ impl Running {
                     return Poll::Ready(Some(Err(error)));
                 }
             };
+        }
+    }
+
+    /// Forgets a call that is over. If it was the one that needs no permit, the oldest is
+    /// that from now on: else each partition would do with one call less than it may have.
+    fn end_call(&mut self, idx: usize) {
+        let over = self.in_flight.remove(idx);
+        if over.is_some_and(|call| call.permit.is_none())
+            && let Some(oldest) = self.in_flight.front_mut()
+        {
+            oldest.permit = None;
         }
     }
 
@@ -356,7 +367,7 @@ impl Running {
             dropped: VecDeque::new(),
             come: 0,
             _task: task,
-            _permit: permit,
+            permit,
         });
         Ok(())
     }
