@@ -10,7 +10,7 @@ use serde_json::json;
 pub(crate) const BOOTSTRAP: &str = include_str!("worker/bootstrap.py");
 
 /// The modules in the order they are loaded; each may import those before it.
-const MODULES: [(&str, &str); 17] = [
+const MODULES: [(&str, &str); 18] = [
     ("slots", include_str!("worker/slots.py")),
     ("limits", include_str!("worker/limits.py")),
     ("failure", include_str!("worker/failure.py")),
@@ -22,6 +22,7 @@ const MODULES: [(&str, &str); 17] = [
     ("views", include_str!("worker/views.py")),
     ("results", include_str!("worker/results.py")),
     ("retry", include_str!("worker/retry.py")),
+    ("context", include_str!("worker/context.py")),
     ("rows", include_str!("worker/rows.py")),
     ("isolation", include_str!("worker/isolation.py")),
     ("overlap", include_str!("worker/overlap.py")),

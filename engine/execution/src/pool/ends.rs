@@ -5,6 +5,7 @@
 //! now, which also finds those that took their place.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use mobula_plan::{PlacedPool, PoolHost};
@@ -42,6 +43,8 @@ pub(super) struct Ends {
     named: String,
     /// As many as there were at first.
     actors: usize,
+    /// Where the task begins among them.
+    first: usize,
     state: Mutex<State>,
     /// An end has room, or is new.
     changed: Notify,
@@ -82,6 +85,11 @@ impl End {
             in_flight: self.in_flight,
             credits: self.credits,
             mean_us: self.mean_us,
+            // Of its own that is counted by the block.
+            others_us: match self.in_flight {
+                0 => self.pool.wait_expected().as_micros() as f64,
+                _ => 0.0,
+            },
             is_local: self.is_local,
             is_there: !self.is_lost(),
         }
@@ -145,6 +153,7 @@ impl Ends {
             call_id: placed.call_id,
             named: placed.actor.clone(),
             actors: placed.actors(),
+            first: line.opened.fetch_add(1, Ordering::Relaxed),
             state: Mutex::default(),
             changed: Notify::new(),
         };
@@ -319,8 +328,11 @@ impl Ends {
 
     fn take(self: &Arc<Self>) -> Option<Turn> {
         let mut state = self.state.lock();
-        let views: Vec<_> = state.ends.iter().map(End::view).collect();
-        let at = choose(&views)?;
+        // From another one in each task: of those that are free, not always the same.
+        let count = state.ends.len();
+        let order = (0..count).map(|at| (self.first + at) % count);
+        let views: Vec<_> = order.map(|at| state.ends[at].view()).collect();
+        let at = (self.first + choose(&views)?) % count;
         let end = state.ends.get_mut(at)?;
         end.in_flight += 1;
         Some(Turn {

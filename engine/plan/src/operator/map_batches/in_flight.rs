@@ -58,7 +58,8 @@ pub(super) struct InFlight {
     pub(super) come: usize,
     /// `None` when it was over at once.
     pub(super) _task: Option<SpawnedTask<()>>,
-    pub(super) _permit: Option<OwnedSemaphorePermit>,
+    /// `None`: it has the place that each partition has of its own.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
 impl InFlight {
