@@ -112,11 +112,11 @@ fn who_goes_is_not_remembered_for_ever() {
     // Two workers: one of them never comes back, so that the line is never idle.
     turns.push(&stays, 0);
     assert!(turns.pop().is_some());
-    for who in 0..10_000 {
+    for who in 0..10_000_u64 {
         let once = turn(Lane::Interactive, &who.to_string());
         turns.push(&once, who);
         let (_, at_work) = turns.pop().unwrap();
-        turns.ended(&at_work.unwrap(), ms(u64::from(who % 7)));
+        turns.ended(&at_work.unwrap(), ms(who % 7));
     }
     assert!(turns.lanes[0].clients.len() <= REMEMBERED + 1);
     turns.ended(&stays, ms(1));
