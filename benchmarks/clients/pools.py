@@ -1,15 +1,19 @@
-"""Actors on an executor of their own: how busy a slow stage keeps them, and what kills cost.
+"""Actors that several share: how busy a slow stage keeps them, what kills cost, and how
+fast point queries stay beside batches.
 
     MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py slowest [--actors 1,2,4,8,16]
     MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py chaos [--seconds 60]
     MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py burst [--seconds 60]
+    MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py served [--questions 300]
 
 `slowest`: two executors scan, a third one has the actors, which take 10 ms a block.
 `chaos`: four actors on two executors; every 5 s one of them, or one of their executors, is
 killed. The executor is started again 3 s later.
 `burst`: a named pool of 1 to 8 actors gets a job of so many seconds for one actor, three times with
-a pause; its size and its line are printed as they go. Needs the packages of
-tests/clients/requirements.txt.
+a pause; its size and its line are printed as they go.
+`served`: one server with a warm pool of four, asked one row at a time, alone and beside a
+query whose calls take 10 ms, 500 ms, or one whose blocks would take seconds if they were not
+cut. Needs the packages of tests/clients/requirements.txt.
 """
 
 import argparse
@@ -18,6 +22,9 @@ import os
 import pathlib
 import random
 import signal
+import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -39,6 +46,29 @@ BLOCK_ROWS = 16
 PARTS = 8
 KILL_EVERY_S = 5
 AWAY_S = 3
+
+
+EMBED = """CREATE FUNCTION embed(text VARCHAR) RETURNS DOUBLE LANGUAGE python AS $$
+import time
+class embed:
+    def __call__(self, text):
+        # 'batch 10' is a call of 10 ms, 'row 1' are rows of 1 ms each.
+        kind, _, ms = text[0].partition(' ')
+        rows = {'batch': 1, 'row': len(text)}.get(kind, 0)
+        time.sleep(rows * float(ms or 0) / 1000)
+        return [float(len(t)) for t in text]
+$$"""
+POOL = "CREATE ACTOR POOL model FROM embed WITH (min = 4, max = 4)"
+# A client of its own: nothing it does waits for the one that measures.
+BATCHES = """
+import sys, adbc_driver_flightsql.dbapi as flightsql
+cursor = flightsql.connect(sys.argv[1], autocommit=True).cursor()
+cursor.execute(f"SET mobula.udf_batch_rows = {sys.argv[3]}")
+rows = f"SELECT '{sys.argv[2]}' AS text FROM generate_series(1, 1000000000)"
+# In no order: blocks that are done wait for none.
+cursor.execute(f"SELECT count(model) FROM map_batches(TABLE({rows}), model, preserve_order => false)")
+cursor.fetchall()
+"""
 
 
 class Cluster:
@@ -243,10 +273,66 @@ def print_burst(log, jobs):
     print(f"turned round {turns(log)} times in {len(jobs)} jobs")
 
 
+def latencies(cursor, questions):
+    """The median and the 95th percentile of point queries, in ms."""
+    took = []
+    for _ in range(questions):
+        began = time.perf_counter()
+        cursor.execute("SELECT model('text')")
+        assert cursor.fetchall() == [(4.0,)]
+        took.append(1000 * (time.perf_counter() - began))
+    return statistics.median(took), statistics.quantiles(took, n=20)[-1]
+
+
+@contextlib.contextmanager
+def batches(server, cursor, text, rows):
+    """A query beside, whose calls keep all four actors."""
+
+    def busy():
+        cursor.execute("SELECT count(*) FROM system.actors WHERE state = 'busy'")
+        return cursor.fetchone()[0]
+
+    client = subprocess.Popen([sys.executable, "-c", BATCHES, server.address("clients"), text, str(rows)])
+    try:
+        limit = time.monotonic() + 20
+        while busy() < 4:
+            assert time.monotonic() < limit and client.poll() is None, "the batches do not run"
+        time.sleep(1)
+        yield
+        assert client.poll() is None, "the batches have ended"
+    finally:
+        client.kill()
+        client.wait()
+        while busy():
+            time.sleep(0.05)
+
+
+def served(questions):
+    """Point queries alone and beside batches, each with what they may take."""
+    with tempfile.TemporaryDirectory() as root:
+        server = Server(pathlib.Path(root) / "data")
+        try:
+            with server.connect() as connection, connection.cursor() as cursor:
+                cursor.execute(EMBED)
+                cursor.execute(POOL)
+                latencies(cursor, 50)
+                idle = latencies(cursor, questions)
+                yield "idle", *idle, None
+                with batches(server, cursor, "batch 10", 16):
+                    yield "beside calls of 10 ms", *latencies(cursor, questions), 3 * idle[1]
+                with batches(server, cursor, "batch 500", 16):
+                    yield "beside calls of 500 ms", *latencies(cursor, max(40, questions // 4)), 500 + idle[1]
+                with batches(server, cursor, "row 0.1", 65536):
+                    yield "beside rows of 0.1 ms, in blocks", *latencies(cursor, questions // 2), None
+        finally:
+            server.stop()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("case", choices=["slowest", "chaos", "burst"])
+    parser.add_argument("case", choices=["slowest", "chaos", "burst", "served"])
     parser.add_argument("--actors", default="1,2,4,8,16", help="of the slow stage")
+    parser.add_argument("--questions", type=int, default=300, help="point queries of each case of `served`")
     parser.add_argument("--seconds", type=int, help="of one run: 4, or 60 with kills and bursts")
     arguments = parser.parse_args()
     if arguments.case == "slowest":
@@ -257,6 +343,11 @@ def main():
         return
     if arguments.case == "burst":
         print_burst(*burst(arguments.seconds or 60))
+        return
+    if arguments.case == "served":
+        for case, median, p95, owed in served(arguments.questions):
+            against = f", {p95 / owed:.2f} of the {owed:.1f} ms it may take" if owed else ""
+            print(f"{case}: p50 {median:.1f} ms, p95 {p95:.1f} ms{against}", flush=True)
         return
     calm, took, _ = chaos(20, False)
     print(f"undisturbed: {calm:.1f} blocks for each second of an actor, {took:.0f} s", flush=True)

@@ -134,6 +134,7 @@ fn identity(block: &RecordBatch) -> Arc<UdfCall> {
         handling: Handling::default(),
         max_errors: None,
         query: String::new(),
+        priority: Default::default(),
         steps: vec![],
     })
 }

@@ -22,12 +22,12 @@ use std::time::Duration;
 use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
 use tokio::sync::oneshot;
 
+use crate::block_id::part_of;
 use crate::call::{CallMode, UdfCall};
 use crate::crew::{Lease, Vacancy};
 use crate::error::{ErrorBound, UdfError, UdfErrorClass, UserFailure};
 use crate::exchange::{Ahead, Exchange, Interruption, Part, Parts, answer_bytes};
 use crate::failed_rows::{FailedRow, OnError, RowFailure};
-use crate::hosted::Hosted;
 use crate::line::Ticket;
 use crate::manager::leaves_worker_usable;
 use crate::pool::Answer;
@@ -69,7 +69,8 @@ impl Place {
     ) -> Result<Self, UdfError> {
         let mean = || call.counters.mean.get();
         let grow = || CallOn::grow(call);
-        let opening = match call.crew.line.wait_or_grow(again, mean, grow).await {
+        let line = &call.crew.line;
+        let opening = match line.wait_or_grow(&call.turn, again, mean, grow).await {
             Ticket::Permit(permit) => {
                 let vacancy = Vacancy { permit, kept: None };
                 return call.lease(vacancy).await.map(Self::Worker);
@@ -249,7 +250,9 @@ impl BlockRun<'_> {
             wall: &mut self.wall,
             has_more: false,
         };
-        let busy = call.crew.hosted.as_ref().map(Hosted::begin_block);
+        let mean = call.counters.mean.get();
+        let hosted = call.crew.hosted.as_ref();
+        let busy = hosted.map(|hosted| hosted.begin_block(mean));
         let sending = exchange.send_together(train, ahead, &mut self.sent).await;
         let outcome = match sending {
             Ok(()) => {
@@ -305,7 +308,8 @@ impl BlockRun<'_> {
         let (crew, order, sent) = (&self.call.crew, &self.call.order, &mut self.sent);
         let all = async {
             while let Some(block) = sent.pop_front() {
-                let _busy = crew.hosted.as_ref().map(Hosted::begin_block);
+                let hosted = crew.hosted.as_ref();
+                let _busy = hosted.map(|hosted| hosted.begin_block(None));
                 let deadline = crew.manager.call_deadline(&order.call);
                 if !drain(lease, order, deadline, block).await {
                     return false;
@@ -360,7 +364,7 @@ impl BlockRun<'_> {
         let may_cut = by_row || call.may_ask_again();
         if let Some(half) = call.cut(&block).filter(|_| may_cut) {
             let part = |start: usize, rows: usize| Todo {
-                block: block.slice(start, rows),
+                block: part_of(&block, start, rows),
                 offset: offset + start,
                 is_suspect: true,
             };

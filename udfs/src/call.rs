@@ -67,9 +67,20 @@ pub struct UdfCall {
     /// The query that makes the call, which has claimed what its workers ask for; empty:
     /// none. It does not travel either.
     pub query: String,
+    /// How urgent it is where others wait for the same actors. Nor does that travel.
+    pub priority: Priority,
     /// Of several functions that one worker runs on a block: each of them, this
     /// first one included. Else empty. See [`UdfCall::fused`].
     pub steps: Vec<Step>,
+}
+
+/// How urgent a call is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Priority {
+    /// Whether it goes before those that are not.
+    pub is_interactive: bool,
+    /// Whether the session has said so; else it is what the statement looks like.
+    pub is_said: bool,
 }
 
 /// A constant in SQL, as a constructor's argument.
@@ -183,6 +194,7 @@ impl From<Encoded> for UdfCall {
             timeout: None,
             max_errors: None,
             query: String::new(),
+            priority: Priority::default(),
             steps: steps.collect(),
         }
     }
@@ -257,6 +269,7 @@ mod tests {
             timeout: None,
             max_errors: None,
             query: String::new(),
+            priority: Priority::default(),
             steps: vec![],
         };
         assert_eq!(UdfCall::decode(&call.encode().unwrap()).unwrap(), call);

@@ -82,9 +82,10 @@ impl Crew {
         hosted: Option<Hosted>,
         [least, growth]: [usize; 2],
     ) -> Arc<Self> {
+        let every = manager.settings.batch_every;
         Arc::new(Self {
             manager,
-            line: Line::new(least, growth),
+            line: Line::new(least, growth, every),
             want,
             share,
             hosted,

@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::activity::WorkerState;
+use crate::block_id::part_of;
 use crate::call::UdfCall;
 use crate::crew::Lease;
 use crate::error::{UdfError, UserFailure};
@@ -223,8 +224,8 @@ impl Exchange<'_> {
                 self.collect(sent, &block, offset).await?;
                 offset += block.num_rows();
             } else if let Some(half) = self.order.call.cut(&block) {
-                todo.push(block.slice(half, block.num_rows() - half));
-                todo.push(block.slice(0, half));
+                todo.push(part_of(&block, half, block.num_rows() - half));
+                todo.push(part_of(&block, 0, half));
             } else {
                 return Err(self.too_large(&block, encoded.bytes).into());
             }

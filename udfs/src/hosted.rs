@@ -1,7 +1,7 @@
 //! A named actor in this process: a crew of one worker that outlives its calls.
 //!
 //! Calls of all queries and sessions stand in one line and reach the actor one at a
-//! time in the order they came. A reader that goes takes the actor from nobody: a block
+//! time: in the order they came, or, where it is one of a pool, in turns (`turns`). A reader that goes takes the actor from nobody: a block
 //! that has been given to it runs to its end, within the call's time limit. When its
 //! process ends, it is built anew at once by its keeper, or by the call that lost it;
 //! what it kept is gone.
@@ -29,6 +29,8 @@ use crate::process::Process;
 use crate::process_pool::{CallOn, PARTS_WAITING, stream_of};
 use crate::signal;
 use crate::spawn::{OwnedTask, spawn_named};
+use crate::train::Mean;
+use crate::turns::Turn;
 use crate::worker::Worker;
 
 /// For how long a failure to build the actor answers for the next ones.
@@ -38,6 +40,8 @@ const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// An actor that has lived so long is built anew without waiting.
 const LONG_LIFE: Duration = Duration::from_secs(10);
+/// What is expected of an actor that is to be built: others are asked first.
+const BUILD_TIME: Duration = Duration::from_secs(600);
 /// How often the end of the call at work is looked for when an actor is dropped.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -49,6 +53,8 @@ pub(crate) struct Hosted {
     /// Calls in line.
     queue: AtomicUsize,
     life: Mutex<Life>,
+    /// What a block takes lately, of whatever call.
+    mean: Mean,
     /// Calls at work: they end by themselves, whoever reads them.
     at_work: Mutex<Vec<OwnedTask>>,
     /// Whether others of its pool take what is sent to it.
@@ -65,6 +71,8 @@ struct Life {
     calls: u64,
     busy: Duration,
     busy_since: Option<Instant>,
+    /// What the block at work is expected to take.
+    expected: Option<Duration>,
     /// When it last could not be built, and why.
     failed: Option<(Instant, String)>,
     last_error: String,
@@ -84,9 +92,11 @@ impl Hosted {
                 calls: 0,
                 busy: Duration::ZERO,
                 busy_since: None,
+                expected: None,
                 failed: None,
                 last_error: String::new(),
             }),
+            mean: Mean::default(),
             at_work: Mutex::default(),
             is_retired: AtomicBool::new(false),
         }
@@ -144,10 +154,32 @@ impl Hosted {
         }
     }
 
-    /// It is at work until what is returned goes.
-    pub(crate) fn begin_block(&self) -> Busy<'_> {
-        self.life.lock().busy_since = Some(Instant::now());
+    /// It is at work until what is returned goes, which is `expected` to take so long.
+    pub(crate) fn begin_block(&self, expected: Option<Duration>) -> Busy<'_> {
+        let mut life = self.life.lock();
+        life.busy_since = Some(Instant::now());
+        life.expected = expected;
+        drop(life);
         Busy { hosted: self }
+    }
+
+    /// About how long a block waits that comes now, `ahead` others being served before it.
+    fn wait_expected(&self, ahead: usize) -> Duration {
+        let now = {
+            let life = self.life.lock();
+            if !life.is_running() {
+                return BUILD_TIME;
+            }
+            life.busy_since.map_or(Duration::ZERO, |since| {
+                // What nothing is known of, or takes longer than the last ones, is as
+                // likely to take as long again.
+                let so_far = since.elapsed();
+                let left = life.expected.and_then(|all| all.checked_sub(so_far));
+                left.unwrap_or(so_far)
+            })
+        };
+        let ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
+        now + self.mean.get().unwrap_or_default().saturating_mul(ahead)
     }
 
     /// Counts as one in line until what is returned goes.
@@ -206,8 +238,11 @@ impl Drop for Busy<'_> {
     fn drop(&mut self) {
         let mut life = self.hosted.life.lock();
         life.calls += 1;
-        let took = life.busy_since.take().map(|at| at.elapsed());
-        life.busy += took.unwrap_or_default();
+        if let Some(since) = life.busy_since.take() {
+            let took = since.elapsed();
+            life.busy += took;
+            self.hosted.mean.add(took);
+        }
     }
 }
 
@@ -233,7 +268,7 @@ pub(crate) async fn prepare(crew: &Arc<Crew>, hosted: &Hosted) -> Result<Arc<Pro
         limit: crew.manager.init_limit_of(hosted.spec.init_timeout),
         counters: &hosted.counters,
     };
-    let lease = match crew.line.wait(false).await {
+    let lease = match crew.line.wait(&Turn::of_keeper(), false).await {
         Ticket::Permit(permit) => {
             let vacancy = Vacancy { permit, kept: None };
             crew.lease(vacancy, &claim).await?
@@ -353,7 +388,7 @@ impl UdfPool for HostedPool {
         let cut_off = gone(hosted, self.call.order.function());
         let ticket = {
             let _queued = hosted.queued();
-            crew.line.wait(false).await
+            crew.line.wait(&self.call.turn, false).await
         };
         let Ticket::Permit(permit) = ticket else {
             return Err(cut_off);
@@ -369,6 +404,13 @@ impl UdfPool for HostedPool {
 
     fn train(&self) -> usize {
         self.call.counters.mean.train()
+    }
+
+    fn wait_expected(&self) -> Duration {
+        let crew = &self.call.crew;
+        let ahead = crew.line.ahead(&self.call.turn);
+        let hosted = crew.hosted.as_ref();
+        hosted.map_or(Duration::ZERO, |hosted| hosted.wait_expected(ahead))
     }
 
     fn concurrency(&self) -> usize {

@@ -2,8 +2,9 @@
 //!
 //! A call gets a permit, the right to one of the pool's workers, or goes ahead: its
 //! block is sent to a worker that is still at work on another, which hands it the
-//! worker and its permit when it is through. Who came first is served first,
-//! whatever it gets, so that the one worker of a pool sees blocks in order.
+//! worker and its permit when it is through. Of one query who came first is served first,
+//! whatever it gets, so that the one worker of a pool sees blocks in order; several queries
+//! take turns (`turns`).
 //!
 //! A pool may start with fewer workers than it may have: one more is made ready when a
 //! call has waited so long that more will have to, and its permit comes with it.
@@ -20,6 +21,7 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use crate::sender::Sender;
+use crate::turns::{Turn, Turns};
 
 /// How often, at most, a pool grows by a worker.
 const GROW_EVERY: Duration = Duration::from_millis(100);
@@ -44,7 +46,7 @@ struct State<W> {
     /// Workers whose next block may be sent, the longest at work first.
     openings: VecDeque<Opening<W>>,
     opened: u64,
-    waiting: VecDeque<oneshot::Sender<Ticket<W>>>,
+    waiting: Turns<oneshot::Sender<Ticket<W>>>,
 }
 
 /// What a call gets.
@@ -58,6 +60,9 @@ pub(crate) enum Ticket<W> {
 #[derive(Debug)]
 pub(crate) struct Permit<W> {
     line: Arc<Line<W>>,
+    /// Whose time it is, from then on.
+    turn: Option<Turn>,
+    since: Instant,
 }
 
 /// The place behind the block that a worker is at work on.
@@ -79,8 +84,9 @@ pub(crate) struct Offer<W> {
 }
 
 impl<W> Line<W> {
-    /// With `permits`, at least 1, and up to `growth` more.
-    pub(crate) fn new(permits: usize, growth: usize) -> Arc<Self> {
+    /// With `permits`, at least 1, and up to `growth` more; where some are more urgent,
+    /// others get at least every `every`-th turn.
+    pub(crate) fn new(permits: usize, growth: usize, every: u32) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 permits,
@@ -89,20 +95,26 @@ impl<W> Line<W> {
                 grown_at: None,
                 openings: VecDeque::new(),
                 opened: 0,
-                waiting: VecDeque::new(),
+                waiting: Turns::new(every),
             }),
         })
     }
 
-    /// Waits in line; before all others if `again`, for it has been through once.
-    pub(crate) async fn wait(self: &Arc<Self>, again: bool) -> Ticket<W> {
+    /// About how many are served before one that comes now.
+    pub(crate) fn ahead(&self, turn: &Turn) -> usize {
+        self.state.lock().waiting.ahead(turn)
+    }
+
+    /// Waits in line for a `turn`; before all others if `again`, for it has been through
+    /// once.
+    pub(crate) async fn wait(self: &Arc<Self>, turn: &Turn, again: bool) -> Ticket<W> {
         loop {
-            let (turn, mine) = oneshot::channel();
+            let (who, mine) = oneshot::channel();
             {
                 let waiting = &mut self.state.lock().waiting;
                 match again {
-                    true => waiting.push_front(turn),
-                    false => waiting.push_back(turn),
+                    true => waiting.push_first(who),
+                    false => waiting.push(turn, who),
                 }
             }
             self.serve();
@@ -117,12 +129,13 @@ impl<W> Line<W> {
     /// says by [`Self::grown`] when there is one. `block`: what a block takes lately.
     pub(crate) async fn wait_or_grow(
         self: &Arc<Self>,
+        turn: &Turn,
         again: bool,
         block: impl Fn() -> Option<Duration>,
         grow: impl Fn(),
     ) -> Ticket<W> {
         let since = Instant::now();
-        let mut ticket = pin!(self.wait(again));
+        let mut ticket = pin!(self.wait(turn, again));
         loop {
             let may_grow = self.state.lock().growth > 0;
             tokio::select! {
@@ -184,29 +197,20 @@ impl<W> Line<W> {
     /// Gives what there is to those who wait.
     fn serve(self: &Arc<Self>) {
         loop {
-            let (turn, ticket) = {
+            let (who, ticket) = {
                 let mut state = self.state.lock();
-                state.waiting.retain(|turn| !turn.is_closed());
-                if state.waiting.is_empty() {
+                state.waiting.retain(|who| !who.is_closed());
+                if state.permits == 0 && state.openings.is_empty() {
                     return;
                 }
-                let ticket = match state.permits.checked_sub(1) {
-                    Some(left) => {
-                        state.permits = left;
-                        Ticket::Permit(Permit {
-                            line: Arc::clone(self),
-                        })
-                    }
-                    None => match state.openings.pop_front() {
-                        Some(opening) => Ticket::Ahead(opening),
-                        None => return,
-                    },
+                let Some((who, turn)) = state.waiting.pop() else {
+                    return;
                 };
-                (state.waiting.pop_front(), ticket)
+                (who, state.ticket(self, turn))
             };
-            let unwanted = match turn {
-                Some(turn) => turn.send(ticket).err(),
-                None => Some(ticket),
+            let unwanted = match ticket {
+                Some(ticket) => who.send(ticket).err(),
+                None => return,
             };
             // Who waited has just gone. A permit gives itself back.
             if let Some(Ticket::Ahead(opening)) = unwanted {
@@ -216,9 +220,34 @@ impl<W> Line<W> {
     }
 }
 
+impl<W> State<W> {
+    /// What there is, for who has this `turn`.
+    fn ticket(&mut self, line: &Arc<Line<W>>, turn: Option<Turn>) -> Option<Ticket<W>> {
+        if let Some(left) = self.permits.checked_sub(1) {
+            self.permits = left;
+            return Some(Ticket::Permit(Permit {
+                line: Arc::clone(line),
+                turn,
+                since: Instant::now(),
+            }));
+        }
+        // Its time is counted with that of the block it goes behind, which is of its query.
+        if let Some(turn) = turn {
+            self.waiting.ended(&turn, Duration::ZERO);
+        }
+        self.openings.pop_front().map(Ticket::Ahead)
+    }
+}
+
 impl<W> Drop for Permit<W> {
     fn drop(&mut self) {
-        self.line.state.lock().permits += 1;
+        {
+            let mut state = self.line.state.lock();
+            state.permits += 1;
+            if let Some(turn) = &self.turn {
+                state.waiting.ended(turn, self.since.elapsed());
+            }
+        }
         self.line.serve();
     }
 }
@@ -283,13 +312,13 @@ mod tests {
     /// A call in line.
     fn stand(line: &Calls, again: bool) -> BoxFuture<'static, Ticket<u32>> {
         let line = Arc::clone(line);
-        let mut call = async move { line.wait(again).await }.boxed();
+        let mut call = async move { line.wait(&Turn::of_keeper(), again).await }.boxed();
         assert!((&mut call).now_or_never().is_none());
         call
     }
 
     async fn permit(line: &Calls) -> Permit<u32> {
-        match line.wait(false).await {
+        match line.wait(&Turn::of_keeper(), false).await {
             Ticket::Permit(permit) => permit,
             Ticket::Ahead(_) => panic!("no permit"),
         }
@@ -316,7 +345,7 @@ mod tests {
 
     #[tokio::test]
     async fn calls_are_served_in_the_order_they_came() {
-        let line = Line::new(1, 0);
+        let line = Line::new(1, 0, 8);
         let first = permit(&line).await;
         let (mut second, mut third) = (stand(&line, false), stand(&line, false));
         let offer = line.offer(&way_out());
@@ -341,7 +370,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_worker_that_nobody_follows_comes_back() {
-        let line = Line::new(1, 0);
+        let line = Line::new(1, 0, 8);
         let first = permit(&line).await;
         assert_eq!(line.offer(&way_out()).hand_over(7), Err(7));
         // Who gave up waiting takes nothing.
@@ -359,7 +388,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_follows_a_lost_worker_is_told() {
-        let line = Line::new(0, 0);
+        let line = Line::new(0, 0, 8);
         let mut second = stand(&line, false);
         let offer = line.offer(&way_out());
         let Some(Ticket::Ahead(opening)) = (&mut second).now_or_never() else {

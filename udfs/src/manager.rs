@@ -61,6 +61,9 @@ pub struct WorkerSettings {
     /// What a worker may take beyond what it starts with; past that user code gets a
     /// MemoryError. Linux only. 0: as much as there is.
     pub worker_memory_bytes: usize,
+    /// While calls wait for an actor behind interactive ones, they get at least one of so
+    /// many turns; at least 2.
+    pub batch_every: u32,
     /// Longest message to or from a worker; 64 KiB to 4 GiB.
     pub max_frame_bytes: usize,
     /// Whether large blocks cross in memory that a worker and this process share;
@@ -107,6 +110,7 @@ impl Default for WorkerSettings {
             idle_ttl: Duration::from_secs(60),
             worker_max_blocks: 10_000,
             worker_memory_bytes: 0,
+            batch_every: 8,
             max_frame_bytes: 256 << 20,
             shared_memory: true,
             log_tail_bytes: 64 << 10,

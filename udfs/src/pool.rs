@@ -72,6 +72,12 @@ pub trait UdfPool: Send + Sync + Debug {
         1
     }
 
+    /// About how long a block that is given now would wait for blocks of others, as far as
+    /// this process knows.
+    fn wait_expected(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Most workers at work at a time; at least 1.
     fn concurrency(&self) -> usize;
 

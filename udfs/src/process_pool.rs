@@ -14,6 +14,7 @@ use futures::stream::{self, StreamExt};
 use mobula_block::plain::{block_as, plain_block};
 use tokio::sync::mpsc;
 
+use crate::block_id::{BlockId, as_named};
 use crate::block_run::{Place, run};
 use crate::call::UdfCall;
 use crate::crew::{Claim, Crew, Lease, Vacancy};
@@ -25,6 +26,7 @@ use crate::pool::{Answer, AnswerStream, PoolStats, UdfPool};
 use crate::resources::Share;
 use crate::roster::Want;
 use crate::spawn::{OwnedTask, spawn_named};
+use crate::turns::Turn;
 
 /// Outputs that may wait for their reader.
 pub(crate) const PARTS_WAITING: usize = 2;
@@ -45,6 +47,8 @@ pub(crate) struct CallOn {
     pub(crate) crew: Arc<Crew>,
     pub(crate) order: CallOrder,
     pub(crate) counters: Counters,
+    /// As who its blocks stand in line.
+    pub(crate) turn: Turn,
 }
 
 impl ProcessPool {
@@ -134,7 +138,11 @@ impl Drop for ProcessPool {
 
 impl CallOn {
     pub(crate) fn new(crew: Arc<Crew>, order: CallOrder) -> Arc<Self> {
+        // A single actor promises to take calls as they come.
+        let hosted = crew.hosted.as_ref();
+        let shares = hosted.is_none_or(|hosted| hosted.spec.pool.is_some());
         Arc::new(Self {
+            turn: Turn::of(&order.call, shares),
             crew,
             order,
             counters: Counters::default(),
@@ -165,8 +173,10 @@ impl CallOn {
 
     /// The same of one block.
     pub(crate) fn one_as_sent(&self, block: RecordBatch) -> Result<RecordBatch, UdfError> {
+        let id = BlockId::of(&block);
         plain_block(block)
             .and_then(|block| block_as(block, &self.order.input))
+            .map(|block| as_named(id, block))
             .map_err(|source| UdfError::Block {
                 function: self.function(),
                 source,

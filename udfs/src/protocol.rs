@@ -479,10 +479,13 @@ pub(crate) struct Exited {
 
 /// PROCESS; the payload is the block.
 #[derive(Debug, Serialize)]
-pub(crate) struct Process {
+pub(crate) struct Process<'a> {
     pub(crate) call: u64,
     /// Rows that may fail before the call does.
     pub(crate) max_errors: Option<u64>,
+    /// What the block is called, for user code that asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) block: Option<&'a crate::block_id::Named>,
 }
 
 /// DONE.

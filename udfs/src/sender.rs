@@ -18,6 +18,7 @@ use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::OwnedWriteHalf;
 
+use crate::block_id::Named;
 use crate::channel::{ChannelError, SharedSlots, breathe, too_long};
 use crate::descriptors::send_with;
 use crate::order::CallOrder;
@@ -60,6 +61,8 @@ pub(crate) struct Encoded {
     call: u64,
     pieces: Vec<Buffer>,
     pub(crate) bytes: usize,
+    /// What it is called, if it has a name.
+    named: Option<Named>,
 }
 
 /// A block that is on its way.
@@ -70,6 +73,12 @@ pub(crate) struct SentBlock {
 }
 
 impl Encoded {
+    /// As those of its block's rows.
+    pub(crate) fn at(mut self, places: &[usize]) -> Self {
+        self.named = self.named.map(|named| named.at(places));
+        self
+    }
+
     /// Whether it goes into a frame of so many bytes.
     pub(crate) fn fits(&self, max_frame_bytes: usize) -> bool {
         self.bytes + OVERHEAD_BYTES <= max_frame_bytes
@@ -152,6 +161,7 @@ impl Sender {
             call,
             bytes: pieces.iter().map(Buffer::len).sum(),
             pieces,
+            named: Named::of(block),
         }))
     }
 
@@ -164,7 +174,11 @@ impl Sender {
         let Encoded { call, bytes, .. } = *block;
         let max_errors = order.call.max_errors;
         let seq = self.next_seq();
-        let request = Process { call, max_errors };
+        let request = Process {
+            call,
+            max_errors,
+            block: block.named.as_ref(),
+        };
         self.send(Kind::Process, seq, &request, &block.pieces)
             .await?;
         Ok(SentBlock { seq, bytes })
@@ -225,9 +239,14 @@ impl Sender {
                 call,
                 pieces,
                 bytes,
+                named,
             } = block;
-            let max_errors = order.call.max_errors;
-            let body = serde_json::to_vec(&Process { call, max_errors }).ok()?;
+            let request = Process {
+                call,
+                max_errors: order.call.max_errors,
+                block: named.as_ref(),
+            };
+            let body = serde_json::to_vec(&request).ok()?;
             let seq = self.next_seq();
             let mut start = Header::frame_start(Kind::Process, seq, &body, bytes)?;
             if self.has_board && at < last {

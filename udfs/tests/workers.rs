@@ -14,6 +14,9 @@ mod ahead;
 #[path = "workers/bench.rs"]
 mod bench;
 #[cfg(test)]
+#[path = "workers/block_ids.rs"]
+mod block_ids;
+#[cfg(test)]
 #[path = "workers/faults.rs"]
 mod faults;
 #[cfg(test)]
@@ -40,6 +43,9 @@ mod hosted;
 #[cfg(test)]
 #[path = "workers/isolation.rs"]
 mod isolation;
+#[cfg(test)]
+#[path = "workers/lanes.rs"]
+mod lanes;
 #[cfg(test)]
 #[path = "workers/lifetimes.rs"]
 mod lifetimes;

@@ -5,6 +5,7 @@
 //! stores, connections to peers, and the counters of all traffic.
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -109,6 +110,7 @@ impl Process {
             patience: options.udf_init_timeout(),
             directory: Arc::default(),
             coordinator: OnceLock::new(),
+            opened: AtomicUsize::new(0),
         });
         let host = ProcessTaskHost {
             pool_line: Arc::clone(&pool_line),
@@ -330,6 +332,7 @@ fn worker_settings(
         idle_ttl: options.udf_idle_ttl(),
         worker_max_blocks: options.udf_worker_max_blocks() as u64,
         worker_memory_bytes: options.udf_worker_memory(),
+        batch_every: u32::try_from(options.udf_batch_every()).unwrap_or(u32::MAX),
         max_frame_bytes: options.udf_max_frame_bytes(),
         ..WorkerSettings::default()
     }

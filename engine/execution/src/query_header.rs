@@ -21,6 +21,7 @@ pub fn query_header(query_id: &str, options: &ConfigOptions, stores: Vec<Store>)
         options: non_default(options),
         stores,
         pools: vec![],
+        is_interactive: false,
     }
 }
 

@@ -11,8 +11,8 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use mobula_plan::operator::map_batches::{actors_called, demanding_calls, demands};
-use mobula_plan::{MobulaOptions, PlacedPool, QueryId};
+use mobula_plan::operator::map_batches::{actors_called, demanding_calls, demands, is_interactive};
+use mobula_plan::{Interactive, MobulaOptions, PlacedPool, QueryId};
 use mobula_proto::cluster::QueryHeader;
 use url::Url;
 
@@ -191,7 +191,14 @@ impl Engine {
         };
         placed.extend(self.actors().placed(actors_called(&plan)?));
         let last = self.process().tasks().last_stage(&query_id);
-        let context = task_context(state, &query_id, Arc::clone(&last), placed, header)?;
+        let interactive = Interactive(is_interactive(&plan)?);
+        let context = task_context(
+            state,
+            &query_id,
+            Arc::clone(&last),
+            (placed, interactive),
+            header,
+        )?;
         let stream = execute_stream(Arc::clone(&plan), context);
         let stream = stream.inspect_err(|_| last.failed_to_start())?;
         Ok(Some(QueryRun {
@@ -258,18 +265,20 @@ fn task_context(
     state: &SessionState,
     query_id: &str,
     last: Arc<TaskRun>,
-    placed: Vec<PlacedPool>,
+    (placed, interactive): (Vec<PlacedPool>, Interactive),
     header: Option<QueryHeader>,
 ) -> Result<Arc<TaskContext>> {
     let context = TaskContext::from(state);
     let config = context.session_config().clone();
     let mut config = config.with_extension(Arc::new(QueryId(query_id.to_owned())));
-    if let Some(mut header) = header.filter(|_| !placed.is_empty()) {
+    if let Some(mut header) = header.filter(|_| !placed.is_empty() || interactive.0) {
         header.pools = to_wire(&placed);
+        header.is_interactive = interactive.0;
         set_header(&mut config, &header)?;
     }
     let config = config
         .with_extension(extension(placed))
+        .with_extension(Arc::new(interactive))
         .with_extension(last);
     Ok(Arc::new(context.with_session_config(config)))
 }

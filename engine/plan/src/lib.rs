@@ -42,6 +42,7 @@ pub use sql::create_function::CreateFunction;
 pub use sql::overlap_options::check_overlap;
 pub use sql::statement::{MobulaStatement, parse_statements};
 pub use task_host::{
-    FailedRows, ListedRow, PlacedPool, PlacedPools, PoolHost, QueryId, TaskHost, TaskHostHandle,
+    FailedRows, Interactive, ListedRow, PlacedPool, PlacedPools, PoolHost, QueryId, TaskHost,
+    TaskHostHandle,
 };
 pub use udf::scalar_udf;

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::common::{Result, internal_datafusion_err};
 use datafusion::execution::TaskContext;
-use mobula_udfs::{UdfCall, UdfError, UdfPool};
+use mobula_udfs::{Priority, UdfCall, UdfError, UdfPool};
 
+use crate::config::MobulaOptions;
 use crate::operator_run::OperatorRun;
 
 /// Rows of one block that user code failed on.
@@ -45,6 +46,27 @@ impl QueryId {
     pub fn of(context: &TaskContext) -> String {
         let id = context.session_config().get_extension::<Self>();
         id.map(|id| id.0.clone()).unwrap_or_default()
+    }
+}
+
+/// Whether somebody seems to wait for a task's query, as an extension of DataFusion's
+/// session configuration: see `is_interactive`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Interactive(pub bool);
+
+impl Interactive {
+    /// How urgent calls of `context` are under `options`.
+    pub fn priority(context: &TaskContext, options: &MobulaOptions) -> Priority {
+        let seems = context.session_config().get_extension::<Self>();
+        let said = match options.udf_priority() {
+            "interactive" => Some(true),
+            "batch" => Some(false),
+            _ => None,
+        };
+        Priority {
+            is_interactive: said.unwrap_or_else(|| seems.is_some_and(|seems| seems.0)),
+            is_said: said.is_some(),
+        }
     }
 }
 
@@ -127,6 +149,11 @@ pub trait TaskHost: Send + Sync + Debug {
     /// How many of `total` workers, wanted over the whole cluster, this task
     /// gets; at least 1. In one process: all of them.
     fn task_share(&self, context: &TaskContext, total: usize) -> usize;
+
+    /// Which of its stage's tasks this one is, from 0.
+    fn task_idx(&self, _context: &TaskContext) -> usize {
+        0
+    }
 
     /// Takes note of an operator that has opened its workers, so that others can
     /// look at it.

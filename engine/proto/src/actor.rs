@@ -28,6 +28,15 @@ pub struct ActorCall {
     /// What its host calls the named actor; empty: as the call says.
     #[prost(string, tag = "6")]
     pub member: String,
+    /// The query that makes the call: those of an actor's line take turns.
+    #[prost(string, tag = "7")]
+    pub query_id: String,
+    /// Whether it goes before calls that are not interactive.
+    #[prost(bool, tag = "8")]
+    pub is_interactive: bool,
+    /// Whether the query's session has said which of both it is.
+    #[prost(bool, tag = "9")]
+    pub is_priority_said: bool,
 }
 
 /// Metadata of a message to an actor.
@@ -48,6 +57,14 @@ pub struct BlockTag {
     /// It is several blocks, of so many rows each but for the last; 0: it is one.
     #[prost(uint64, tag = "5")]
     pub block_rows: u64,
+    /// What it is called, or the first of several, which follow one another: its stream in
+    /// two halves, and its number there. 0, 0: it has no name.
+    #[prost(fixed64, tag = "6")]
+    pub stream_high: u64,
+    #[prost(fixed64, tag = "7")]
+    pub stream_low: u64,
+    #[prost(uint64, tag = "8")]
+    pub number: u64,
 }
 
 /// Metadata of a message of an actor.

@@ -248,6 +248,9 @@ pub struct QueryHeader {
     /// Where the actors are of calls that ask for resources.
     #[prost(message, repeated, tag = "4")]
     pub pools: Vec<crate::pool::PlacedPool>,
+    /// Whether somebody seems to wait for it: it reads no table and calls for few rows.
+    #[prost(bool, tag = "5")]
+    pub is_interactive: bool,
 }
 
 /// Which task a plan is for.

@@ -105,7 +105,7 @@ impl Hand {
     async fn vacancy(&self) -> Vacancy {
         loop {
             // Nobody offers a place behind another: all have permits.
-            if let Ticket::Permit(permit) = self.call.crew.line.wait(false).await {
+            if let Ticket::Permit(permit) = self.call.crew.line.wait(&self.call.turn, false).await {
                 return Vacancy { permit, kept: None };
             }
         }
@@ -233,7 +233,7 @@ impl Hand {
         let limit = self.call.crew.manager.max_frame_bytes();
         let mut sender = sender.lock().await;
         let encoded = match sender.encode(&job.rows) {
-            Some(Ok(encoded)) => encoded,
+            Some(Ok(encoded)) => encoded.at(&job.places),
             Some(Err(source)) => {
                 job.block.fail(UdfError::Block { function, source });
                 return Ok(());

@@ -46,6 +46,7 @@ pub(super) fn call_of(spec: &FunctionSpec) -> UdfCall {
         handling: Handling::default(),
         max_errors: None,
         query: String::new(),
+        priority: Default::default(),
         steps: vec![],
     }
 }

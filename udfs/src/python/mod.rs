@@ -23,6 +23,7 @@ const MODULES: [(&str, &str); 18] = [
     ("leaves", include_str!("worker/leaves.py")),
     ("results", include_str!("worker/results.py")),
     ("retry", include_str!("worker/retry.py")),
+    ("context", include_str!("worker/context.py")),
     ("rows", include_str!("worker/rows.py")),
     ("isolation", include_str!("worker/isolation.py")),
     ("overlap", include_str!("worker/overlap.py")),

@@ -157,6 +157,7 @@ impl Case {
             handling: self.handling.clone(),
             max_errors: self.max_errors,
             query: self.query.clone(),
+            priority: Default::default(),
             steps: vec![],
         })
     }

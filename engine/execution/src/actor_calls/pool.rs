@@ -17,7 +17,9 @@ use mobula_block::BlockError;
 use mobula_block::plain::{block_as, plain_block};
 use mobula_proto::actor::BlockTag;
 use mobula_proto::pool::PoolRef;
-use mobula_udfs::{Answer, AnswerStream, PoolStats, UdfCall, UdfError, UdfPool, one_by_one};
+use mobula_udfs::{
+    Answer, AnswerStream, BlockId, PoolStats, UdfCall, UdfError, UdfPool, one_by_one,
+};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::{Mutex as FairMutex, Semaphore};
@@ -187,13 +189,14 @@ impl RemoteActor {
             function: function(),
         })?;
         let rows = block.num_rows();
+        let id = BlockId::of(&block);
         let block = plain_block(block).and_then(|block| block_as(block, door.writer.schema()));
         let block = block.map_err(|source| UdfError::Block {
             function: function(),
             source,
         })?;
         let seq = door.next_seq;
-        let messages = messages(&door.writer, &block, seq, block_rows);
+        let messages = messages(&door.writer, &block, seq, block_rows, id);
         let messages = messages.map_err(|problem| problem.of(&function(), link.url()))?;
         door.next_seq += 1;
         let (reply, parts) = reply::channel(self.keep_bytes);
@@ -232,7 +235,9 @@ fn messages(
     block: &RecordBatch,
     seq: u64,
     block_rows: usize,
+    id: Option<BlockId>,
 ) -> Result<Vec<FlightData>, super::wire::Unsendable> {
+    let [stream_high, stream_low, number] = id.map(BlockId::to_parts).unwrap_or_default();
     let pieces = writer.write(block)?;
     let (rows, last) = (block.num_rows() as u64, pieces.len() - 1);
     let tagged = pieces.into_iter().enumerate().map(|(at, piece)| {
@@ -242,6 +247,9 @@ fn messages(
             more: at < last,
             cancelled: false,
             block_rows: block_rows as u64,
+            stream_high,
+            stream_low,
+            number,
         };
         piece.data.with_app_metadata(tag.encode_to_vec())
     });

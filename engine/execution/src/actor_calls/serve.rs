@@ -22,8 +22,8 @@ use mobula_block::plain::{block_as, plain_block};
 use mobula_proto::actor::{AnswerTag, BlockDone, BlockTag};
 use mobula_proto::pool::StartActor;
 use mobula_udfs::{
-    ActorHost, ActorSpec, Answer, AnswerStream, FailedRow, PoolStats, TRAIN_BLOCKS, UdfCall,
-    UdfError, UdfPool,
+    ActorHost, ActorSpec, Answer, AnswerStream, BlockId, FailedRow, PoolStats, TRAIN_BLOCKS,
+    UdfCall, UdfError, UdfPool,
 };
 use prost::Message;
 use tokio::sync::mpsc;
@@ -308,7 +308,8 @@ impl Serving {
                 whole.map_err(|e| malformed(e.to_string()))?
             }
         };
-        let (pool, blocks) = (Arc::clone(&self.pool), blocks_of(block, tag.block_rows)?);
+        let blocks = named(blocks_of(block, tag.block_rows)?, &tag);
+        let pool = Arc::clone(&self.pool);
         self.calls.push_back(Call {
             seq: tag.seq,
             state: CallState::InLine(async move { pool.call_each(blocks).await }.boxed()),
@@ -516,6 +517,17 @@ fn blocks_of(block: RecordBatch, rows: u64) -> Result<Vec<RecordBatch>, Status> 
     Ok(starts
         .map(|start| block.slice(start, rows.min(all - start)))
         .collect())
+}
+
+/// `blocks` of a message, with the names that it says.
+fn named(blocks: Vec<RecordBatch>, tag: &BlockTag) -> Vec<RecordBatch> {
+    let Some(first) = BlockId::from_parts([tag.stream_high, tag.stream_low, tag.number]) else {
+        return blocks;
+    };
+    let numbered = (0..).zip(blocks);
+    numbered
+        .map(|(number, block)| first.plus(number).name(block))
+        .collect()
 }
 
 impl Call {

@@ -9,7 +9,8 @@ use arrow::datatypes::{DataType, Field, Schema};
 use arrow_flight::{FlightData, FlightDescriptor};
 use mobula_udfs::{
     BatchFormat, CallDefaults, CallMode, ErrorPolicy, FailedRow, FunctionSpec, Handling, Language,
-    MethodOf, ObjectKind, Returns, RowFailure, UdfCall, UdfError, UdfErrorClass, Volatility,
+    MethodOf, ObjectKind, Priority, Returns, RowFailure, UdfCall, UdfError, UdfErrorClass,
+    Volatility,
 };
 
 use super::CREDITS;
@@ -51,7 +52,11 @@ fn call(actor: Option<MethodOf>) -> UdfCall {
         timeout: Some(Duration::from_millis(1500)),
         max_errors: Some(7),
         steps: vec![],
-        query: String::new(),
+        query: "q".into(),
+        priority: Priority {
+            is_interactive: true,
+            is_said: true,
+        },
     }
 }
 

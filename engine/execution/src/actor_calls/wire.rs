@@ -20,7 +20,7 @@ use mobula_block::plain::plain_schema;
 use mobula_block::size::block_bytes;
 use mobula_proto::actor::{ActorCall, FailedReason, FailedRow as WireRow};
 use mobula_udfs::{
-    FailedRow, ROW_PLACES, RemoteFailure, RowFailure, UdfCall, UdfError, UdfErrorClass,
+    FailedRow, Priority, ROW_PLACES, RemoteFailure, RowFailure, UdfCall, UdfError, UdfErrorClass,
 };
 use prost::Message;
 
@@ -259,6 +259,9 @@ pub fn opening(call: &UdfCall, writer: &BlockWriter, way: &Way) -> Result<Flight
         pool: way.pool.clone(),
         member: way.member.clone(),
         credits: way.credits as u32,
+        query_id: call.query.clone(),
+        is_interactive: call.priority.is_interactive,
+        is_priority_said: call.priority.is_said,
     };
     let descriptor = FlightDescriptor::new_cmd(header.encode_to_vec());
     Ok(writer.opening().with_descriptor(descriptor))
@@ -280,6 +283,11 @@ pub fn opened(first: &FlightData) -> Result<(UdfCall, Way), Problem> {
     }
     call.timeout = header.timeout_us.map(Duration::from_micros);
     call.max_errors = header.max_errors;
+    call.query = header.query_id;
+    call.priority = Priority {
+        is_interactive: header.is_interactive,
+        is_said: header.is_priority_said,
+    };
     let credits = match header.pool {
         Some(_) => (header.credits as usize).clamp(1, CREDITS_MAX),
         None => CREDITS,

@@ -19,7 +19,7 @@ use datafusion_distributed::{
     DistributedExt, DistributedTaskContext, ExecuteTaskRequest, MaybeEncoded, ProducerHead,
     TaskKey, Worker, WorkerQueryContext, WorkerSessionBuilder,
 };
-use mobula_plan::{MobulaCodec, MobulaOptions, QueryId, TaskHost, TaskHostHandle};
+use mobula_plan::{Interactive, MobulaCodec, MobulaOptions, QueryId, TaskHost, TaskHostHandle};
 use mobula_proto::cluster::{HEADER_QUERY, QueryHeader, TaskHead, TaskTicket};
 use prost::Message;
 use url::Url;
@@ -78,6 +78,7 @@ impl WorkerSessionBuilder for SessionBuilder {
         config.set_extension(Arc::new(TaskHostHandle(Arc::clone(&parts.host))));
         config.set_extension(Arc::new(QueryId(header.query_id.clone())));
         config.set_extension(extension(from_wire(header.pools)));
+        config.set_extension(Arc::new(Interactive(header.is_interactive)));
         config.set_distributed_user_codec(MobulaCodec);
         self.set_channels(config, &task.url)?;
         config.set_extension(parts.tasks.arrived(TaskStart {
@@ -264,6 +265,13 @@ pub fn task_share(context: &TaskContext, total: usize) -> usize {
         return total;
     };
     share(total, task.task_index, task.task_count)
+}
+
+/// Which of its stage's tasks `context` is of.
+pub fn task_idx(context: &TaskContext) -> usize {
+    let config = context.session_config();
+    let task = config.get_extension::<DistributedTaskContext>();
+    task.map_or(0, |task| task.task_index)
 }
 
 fn share(total: usize, task_idx: usize, n_tasks: usize) -> usize {

@@ -1,9 +1,13 @@
 //! Which host gets the next block: pure.
 //!
 //! The one that is likely to be through with it first: blocks on their way to it, by the
-//! number of its actors, times what a block takes there lately. A host that nothing is
+//! number of its actors, times what a block takes there lately, after what others have
+//! there, as far as that is known. A host that nothing is
 //! known of yet is as fast as the fastest, and so gets some. Ties go to the process that
 //! the task is in, then to the first.
+
+/// What a block is taken to need where nobody has answered one yet.
+const UNKNOWN_US: f64 = 1000.0;
 
 /// A host as a task sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -15,6 +19,8 @@ pub struct EndView {
     pub credits: usize,
     /// What one actor there takes for a block, in microseconds; `None`: nobody knows.
     pub mean_us: Option<f64>,
+    /// How long blocks of others keep it, in microseconds; 0 where nobody knows.
+    pub others_us: f64,
     pub is_local: bool,
     /// Whether it answers.
     pub is_there: bool,
@@ -23,14 +29,15 @@ pub struct EndView {
 /// The place of the host for the next block; `None`: all have as many as they may.
 pub fn choose(ends: &[EndView]) -> Option<usize> {
     let known = ends.iter().filter(|end| end.is_there);
-    let fastest = known.filter_map(|end| end.mean_us).fold(f64::MAX, f64::min);
+    let fastest = known.filter_map(|end| end.mean_us).reduce(f64::min);
+    let fastest = fastest.unwrap_or(UNKNOWN_US);
     let usable = ends.iter().enumerate();
     let usable = usable.filter(|(_, end)| end.is_there && end.in_flight < end.credits);
     let at = |end: &EndView| {
         let actors = end.actors.max(1) as f64;
         // Those that come first take the actors that are free.
         let turns = ((end.in_flight + 1) as f64 / actors).max(1.0);
-        turns * end.mean_us.unwrap_or(fastest).max(1.0)
+        turns * end.mean_us.unwrap_or(fastest).max(1.0) + end.others_us
     };
     usable
         .min_by(|(_, a), (_, b)| {
@@ -54,6 +61,7 @@ mod tests {
             in_flight: 0,
             credits: 2 * actors,
             mean_us,
+            others_us: 0.0,
             is_local: false,
             is_there: true,
         }
@@ -74,6 +82,23 @@ mod tests {
         ends[0].is_there = false;
         assert_eq!(choose(&ends), None);
         assert_eq!(choose(&[]), None);
+    }
+
+    #[test]
+    fn one_that_others_keep_is_passed_over_for_as_long() {
+        let mut ends = [end(1, Some(10.0)), end(1, Some(10.0))];
+        ends[0].others_us = 15.0;
+        let mut order = vec![];
+        while let Some(at) = choose(&ends) {
+            ends[at].in_flight += 1;
+            order.push(at);
+        }
+        assert_eq!(order, [1, 1, 0, 0]);
+        // Also where nothing is known of what a block takes.
+        let mut ends = [end(1, None), end(1, None), end(1, None)];
+        (ends[0].others_us, ends[1].others_us) = (900.0, 500.0);
+        ends[2].others_us = 600.0;
+        assert_eq!(choose(&ends), Some(1));
     }
 
     /// Blocks that each of `means_us` gets of `blocks`, with actors that take so long,

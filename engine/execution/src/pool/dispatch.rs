@@ -11,6 +11,7 @@
 //! Bounds: two blocks for each actor on their way from each task, sixteen where it is
 //! async.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -55,6 +56,8 @@ pub struct PoolLine {
     pub directory: Arc<Directory>,
     /// Where it is, for others.
     pub coordinator: OnceLock<Url>,
+    /// Ways to actors that were opened so far.
+    pub opened: AtomicUsize,
 }
 
 impl PoolLine {

@@ -6,6 +6,7 @@
 //! while all actors have something to do: the pool follows its load, and is told of it by
 //! that.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,8 @@ pub(super) struct Ends {
     named: String,
     /// Tells it from others that ask for the same.
     asker: u64,
+    /// Where the task begins among them.
+    first: usize,
     state: Mutex<State>,
     /// An end has room, or is new.
     changed: Notify,
@@ -96,6 +99,11 @@ impl End {
             in_flight: self.in_flight,
             credits: self.credits,
             mean_us: self.mean_us,
+            // Of its own that is counted by the block.
+            others_us: match self.in_flight {
+                0 => self.pool.wait_expected().as_micros() as f64,
+                _ => 0.0,
+            },
             is_local: self.is_local,
             is_there: self.is_there(),
         }
@@ -168,6 +176,7 @@ impl Ends {
             call_id: placed.call_id,
             named: placed.actor.clone(),
             asker: uuid::Uuid::new_v4().as_u64_pair().0 | 1,
+            first: line.opened.fetch_add(1, Ordering::Relaxed),
             state: Mutex::new(State {
                 expected: placed.actors(),
                 ..State::default()
@@ -352,8 +361,11 @@ impl Ends {
 
     fn take(self: &Arc<Self>) -> Option<Turn> {
         let mut state = self.state.lock();
-        let views: Vec<_> = state.ends.iter().map(End::view).collect();
-        let at = choose(&views)?;
+        // From another one in each task: of those that are free, not always the same.
+        let count = state.ends.len();
+        let order = (0..count).map(|at| (self.first + at) % count);
+        let views: Vec<_> = order.map(|at| state.ends[at].view()).collect();
+        let at = (self.first + choose(&views)?) % count;
         let end = state.ends.get_mut(at)?;
         end.in_flight += 1;
         let turn = Turn {

@@ -207,16 +207,16 @@ macro_rules! getters {
 getters! {
     count -> usize: udf_batch_rows udf_batch_bytes udf_max_frame_bytes
         udf_errors_max_bytes operators_kept udf_worker_max_blocks udf_worker_memory memory_limit
-        actors_max tasks_kept
+        actors_max tasks_kept udf_batch_every
         scan_bytes_per_task max_tasks_per_stage task_skew_max
         exchange_stream_window exchange_message_bytes
         executors max_sessions prepared_max sql_max_bytes wire_batch_bytes;
     duration -> Duration: udf_init_timeout udf_kill_grace udf_idle_ttl heartbeat_interval
         heartbeat_timeout session_ttl pool_interval pool_wait_target pool_idle_ttl pool_debounce
-        pool_retire_limit;
+        pool_retire_limit actor_block_time;
     flag -> bool: local_executor insecure udf_fuse udf_prestart;
     path -> Option<&Path>: python cluster_token_file data_dir;
-    plain -> &str: udf_start_method exchange_compression cluster_listen listen log
+    plain -> &str: udf_priority udf_start_method exchange_compression cluster_listen listen log
         cpus gpus memory resource label roles;
 }
 

@@ -97,6 +97,24 @@ pub static SETTINGS: &[Setting] = &[
         "100000",
         "Rows that one function may lose to system.errors in a query before the query fails",
     ),
+    session(
+        "udf_priority",
+        SettingKind::Choice(&["auto", "interactive", "batch"]),
+        "auto",
+        "Which calls of an actor go first where several queries wait for it: interactive ones before batch; auto: a statement that reads and calls for no more than 16 rows is interactive",
+    ),
+    session(
+        "actor_block_time",
+        time(Duration::ZERO, DAY),
+        "50ms",
+        "Time that a block should take a named actor, for which others wait: blocks are cut to as many rows, but not within a batch_size; 0 means as large as blocks of other calls",
+    ),
+    process(
+        "udf_batch_every",
+        count(2, 1_000_000),
+        "8",
+        "While calls wait for an actor behind interactive ones, they get at least one of so many turns",
+    ),
     process(
         "udf_errors_max_bytes",
         bytes(64 * KIB, TIB),

@@ -136,6 +136,8 @@ fn is_plain(call: &UdfCall) -> bool {
         && *on_error == OnError::Raise
         && (timeout, init_timeout, min_workers) == (&None, &None, &None)
         && demand.is_none()
+        // It may ask which of its rows it is called for: not those that another one made.
+        && !call.spec.body.contains("mobula")
 }
 
 /// Two calls, the outer one over `columns` of what the inner one gives.

@@ -14,9 +14,10 @@ from .failure import of_function
 class Chain:
     """Loaded calls, in the order they run."""
 
-    # Only `def`s are put together, and none that is async.
+    # Only `def`s are put together, and none that is async, or asks for its context.
     kind = "function"
     is_async = False
+    asks = False
 
     def __init__(self, steps, input):
         self.steps = steps

@@ -7,6 +7,7 @@ have failed, as have those of a group.
 
 import pyarrow as pa
 
+from . import context
 from .failure import Raised, Refused, TooMany, report, run, type_of
 from .results import to_batches, to_column, valid_batch, valid_column
 from .rows import begin_rows, check_made, row_arguments
@@ -65,6 +66,7 @@ class Failures:
 
 def isolated_column(call, batch, kind, start, failures):
     """The values of a batch whose first row is row `start`; NULL where one failed."""
+    context.at(start)
     if call.by_row:
         values = _values_of_rows(call, batch, start, failures)
         return converted_values(values, kind, start, failures)
@@ -79,6 +81,7 @@ def isolated_column(call, batch, kind, start, failures):
 
 def isolated_parts(call, batch, start, failures):
     """What a batch becomes without its rows that fail."""
+    context.at(start)
     if call.by_row:
         groups = _groups_of_rows(call, batch, start, failures)
         return converted_groups(call, groups, failures)
@@ -103,6 +106,7 @@ def _failed(call, batch, start, error, failures):
 
 def _values_of_rows(call, batch, start, failures):
     """What the function gives for each row; None where it failed."""
+    context.at(start)
     try:
         columns = row_arguments(batch, call.takes_table)
     except Refused as error:
@@ -113,7 +117,8 @@ def _values_of_rows(call, batch, start, failures):
         first = _values_of_rows(call, batch.slice(0, half), start, failures)
         return first + _values_of_rows(call, batch.slice(half), start + half, failures)
     begin_rows(call.code, batch, call.takes_table)
-    values, rows = [], zip(*columns) if len(columns) > 1 else iter(columns[0] if columns else range(batch.num_rows))
+    rows = zip(*columns) if len(columns) > 1 else iter(columns[0] if columns else range(batch.num_rows))
+    values, rows = [], iter(context.counted(rows))
     while True:
         try:
             _go_on(call.code, rows, len(columns), values)

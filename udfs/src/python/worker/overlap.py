@@ -15,7 +15,7 @@ import time
 import numpy as np
 import pyarrow as pa
 
-from . import protocol
+from . import context, protocol
 from .failure import Raised, Refused, RowTooLarge, report, run
 from .isolation import converted_groups, converted_values, raise_if_not_a_rows, row_of_nulls
 from .results import to_batches, to_column
@@ -74,8 +74,10 @@ class Item:
 class Block:
     """A block of which some items are not finished."""
 
-    def __init__(self, seq, call, failures, rows):
+    def __init__(self, seq, call, failures, rows, named):
         self.seq = seq
+        # What it is called, for user code that asks.
+        self.named = named
         self.call = call
         self.failures = failures
         self.rows = rows
@@ -197,10 +199,10 @@ class Runner:
             raise self.broken
         return self.channel.waiting.popleft()
 
-    def begin(self, call, seq, rows, failures):
+    def begin(self, call, seq, rows, failures, named):
         """Takes a block; its answers come as it runs."""
         call.source.show()
-        block = Block(seq, call, failures, rows)
+        block = Block(seq, call, failures, rows, named)
         items = block.items()
         self.blocks[seq] = block
         self.waiting.extend((block, item) for item in items)
@@ -264,6 +266,7 @@ class Runner:
 
     async def _run(self, block, item):
         """One item, from its call to its end."""
+        context.begin_task(block.named, item.rows[0])
         try:
             try:
                 value = await self._made(block.call, item)

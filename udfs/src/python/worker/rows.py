@@ -7,6 +7,7 @@ raises for the end of the rows.
 
 import collections.abc
 
+from .context import counted
 from .failure import Refused, run
 from .results import named
 from .retry import begin
@@ -68,14 +69,14 @@ def _python_values(column, name):
 
 def _each(code, columns, count):
     if not columns:
-        return [code() for _ in range(count)]
+        return [code() for _ in counted(range(count))]
     if len(columns) == 1:
-        return [code(value) for value in columns[0]]
-    return [code(*values) for values in zip(*columns)]
+        return [code(value) for value in counted(columns[0])]
+    return [code(*values) for values in counted(zip(*columns))]
 
 
 def _flattened(function, code, rows):
-    for row in rows:
+    for row in counted(rows):
         made = run(function, code, row)
         check_made(made)
         yield from made

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pyarrow as pa
 
-from . import limits, protocol
+from . import context, limits, protocol
 from .arguments import prepare, scalar_arguments, table_argument
 from .chain import Chain
 from .failure import RowTooLarge, Refused, of_function, owners, report, run
@@ -35,6 +35,8 @@ class Call:
         else:
             self.source = instance.source
             owners[self.function] = self.source.owner
+        # Whether it may ask for its context.
+        self.asks = "mobula" in self.source.text
         self.table = body["table"]
         self.batch_size = body["batch_size"]
         self.batch_format = body["batch_format"]
@@ -166,9 +168,11 @@ class Call:
 
     def batches(self, block):
         """With the first row of each."""
-        if self.mode == "groups":
-            yield from _groups(block)
-            return
+        for start, batch in _groups(block) if self.mode == "groups" else self._slices(block):
+            context.at(start)
+            yield start, batch
+
+    def _slices(self, block):
         rows = self.batch_size or block.num_rows
         for start in range(0, block.num_rows, rows or 1):
             yield start, block if rows >= block.num_rows else block.slice(start, rows)
@@ -241,9 +245,11 @@ class Worker:
         since = time.perf_counter_ns()
         block = pa.ipc.read_record_batch(frame.payload, call.input)
         failures = call.failures(frame.body["max_errors"])
+        named = frame.body.get("block")
         if call.is_async:
-            self.runner.begin(call, frame.seq, block, failures)
+            self.runner.begin(call, frame.seq, block, failures, named)
             return
+        context.begin(named, call.asks)
         output = None
         for output in call.outputs(block, failures):
             spent += time.perf_counter_ns() - since
@@ -255,6 +261,7 @@ class Worker:
         # With its last answer the engine gets the block's memory back, unless user
         # code keeps some of it.
         block = output = frame.payload = None
+        context.end()
         # A runner listens by itself, and would not know that answers wait; and a block that
         # took long has used the time that its answer may take.
         more = frame.more and self.runner is None and spent < protocol.KEEP_NS

@@ -70,6 +70,8 @@ pub(super) struct BlockQueue {
     /// Where blocks may end, counted from the first row that waits: between
     /// groups, or between blocks as they came. `None`: anywhere.
     ends: Option<VecDeque<usize>>,
+    /// Rows that a block should have at most now, whatever `limits` allow.
+    cut: usize,
 }
 
 impl BlockQueue {
@@ -83,7 +85,24 @@ impl BlockQueue {
             passed_bytes: 0,
             finished: false,
             ends: None,
+            cut: usize::MAX,
         }
+    }
+
+    /// From now on a block has no more than `rows` to send, but for whole batches.
+    pub fn cut_to(&mut self, rows: usize) {
+        self.cut = rows.max(1);
+    }
+
+    /// Rows of the next block.
+    fn wanted(&self) -> usize {
+        let row_bytes = self.bytes.checked_div(self.rows).unwrap_or(0);
+        let rows = self.limits.rows.min(self.cut);
+        BlockLimits {
+            rows,
+            ..self.limits
+        }
+        .block_rows(row_bytes)
     }
 
     /// As [`Self::push`], of rows in which groups start at `starts`: no block cuts
@@ -146,8 +165,7 @@ impl BlockQueue {
 
     /// The next block, if enough rows wait.
     pub fn pop(&mut self) -> Option<Block> {
-        let row_bytes = self.bytes.checked_div(self.rows).unwrap_or(0);
-        let wanted = self.limits.block_rows(row_bytes);
+        let wanted = self.wanted();
         if self.rows > 0 && self.ends.is_some() {
             return self.pop_groups(wanted);
         }
@@ -164,7 +182,7 @@ impl BlockQueue {
         let row_bytes = self.bytes.checked_div(self.rows).unwrap_or(0);
         let rows = match self.ends.as_ref().and_then(VecDeque::front) {
             Some(end) => *end,
-            None => self.limits.block_rows(row_bytes).min(self.rows),
+            None => self.wanted().min(self.rows),
         };
         match row_bytes.saturating_mul(rows) <= SMALL_BYTES {
             true => self.pop(),
@@ -287,6 +305,22 @@ mod tests {
             .collect();
         assert_eq!(values, (0..start).collect::<Vec<_>>());
         blocks.iter().map(|block| block.rows).collect()
+    }
+
+    #[test]
+    fn a_block_is_cut_by_what_blocks_take_but_not_within_a_batch() {
+        let sizes = |batch_size| {
+            let mut queue = BlockQueue::new(limits(1000, 1 << 20, batch_size));
+            queue.push(piece(0..700));
+            let mut sizes = vec![];
+            for rows in [0, 5, 100, 64, 2000] {
+                queue.cut_to(rows);
+                sizes.extend(queue.pop().map(|block| block.rows));
+            }
+            sizes
+        };
+        assert_eq!(sizes(None), [1, 5, 100, 64]);
+        assert_eq!(sizes(Some(30)), [30, 30, 90, 60, 480]);
     }
 
     #[test]

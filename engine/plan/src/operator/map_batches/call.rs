@@ -203,6 +203,7 @@ impl FunctionCall {
             timeout: None,
             max_errors: None,
             query: String::new(),
+            priority: Default::default(),
             steps: vec![],
         }
     }

@@ -27,15 +27,17 @@ use datafusion::physical_plan::{
 };
 use mobula_udfs::{CallMode, Handling, OnError, Overlap, UdfCall, Volatility};
 
+use super::block_names::Runs;
 use super::block_queue::{BlockLimits, BlockQueue};
 use super::grouping::{ExecGrouping, GroupMarker};
 use super::open_blocks::{self, open_blocks};
+use super::pace::aim;
 use super::shared_pool::SharedPool;
 use super::stream::{Groups, MapBatchesStream, Setup, StreamMetrics};
 use crate::config::MobulaOptions;
 use crate::operator::Operator;
 use crate::operator::repartition::BlocksExec;
-use crate::task_host::{PlacedPool, PlacedPools, QueryId, TaskHostHandle};
+use crate::task_host::{Interactive, PlacedPool, PlacedPools, QueryId, TaskHostHandle};
 
 /// How a call meets its input.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +89,8 @@ pub struct MapBatchesExec {
     pool: Mutex<Weak<SharedPool>>,
     /// Names it among the operators that its coordinator has planned.
     call_id: u64,
+    /// For the names of blocks.
+    runs: Arc<Runs>,
 }
 
 /// What the next exec is named.
@@ -117,6 +121,7 @@ impl MapBatchesExec {
             metrics: ExecutionPlanMetricsSet::new(),
             pool: Mutex::new(Weak::new()),
             call_id: NEXT_CALL_ID.fetch_add(1, Ordering::Relaxed),
+            runs: Arc::default(),
         })
     }
 
@@ -237,11 +242,14 @@ impl MapBatchesExec {
                 ..handling.clone()
             },
             query: QueryId::of(context),
+            priority: Interactive::priority(context, &options(context)),
             ..self.call_under(&options(context))
         });
+        let aim = aim(&self.call, &options(context)).filter(|_| !self.takes_blocks());
         let context = Arc::clone(context);
         let pool = SharedPool::new(host, context, call, workers, open, &self.metrics);
-        let pool = Arc::new(pool.with_placed(placed));
+        let pool = pool.with_placed(placed).with_pace(aim);
+        let pool = Arc::new(pool);
         *shared = Arc::downgrade(&pool);
         Ok(pool)
     }
@@ -443,7 +451,8 @@ impl ExecutionPlan for MapBatchesExec {
         let (call, shape) = (Arc::clone(&self.call), self.shape.clone());
         let exec = Self::try_new(input, call, shape, self.concurrency)?;
         let exec = exec.with_input_order(self.input_order.clone());
-        let exec = exec.with_call_id(self.call_id);
+        let mut exec = exec.with_call_id(self.call_id);
+        exec.runs = Arc::clone(&self.runs);
         Ok(Arc::new(exec.with_grouping(self.grouping.clone())))
     }
 
@@ -534,7 +543,9 @@ impl ExecutionPlan for MapBatchesExec {
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
         let pool = self.shared_pool(&context)?;
+        let place = [self.call_id, partition as u64];
         let setup = Setup {
+            next_id: self.runs.begin(&context, &self.call, place)?,
             keeps_order: self.keeps_order(),
             keep_bytes: options(&context).udf_max_frame_bytes(),
             queue: BlockQueue::new(self.limits(&context)),

@@ -24,8 +24,11 @@
 //! does with a block. `node` is planned, `exec` is placed, `stream` runs one partition with
 //! `block_queue` before it (`piece` is what it cuts) and `shared_pool` beside it; `demand`
 //! tells what its workers ask for. Of an async function many blocks are open
-//! (`open_blocks`), and values may come in any order (`scattered`).
+//! (`open_blocks`), and values may come in any order (`scattered`). Blocks of named actors,
+//! for which others wait, are cut by what they take (`pace`); `interactive` tells whose go
+//! first.
 
+mod block_names;
 mod block_queue;
 mod call;
 mod demand;
@@ -34,12 +37,14 @@ mod exec;
 mod failures;
 mod grouping;
 mod in_flight;
+mod interactive;
 #[cfg(test)]
 mod limit_tests;
 #[cfg(test)]
 mod mask_tests;
 mod node;
 mod open_blocks;
+mod pace;
 mod piece;
 #[cfg(test)]
 mod row_tests;
@@ -58,6 +63,7 @@ pub use call::FunctionCall;
 pub use demand::{CallDemand, DemandingCall, actors_called, demanding_calls, demands};
 pub use exec::{ExecShape, MapBatchesExec, map_batches_exec};
 pub use grouping::{ExecGrouping, Grouping, SortWay};
+pub use interactive::is_interactive;
 pub use node::{MapBatchesNode, NodeShape};
 
 pub(super) const OPERATOR: Operator = Operator {

@@ -15,6 +15,7 @@ use mobula_udfs::{PoolStats, UdfCall, UdfError, UdfPool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::failures::Failures;
+use super::pace::Pace;
 use crate::operator_run::{OperatorId, OperatorRun, RunMetrics};
 use crate::task_host::{PlacedPool, TaskHost};
 
@@ -48,6 +49,8 @@ pub(super) struct SharedPool {
     permitted: AtomicUsize,
     open: usize,
     failures: Failures,
+    /// How large blocks should be, where others wait for the same actor.
+    pace: Option<Mutex<Pace>>,
     metrics: PoolMetrics,
     /// What `metrics` have of the pool.
     told: Mutex<PoolStats>,
@@ -86,6 +89,7 @@ impl SharedPool {
             call,
             workers,
             placed: None,
+            pace: None,
             opened: Mutex::new(None),
             // One is a partition's own.
             extra: Arc::new(Semaphore::new(workers.saturating_mul(open.max(1)) - 1)),
@@ -112,6 +116,12 @@ impl SharedPool {
     /// On actors that are placed already.
     pub fn with_placed(mut self, placed: Option<Arc<PlacedPool>>) -> Self {
         self.placed = placed;
+        self
+    }
+
+    /// With blocks that take about `aim`, if given.
+    pub fn with_pace(mut self, aim: Option<Duration>) -> Self {
+        self.pace = aim.map(|aim| Mutex::new(Pace::new(aim)));
         self
     }
 
@@ -143,6 +153,24 @@ impl SharedPool {
     pub fn train(&self) -> usize {
         let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         opened.as_ref().map_or(1, |opened| opened.pool.train())
+    }
+
+    /// Most rows that the next block should have, where that depends on what they take.
+    pub fn block_rows(&self) -> Option<usize> {
+        let pace = self.pace.as_ref()?;
+        Some(pace.lock().unwrap_or_else(PoisonError::into_inner).rows())
+    }
+
+    /// A call with so many rows is through.
+    pub fn note_rows(&self, rows: usize) {
+        let Some(pace) = &self.pace else {
+            return;
+        };
+        let opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let time = opened.as_ref().map(|opened| opened.pool.stats().user_time);
+        drop(opened);
+        let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.note(rows, time.unwrap_or_default());
     }
 
     /// The call, as this task makes it.

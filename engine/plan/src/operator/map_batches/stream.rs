@@ -36,7 +36,7 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, Time};
 use futures::{Stream, StreamExt};
-use mobula_udfs::{Answer, UdfCall, UdfError};
+use mobula_udfs::{Answer, BlockId, UdfCall, UdfError};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::coop::unconstrained;
 
@@ -61,6 +61,8 @@ pub(super) struct Setup {
     /// Whether each batch of the input is a block.
     pub takes_blocks: bool,
     pub pool: Arc<SharedPool>,
+    /// The name of the next block, if they are named.
+    pub next_id: Option<BlockId>,
     pub call: Arc<UdfCall>,
     pub shape: ExecShape,
     pub schema: SchemaRef,
@@ -280,6 +282,9 @@ impl Running {
         cx: &mut Context<'_>,
         metrics: &StreamMetrics,
     ) -> Result<Poll<Option<Block>>> {
+        if let Some(rows) = self.setup.pool.block_rows() {
+            self.setup.queue.cut_to(rows);
+        }
         loop {
             if let Some(block) = self.setup.queue.pop() {
                 return Ok(Poll::Ready(Some(block)));
@@ -314,7 +319,7 @@ impl Running {
         // Of some a mask kept all rows from the worker.
         let sent = blocks.iter().filter(|block| block.rows > 0);
         let sent = sent.map(|block| for_worker(block, &self.setup.call));
-        let sent = sent.collect::<Result<Vec<_>>>()?;
+        let sent = self.setup.named(sent.collect::<Result<Vec<_>>>()?);
         metrics.calls.add(sent.len());
         metrics.rows_to_workers.add(rows);
         let asked = blocks.iter().filter(|block| block.rows > 0);
@@ -398,6 +403,7 @@ async fn run_call(
             break;
         }
     }
+    pool.note_rows(count);
     pool.failures().note(count, &kept, failed).await
 }
 
@@ -451,6 +457,19 @@ impl Setup {
             blocks.push(next);
         }
         blocks
+    }
+
+    /// The next blocks with their names.
+    fn named(&mut self, blocks: Vec<RecordBatch>) -> Vec<RecordBatch> {
+        let Some(next) = &mut self.next_id else {
+            return blocks;
+        };
+        let name = |block| {
+            let id = *next;
+            *next = id.plus(1);
+            id.name(block)
+        };
+        blocks.into_iter().map(name).collect()
     }
 
     /// Takes rows of the input.
