@@ -3,13 +3,19 @@
 //! A task's own pool ends its workers with the task. This one is held by who started it,
 //! and each task, in whatever process, opens a way to it with a count of its own. Blocks
 //! of all of them stand in one line, so that whichever actor comes free takes the next.
+//!
+//! Those of a keyed call have lanes instead: each is one task's at a time, which brings
+//! the state that its actor goes on from (`keyed`).
 
 use std::sync::Arc;
+
+use arrow::buffer::Buffer;
 
 use crate::async_calls::AsyncPool;
 use crate::call::UdfCall;
 use crate::crew::Crew;
 use crate::error::UdfError;
+use crate::keyed::HostedLane;
 use crate::manager::WorkerManager;
 use crate::order::CallOrder;
 use crate::pool::UdfPool;
@@ -22,6 +28,8 @@ pub struct ActorPool {
     actors: Actors,
     call: Arc<UdfCall>,
     most: usize,
+    /// What errors call this process.
+    place: String,
 }
 
 #[derive(Debug)]
@@ -29,6 +37,7 @@ enum Actors {
     Crew(Arc<Crew>),
     /// Of an async function: its workers share one queue.
     Async(Arc<AsyncPool>),
+    Lanes(Vec<HostedLane>),
 }
 
 impl ActorPool {
@@ -46,14 +55,24 @@ impl ActorPool {
         let most = actors.max(1);
         let bounds = [least.clamp(1, most), most];
         let manager = Arc::clone(manager);
+        let place = manager.settings.executor_id.clone();
         let actors = match call.is_async() {
+            _ if call.handling.keyed.is_some() => {
+                let lane = |_| HostedLane::new(&manager, &call);
+                Actors::Lanes((0..most).map(lane).collect())
+            }
             true => {
                 let order = CallOrder::try_new(Arc::clone(&call))?;
                 Actors::Async(Arc::new(AsyncPool::new(manager, order, most)))
             }
             false => Actors::Crew(ProcessPool::crew(manager, &call, bounds, most)),
         };
-        Ok(Self { actors, call, most })
+        Ok(Self {
+            actors,
+            call,
+            most,
+            place,
+        })
     }
 
     /// A way to them, for one task.
@@ -64,9 +83,38 @@ impl ActorPool {
         let crew = match &self.actors {
             Actors::Async(pool) => return Ok(Arc::clone(pool) as Arc<dyn UdfPool>),
             Actors::Crew(crew) => Arc::clone(crew),
+            // Each is one task's.
+            Actors::Lanes(_) => return Err(self.gone()),
         };
         let order = CallOrder::try_new(Arc::clone(&self.call))?;
         Ok(Arc::new(ProcessPool::on(crew, order, self.most)))
+    }
+
+    /// The way to the actor of `lane` for the task that has it now: it goes on from
+    /// `snapshot`, or as its constructor makes it. Who had it before, by a smaller
+    /// `generation`, has it no more, and its actor ends.
+    ///
+    /// # Errors
+    /// [`UdfError::PoolGone`] to who comes too late, and for a lane that is not there.
+    pub fn open_lane(
+        &self,
+        lane: usize,
+        generation: u64,
+        snapshot: Option<Buffer>,
+    ) -> Result<Arc<dyn UdfPool>, UdfError> {
+        let Actors::Lanes(lanes) = &self.actors else {
+            return Err(self.gone());
+        };
+        let lane = lanes.get(lane).ok_or_else(|| self.gone())?;
+        let opened = lane.open(generation, snapshot)?;
+        opened.ok_or_else(|| self.gone())
+    }
+
+    fn gone(&self) -> UdfError {
+        UdfError::PoolGone {
+            function: self.call.spec.name.clone(),
+            place: self.place.clone(),
+        }
     }
 
     /// The call that they are built for.
@@ -77,9 +125,11 @@ impl ActorPool {
 
 impl Drop for ActorPool {
     fn drop(&mut self) {
-        // The other one ends with its last reader.
-        if let Actors::Crew(crew) = &self.actors {
-            crew.dismiss();
+        match &self.actors {
+            Actors::Crew(crew) => crew.dismiss(),
+            Actors::Lanes(lanes) => lanes.iter().for_each(HostedLane::close),
+            // It ends with its last reader.
+            Actors::Async(_) => {}
         }
     }
 }

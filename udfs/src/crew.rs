@@ -246,7 +246,7 @@ impl Crew {
         }
     }
 
-    fn gone(&self, function: &str) -> UdfError {
+    pub(crate) fn gone(&self, function: &str) -> UdfError {
         UdfError::PoolGone {
             function: function.to_owned(),
             place: self.manager.settings.executor_id.clone(),

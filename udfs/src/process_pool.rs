@@ -19,7 +19,8 @@ use crate::call::UdfCall;
 use crate::crew::{Claim, Crew, Lease, Vacancy};
 use crate::error::UdfError;
 use crate::exchange::{Counters, Part};
-use crate::manager::WorkerManager;
+use crate::keyed::{Keeper, resume};
+use crate::manager::{TimeLimit, WorkerManager};
 use crate::order::CallOrder;
 use crate::pool::{Answer, AnswerStream, PoolStats, UdfPool};
 use crate::resources::Share;
@@ -45,6 +46,8 @@ pub(crate) struct CallOn {
     pub(crate) crew: Arc<Crew>,
     pub(crate) order: CallOrder,
     pub(crate) counters: Counters,
+    /// What is kept beside the one actor of a keyed call.
+    pub(crate) keeper: Option<Keeper>,
 }
 
 impl ProcessPool {
@@ -65,6 +68,15 @@ impl ProcessPool {
         Self {
             call: CallOn::new(crew, order),
             concurrency,
+            owns_crew: false,
+        }
+    }
+
+    /// The one actor of `call`'s crew, which ends with who else has that.
+    pub(crate) fn of(call: Arc<CallOn>) -> Self {
+        Self {
+            call,
+            concurrency: 1,
             owns_crew: false,
         }
     }
@@ -119,6 +131,10 @@ impl UdfPool for ProcessPool {
         self.concurrency
     }
 
+    fn keeps_state(&self) -> bool {
+        self.call.keeper.as_ref().is_some_and(Keeper::keeps_state)
+    }
+
     fn stats(&self) -> PoolStats {
         self.call.counters.stats()
     }
@@ -134,8 +150,19 @@ impl Drop for ProcessPool {
 
 impl CallOn {
     pub(crate) fn new(crew: Arc<Crew>, order: CallOrder) -> Arc<Self> {
+        let keeper = order.call.handling.keyed.map(Keeper::new);
+        Self::with_keeper(crew, order, keeper)
+    }
+
+    /// The same, with what is kept beside its actor.
+    pub(crate) fn with_keeper(
+        crew: Arc<Crew>,
+        order: CallOrder,
+        keeper: Option<Keeper>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             crew,
+            keeper,
             order,
             counters: Counters::default(),
         })
@@ -177,16 +204,28 @@ impl CallOn {
         Claim {
             function: self.order.function(),
             order: Some(&self.order),
-            limit: self
-                .crew
-                .manager
-                .init_limit_of(self.order.call.handling.init_timeout),
+            limit: self.init_limit(),
             counters: &self.counters,
         }
     }
 
-    /// A worker with the call loaded.
+    /// For getting a worker ready.
+    pub(crate) fn init_limit(&self) -> TimeLimit {
+        let own = self.order.call.handling.init_timeout;
+        self.crew.manager.init_limit_of(own)
+    }
+
+    /// A worker with the call loaded, and with the state of who had its lane before.
     pub(crate) async fn lease(&self, vacancy: Vacancy) -> Result<Lease, UdfError> {
+        let lease = self.lease_any(vacancy).await?;
+        match &self.keeper {
+            Some(keeper) => resume(self, keeper, lease).await,
+            None => Ok(lease),
+        }
+    }
+
+    /// A worker with the call loaded.
+    pub(crate) async fn lease_any(&self, vacancy: Vacancy) -> Result<Lease, UdfError> {
         self.crew.lease(vacancy, &self.claim()).await
     }
 

@@ -5,6 +5,7 @@
 //! behind; to keep it, give it back to the roster or to a pool's shelf.
 
 mod frames;
+mod state;
 
 use std::future::Future;
 use std::path::Path;
@@ -68,6 +69,12 @@ pub(crate) struct Worker {
     slot: Option<Slot>,
     /// Blocks it has been given.
     blocks: u64,
+    /// Whether the class that it has loaded can tell its state.
+    pub(crate) keeps_state: bool,
+    /// As whose owner it speaks of a state, since it was given that; 0: of none.
+    pub(crate) restored: u64,
+    /// The same, since it has caught up (`keyed`).
+    pub(crate) generation: u64,
 }
 
 impl Worker {
@@ -77,6 +84,9 @@ impl Worker {
             channel,
             slot: Some(slot),
             blocks: 0,
+            keeps_state: false,
+            restored: 0,
+            generation: 0,
         }
     }
 
@@ -225,7 +235,7 @@ impl Worker {
             .request(function, Kind::Load, &body, order.schemas(), deadline)
             .await?;
         let ready = self.answer(function, seq, deadline).await?;
-        self.ready(&ready, function)?;
+        self.keeps_state = self.ready(&ready, function)?.keeps_state;
         let mut sender = self.channel.sender().lock().await;
         sender.add_loaded(order.key, id, encoder);
         Ok(())

@@ -41,6 +41,9 @@ mod hosted;
 #[path = "workers/isolation.rs"]
 mod isolation;
 #[cfg(test)]
+#[path = "workers/keyed.rs"]
+mod keyed;
+#[cfg(test)]
 #[path = "workers/lifetimes.rs"]
 mod lifetimes;
 #[cfg(test)]

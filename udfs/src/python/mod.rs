@@ -10,7 +10,7 @@ use serde_json::json;
 pub(crate) const BOOTSTRAP: &str = include_str!("worker/bootstrap.py");
 
 /// The modules in the order they are loaded; each may import those before it.
-const MODULES: [(&str, &str); 17] = [
+const MODULES: [(&str, &str); 18] = [
     ("slots", include_str!("worker/slots.py")),
     ("limits", include_str!("worker/limits.py")),
     ("failure", include_str!("worker/failure.py")),
@@ -26,6 +26,7 @@ const MODULES: [(&str, &str); 17] = [
     ("isolation", include_str!("worker/isolation.py")),
     ("overlap", include_str!("worker/overlap.py")),
     ("chain", include_str!("worker/chain.py")),
+    ("state", include_str!("worker/state.py")),
     ("serve", include_str!("worker/serve.py")),
     ("zygote", include_str!("worker/zygote.py")),
 ];

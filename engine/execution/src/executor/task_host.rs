@@ -10,7 +10,7 @@ use mobula_udfs::{
 };
 
 use crate::actor_calls::pool::ActorLine;
-use crate::base::worker::task_share;
+use crate::base::worker::{task_lanes, task_share};
 use crate::executor::failed_rows::FailedRowsLine;
 use crate::executor::operators::OperatorRuns;
 use crate::pool::dispatch::PoolLine;
@@ -58,6 +58,10 @@ impl TaskHost for ProcessTaskHost {
 
     fn task_share(&self, context: &TaskContext, total: usize) -> usize {
         task_share(context, total)
+    }
+
+    fn task_lanes(&self, context: &TaskContext, total: usize) -> (usize, usize) {
+        task_lanes(context, total)
     }
 
     fn operator_started(&self, run: &Arc<OperatorRun>) {

@@ -7,6 +7,8 @@
 //! coordinator where they are now; where there are none left it waits for that, up to
 //! `udf_init_timeout`.
 //!
+//! Rows of a keyed call have their actor by key: `keyed` and `lane` are its way.
+//!
 //! Bounds: two blocks for each actor on their way from each task, sixteen where it is
 //! async.
 
@@ -27,13 +29,14 @@ use url::Url;
 use super::directory::{Directory, from_wire};
 use super::ends::{Ends, Turn};
 use super::hosting::Hosting;
+use super::keyed::KeyedDispatch;
 use super::starter::act;
 use crate::actor_calls::pool::answer_to_nothing;
 use crate::exchange::channels::ChannelPool;
 use crate::exchange::traffic::Traffic;
 
 /// How often a block is given to a host at most.
-const SENDS_MAX: u32 = 3;
+pub(super) const SENDS_MAX: u32 = 3;
 /// The coordinator is asked for so long where actors are.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -72,6 +75,9 @@ impl PoolLine {
         call: Arc<UdfCall>,
         placed: &PlacedPool,
     ) -> Result<Arc<dyn UdfPool>, UdfError> {
+        if call.handling.keyed.is_some() {
+            return Ok(Arc::new(KeyedDispatch::new(self, call, placed)));
+        }
         let ends = Ends::new(self, call, placed);
         Ok(Arc::new(DispatchPool { ends }))
     }
@@ -113,7 +119,7 @@ struct DispatchPool {
 }
 
 /// Whether `error` is of the way to actors, or of their host, and not of what they do.
-fn is_loss(error: &UdfError) -> bool {
+pub(super) fn is_loss(error: &UdfError) -> bool {
     match error {
         // The actor is there, and says why it cannot do it.
         UdfError::WorkerLost { .. } | UdfError::ActorFailed { .. } => false,

@@ -128,6 +128,7 @@ fn is_plain(call: &UdfCall) -> bool {
         init_timeout,
         min_workers,
         demand,
+        keyed,
         ..
     } = &call.handling;
     let ErrorPolicy { on_error, .. } = &call.errors;
@@ -136,6 +137,7 @@ fn is_plain(call: &UdfCall) -> bool {
         && *on_error == OnError::Raise
         && (timeout, init_timeout, min_workers) == (&None, &None, &None)
         && demand.is_none()
+        && keyed.is_none()
 }
 
 /// Two calls, the outer one over `columns` of what the inner one gives.

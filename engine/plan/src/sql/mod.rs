@@ -4,7 +4,8 @@
 //! the parser, `create_function` and `create_actor` for our DDL, and `method_call` after it);
 //! `actor_methods` makes functions of what a worker found in an actor's class; `relation` is
 //! called back by DataFusion's planner; `call_options` reads options both in DDL and in calls
-//! (`demand_options` those of resources, `overlap_options` those of async functions), `grouping` those of `map_groups`.
+//! (`demand_options` those of resources, `overlap_options` those of async functions), `grouping` those of `map_groups`,
+//! which `keyed` has other operators take as well.
 
 pub mod actor_methods;
 pub mod call_options;
@@ -14,6 +15,7 @@ pub mod create_actor;
 pub mod create_function;
 mod demand_options;
 pub(crate) mod grouping;
+mod keyed;
 mod method_call;
 pub mod overlap_options;
 mod reader;

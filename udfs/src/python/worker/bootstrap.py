@@ -16,7 +16,7 @@ import socket
 import struct
 import types
 
-PROTOCOL = 4
+PROTOCOL = 5
 HELLO = 17
 
 

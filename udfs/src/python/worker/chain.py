@@ -17,6 +17,7 @@ class Chain:
     # Only `def`s are put together, and none that is async.
     kind = "function"
     is_async = False
+    keeper = None
 
     def __init__(self, steps, input):
         self.steps = steps

@@ -25,7 +25,7 @@ use datafusion::physical_plan::{
     ExecutionPlan, ExecutionPlanProperties, InputDistributionRequirements, Partitioning,
     PlanProperties,
 };
-use mobula_udfs::{CallMode, Handling, OnError, Overlap, UdfCall, Volatility};
+use mobula_udfs::{CallMode, Handling, Keyed, OnError, Overlap, UdfCall, Volatility};
 
 use super::block_queue::{BlockLimits, BlockQueue};
 use super::grouping::{ExecGrouping, GroupMarker};
@@ -79,7 +79,8 @@ pub struct MapBatchesExec {
     concurrency: Option<usize>,
     /// The order that an ORDER BY inside the input gives all its rows.
     input_order: Option<LexOrdering>,
-    /// Which rows must come together; only with [`ExecShape::Table`].
+    /// Which rows must come together, only with [`ExecShape::Table`]; of a keyed call, by
+    /// what they were spread.
     grouping: Option<ExecGrouping>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -127,7 +128,8 @@ impl MapBatchesExec {
         self
     }
 
-    /// Asks for the rows of each group together.
+    /// Asks for the rows of each group together; of a keyed call, for those of each actor in
+    /// the order of the keys.
     pub fn with_grouping(mut self, grouping: Option<ExecGrouping>) -> Self {
         self.grouping = grouping;
         self
@@ -219,7 +221,7 @@ impl MapBatchesExec {
                 partitions.max(context.session_config().target_partitions())
             }
         };
-        let handling = &self.call.handling;
+        let handling = self.handling_under(&options(context));
         // As it claims: what is there decides how many more.
         let takes = self.concurrency.is_none() && handling.demand.takes_resources();
         let least = handling.min_workers.or(takes.then_some(1));
@@ -228,8 +230,7 @@ impl MapBatchesExec {
         let call = Arc::new(UdfCall {
             handling: Handling {
                 min_workers: least.map(|total| host.task_share(context, total)),
-                overlap: self.overlap_of_a_worker(),
-                ..handling.clone()
+                ..handling
             },
             query: QueryId::of(context),
             ..self.call_under(&options(context))
@@ -254,12 +255,45 @@ impl MapBatchesExec {
         UdfCall {
             timeout: call.handling.timeout.or(timeout),
             max_errors: call.errors.max_errors.into_iter().chain(listed).min(),
-            handling: Handling {
-                overlap: self.overlap_of_a_worker(),
-                ..call.handling.clone()
-            },
+            handling: self.handling_under(options),
             ..call.clone()
         }
+    }
+
+    /// How its blocks are handled, with the limits of a session with `options`.
+    fn handling_under(&self, options: &MobulaOptions) -> Handling {
+        let handling = &self.call.handling;
+        Handling {
+            overlap: self.overlap_of_a_worker(),
+            keyed: handling.keyed.map(|keyed| Keyed {
+                snapshot_every: match keyed.snapshot_every {
+                    0 => options.udf_snapshot_every() as u64,
+                    every => every,
+                },
+                replay_bytes: options.udf_replay_bytes() as u64,
+                snapshot_max_bytes: options.udf_snapshot_max_bytes() as u64,
+            }),
+            ..handling.clone()
+        }
+    }
+
+    /// Whose actor rows of `partition` go to, of a keyed call. Those that are placed are
+    /// counted over all tasks.
+    fn lane(&self, partition: usize, context: &TaskContext) -> Result<Option<usize>> {
+        if !self.is_keyed() {
+            return Ok(None);
+        }
+        let Some(placed) = PlacedPools::find(context, self.call_id, &self.call) else {
+            return Ok(Some(partition));
+        };
+        let host = TaskHostHandle::of(context)?;
+        let (first, count) = host.task_lanes(context, placed.actors());
+        Ok(Some(first + partition % count))
+    }
+
+    /// Whether rows go to actors by key.
+    pub fn is_keyed(&self) -> bool {
+        self.call.handling.keyed.is_some()
     }
 
     /// The rate is that of all workers.
@@ -273,7 +307,7 @@ impl MapBatchesExec {
     }
 
     fn groups(&self, context: &TaskContext) -> Option<Groups> {
-        let grouping = self.grouping.as_ref()?;
+        let grouping = self.grouping.as_ref().filter(|_| !self.is_keyed())?;
         Some(Groups {
             marker: GroupMarker::new(grouping.keys.clone()),
             max_bytes: options(context).udf_max_frame_bytes(),
@@ -395,7 +429,10 @@ fn options(context: &TaskContext) -> MobulaOptions {
 
 fn keeps_order(call: &UdfCall, shape: &ExecShape) -> bool {
     let is_table = matches!(shape, ExecShape::Table { .. });
-    call.handling.preserve_order.unwrap_or(!is_table)
+    // What comes of a key comes in the order of its rows.
+    let is_keyed = call.handling.keyed.is_some();
+    let ordered = call.handling.preserve_order;
+    ordered.unwrap_or(!is_table || is_keyed)
 }
 
 fn appended(input: &Schema, result: &Schema) -> SchemaRef {
@@ -452,6 +489,8 @@ impl ExecutionPlan for MapBatchesExec {
 
     fn input_distribution_requirements(&self) -> InputDistributionRequirements {
         InputDistributionRequirements::new(vec![match (&self.grouping, &self.input_order) {
+            // Its streams are spread below.
+            (Some(_), _) if self.is_keyed() => Distribution::UnspecifiedDistribution,
             (Some(grouping), _) => {
                 Distribution::KeyPartitioned(grouping.key_exprs(&self.input.schema()))
             }
@@ -462,6 +501,7 @@ impl ExecutionPlan for MapBatchesExec {
 
     fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
         let order = match &self.grouping {
+            Some(grouping) if self.is_keyed() => grouping.order_of_keys(&self.input.schema()),
             Some(grouping) => grouping.ordering(&self.input.schema()),
             None => self.input_order.clone(),
         };
@@ -477,7 +517,7 @@ impl ExecutionPlan for MapBatchesExec {
     }
 
     fn supports_limit_pushdown(&self) -> bool {
-        self.keeps_rows()
+        self.keeps_rows() && !self.is_keyed()
     }
 
     fn cardinality_effect(&self) -> CardinalityEffect {
@@ -530,6 +570,8 @@ impl ExecutionPlan for MapBatchesExec {
     ) -> Result<SendableRecordBatchStream> {
         let pool = self.shared_pool(&context)?;
         let setup = Setup {
+            lane: self.lane(partition, &context)?,
+            extra: pool.extra(),
             keeps_order: self.keeps_order(),
             keep_bytes: options(&context).udf_max_frame_bytes(),
             queue: BlockQueue::new(self.limits(&context)),

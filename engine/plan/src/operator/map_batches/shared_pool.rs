@@ -11,7 +11,7 @@ use std::time::Duration;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, Time};
 use mobula_udfs::{PoolStats, UdfCall, UdfError, UdfPool};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::failures::Failures;
 use crate::operator_run::{OperatorId, OperatorRun, RunMetrics};
@@ -29,6 +29,8 @@ struct PoolMetrics {
     slots_created: Count,
     blocks_ahead: Count,
     retries: Count,
+    snapshots: Count,
+    replayed: Count,
     workers_at_once: Count,
 }
 
@@ -95,6 +97,8 @@ impl SharedPool {
                 slots_created: global("slots_created"),
                 blocks_ahead: global("blocks_ahead"),
                 retries: global("retries"),
+                snapshots: global("snapshots"),
+                replayed: global("replayed"),
                 workers_at_once: global("workers_at_once"),
             },
             told: Mutex::default(),
@@ -181,14 +185,20 @@ impl SharedPool {
         add(&metrics.slots_created, |stats| stats.slots_created);
         add(&metrics.blocks_ahead, |stats| stats.blocks_ahead);
         add(&metrics.retries, |stats| stats.retries);
+        add(&metrics.snapshots, |stats| stats.snapshots);
+        add(&metrics.replayed, |stats| stats.replayed);
         add(&metrics.workers_at_once, |stats| stats.workers_at_once);
         *told = *stats;
     }
 
-    /// The right to one more call in flight, if there is one. A partition's
-    /// first call needs none, so that no partition can starve another.
-    pub fn extra_permit(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.extra).try_acquire_owned().ok()
+    /// The rights to more calls in flight, which its partitions share. A partition's first
+    /// call needs none, so that no partition can starve another; where each has its actor,
+    /// it has a right of its own to one more.
+    pub fn extra(&self) -> Arc<Semaphore> {
+        match self.call.handling.keyed {
+            Some(_) => Arc::new(Semaphore::new(1)),
+            None => Arc::clone(&self.extra),
+        }
     }
 }
 

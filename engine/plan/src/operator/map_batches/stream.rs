@@ -39,7 +39,7 @@ use datafusion::physical_plan::metrics::{
 };
 use futures::{Stream, StreamExt};
 use mobula_udfs::{Answer, UdfCall, UdfError};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::coop::unconstrained;
 
 use super::block_queue::{Block, BlockQueue};
@@ -62,6 +62,10 @@ pub(super) struct Setup {
     /// Whether each batch of the input is a block.
     pub takes_blocks: bool,
     pub pool: Arc<SharedPool>,
+    /// Of a keyed call: which of the task's streams it is, and so whose actor it has.
+    pub lane: Option<usize>,
+    /// Calls that may be in flight beyond the first.
+    pub extra: Arc<Semaphore>,
     pub call: Arc<UdfCall>,
     pub shape: ExecShape,
     pub schema: SchemaRef,
@@ -249,9 +253,9 @@ impl Running {
         loop {
             let permit = match self.in_flight.is_empty() {
                 true => None,
-                false => match self.setup.pool.extra_permit() {
-                    Some(permit) => Some(permit),
-                    None => return Ok(()),
+                false => match Arc::clone(&self.setup.extra).try_acquire_owned() {
+                    Ok(permit) => Some(permit),
+                    Err(_) => return Ok(()),
                 },
             };
             match self.poll_block(cx, metrics)? {
@@ -327,9 +331,10 @@ impl Running {
         };
         let (sender, answers) = mpsc::channel(capacity);
         let (pool, fail) = (Arc::clone(&self.setup.pool), self.fail.clone());
+        let lane = self.setup.lane;
         let mut call = Box::pin(async move {
             let end = match sent.is_empty() {
-                false => run_call(&pool, sent, kept, &sender).await,
+                false => run_call(&pool, lane, sent, kept, &sender).await,
                 true => Ok(()),
             };
             let end = end.map_err(|error| error.of_call(pool.call()));
@@ -367,13 +372,17 @@ impl Running {
 /// are their rows, if those that fail are listed.
 async fn run_call(
     pool: &SharedPool,
+    lane: Option<usize>,
     sent: Vec<RecordBatch>,
     kept: Vec<RecordBatch>,
     answers: &mpsc::Sender<Reply>,
 ) -> Result<(), UdfError> {
     let count = sent.iter().map(RecordBatch::num_rows).sum();
     let mut failed = vec![];
-    let mut stream = pool.pool()?.call_each(sent).await?;
+    let mut stream = match lane {
+        Some(lane) => pool.pool()?.call_lane(lane, sent).await?,
+        None => pool.pool()?.call_each(sent).await?,
+    };
     while let Some(answer) = stream.next().await {
         let reply = match answer? {
             Answer::Rows(rows) if rows.num_rows() == 0 => continue,
@@ -383,6 +392,8 @@ async fn run_call(
                 failed.extend(rows);
                 Reply::Dropped(dropped)
             }
+            // It is kept by who is on the way to the actor.
+            Answer::Snapshot(_) => continue,
         };
         if answers.send(reply).await.is_err() {
             break;
