@@ -297,7 +297,7 @@ def main():
     arguments = parser.parse_args()
     if arguments.case == "keyed":
         took, log, actors = keyed(arguments.seconds or 60, arguments.hosts)
-        print(f"killed {log.count('actor')} actors and {log.count('host')} hosts, {actors} actors in all, {took:.0f} s:")
+        print(f"killed {log.count('actor')} actors and {log.count('host')} hosts, {actors} actors answered, {took:.0f} s:")
         print(f"{EVENTS:,} events of {KEYS:,} keys came once, each key in its order, and its state is right")
         return
     if arguments.case == "slowest":

@@ -41,10 +41,13 @@ async fn nothing_moves_past_what_a_state_depends_on() {
     check_plan(
         "SELECT a, \"Embed\" FROM map_batches(TABLE(t), \"Embed\", partition_by => c, volatility => 'immutable') WHERE a > 3 ORDER BY a LIMIT 2",
         expect![[r#"
-            SortPreservingMergeExec: [a@0 ASC NULLS LAST], fetch=2
-              SortExec: TopK(fetch=2), expr=[a@0 ASC NULLS LAST], preserve_partitioning=[true]
-                FilterExec: a@0 > 3
-                  DataSourceExec: partitions=2, partition_sizes=[1, 1]
+            SortExec: TopK(fetch=2), expr=[a@0 ASC NULLS LAST], preserve_partitioning=[false]
+              FilterExec: a@0 > 3
+                ProjectionExec: expr=[a@0 as a, Embed@3 as Embed]
+                  MapBatchesExec: udf=Embed, kind=scalar, volatility=immutable, partition_by=[c], batch_size=8, batch_format=numpy, concurrency=1
+                    SpreadExec: partitions=1, by=[c]
+                      RepartitionExec: partitioning=Hash([c@1], 1), input_partitions=2
+                        DataSourceExec: partitions=2, partition_sizes=[1, 1]
         "#]],
     )
     .await;
