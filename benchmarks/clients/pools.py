@@ -5,6 +5,7 @@ fast point queries stay beside batches.
     MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py chaos [--seconds 60]
     MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py burst [--seconds 60]
     MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py served [--questions 300]
+    MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py keyed [--seconds 60] [--hosts]
 
 `slowest`: two executors scan, a third one has the actors, which take 10 ms a block.
 `chaos`: four actors on two executors; every 5 s one of them, or one of their executors, is
@@ -13,7 +14,11 @@ killed. The executor is started again 3 s later.
 a pause; its size and its line are printed as they go.
 `served`: one server with a warm pool of four, asked one row at a time, alone and beside a
 query whose calls take 10 ms, 500 ms, or one whose blocks would take seconds if they were not
-cut. Needs the packages of tests/clients/requirements.txt.
+cut.
+`keyed`: a million events of 10,000 keys, four actors that keep a count and a sum of each key,
+one of which is killed every 10 s, in turn with one of their hosts if `--hosts` is given; each
+key's order and state are held against a recomputation. Needs the packages of
+tests/clients/requirements.txt.
 """
 
 import argparse
@@ -29,6 +34,7 @@ import tempfile
 import threading
 import time
 
+import numpy as np
 from servers import Process, Server
 
 CLASS = """CREATE FUNCTION steady(x BIGINT) RETURNS VARCHAR LANGUAGE python AS $$
@@ -42,6 +48,27 @@ class steady:
         time.sleep({seconds})
         return [f'{{os.getpid()}} {{began}} {{time.time()}}'] + [None] * (len(x) - 1)
 $$"""
+KEYED = """CREATE FUNCTION account(rows TABLE)
+RETURNS TABLE(k BIGINT, x BIGINT, seen BIGINT, total BIGINT, pid BIGINT) LANGUAGE python AS $$
+import os, time
+class account:
+    def __init__(self):
+        self.keys = {{}}
+    def __call__(self, rows):
+        time.sleep({seconds})
+        keys, seen, totals = rows['k'].tolist(), [], []
+        for key, x in zip(keys, rows['x'].tolist()):
+            count, total = self.keys.get(key, (0, 0))
+            self.keys[key] = count + 1, total + x
+            seen.append(count + 1)
+            totals.append(total + x)
+        return {{'k': keys, 'x': rows['x'], 'seen': seen, 'total': totals, 'pid': [os.getpid()] * len(keys)}}
+    def snapshot(self):
+        return self.keys
+    def restore(self, keys):
+        self.keys = keys
+$$"""
+EVENTS, KEYS, EVENTS_A_BLOCK, KEYED_ACTORS, KEYED_KILL_EVERY_S = 1_000_000, 10_000, 1_000, 4, 10
 BLOCK_ROWS = 16
 PARTS = 8
 KILL_EVERY_S = 5
@@ -328,13 +355,91 @@ def served(questions):
             server.stop()
 
 
+def kill_keyed(own, hosts, over, log):
+    """Kills an actor every now and then, or in turn its host, until `over`."""
+    rng, kills = random.Random(5), 0
+    with own.server.connect() as connection, connection.cursor() as cursor:
+        while not over.wait(KEYED_KILL_EVERY_S):
+            kills += 1
+            if hosts and kills % 2 == 0:
+                own.executors["killed"].kill()
+                log.append("host")
+                over.wait(AWAY_S)
+                own.start("killed", "--cpus", "8", "--roles", "actors")
+                continue
+            cursor.execute("SELECT pid FROM system.workers WHERE function = 'account' ORDER BY pid")
+            pids = [pid for (pid,) in cursor.fetchall()]
+            with contextlib.suppress(IndexError, ProcessLookupError):
+                os.kill(rng.choice(pids), signal.SIGKILL)
+                log.append("actor")
+
+
+def check_keyed(found):
+    """Each event once; of each key in order, with the count and the sum of all before it."""
+    k, x, seen, total = (found[name].to_numpy() for name in ("k", "x", "seen", "total"))
+    assert np.array_equal(np.sort(x), np.arange(1, EVENTS + 1)), "an event is lost, or there twice"
+    assert np.array_equal(k, x * 7919 % KEYS), "an event has another key"
+    # By key, each in the order in which it came.
+    came = np.argsort(k, kind="stable")
+    k, x, seen, total = (column[came] for column in (k, x, seen, total))
+    starts = np.flatnonzero(np.r_[True, k[1:] != k[:-1]])
+    assert len(starts) == KEYS
+    within = np.diff(x) > 0
+    within[starts[1:] - 1] = True
+    assert within.all(), "events of a key are out of order"
+    lengths = np.diff(np.r_[starts, len(k)])
+    assert np.array_equal(seen, np.arange(len(k)) - np.repeat(starts, lengths) + 1), "a count is wrong"
+    sums = np.cumsum(x)
+    before = np.r_[0, sums[starts[1:] - 1]]
+    assert np.array_equal(total, sums - np.repeat(before, lengths)), "a sum is wrong"
+    ends = starts + lengths - 1
+    final = np.bincount(np.arange(1, EVENTS + 1) * 7919 % KEYS, np.arange(1, EVENTS + 1), KEYS)
+    assert np.array_equal(total[ends], final), "the final state is wrong"
+
+
+def keyed(seconds, hosts):
+    """How long a million events took, what was killed, and how many actors there were."""
+    with cluster() as own, own.cursor() as cursor:
+        for id in ("killed", "kept"):
+            own.start(id, "--cpus", "8", "--roles", "actors")
+        blocks = EVENTS // EVENTS_A_BLOCK
+        cursor.execute(KEYED.format(seconds=seconds * KEYED_ACTORS / blocks))
+        cursor.execute(f"SET mobula.udf_batch_rows = {EVENTS_A_BLOCK}")
+        for part in range(PARTS):
+            # All events of a key are in one file, in their order.
+            events = f"SELECT value AS x, value * 7919 % {KEYS} AS k FROM generate_series(1, {EVENTS})"
+            ours = f"SELECT * FROM ({events}) WHERE k % {PARTS} = {part} ORDER BY x"
+            cursor.execute(f"COPY ({ours}) TO '{own.root}/events/{part}.parquet'")
+        cursor.execute(f"CREATE EXTERNAL TABLE events STORED AS PARQUET LOCATION '{own.root}/events/'")
+        call = f"map_batches(TABLE(events), account, partition_by => k, concurrency => {KEYED_ACTORS}, num_cpus => 1, snapshot_every => 16)"
+        over, log = threading.Event(), []
+        killer = threading.Thread(target=kill_keyed, args=(own, hosts, over, log))
+        began = time.monotonic()
+        killer.start()
+        try:
+            cursor.execute(f"SELECT k, x, seen, total, pid FROM {call}")
+            found = cursor.fetch_arrow_table()
+            took = time.monotonic() - began
+        finally:
+            over.set()
+            killer.join()
+    check_keyed(found)
+    return took, log, len(set(found["pid"].to_pylist()))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("case", choices=["slowest", "chaos", "burst", "served"])
+    parser.add_argument("case", choices=["slowest", "chaos", "burst", "served", "keyed"])
     parser.add_argument("--actors", default="1,2,4,8,16", help="of the slow stage")
     parser.add_argument("--questions", type=int, default=300, help="point queries of each case of `served`")
     parser.add_argument("--seconds", type=int, help="of one run: 4, or 60 with kills and bursts")
+    parser.add_argument("--hosts", action="store_true", help="of `keyed`: kill hosts of actors as well")
     arguments = parser.parse_args()
+    if arguments.case == "keyed":
+        took, log, actors = keyed(arguments.seconds or 60, arguments.hosts)
+        print(f"killed {log.count('actor')} actors and {log.count('host')} hosts, {actors} actors answered, {took:.0f} s:")
+        print(f"{EVENTS:,} events of {KEYS:,} keys came once, each key in its order, and its state is right")
+        return
     if arguments.case == "slowest":
         for actors in map(int, arguments.actors.split(",")):
             rate, busy = slowest(actors, arguments.seconds or 4)

@@ -86,6 +86,7 @@ fn pages() -> Vec<PathBuf> {
         "functions",
         "failed-rows",
         "blocks",
+        "keyed-actors",
         "ray-and-spark",
     ] {
         pages.push(docs.join(format!("guide/{guide}.md")));

@@ -3,14 +3,20 @@
 //! A task's own pool ends its workers with the task. This one is held by who started it,
 //! and each task, in whatever process, opens a way to it with a count of its own. Blocks
 //! of all of them stand in one line, so that whichever actor comes free takes the next.
+//!
+//! Those of a keyed call have lanes instead: each is one task's at a time, which brings
+//! the state that its actor goes on from (`keyed`).
 
 use std::sync::Arc;
 use std::time::Duration;
+
+use arrow::buffer::Buffer;
 
 use crate::async_calls::AsyncPool;
 use crate::call::UdfCall;
 use crate::crew::Crew;
 use crate::error::UdfError;
+use crate::keyed::HostedLane;
 use crate::manager::WorkerManager;
 use crate::native::NativeThreads;
 use crate::order::CallOrder;
@@ -28,6 +34,8 @@ pub struct ActorPool {
     actors: Actors,
     call: Arc<UdfCall>,
     most: usize,
+    /// What errors call this process.
+    place: String,
     _keeper: Option<OwnedTask>,
 }
 
@@ -36,6 +44,7 @@ enum Actors {
     Crew(Arc<Crew>),
     /// Of an async function: its workers share one queue.
     Async(Arc<AsyncPool>),
+    Lanes(Vec<HostedLane>),
     Native(NativeThreads),
 }
 
@@ -54,7 +63,12 @@ impl ActorPool {
         let most = actors.max(1);
         let bounds = [least.clamp(1, most), most];
         let manager = Arc::clone(manager);
+        let place = manager.settings.executor_id.clone();
         let actors = match call.is_async() {
+            _ if call.handling.keyed.is_some() => {
+                let lane = |_| HostedLane::new(&manager, &call);
+                Actors::Lanes((0..most).map(lane).collect())
+            }
             true => {
                 let order = CallOrder::try_new(Arc::clone(&call))?;
                 Actors::Async(Arc::new(AsyncPool::new(manager, order, most)))
@@ -67,22 +81,30 @@ impl ActorPool {
                 let own = CallOn::new(Arc::clone(crew), order);
                 Some(spawn_named("actors-keeper", keep(own)))
             }
-            Actors::Async(_) => None,
+            Actors::Async(_) | Actors::Lanes(_) | Actors::Native(_) => None,
         };
         Ok(Self {
             actors,
             call,
             most,
+            place,
             _keeper: keeper,
         })
     }
 
-    /// The same of a native function.
-    pub fn native(threads: NativeThreads, call: Arc<UdfCall>, actors: usize) -> Self {
+    /// The same of a native function; errors call this process `place`.
+    pub fn native(
+        threads: NativeThreads,
+        call: Arc<UdfCall>,
+        actors: usize,
+        place: String,
+    ) -> Self {
         Self {
             actors: Actors::Native(threads),
             call,
             most: actors.max(1),
+            place,
+            _keeper: None,
         }
     }
 
@@ -95,9 +117,38 @@ impl ActorPool {
             Actors::Async(pool) => return Ok(Arc::clone(pool) as Arc<dyn UdfPool>),
             Actors::Native(threads) => return Ok(threads.open()),
             Actors::Crew(crew) => Arc::clone(crew),
+            // Each is one task's.
+            Actors::Lanes(_) => return Err(self.gone()),
         };
         let order = CallOrder::try_new(Arc::clone(&self.call))?;
         Ok(Arc::new(ProcessPool::on(crew, order, self.most)))
+    }
+
+    /// The way to the actor of `lane` for the task that has it now: it goes on from
+    /// `snapshot`, or as its constructor makes it. Who had it before, by a smaller
+    /// `generation`, has it no more, and its actor ends.
+    ///
+    /// # Errors
+    /// [`UdfError::PoolGone`] to who comes too late, and for a lane that is not there.
+    pub fn open_lane(
+        &self,
+        lane: usize,
+        generation: u64,
+        snapshot: Option<Buffer>,
+    ) -> Result<Arc<dyn UdfPool>, UdfError> {
+        let Actors::Lanes(lanes) = &self.actors else {
+            return Err(self.gone());
+        };
+        let lane = lanes.get(lane).ok_or_else(|| self.gone())?;
+        let opened = lane.open(generation, snapshot)?;
+        opened.ok_or_else(|| self.gone())
+    }
+
+    fn gone(&self) -> UdfError {
+        UdfError::PoolGone {
+            function: self.call.spec.name.clone(),
+            place: self.place.clone(),
+        }
     }
 
     /// The call that they are built for.
@@ -121,9 +172,11 @@ async fn keep(call: Arc<CallOn>) {
 
 impl Drop for ActorPool {
     fn drop(&mut self) {
-        // The others end with their last reader.
-        if let Actors::Crew(crew) = &self.actors {
-            crew.dismiss();
+        match &self.actors {
+            Actors::Crew(crew) => crew.dismiss(),
+            Actors::Lanes(lanes) => lanes.iter().for_each(HostedLane::close),
+            // They end with their last reader.
+            Actors::Async(_) | Actors::Native(_) => {}
         }
     }
 }

@@ -8,6 +8,8 @@
 //! halved down to the rows that do it, if the function is called row by row or says
 //! the same when asked again. A worker that cannot be made ready is no block's fault.
 //!
+//! What a keyed actor kept is not gone: the next one is given it with the worker (`keyed`).
+//!
 //! A named actor outlives its readers: what it is at work on when a reader goes, it
 //! finishes, and the answers are thrown away.
 //!
@@ -28,6 +30,7 @@ use crate::crew::{Lease, Vacancy};
 use crate::error::{ErrorBound, UdfError, UdfErrorClass, UserFailure};
 use crate::exchange::{Ahead, Exchange, Interruption, Part, Parts, answer_bytes};
 use crate::failed_rows::{FailedRow, OnError, RowFailure};
+use crate::keyed::{Answered, Keeper};
 use crate::line::Ticket;
 use crate::manager::leaves_worker_usable;
 use crate::pool::Answer;
@@ -46,6 +49,17 @@ struct Todo {
     offset: usize,
     /// Whether it has ended a worker.
     is_suspect: bool,
+}
+
+impl Todo {
+    /// What is left of it after its first `rows`.
+    fn after(self, rows: usize) -> Self {
+        Self {
+            block: self.block.slice(rows, self.block.num_rows() - rows),
+            offset: self.offset + rows,
+            ..self
+        }
+    }
 }
 
 /// What a call has of a worker.
@@ -119,6 +133,7 @@ pub(crate) async fn run(call: Arc<CallOn>, place: Place, blocks: Vec<RecordBatch
         wall: Duration::ZERO,
         behind: 0,
         failed: 0,
+        answered: Answered::default(),
     };
     let mut outcome = run.all(blocks).await;
     call.counters.calls.fetch_add(count, Ordering::Relaxed);
@@ -131,7 +146,13 @@ pub(crate) async fn run(call: Arc<CallOn>, place: Place, blocks: Vec<RecordBatch
         outcome = run.tell_early(outcome).await;
         reusable = run.drain().await;
     }
-    let BlockRun { place, held, .. } = run;
+    let BlockRun {
+        place, mut held, ..
+    } = run;
+    if outcome.is_ok() {
+        let news = call.keeper.as_ref().and_then(Keeper::take_news);
+        held.extend(news.map(Answer::Snapshot));
+    }
     // The worker is free before the reader sees the end, so that a reader's next
     // call finds it.
     match (reusable, place) {
@@ -167,6 +188,8 @@ struct BlockRun<'a> {
     behind: usize,
     /// Rows that ended workers.
     failed: u64,
+    /// Of the block at work, what a keyed actor has answered already.
+    answered: Answered,
 }
 
 impl BlockRun<'_> {
@@ -192,7 +215,10 @@ impl BlockRun<'_> {
             }
             // Those that it had and had not begun are sent again as well.
             self.sent.clear();
-            self.held.truncate(held);
+            // Its state has what it has answered: the next one is given that.
+            let answered = self.answered;
+            self.held.truncate(held.max(answered.held));
+            let next = next.after(answered.rows);
             match std::mem::take(&mut self.behind) {
                 0 => todo.extend(self.after(next, error)?),
                 behind => {
@@ -249,6 +275,8 @@ impl BlockRun<'_> {
             unread: false,
             wall: &mut self.wall,
             has_more: false,
+            keeper: call.keeper.as_ref(),
+            answered: Answered::default(),
         };
         let mean = call.counters.mean.get();
         let hosted = call.crew.hosted.as_ref();
@@ -266,6 +294,7 @@ impl BlockRun<'_> {
         };
         let outcome = outcome.map_err(|stop| stop.at_line(&call.order.call));
         let (passed_on, unread) = (exchange.passed_on, exchange.unread);
+        self.answered = exchange.answered;
         drop(busy);
         if let Err(Interruption::Failed(error)) = &outcome
             && ends_worker(error)

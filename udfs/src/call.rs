@@ -206,6 +206,7 @@ mod tests {
 
     use super::*;
     use crate::failed_rows::OnError;
+    use crate::keyed::Keyed;
     use crate::overlap::Overlap;
     use crate::resources::{Amount, Demand};
     use crate::spec::{CallDefaults, Language, ObjectKind, Param, ParamKind, Returns};
@@ -263,6 +264,11 @@ mod tests {
                     max_in_flight: Some(64),
                     rate_limit: Some(2.5),
                 },
+                keyed: Some(Keyed {
+                    snapshot_every: 3,
+                    replay_bytes: 4,
+                    snapshot_max_bytes: 5,
+                }),
             },
             input: schema(DataType::Utf8),
             output: schema(DataType::Float64),

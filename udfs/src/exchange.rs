@@ -28,6 +28,7 @@ use crate::call::UdfCall;
 use crate::crew::Lease;
 use crate::error::{UdfError, UserFailure};
 use crate::failed_rows::OnError;
+use crate::keyed::{Answered, Keeper, SnapshotParts};
 use crate::order::CallOrder;
 use crate::pool::{Answer, PoolStats};
 use crate::protocol::{Done, Failed, Frame, Kind};
@@ -99,6 +100,8 @@ pub(crate) struct Counters {
     pub(crate) blocks_ahead: AtomicU64,
     workers_at_once: AtomicU64,
     pub(crate) retries: AtomicU64,
+    pub(crate) snapshots: AtomicU64,
+    pub(crate) replayed: AtomicU64,
     /// What a block takes lately.
     pub(crate) mean: Mean,
 }
@@ -161,6 +164,8 @@ impl Counters {
             blocks_ahead: read(&self.blocks_ahead),
             workers_at_once: read(&self.workers_at_once),
             retries: read(&self.retries),
+            snapshots: read(&self.snapshots),
+            replayed: read(&self.replayed),
         }
     }
 }
@@ -187,6 +192,10 @@ pub(crate) struct Exchange<'a> {
     pub(crate) wall: &'a mut Duration,
     /// Whether another block of the train is behind this one.
     pub(crate) has_more: bool,
+    /// Of a keyed call: what is kept beside its actor.
+    pub(crate) keeper: Option<&'a Keeper>,
+    /// How much of the block is in what is kept.
+    pub(crate) answered: Answered,
 }
 
 impl Exchange<'_> {
@@ -292,10 +301,16 @@ impl Exchange<'_> {
         add(&self.counters.bytes_in, bytes);
         let mut reader_time = Duration::ZERO;
         let mut refused = None;
+        let mut snapshot = SnapshotParts::default();
         loop {
             let frame = self.lease.worker.answer(function, seq, deadline).await?;
             match frame.kind {
-                Kind::Output | Kind::Failed if refused.is_some() => {}
+                Kind::Output | Kind::Failed | Kind::Snapshot if refused.is_some() => {}
+                Kind::Snapshot => {
+                    if let Err(error) = self.take_snapshot(&frame, &mut snapshot) {
+                        refused = Some(self.hear_out(error)?);
+                    }
+                }
                 Kind::Output | Kind::Failed => {
                     let output = match frame.kind {
                         Kind::Failed => self.failed(&frame, block.num_rows(), offset)?,
@@ -316,7 +331,10 @@ impl Exchange<'_> {
                 Kind::Done => {
                     let done: Done = self.lease.worker.read(&frame, function)?;
                     self.took(&done, since.elapsed().saturating_sub(reader_time));
-                    return refused.map_or(Ok(()), |error| Err(Interruption::Failed(error)));
+                    return match refused {
+                        Some(error) => Err(error.into()),
+                        None => Ok(self.note_answered(block, snapshot)?),
+                    };
                 }
                 other => {
                     let problem = format!("it answers {other:?} instead of Output or Done");
@@ -422,13 +440,15 @@ impl Exchange<'_> {
     /// Whether answers wait for the end of the call: those of a scalar function,
     /// and, where rows may fail, of a table function as well, so that its block can
     /// be sent again; but no more of these than a frame holds. Those of a named actor
-    /// wait too: a slow reader does not keep it from others.
+    /// wait too: a slow reader does not keep it from others; and those of a keyed one,
+    /// which may have to see its block again.
     fn holds(&self) -> bool {
         let call = &self.order.call;
         if !call.spec.is_table() {
             return true;
         }
-        (call.errors.on_error != OnError::Raise || call.spec.is_method())
+        let waits = call.spec.is_method() || call.handling.keyed.is_some();
+        (call.errors.on_error != OnError::Raise || waits)
             && self.held_bytes < self.lease.worker.channel.max_frame_bytes()
     }
 
@@ -440,7 +460,7 @@ impl Exchange<'_> {
         }
         let rows = self.held.iter().skip(before).map(|answer| match answer {
             Answer::Rows(block) => block.num_rows(),
-            Answer::Failed(_) => 0,
+            Answer::Failed(_) | Answer::Snapshot(_) => 0,
         });
         let found: usize = rows.sum();
         if found == wanted {
@@ -463,6 +483,7 @@ pub(crate) fn answer_bytes(answer: &Answer) -> usize {
     match answer {
         Answer::Rows(rows) => block_bytes(rows),
         Answer::Failed(_) => 0,
+        Answer::Snapshot(state) => state.len(),
     }
 }
 

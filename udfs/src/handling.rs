@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::keyed::Keyed;
 use crate::overlap::Overlap;
 use crate::resources::Demand;
 
@@ -35,6 +36,10 @@ pub struct Handling {
     /// Of an async function: how many of its calls run at a time, and how fast.
     #[serde(skip_serializing_if = "Overlap::is_default")]
     pub overlap: Overlap,
+    /// How the state of its actors is kept, where a key always goes to the same one; `None`:
+    /// blocks go to any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keyed: Option<Keyed>,
 }
 
 impl Default for Handling {
@@ -49,6 +54,7 @@ impl Default for Handling {
             init_timeout: None,
             demand: Demand::default(),
             overlap: Overlap::default(),
+            keyed: None,
         }
     }
 }

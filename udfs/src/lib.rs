@@ -11,7 +11,8 @@
 //! or has one started through `launch` by the `zygote` → `block_run` has
 //! `exchange` hand it to `channel`, which writes it by `protocol`, large ones to
 //! memory from `slots` → `python/worker/*.py` → back the same way. Blocks of async
-//! functions overlap in a worker, by a way of their own: `async_calls`.
+//! functions overlap in a worker, by a way of their own: `async_calls`. Where rows are routed
+//! by key, each actor has a lane, and its state outlives it: `keyed`.
 
 mod activity;
 mod actor;
@@ -31,6 +32,7 @@ mod failed_rows;
 mod fused;
 mod handling;
 mod hosted;
+mod keyed;
 mod launch;
 mod line;
 mod log;
@@ -75,6 +77,7 @@ pub use error::{ErrorBound, RemoteFailure, UdfError, UdfErrorClass, UserFailure}
 pub use failed_rows::{ErrorPolicy, FailedRow, OnError, RowFailure};
 pub use fused::{Step, Take};
 pub use handling::Handling;
+pub use keyed::Keyed;
 pub use manager::{StartMethod, WorkerManager, WorkerSettings};
 pub use native::{
     Native, NativeError, NativeFunction, NativeFunctions, NativeInstance, NativePlace,

@@ -19,6 +19,7 @@ use crate::async_calls::AsyncPool;
 use crate::call::UdfCall;
 use crate::channel::Channel;
 use crate::error::{INIT_TIMEOUT, INIT_TIMEOUT_OPTION, UdfError};
+use crate::keyed::KeyedPool;
 use crate::launch::{Launched, Launcher, Program, WorkerEnv};
 use crate::order::CallOrder;
 use crate::pool::UdfPool;
@@ -224,6 +225,9 @@ impl WorkerManager {
         concurrency: usize,
     ) -> Result<Arc<dyn UdfPool>, UdfError> {
         self.check_call(&call)?;
+        if call.handling.keyed.is_some() {
+            return Ok(Arc::new(KeyedPool::try_new(self, &call, concurrency)?));
+        }
         let order = CallOrder::try_new(call)?;
         let manager = Arc::clone(self);
         Ok(match order.call.is_async() {

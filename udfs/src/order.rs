@@ -118,6 +118,11 @@ fn load_step<'a>(
             (names, most, seconds)
         }),
         overlap: LoadOverlap::of(call, timeout),
+        keyed: call.handling.keyed.map(|keyed| {
+            let most = [keyed.snapshot_every, keyed.replay_bytes];
+            let [every, bytes] = most.map(|most| most.max(1));
+            (every, bytes)
+        }),
         zero_copy: call.handling.zero_copy_batch,
         schema_bytes,
     }

@@ -7,6 +7,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use arrow::buffer::Buffer;
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt};
 
@@ -24,6 +25,9 @@ pub enum Answer {
     /// Rows of the block that failed, in no order; none twice. A scalar function
     /// tells them before their NULLs.
     Failed(Vec<FailedRow>),
+    /// The state of a keyed actor after the block, told last; only where another process
+    /// asks for it.
+    Snapshot(Buffer),
 }
 
 impl Answer {
@@ -66,6 +70,18 @@ pub trait UdfPool: Send + Sync + Debug {
         one_by_one(self, blocks).await
     }
 
+    /// As [`Self::call_each`], on the actor of `lane`; where actors have no lanes, on any.
+    ///
+    /// # Errors
+    /// As of [`Self::call`].
+    async fn call_lane(
+        &self,
+        _lane: usize,
+        blocks: Vec<RecordBatch>,
+    ) -> Result<AnswerStream, UdfError> {
+        self.call_each(blocks).await
+    }
+
     /// How many small blocks [`Self::call_each`] should be given at a time now; at least
     /// 1, and more only where blocks take less time than their way.
     fn train(&self) -> usize {
@@ -76,6 +92,11 @@ pub trait UdfPool: Send + Sync + Debug {
     /// this process knows.
     fn wait_expected(&self) -> Duration {
         Duration::ZERO
+    }
+
+    /// Whether it has a keyed actor that can tell its state; known once it has answered.
+    fn keeps_state(&self) -> bool {
+        false
     }
 
     /// Most workers at work at a time; at least 1.
@@ -112,6 +133,10 @@ pub struct PoolStats {
     pub blocks_ahead: u64,
     /// Calls of user code that were made again, and blocks that were sent again.
     pub retries: u64,
+    /// States that keyed actors have told.
+    pub snapshots: u64,
+    /// Blocks that an actor saw again, answered before, when it took over from another.
+    pub replayed: u64,
 }
 
 impl PoolStats {
@@ -131,6 +156,8 @@ impl PoolStats {
             workers_at_once: self.workers_at_once + other.workers_at_once,
             blocks_ahead: self.blocks_ahead + other.blocks_ahead,
             retries: self.retries + other.retries,
+            snapshots: self.snapshots + other.snapshots,
+            replayed: self.replayed + other.replayed,
         }
     }
 }

@@ -20,7 +20,8 @@ use crate::call::UdfCall;
 use crate::crew::{Claim, Crew, Lease, Vacancy};
 use crate::error::UdfError;
 use crate::exchange::{Counters, Part};
-use crate::manager::WorkerManager;
+use crate::keyed::{Keeper, resume};
+use crate::manager::{TimeLimit, WorkerManager};
 use crate::order::CallOrder;
 use crate::pool::{Answer, AnswerStream, PoolStats, UdfPool};
 use crate::resources::Share;
@@ -49,6 +50,8 @@ pub(crate) struct CallOn {
     pub(crate) counters: Counters,
     /// As who its blocks stand in line.
     pub(crate) turn: Turn,
+    /// What is kept beside the one actor of a keyed call.
+    pub(crate) keeper: Option<Keeper>,
 }
 
 impl ProcessPool {
@@ -69,6 +72,15 @@ impl ProcessPool {
         Self {
             call: CallOn::new(crew, order),
             concurrency,
+            owns_crew: false,
+        }
+    }
+
+    /// The one actor of `call`'s crew, which ends with who else has that.
+    pub(crate) fn of(call: Arc<CallOn>) -> Self {
+        Self {
+            call,
+            concurrency: 1,
             owns_crew: false,
         }
     }
@@ -123,6 +135,10 @@ impl UdfPool for ProcessPool {
         self.concurrency
     }
 
+    fn keeps_state(&self) -> bool {
+        self.call.keeper.as_ref().is_some_and(Keeper::keeps_state)
+    }
+
     fn stats(&self) -> PoolStats {
         self.call.counters.stats()
     }
@@ -138,12 +154,23 @@ impl Drop for ProcessPool {
 
 impl CallOn {
     pub(crate) fn new(crew: Arc<Crew>, order: CallOrder) -> Arc<Self> {
+        let keeper = order.call.handling.keyed.map(Keeper::new);
+        Self::with_keeper(crew, order, keeper)
+    }
+
+    /// The same, with what is kept beside its actor.
+    pub(crate) fn with_keeper(
+        crew: Arc<Crew>,
+        order: CallOrder,
+        keeper: Option<Keeper>,
+    ) -> Arc<Self> {
         // A single actor promises to take calls as they come.
         let hosted = crew.hosted.as_ref();
         let shares = hosted.is_none_or(|hosted| hosted.spec.pool.is_some());
         Arc::new(Self {
             turn: Turn::of(&order.call, shares),
             crew,
+            keeper,
             order,
             counters: Counters::default(),
         })
@@ -187,16 +214,28 @@ impl CallOn {
         Claim {
             function: self.order.function(),
             order: Some(&self.order),
-            limit: self
-                .crew
-                .manager
-                .init_limit_of(self.order.call.handling.init_timeout),
+            limit: self.init_limit(),
             counters: &self.counters,
         }
     }
 
-    /// A worker with the call loaded.
+    /// For getting a worker ready.
+    pub(crate) fn init_limit(&self) -> TimeLimit {
+        let own = self.order.call.handling.init_timeout;
+        self.crew.manager.init_limit_of(own)
+    }
+
+    /// A worker with the call loaded, and with the state of who had its lane before.
     pub(crate) async fn lease(&self, vacancy: Vacancy) -> Result<Lease, UdfError> {
+        let lease = self.lease_any(vacancy).await?;
+        match &self.keeper {
+            Some(keeper) => resume(self, keeper, lease).await,
+            None => Ok(lease),
+        }
+    }
+
+    /// A worker with the call loaded.
+    pub(crate) async fn lease_any(&self, vacancy: Vacancy) -> Result<Lease, UdfError> {
         self.crew.lease(vacancy, &self.claim()).await
     }
 

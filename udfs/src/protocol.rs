@@ -20,7 +20,8 @@
 //! → DESCRIBE source         ← READY object        | ERROR
 //! → BUILD class, arguments  ← READY               | ERROR
 //! → LOAD call, schemas      ← READY               | ERROR
-//! → PROCESS block           ← (FAILED | OUTPUT)* DONE, or ERROR at any place
+//! → RESTORE part of a state ← READY               | ERROR
+//! → PROCESS block           ← (FAILED | OUTPUT)* SNAPSHOT* DONE, or ERROR at any place
 //! → SHUTDOWN                (the process ends)
 //! ```
 //!
@@ -30,6 +31,9 @@
 //!
 //! BUILD makes the one instance of a named actor; LOADs of its methods name them, and
 //! whatever else the process forgets, it keeps the instance.
+//!
+//! RESTORE is for keyed actors (`keyed`): who gets it speaks from then on for a state, from
+//! which it goes on if there is one. SNAPSHOT tells that state as it is after the block.
 //!
 //! With a zygote, which says HELLO for its workers:
 //!
@@ -89,6 +93,7 @@ pub(crate) enum Kind {
     Fork = 6,
     Build = 7,
     Cancel = 8,
+    Restore = 9,
     Slot = 10,
     Free = 11,
     Drop = 12,
@@ -103,6 +108,7 @@ pub(crate) enum Kind {
     Failed = 24,
     Part = 25,
     Alive = 26,
+    Snapshot = 27,
     Released = 32,
 }
 
@@ -111,7 +117,7 @@ impl Kind {
     pub(crate) fn has_answer(self) -> bool {
         matches!(
             self,
-            Self::Describe | Self::Build | Self::Load | Self::Process
+            Self::Describe | Self::Build | Self::Load | Self::Restore | Self::Process
         )
     }
 
@@ -128,6 +134,7 @@ impl Kind {
             Self::Failed,
             Self::Part,
             Self::Alive,
+            Self::Snapshot,
             Self::Released,
         ]
         .into_iter()
@@ -420,10 +427,29 @@ pub(crate) struct LoadStep<'a> {
     pub(crate) retry: Option<(&'a [String], u32, Option<f64>)>,
     /// Of an async function.
     pub(crate) overlap: Option<crate::overlap::LoadOverlap>,
+    /// Of a keyed call: after how many blocks, or bytes of them, its state is told.
+    pub(crate) keyed: Option<(u64, u64)>,
     /// Whether batches are seen where they lie, and cannot be written to.
     pub(crate) zero_copy: bool,
     /// Of the messages of its input and of its output.
     pub(crate) schema_bytes: [usize; 2],
+}
+
+/// RESTORE; the payload is a part of a state. Without any: it is as the constructor made it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Restore {
+    pub(crate) call: u64,
+    /// What it says in SNAPSHOT from then on.
+    pub(crate) generation: u64,
+    /// Whether other parts follow.
+    pub(crate) more: bool,
+}
+
+/// SNAPSHOT; the payload is a part of a state.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Snapshot {
+    pub(crate) generation: u64,
+    pub(crate) more: bool,
 }
 
 /// READY.
@@ -433,6 +459,9 @@ pub(crate) struct Ready {
     /// Where they were asked for.
     #[serde(default)]
     pub(crate) methods: Vec<DescribedMethod>,
+    /// Whether the class of a keyed call can tell its state.
+    #[serde(default)]
+    pub(crate) keeps_state: bool,
 }
 
 /// What a body was found to define.

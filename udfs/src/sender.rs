@@ -139,6 +139,11 @@ impl Sender {
         }
     }
 
+    /// The call last loaded or chosen.
+    pub(crate) fn current(&self) -> Option<u64> {
+        self.loaded.back().map(|loaded| loaded.id)
+    }
+
     /// Makes room for one more call: the ids of those to forget.
     pub(crate) fn forget_oldest(&mut self) -> Vec<u64> {
         let surplus = (self.loaded.len() + 1).saturating_sub(CALLS_MAX);

@@ -164,6 +164,9 @@ pub struct CallDefaults {
     /// Of an async function.
     #[serde(default, skip_serializing_if = "Overlap::is_default")]
     pub overlap: Overlap,
+    /// Blocks after which keyed actors are asked for snapshots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_every: Option<u64>,
 }
 
 impl CallDefaults {

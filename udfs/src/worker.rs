@@ -5,6 +5,7 @@
 //! behind; to keep it, give it back to the roster or to a pool's shelf.
 
 mod frames;
+mod state;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -72,6 +73,12 @@ pub(crate) struct Worker {
     blocks: u64,
     /// Where it notes what it is at; `None`: it answers one block at a time.
     board: Option<Board>,
+    /// Whether the class that it has loaded can tell its state.
+    pub(crate) keeps_state: bool,
+    /// As whose owner it speaks of a state, since it was given that; 0: of none.
+    pub(crate) restored: u64,
+    /// The same, since it has caught up (`keyed`).
+    pub(crate) generation: u64,
 }
 
 impl Worker {
@@ -82,6 +89,9 @@ impl Worker {
             slot: Some(slot),
             blocks: 0,
             board: None,
+            keeps_state: false,
+            restored: 0,
+            generation: 0,
         }
     }
 
@@ -247,7 +257,7 @@ impl Worker {
             .request(function, Kind::Load, &body, order.schemas(), deadline)
             .await?;
         let ready = self.answer(function, seq, deadline).await?;
-        self.ready(&ready, function)?;
+        self.keeps_state = self.ready(&ready, function)?.keeps_state;
         let mut sender = self.channel.sender().lock().await;
         sender.add_loaded(order.key, id, encoder);
         Ok(())

@@ -44,6 +44,9 @@ mod hosted;
 #[path = "workers/isolation.rs"]
 mod isolation;
 #[cfg(test)]
+#[path = "workers/keyed.rs"]
+mod keyed;
+#[cfg(test)]
 #[path = "workers/lanes.rs"]
 mod lanes;
 #[cfg(test)]

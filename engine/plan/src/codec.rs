@@ -268,6 +268,10 @@ mod tests {
             "MapGroupsExec",
             "SELECT * FROM map_groups(TABLE(v), twice, partition_by => (c, s), order_by => 'b DESC, a')",
         ),
+        (
+            "partition_by=[c, s], order_by=[b DESC], batch_size=8, batch_format=numpy, concurrency=3, snapshot_every=5",
+            "SELECT * FROM map_batches(TABLE(v), \"Embed\", partition_by => (c, s), order_by => 'b DESC', concurrency => 3, snapshot_every => 5)",
+        ),
         ("UdfFilterExec", "SELECT s FROM filter(TABLE(v), good)"),
         ("SpreadExec", "SELECT a FROM repartition(TABLE(v), 3)"),
         ("RouteExec", "SELECT a FROM repartition(TABLE(v), 3)"),

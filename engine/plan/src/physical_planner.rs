@@ -51,7 +51,11 @@ impl ExtensionPlanner for ExtensionNodes {
             return Ok(Some(repartition(node, input, tasks, default)?));
         }
         match node.as_any().downcast_ref::<MapBatchesNode>() {
-            Some(node) => Ok(Some(Arc::new(map_batches(node, input)?))),
+            Some(node) => {
+                let tasks = session.config().get_extension::<TaskLimit>();
+                let tasks = tasks.map_or(1, |limit| limit.0);
+                Ok(Some(Arc::new(map_batches(node, input, tasks)?)))
+            }
             None => Ok(None),
         }
     }
@@ -82,7 +86,12 @@ fn repartition(
     Ok(plan)
 }
 
-fn map_batches(node: &MapBatchesNode, input: &Arc<dyn ExecutionPlan>) -> Result<MapBatchesExec> {
+/// `tasks`: most tasks of a stage.
+fn map_batches(
+    node: &MapBatchesNode,
+    input: &Arc<dyn ExecutionPlan>,
+    tasks: usize,
+) -> Result<MapBatchesExec> {
     let places = |args: &[Column]| {
         let schema = node.input().schema();
         let places = args.iter().map(|column| schema.index_of_column(column));
@@ -111,6 +120,15 @@ fn map_batches(node: &MapBatchesNode, input: &Arc<dyn ExecutionPlan>) -> Result<
         }
     };
     let call = Arc::new(call);
+    if let Some(keys) = node.keys() {
+        let grouping = exec_grouping(node, keys)?;
+        let actors = node.call().concurrency().unwrap_or(1);
+        // As many streams as actors, so that each key has one.
+        let spread = Spread::over(actors, tasks, grouping.keys.clone());
+        let input = Arc::new(SpreadExec::new(Arc::clone(input), spread, false));
+        let exec = MapBatchesExec::try_new(input, call, shape, Some(actors))?;
+        return Ok(exec.with_grouping(Some(grouping)));
+    }
     let exec = MapBatchesExec::try_new(Arc::clone(input), call, shape, node.call().concurrency())?;
     let grouping = match node.shape() {
         NodeShape::Groups(grouping) => Some(exec_grouping(node, grouping)?),

@@ -81,6 +81,9 @@ pub struct PoolHost {
     /// Which of the query's actors there: some may have come later, instead of lost ones.
     /// Of named actors, which member.
     pub part: u64,
+    /// Which of the query's actors they are, counted over all hosts. Those that come instead
+    /// of lost ones have their numbers.
+    pub slots: Vec<u64>,
 }
 
 /// The actors of one operator, which were placed when its query started, or named ones,
@@ -153,6 +156,12 @@ pub trait TaskHost: Send + Sync + Debug {
     /// Which of its stage's tasks this one is, from 0.
     fn task_idx(&self, _context: &TaskContext) -> usize {
         0
+    }
+
+    /// Of `total` keyed actors, wanted over the whole cluster, those of this task: the first
+    /// one's number, and how many, at least 1. In one process: all of them.
+    fn task_lanes(&self, _context: &TaskContext, total: usize) -> (usize, usize) {
+        (0, total.max(1))
     }
 
     /// Takes note of an operator that has opened its workers, so that others can

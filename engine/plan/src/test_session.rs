@@ -45,6 +45,8 @@ pub struct FakeHost {
     /// How many they got, each time.
     pub trains: Arc<Mutex<Vec<usize>>>,
     pub concurrency: Arc<Mutex<Vec<usize>>>,
+    /// Blocks that were given to the actor of a lane.
+    pub lanes: Arc<Mutex<Vec<(usize, RecordBatch)>>>,
     /// Operators that have started, with whether they have ended.
     pub runs: Mutex<Vec<(Arc<OperatorRun>, bool)>>,
 }
@@ -101,6 +103,7 @@ impl TaskHost for FakeHost {
             calls: Arc::clone(&self.calls),
             train: self.train.max(1),
             trains: Arc::clone(&self.trains),
+            lanes: Arc::clone(&self.lanes),
         }))
     }
 
@@ -183,6 +186,7 @@ struct FakePool {
     calls: Arc<AtomicUsize>,
     train: usize,
     trains: Arc<Mutex<Vec<usize>>>,
+    lanes: Arc<Mutex<Vec<(usize, RecordBatch)>>>,
 }
 
 impl fmt::Debug for FakePool {
@@ -220,6 +224,16 @@ impl UdfPool for FakePool {
     async fn call_each(&self, blocks: Vec<RecordBatch>) -> Result<AnswerStream, UdfError> {
         self.trains.lock().unwrap().push(blocks.len());
         one_by_one(self, blocks).await
+    }
+
+    async fn call_lane(
+        &self,
+        lane: usize,
+        blocks: Vec<RecordBatch>,
+    ) -> Result<AnswerStream, UdfError> {
+        let given = blocks.iter().cloned().map(|block| (lane, block));
+        self.lanes.lock().unwrap().extend(given);
+        self.call_each(blocks).await
     }
 
     fn train(&self) -> usize {

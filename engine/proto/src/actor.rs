@@ -37,6 +37,24 @@ pub struct ActorCall {
     /// Whether the query's session has said which of both it is.
     #[prost(bool, tag = "9")]
     pub is_priority_said: bool,
+    /// Of a keyed call: whose lane it has. Then messages with the state follow, if there is
+    /// one, before any block.
+    #[prost(message, optional, tag = "10")]
+    pub lane: Option<LaneCall>,
+}
+
+/// Who has a lane of a keyed call from now on.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct LaneCall {
+    /// Its place among those of the pool on this host.
+    #[prost(uint64, tag = "1")]
+    pub lane: u64,
+    /// Rises each time that the lane is had anew; smaller ones are refused.
+    #[prost(uint64, tag = "2")]
+    pub generation: u64,
+    /// Of the state that its actor goes on from; absent: as the constructor makes it.
+    #[prost(uint64, optional, tag = "3")]
+    pub snapshot_bytes: Option<u64>,
 }
 
 /// Metadata of a message to an actor.
@@ -82,6 +100,17 @@ pub struct AnswerTag {
     /// The block is answered whole, this message included.
     #[prost(message, optional, tag = "4")]
     pub done: Option<BlockDone>,
+    /// The message has no rows but a part of the actor's state after the block.
+    #[prost(message, optional, tag = "5")]
+    pub snapshot: Option<SnapshotPart>,
+}
+
+/// What a message has of a state.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct SnapshotPart {
+    /// Whether others follow.
+    #[prost(bool, tag = "1")]
+    pub more: bool,
 }
 
 /// A row that user code failed on.
@@ -126,4 +155,12 @@ pub struct BlockDone {
     /// How many small blocks may come as one from now on.
     #[prost(uint64, tag = "6")]
     pub train: u64,
+    /// States that its actor has told, and blocks that it saw again.
+    #[prost(uint64, tag = "7")]
+    pub snapshots: u64,
+    #[prost(uint64, tag = "8")]
+    pub replayed: u64,
+    /// Whether its actor can tell its state.
+    #[prost(bool, tag = "9")]
+    pub keeps_state: bool,
 }

@@ -122,6 +122,9 @@ pub struct PoolHost {
     /// named actors, which member.
     #[prost(uint64, tag = "4")]
     pub part: u64,
+    /// Of a query's pool: which of its actors they are, counted over all hosts.
+    #[prost(uint64, repeated, tag = "5")]
+    pub slots: Vec<u64>,
 }
 
 /// Names a pool to its host.

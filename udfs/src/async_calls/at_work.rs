@@ -241,7 +241,7 @@ impl Begun {
         }
         let given = self.held.iter().map(|answer| match answer {
             Answer::Rows(rows) => rows.num_rows(),
-            Answer::Failed(_) => 0,
+            Answer::Failed(_) | Answer::Snapshot(_) => 0,
         });
         let given: usize = given.sum();
         if !call.spec.is_table() && given != rows {

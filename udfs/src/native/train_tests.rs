@@ -43,6 +43,7 @@ async fn each(
         match answer {
             Answer::Rows(block) => rows.push(block),
             Answer::Failed(some) => failed.extend(some.iter().map(|f| f.row)),
+            other => panic!("{other:?}"),
         }
     }
     Ok((rows, failed))

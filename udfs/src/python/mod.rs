@@ -28,6 +28,7 @@ const MODULES: [(&str, &str); 18] = [
     ("isolation", include_str!("worker/isolation.py")),
     ("overlap", include_str!("worker/overlap.py")),
     ("chain", include_str!("worker/chain.py")),
+    ("state", include_str!("worker/state.py")),
     ("serve", include_str!("worker/serve.py")),
     ("zygote", include_str!("worker/zygote.py")),
 ];

@@ -214,6 +214,7 @@ pub async fn run_whole(
             match answer {
                 Answer::Rows(rows) => parts.push(rows),
                 Answer::Failed(rows) => failed.extend(rows),
+                Answer::Snapshot(_) => panic!("nobody asked for it"),
             }
         }
         failed.sort_by_key(|failed| failed.row);
@@ -232,7 +233,7 @@ pub async fn next(stream: &mut AnswerStream) -> Option<Result<RecordBatch, UdfEr
     let answer = next.expect("no output in time")?;
     Some(answer.map(|answer| match answer {
         Answer::Rows(rows) => rows,
-        Answer::Failed(failed) => panic!("{failed:?}"),
+        other => panic!("{other:?}"),
     }))
 }
 

@@ -62,6 +62,7 @@ pub(crate) async fn gathered(
                 let reason = row.reason.map(|reason| reason.message);
                 (row.row, reason.unwrap_or_default())
             })),
+            other => panic!("{other:?}"),
         }
     }
     failed.sort();

@@ -38,6 +38,7 @@ async fn each(
             match answer {
                 Answer::Rows(rows) => found.extend(values(&rows)),
                 Answer::Failed(rows) => failed.extend(rows.iter().map(|failed| failed.row)),
+                other => panic!("{other:?}"),
             }
         }
         Ok((found, failed))

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use arrow_flight::FlightData;
 use futures::StreamExt;
@@ -23,6 +24,7 @@ use url::Url;
 
 use super::pool::Way;
 use super::reply::Reply;
+use super::snapshots;
 use super::wire::{BlockReader, BlockWriter, Problem, answer_schema, failed_from_wire, opening};
 use crate::error::{ErrorClass, RemoteError};
 use crate::exchange::channels::ChannelPool;
@@ -51,6 +53,8 @@ pub struct InFlight {
     reply: Reply,
     /// Answers of a scalar function: few, they wait for the end.
     held: Vec<Answer>,
+    /// What has come of the actor's state.
+    state: Vec<u8>,
     /// Whether the reader has had any.
     passed_on: bool,
     tries: u32,
@@ -75,6 +79,7 @@ impl InFlight {
             messages,
             reply,
             held: vec![],
+            state: vec![],
             passed_on: false,
             tries: 0,
             since: Instant::now(),
@@ -108,6 +113,7 @@ struct State {
     /// How many small blocks the actor would take as one.
     train: usize,
     stats: PoolStats,
+    keeps_state: bool,
 }
 
 /// How an exchange ended.
@@ -147,6 +153,11 @@ impl Link {
 
     pub fn stats(&self) -> PoolStats {
         self.state.lock().stats
+    }
+
+    /// Whether its keyed actor can tell its state, as far as it has answered.
+    pub fn keeps_state(&self) -> bool {
+        self.state.lock().keeps_state
     }
 
     /// Sends a block; true: [`Self::drive`] has to be run for that.
@@ -220,7 +231,9 @@ impl Link {
         let (out, messages) = mpsc::channel(1 + 2 * self.way.credits);
         let mut state = self.state.lock();
         // There is room for all of them.
-        let _ = out.try_send(vec![opening]);
+        let mut first = vec![opening];
+        first.extend(snapshots::of(&self.way, self.writer.message_bytes()));
+        let _ = out.try_send(first);
         for block in &mut state.in_flight {
             block.tries += 1;
             block.held.clear();
@@ -289,7 +302,9 @@ impl Link {
             }
             End::Lost(reason) => reason,
         };
-        if block.tries < TRIES && !block.passed_on {
+        // A lane goes on from the state that who has it brings: not by the same exchange.
+        let is_lane = self.way.lane.is_some();
+        if block.tries < TRIES && !block.passed_on && !is_lane {
             return true;
         }
         block.reply.end(Err(self.unreachable(reason.clone())));
@@ -332,7 +347,9 @@ impl Link {
                 .map(|row| failed_from_wire(row, rows));
             answers.push(Answer::Failed(failed.collect::<Result<_, _>>()?));
         }
-        if !message.data_header.is_empty() {
+        if let Some(part) = tag.snapshot {
+            answers.extend(self.take_state(tag.seq, &message, part.more)?);
+        } else if !message.data_header.is_empty() {
             let rows = self.reader.read(&message, tag.rows)?;
             let rows = block_as(rows, &self.answers).map_err(|e| e.to_string())?;
             answers.push(Answer::Rows(rows));
@@ -349,6 +366,23 @@ impl Link {
             self.done(tag.seq, done);
         }
         Ok(())
+    }
+
+    /// Takes a part of the actor's state after block `seq`; all of it with the last.
+    fn take_state(
+        &self,
+        seq: u64,
+        message: &FlightData,
+        more: bool,
+    ) -> Result<Option<Answer>, Problem> {
+        let mut state = self.state.lock();
+        let block = state.in_flight.iter_mut().find(|block| block.seq == seq);
+        let Some(block) = block.filter(|_| self.way.lane.is_some()) else {
+            return Err("it tells a state that nobody asked for".to_owned());
+        };
+        snapshots::add(&mut block.state, message, &self.call)?;
+        let whole = (!more).then(|| std::mem::take(&mut block.state));
+        Ok(whole.map(|state| Answer::Snapshot(Buffer::from_vec(state))))
     }
 
     fn count(&self, message: &FlightData, rows: u64) {
@@ -385,6 +419,7 @@ impl Link {
             return;
         };
         state.train = usize::try_from(done.train).unwrap_or(1);
+        state.keeps_state = done.keeps_state;
         let stats = &mut state.stats;
         let user = Duration::from_micros(done.user_us);
         let others = user + Duration::from_micros(done.waited_us) + block.reader_time;
@@ -393,6 +428,8 @@ impl Link {
         stats.transport_time += block.since.elapsed().saturating_sub(others);
         stats.retries += done.retries;
         stats.workers_started += done.workers_started;
+        stats.snapshots += done.snapshots;
+        stats.replayed += done.replayed;
         drop(state);
         block.reply.end(match done.error {
             None => Ok(()),

@@ -8,6 +8,9 @@
 //! The same way leads to the actors of a query (`pool/dispatch`): there are several, so
 //! more blocks are on their way, and their answers come as they are there.
 //!
+//! A lane of a keyed call is had by one exchange at a time, whose opening brings the state
+//! that its actor goes on from; states that it tells come back with answers (`snapshots`).
+//!
 //! Nothing piles up: at most [`CREDITS`] blocks of an exchange, or [`CREDITS_MAX`], are on their way, the
 //! answers of a block wait at their reader up to a bound, and beyond it HTTP/2 stops
 //! the sender.
@@ -16,6 +19,7 @@ pub mod link;
 pub mod pool;
 mod reply;
 pub mod serve;
+mod snapshots;
 mod wire;
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use arrow::array::RecordBatch;
+use arrow::buffer::Buffer;
 use arrow::compute::concat_batches;
 use arrow_flight::FlightData;
 use async_trait::async_trait;
@@ -72,6 +73,7 @@ impl ActorLine {
             pool: None,
             member: String::new(),
             credits: CREDITS,
+            lane: None,
         };
         let (call, keep_bytes) = (Arc::clone(call), self.keep_bytes);
         Some(Arc::new(RemoteActor::new(place, call, keep_bytes, way)))
@@ -87,6 +89,19 @@ pub struct Way {
     pub member: String,
     /// Blocks that may be on their way.
     pub credits: usize,
+    /// Of a keyed call: the lane that the exchange has for as long as it lasts.
+    pub lane: Option<LaneWay>,
+}
+
+/// A lane of a keyed call, and from what it goes on.
+#[derive(Debug, Clone)]
+pub struct LaneWay {
+    /// Its place among those of the pool on that host.
+    pub lane: u64,
+    /// Smaller ones than what the host has seen are refused.
+    pub generation: u64,
+    /// `None`: as the constructor makes it.
+    pub snapshot: Option<Buffer>,
 }
 
 /// One call in one task, on an actor, or actors, in another process.
@@ -172,6 +187,10 @@ impl UdfPool for RemoteActor {
 
     fn stats(&self) -> PoolStats {
         self.exchange.link.stats()
+    }
+
+    fn keeps_state(&self) -> bool {
+        self.exchange.link.keeps_state()
     }
 }
 

@@ -49,6 +49,7 @@ impl Reply {
         let bytes = match &answer {
             Answer::Rows(rows) => block_bytes(rows),
             Answer::Failed(_) => 0,
+            Answer::Snapshot(state) => state.len(),
         };
         let bytes = u32::try_from(bytes)
             .unwrap_or(u32::MAX)

@@ -31,6 +31,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::pool::Way;
+use super::snapshots;
 use super::wire::{
     BlockReader, BlockWriter, answer_schema, as_us, failed_to_wire, opened, rows_of,
 };
@@ -43,6 +44,8 @@ use crate::wire_error;
 
 /// A peer that opens an exchange says at once which.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+/// The state of a keyed actor comes with it.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Messages between the task and the transport.
 const MESSAGES_WAITING: usize = 2;
 /// Messages that are made before the transport has taken the first of them; those of
@@ -77,9 +80,15 @@ impl ActorCalls {
         let first = first.map_err(|_| malformed("it says nothing"))??;
         let first = first.ok_or_else(|| malformed("it says nothing"))?;
         self.traffic.received(&first);
-        let (call, way) = opened(&first).map_err(malformed)?;
+        let (call, mut way, state) = opened(&first).map_err(malformed)?;
         let reader = BlockReader::new(&call.input);
         reader.check_opening(&first).map_err(malformed)?;
+        if let (Some(lane), Some(bytes)) = (&mut way.lane, state) {
+            let read = snapshots::read(&mut blocks, bytes, &call);
+            let read = tokio::time::timeout(SNAPSHOT_TIMEOUT, read).await;
+            let read = read.map_err(|_| malformed("its state does not come"))?;
+            lane.snapshot = Some(read?);
+        }
         let call = Arc::new(call);
         let pool = self.pool(&call, &way).map_err(|error| self.status(error))?;
         let writer = BlockWriter::new(&answer_schema(&call), self.message_bytes);
@@ -114,7 +123,10 @@ impl ActorCalls {
 
     fn pool(&self, call: &Arc<UdfCall>, way: &Way) -> Result<Arc<dyn UdfPool>, UdfError> {
         if let Some(pool) = &way.pool {
-            let found = self.hosting.open(pool)?;
+            let found = match &way.lane {
+                Some(lane) => self.hosting.open_lane(pool, lane.clone())?,
+                None => self.hosting.open(pool)?,
+            };
             return found.ok_or_else(|| UdfError::PoolGone {
                 function: call.spec.name.clone(),
                 place: self.executor_id.clone(),
@@ -384,6 +396,18 @@ impl Serving {
                 self.push_failed(seq, rows);
                 None
             }
+            Some(Ok(Answer::Snapshot(state))) => {
+                let parts = snapshots::parts(&state, self.writer.message_bytes());
+                self.ready.extend(parts.map(|(part, data)| Outgoing {
+                    tag: Some(AnswerTag {
+                        seq,
+                        snapshot: Some(part),
+                        ..AnswerTag::default()
+                    }),
+                    data,
+                }));
+                None
+            }
             Some(Err(error)) => Some(Some(error)),
             None => {
                 let held = std::mem::take(&mut call.held);
@@ -471,6 +495,9 @@ impl Serving {
             retries: now.retries.saturating_sub(told.retries),
             workers_started: now.workers_started.saturating_sub(told.workers_started),
             train: self.pool.train() as u64,
+            snapshots: now.snapshots.saturating_sub(told.snapshots),
+            replayed: now.replayed.saturating_sub(told.replayed),
+            keeps_state: self.pool.keeps_state(),
             error: error.map(|error| {
                 let error = error.of_call(&self.call);
                 let mut classified = classify_any(&error);

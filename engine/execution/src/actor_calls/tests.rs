@@ -179,8 +179,9 @@ fn an_opening_carries_the_call_and_what_the_session_says() {
         pool: None,
         member: String::new(),
         credits: CREDITS,
+        lane: None,
     };
-    let (call_of, way) = opened(&opening(&sent, &writer, &named).unwrap()).unwrap();
+    let (call_of, way, _) = opened(&opening(&sent, &writer, &named).unwrap()).unwrap();
     assert_eq!((call_of, way.pool, way.credits), (sent, None, CREDITS));
     let no_method = opening(&call(None), &writer, &named).unwrap();
     assert!(

@@ -18,13 +18,13 @@ use arrow_ipc::root_as_message;
 use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteContext, IpcWriteOptions};
 use mobula_block::plain::plain_schema;
 use mobula_block::size::block_bytes;
-use mobula_proto::actor::{ActorCall, FailedReason, FailedRow as WireRow};
+use mobula_proto::actor::{ActorCall, FailedReason, FailedRow as WireRow, LaneCall};
 use mobula_udfs::{
     FailedRow, Priority, ROW_PLACES, RemoteFailure, RowFailure, UdfCall, UdfError, UdfErrorClass,
 };
 use prost::Message;
 
-use super::pool::Way;
+use super::pool::{LaneWay, Way};
 use super::{CREDITS, CREDITS_MAX};
 
 /// Why bytes are not what they should be; continues a sentence.
@@ -262,16 +262,22 @@ pub fn opening(call: &UdfCall, writer: &BlockWriter, way: &Way) -> Result<Flight
         query_id: call.query.clone(),
         is_interactive: call.priority.is_interactive,
         is_priority_said: call.priority.is_said,
+        lane: way.lane.as_ref().map(|lane| LaneCall {
+            lane: lane.lane,
+            generation: lane.generation,
+            snapshot_bytes: lane.snapshot.as_ref().map(|state| state.len() as u64),
+        }),
     };
     let descriptor = FlightDescriptor::new_cmd(header.encode_to_vec());
     Ok(writer.opening().with_descriptor(descriptor))
 }
 
-/// The call that `first`, the first message of an exchange, opens, and whom it leads to.
+/// The call that `first`, the first message of an exchange, opens, whom it leads to, and the
+/// bytes of the state that follows it.
 ///
 /// # Errors
 /// When it names none.
-pub fn opened(first: &FlightData) -> Result<(UdfCall, Way), Problem> {
+pub fn opened(first: &FlightData) -> Result<(UdfCall, Way, Option<u64>), Problem> {
     let descriptor = first.flight_descriptor.as_ref();
     let command = descriptor.map(|descriptor| descriptor.cmd.clone());
     let command = command.ok_or("its first message has no command")?;
@@ -296,8 +302,14 @@ pub fn opened(first: &FlightData) -> Result<(UdfCall, Way), Problem> {
         pool: header.pool,
         member: header.member,
         credits,
+        lane: header.lane.map(|lane| LaneWay {
+            lane: lane.lane,
+            generation: lane.generation,
+            snapshot: None,
+        }),
     };
-    Ok((call, way))
+    let state = header.lane.and_then(|lane| lane.snapshot_bytes);
+    Ok((call, way, state))
 }
 
 /// `time` in whole microseconds.

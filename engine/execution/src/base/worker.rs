@@ -274,6 +274,21 @@ pub fn task_idx(context: &TaskContext) -> usize {
     task.map_or(0, |task| task.task_index)
 }
 
+/// Which of `total` keyed actors are this task's: the first one's number, and how many. No
+/// two tasks have the same one, where there are as many as tasks.
+pub fn task_lanes(context: &TaskContext, total: usize) -> (usize, usize) {
+    let task = context
+        .session_config()
+        .get_extension::<DistributedTaskContext>();
+    let (task_idx, n_tasks) = task.map_or((0, 1), |task| (task.task_index, task.task_count));
+    lanes(total, task_idx, n_tasks)
+}
+
+fn lanes(total: usize, task_idx: usize, n_tasks: usize) -> (usize, usize) {
+    let first = (0..task_idx).map(|task| share(total, task, n_tasks)).sum();
+    (first, share(total, task_idx, n_tasks))
+}
+
 fn share(total: usize, task_idx: usize, n_tasks: usize) -> usize {
     let n_tasks = n_tasks.max(1);
     (total / n_tasks + usize::from(task_idx < total % n_tasks)).max(1)
@@ -288,6 +303,19 @@ mod tests {
         for (total, n_tasks) in [(4, 2), (5, 3), (3, 3), (7, 1)] {
             let sum: usize = (0..n_tasks).map(|i| share(total, i, n_tasks)).sum();
             assert_eq!(sum, total);
+        }
+    }
+
+    #[test]
+    fn each_lane_is_one_tasks() {
+        for (total, n_tasks) in [(4, 2), (5, 3), (3, 3), (7, 1)] {
+            let mut next = 0;
+            for task in 0..n_tasks {
+                let (first, count) = lanes(total, task, n_tasks);
+                assert_eq!(first, next);
+                next += count;
+            }
+            assert_eq!(next, total);
         }
     }
 

@@ -10,7 +10,7 @@ use mobula_udfs::{
 };
 
 use crate::actor_calls::pool::ActorLine;
-use crate::base::worker::{task_idx, task_share};
+use crate::base::worker::{task_idx, task_lanes, task_share};
 use crate::executor::failed_rows::FailedRowsLine;
 use crate::executor::operators::OperatorRuns;
 use crate::pool::dispatch::PoolLine;
@@ -71,6 +71,10 @@ impl TaskHost for ProcessTaskHost {
 
     fn task_idx(&self, context: &TaskContext) -> usize {
         task_idx(context)
+    }
+
+    fn task_lanes(&self, context: &TaskContext, total: usize) -> (usize, usize) {
+        task_lanes(context, total)
     }
 
     fn operator_started(&self, run: &Arc<OperatorRun>) {

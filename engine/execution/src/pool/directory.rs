@@ -74,6 +74,7 @@ pub fn to_wire(pools: &[PlacedPool]) -> Vec<proto::PlacedPool> {
         url: host.url.clone(),
         actors: host.actors as u64,
         part: host.part,
+        slots: host.slots.clone(),
     };
     let pools = pools.iter().map(|pool| proto::PlacedPool {
         call_id: pool.call_id,
@@ -90,6 +91,7 @@ pub fn from_wire(pools: Vec<proto::PlacedPool>) -> Vec<PlacedPool> {
         url: host.url,
         actors: usize::try_from(host.actors).unwrap_or(1).max(1),
         part: host.part,
+        slots: host.slots,
     };
     let pools = pools.into_iter().map(|pool| PlacedPool {
         call_id: pool.call_id,
@@ -118,6 +120,7 @@ mod tests {
                 url: "http://e:1/".into(),
                 actors: 2,
                 part: 3,
+                slots: vec![0, 1],
             }],
         }];
         assert_eq!(from_wire(to_wire(&pools)), pools);

@@ -8,6 +8,8 @@
 //! `udf_init_timeout`. The actors of a named pool may become more or fewer meanwhile: a task
 //! that has given each of them something to do asks, too.
 //!
+//! Rows of a keyed call have their actor by key: `keyed` and `lane` are its way.
+//!
 //! Bounds: two blocks for each actor on their way from each task, sixteen where it is
 //! async.
 
@@ -29,13 +31,14 @@ use url::Url;
 use super::directory::{Directory, from_wire};
 use super::ends::{Ends, Turn};
 use super::hosting::Hosting;
+use super::keyed::KeyedDispatch;
 use crate::actor_calls::pool::answer_to_nothing;
 use crate::exchange::action::act;
 use crate::exchange::channels::ChannelPool;
 use crate::exchange::traffic::Traffic;
 
 /// How often a block is given to a host at most.
-const SENDS_MAX: u32 = 3;
+pub(super) const SENDS_MAX: u32 = 3;
 /// The coordinator is asked for so long where actors are.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -76,6 +79,9 @@ impl PoolLine {
         call: Arc<UdfCall>,
         placed: &PlacedPool,
     ) -> Result<Arc<dyn UdfPool>, UdfError> {
+        if call.handling.keyed.is_some() {
+            return Ok(Arc::new(KeyedDispatch::new(self, call, placed)));
+        }
         let ends = Ends::new(self, call, placed);
         Ok(Arc::new(DispatchPool { ends }))
     }
@@ -119,7 +125,7 @@ struct DispatchPool {
 }
 
 /// Whether `error` is of the way to actors, or of their host, and not of what they do.
-fn is_loss(error: &UdfError) -> bool {
+pub(super) fn is_loss(error: &UdfError) -> bool {
     match error {
         // The actor is there, and says why it cannot do it.
         UdfError::WorkerLost { .. } | UdfError::ActorFailed { .. } => false,

@@ -261,6 +261,7 @@ impl Ends {
                         name => member_key(name, host.part),
                     },
                     credits: self.credits(host),
+                    lane: None,
                 };
                 let (call, keep_bytes) = (Arc::clone(&self.call), self.line.keep_bytes);
                 Arc::new(RemoteActor::new(place, call, keep_bytes, way))

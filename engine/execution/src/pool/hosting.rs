@@ -16,6 +16,8 @@ use mobula_udfs::{
 use parking_lot::Mutex;
 use tonic::Status;
 
+use crate::actor_calls::pool::LaneWay;
+
 /// How long resources are waited for that are free by the coordinator's book: workers of
 /// a query that is gone may not have ended yet.
 const ENDING: Duration = Duration::from_secs(10);
@@ -108,7 +110,8 @@ impl Hosting {
                 let open = Arc::clone(&call);
                 let (id, ledger) = (&self.executor_id, &self.ledger);
                 let threads = self.native.threads(open, actors, id, ledger)?;
-                Ok(ActorPool::native(threads, call, actors))
+                let place = self.executor_id.clone();
+                Ok(ActorPool::native(threads, call, actors, place))
             }
         }
     }
@@ -145,11 +148,36 @@ impl Hosting {
     /// # Errors
     /// What keeps it from being opened.
     pub fn open(&self, pool: &PoolRef) -> Result<Option<Arc<dyn UdfPool>>, UdfError> {
+        self.find(pool, ActorPool::open)
+    }
+
+    /// The way to the actor of a lane of a keyed call, see [`ActorPool::open_lane`].
+    ///
+    /// # Errors
+    /// As of [`Self::open`], and to who comes too late.
+    pub fn open_lane(
+        &self,
+        pool: &PoolRef,
+        LaneWay {
+            lane,
+            generation,
+            snapshot,
+        }: LaneWay,
+    ) -> Result<Option<Arc<dyn UdfPool>>, UdfError> {
+        let lane = usize::try_from(lane).unwrap_or(usize::MAX);
+        self.find(pool, |pool| pool.open_lane(lane, generation, snapshot))
+    }
+
+    fn find(
+        &self,
+        pool: &PoolRef,
+        open: impl FnOnce(&ActorPool) -> Result<Arc<dyn UdfPool>, UdfError>,
+    ) -> Result<Option<Arc<dyn UdfPool>>, UdfError> {
         let queries = self.queries.lock();
         let parts = queries.get(&pool.query_id);
         let hosted = parts.and_then(|parts| parts.get(&pool.part));
         let found = hosted.and_then(|hosted| hosted.pools.get(&pool.call_id));
-        found.map(ActorPool::open).transpose()
+        found.map(open).transpose()
     }
 }
 

@@ -9,6 +9,9 @@
 //! through with it first (`choose`), through an exchange (`actor_calls`) or, in the same
 //! process, directly.
 //!
+//! Rows of a keyed call have their actor by key (`keyed`): a task keeps what one needs to go
+//! on from where another was lost (`lane`).
+//!
 //! Named actors and pools that outlive queries are placed and found in the same way
 //! (`named`). How many actors a named pool has follows its load: what they do (`watch`) is
 //! looked at, a pure function says what becomes of it (`autoscale`), and that is done
@@ -23,6 +26,8 @@ pub mod directory;
 pub mod dispatch;
 mod ends;
 pub mod hosting;
+mod keyed;
+mod lane;
 pub mod line;
 pub mod named;
 pub mod placed_actor;

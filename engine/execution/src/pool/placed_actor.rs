@@ -290,6 +290,7 @@ impl Hosts {
             url: member.url.to_string(),
             actors: 1,
             part: member.number,
+            slots: vec![],
         });
         let pool = PlacedPool {
             call_id: 0,

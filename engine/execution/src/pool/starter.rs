@@ -5,7 +5,7 @@
 //! where; tasks that miss them ask for it. They end when the query's [`StartedPools`] is
 //! dropped, and only then is what they had free for the next query.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,6 +94,8 @@ struct StartedPool {
     url: Url,
     actors: usize,
     part: u64,
+    /// Which of the call's actors they are.
+    slots: Vec<u64>,
 }
 
 /// Keeps a query's pools and what they have until dropped.
@@ -383,6 +385,7 @@ impl Started {
         let mut missing: Vec<(StartedPool, usize)> = vec![];
         for (call, held) in seats.iter().enumerate() {
             let least = calls.get(call).map_or(0, |call| call.demand.workers);
+            let mut slots = self.free_slots(call);
             let mut there: Vec<_> = self
                 .pools
                 .iter()
@@ -398,9 +401,11 @@ impl Started {
                 let begins = usize::from(at < least);
                 let same =
                     |(pool, _): &&mut (StartedPool, usize)| pool.call == call && pool.is_of(held);
+                let slot = slots.next().unwrap_or_default();
                 match missing.iter_mut().find(same) {
                     Some((pool, first)) => {
                         pool.actors += 1;
+                        pool.slots.push(slot);
                         *first += begins;
                     }
                     None => missing.push((
@@ -411,6 +416,7 @@ impl Started {
                             url: held.url.clone(),
                             actors: 1,
                             part,
+                            slots: vec![slot],
                         },
                         begins,
                     )),
@@ -418,6 +424,14 @@ impl Started {
             }
         }
         missing
+    }
+
+    /// The numbers of actors of a call that are not there, the smallest first: who comes
+    /// instead of another has its number.
+    fn free_slots(&self, call: usize) -> impl Iterator<Item = u64> {
+        let of_call = self.pools.iter().filter(|pool| pool.call == call);
+        let taken: BTreeSet<u64> = of_call.flat_map(|pool| pool.slots.clone()).collect();
+        (0..).filter(move |slot| !taken.contains(slot))
     }
 
     fn placed(&self, calls: &[DemandingCall]) -> Vec<PlacedPool> {
@@ -434,6 +448,7 @@ impl Started {
                     url: pool.url.to_string(),
                     actors: pool.actors,
                     part: pool.part,
+                    slots: pool.slots.clone(),
                 })
                 .collect(),
         });

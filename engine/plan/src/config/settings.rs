@@ -115,6 +115,24 @@ pub static SETTINGS: &[Setting] = &[
         "8",
         "While calls wait for an actor behind interactive ones, they get at least one of so many turns",
     ),
+    session(
+        "udf_snapshot_every",
+        count(1, 1 << 20),
+        "64",
+        "Blocks after which a keyed actor with snapshot() is asked for its state; as many are seen again at most after its death",
+    ),
+    session(
+        "udf_replay_bytes",
+        bytes(0, TIB),
+        "64MiB",
+        "Bytes of blocks after which a keyed actor is asked for its state earlier: about as many are kept for each",
+    ),
+    session(
+        "udf_snapshot_max_bytes",
+        bytes(KIB, TIB),
+        "256MiB",
+        "Longest state that a keyed actor may tell; the last one of each is kept in memory",
+    ),
     process(
         "udf_errors_max_bytes",
         bytes(64 * KIB, TIB),

@@ -92,7 +92,8 @@ mod tests {
         let found = set.clone_inner();
         let value = |name: &str| {
             let mut all = found.iter().map(|metric| metric.value());
-            all.find(|value| value.name() == name).map(|value| value.as_usize())
+            all.find(|value| value.name() == name)
+                .map(|value| value.as_usize())
         };
         assert_eq!(value("output_rows"), Some(1000));
         assert_eq!(value("output_bytes"), Some(8000));

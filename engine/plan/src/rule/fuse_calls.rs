@@ -128,6 +128,7 @@ fn is_plain(call: &UdfCall) -> bool {
         init_timeout,
         min_workers,
         demand,
+        keyed,
         ..
     } = &call.handling;
     let ErrorPolicy { on_error, .. } = &call.errors;
@@ -138,6 +139,7 @@ fn is_plain(call: &UdfCall) -> bool {
         && demand.is_none()
         // It may ask which of its rows it is called for: not those that another one made.
         && !call.spec.body.contains("mobula")
+        && keyed.is_none()
 }
 
 /// Two calls, the outer one over `columns` of what the inner one gives.

@@ -19,7 +19,7 @@ use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
 
-use crate::operator::map_batches::{MapBatchesNode, NodeShape};
+use crate::operator::map_batches::{Grouping, MapBatchesNode, NodeShape};
 
 /// The rule; see the head of this file.
 #[derive(Debug, Default)]
@@ -80,6 +80,8 @@ fn without_unread_calls(
         let below = without_unread_calls(node.input(), read)?;
         return Ok(Some(below.unwrap_or_else(|| node.input().clone())));
     }
+    let keys = node.keys().into_iter().flat_map(Grouping::columns);
+    read.extend(keys.map(|column| column.name.clone()));
     read.extend(
         node.shape()
             .reads()

@@ -96,7 +96,8 @@ fn is_passed(node: &MapBatchesNode, keys: &[SortExpr]) -> bool {
     let reads = |key: &SortExpr| key.expr.column_refs().iter().any(|c| c.name == *result);
     // Rows that fail and are left out would be missing among those picked.
     let keeps_rows = !node.call().errors().on_error.drops_rows();
-    keeps_rows && !node.call().is_volatile() && !keys.iter().any(reads)
+    let is_keyed = node.keys().is_some();
+    keeps_rows && !is_keyed && !node.call().is_volatile() && !keys.iter().any(reads)
 }
 
 /// `keys` in the columns that `projection` is made of; `None` when one of them

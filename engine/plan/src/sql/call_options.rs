@@ -31,6 +31,8 @@ use crate::sql::sql_type::arrow_schema;
 
 /// Most rows of a batch.
 pub const MAX_BATCH_SIZE: usize = 1 << 20;
+/// Most blocks between two snapshots.
+pub const MAX_SNAPSHOT_EVERY: usize = 1 << 20;
 /// Most workers of one call over the cluster.
 pub const MAX_CONCURRENCY: usize = 1024;
 
@@ -53,6 +55,7 @@ const KNOWN: &[&str] = &[
     "reads",
     "volatility",
     "strict",
+    "snapshot_every",
 ];
 
 /// Options that Ray Data has, and what to do here instead.
@@ -135,6 +138,9 @@ pub struct CallOptions {
     pub demand: DemandOptions,
     /// How many calls of an async function run at a time.
     pub overlap: OverlapOptions,
+    /// Blocks after which keyed actors tell their state; `Some(None)`: as the session is
+    /// set, asked for with NULL.
+    pub snapshot_every: Option<Option<usize>>,
 }
 
 impl CallOptions {
@@ -173,6 +179,10 @@ impl CallOptions {
             "reads" => self.reads.replace(option.columns()?).is_some(),
             "volatility" => self.volatility.replace(option.volatility()?).is_some(),
             "strict" => self.strict.replace(option.truth()?).is_some(),
+            "snapshot_every" => {
+                let every = option.count(MAX_SNAPSHOT_EVERY)?;
+                self.snapshot_every.replace(every).is_some()
+            }
             _ => match (self.demand.set(name, value)).or_else(|| self.overlap.set(name, value)) {
                 Some(set) => set.map_err(|expected| option.refused(expected))?,
                 None => return Err(option.unknown()),
@@ -208,6 +218,7 @@ impl CallOptions {
             reads: self.reads,
             demand: self.demand.over(&Demand::default()),
             overlap: self.overlap.over(&Overlap::default()),
+            snapshot_every: self.snapshot_every.flatten().map(|every| every as u64),
         }
     }
 
@@ -240,6 +251,7 @@ impl CallOptions {
             init_timeout: self.init_timeout.unwrap_or(defaults.init_timeout),
             demand: self.demand.over(&defaults.demand),
             overlap: self.overlap.over(&defaults.overlap),
+            keyed: None,
         }
     }
 
@@ -291,6 +303,14 @@ impl CallOptions {
         let by_kind = (keeps || takes()).then_some(1);
         self.concurrency
             .unwrap_or(spec.defaults.concurrency.or(by_kind))
+    }
+
+    /// Blocks between two snapshots of keyed actors of `spec`; 0: as the session is set.
+    pub fn snapshot_every_of(&self, spec: &FunctionSpec) -> u64 {
+        let own = self
+            .snapshot_every
+            .map(|every| every.map(|every| every as u64));
+        own.unwrap_or(spec.defaults.snapshot_every).unwrap_or(0)
     }
 
     /// Format of batches for a call of `spec`.

@@ -5,8 +5,8 @@
 //! `actor_methods` makes functions of what a worker found in an actor's class; `relation` is
 //! called back by DataFusion's planner; `call_options` reads options both in DDL and in calls
 //! (`demand_options` those of resources, `overlap_options` those of async functions,
-//! `pool_options` those of pools), `grouping` those of `map_groups`, and `literal` what they
-//! are set to.
+//! `pool_options` those of pools), `grouping` those of `map_groups`, which `keyed` has other
+//! operators take as well, and `literal` what they are set to.
 
 pub mod actor_methods;
 pub mod alter_pool;
@@ -17,6 +17,7 @@ pub mod create_actor;
 pub mod create_function;
 mod demand_options;
 pub(crate) mod grouping;
+mod keyed;
 mod literal;
 mod method_call;
 pub mod overlap_options;

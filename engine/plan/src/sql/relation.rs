@@ -33,6 +33,7 @@ use mobula_udfs::{CallMode, FunctionSpec, Literal, Returns};
 use super::call_options::{CallOptions, literal};
 use super::check_call::check_call;
 use super::grouping::WrittenGrouping;
+use super::keyed::{keyed_over, refuse_snapshots};
 use super::literal::no_literal;
 use super::method_call::method_name;
 use super::{normalized, repartition};
@@ -94,6 +95,10 @@ impl RelationPlanner for OperatorPlanner {
         check_call(op, &spec, &written.args, &written.options)?;
         let input = context.plan(written.input.clone())?;
         let node = match written.grouping.given() {
+            Some(_) if op.mode != CallMode::Groups => {
+                let grouping = |columns: &DFSchema| written.grouping.over(op.sql, columns);
+                keyed_over(op, input, spec, written.args, &written.options, grouping)?
+            }
             Some(_) => {
                 let grouping = |columns: &DFSchema| written.grouping.over(op.sql, columns);
                 groups_over(op, input, spec, written.args, &written.options, grouping)?
@@ -121,6 +126,7 @@ pub(crate) fn operator_over(
     args: Vec<(String, Literal)>,
     options: &CallOptions,
 ) -> Result<MapBatchesNode> {
+    refuse_snapshots(op, options)?;
     let input = without_qualifiers(input, &spec.name)?;
     node(
         input,
@@ -137,13 +143,15 @@ pub(crate) fn groups_over(
     options: &CallOptions,
     grouping: impl FnOnce(&DFSchema) -> Result<Option<Grouping>, PlanError>,
 ) -> Result<MapBatchesNode> {
+    refuse_snapshots(op, options)?;
     let input = without_qualifiers(input, &spec.name)?;
     let grouping = grouping(input.schema())?;
     let call = FunctionCall::new(spec, op.mode, args, options);
     MapBatchesNode::try_new_table(input, call, grouping)
 }
 
-fn node(input: LogicalPlan, call: FunctionCall) -> Result<MapBatchesNode> {
+/// The node of `call` over `input`, whose columns have bare names.
+pub(super) fn node(input: LogicalPlan, call: FunctionCall) -> Result<MapBatchesNode> {
     let spec = Arc::clone(call.spec());
     let columns = match spec.takes_table() {
         true => input.schema().columns(),
@@ -255,7 +263,10 @@ fn check_grouping(
 ) -> Result<(), PlanError> {
     let given = grouping.given();
     let problem = match (op.mode == CallMode::Groups, given) {
-        (false, Some(option)) => format!("{option} is an option of map_groups"),
+        (false, Some("order_by")) => {
+            "order_by is the order of the rows of a key. Write partition_by => (column, …) as well"
+                .to_owned()
+        }
         (true, None | Some("order_by")) => {
             "it needs the columns whose equal values make a group. Write partition_by => (column, …)"
                 .to_owned()
@@ -531,7 +542,7 @@ mod tests {
         )
         .await;
         check("SELECT * FROM map_batches(TABLE(t), inc, num_gpus => 1.5)", expect![[r#"External error: invalid value 1.5 for option "num_gpus" of map_batches: expected a share below 1 with at most three decimals, a whole number up to 1024, or NULL"#]]).await;
-        check("SELECT * FROM map_batches(TABLE(t), inc, batchsize => 1)", expect![[r#"External error: unknown option "batchsize" of map_batches. Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, init_timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving, reads, volatility, strict, num_cpus, num_gpus, memory, resources, label_selector, max_in_flight and rate_limit. Did you mean "batch_size"?"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(t), inc, batchsize => 1)", expect![[r#"External error: unknown option "batchsize" of map_batches. Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, init_timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving, reads, volatility, strict, snapshot_every, num_cpus, num_gpus, memory, resources, label_selector, max_in_flight and rate_limit. Did you mean "batch_size"?"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc, batch_size => 'x')", expect![[r#"External error: invalid value 'x' for option "batch_size" of map_batches: expected a count from 1 to 1048576, or NULL"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc, concurrency => 100000)", expect![[r#"External error: invalid value 100000 for option "concurrency" of map_batches: expected a count of workers from 1 to 1024, 'min..max', or NULL"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc(k => 1))", expect![[r#"External error: cannot plan map_batches: "inc" is a def and has no constructor for "k". Only a class takes arguments here"#]]).await;

@@ -18,6 +18,7 @@ class Chain:
     kind = "function"
     is_async = False
     asks = False
+    keeper = None
 
     def __init__(self, steps, input):
         self.steps = steps

@@ -21,9 +21,9 @@ import pyarrow as pa
 from . import failure
 from .slots import Slots
 
-INIT, DESCRIBE, LOAD, PROCESS, SHUTDOWN, FORK, BUILD, CANCEL = 1, 2, 3, 4, 5, 6, 7, 8
+INIT, DESCRIBE, LOAD, PROCESS, SHUTDOWN, FORK, BUILD, CANCEL, RESTORE = 1, 2, 3, 4, 5, 6, 7, 8, 9
 SLOT, FREE, DROP, BOARD = 10, 11, 12, 13
-READY, OUTPUT, DONE, ERROR, FORKED, EXITED, FAILED, PART, ALIVE = 18, 19, 20, 21, 22, 23, 24, 25, 26
+READY, OUTPUT, DONE, ERROR, FORKED, EXITED, FAILED, PART, ALIVE, SNAPSHOT = 18, 19, 20, 21, 22, 23, 24, 25, 26, 27
 RELEASED = 32
 
 VERSION = 5
@@ -217,6 +217,14 @@ class Channel:
     def send(self, kind, seq, body):
         """Sends one frame; raises OSError when the engine is gone."""
         self._send_text(kind, seq, json.dumps(body).encode())
+
+    def send_snapshot(self, seq, generation, state):
+        """Sends a state, in parts that fit frames."""
+        self._end_a_copy()
+        state, most = memoryview(state), self.payload_bytes_max()
+        for start in range(0, len(state), most):
+            body = json.dumps({"generation": generation, "more": start + most < len(state)}).encode()
+            self._send_all(self._frame_with(SNAPSHOT, seq, body, state[start : start + most]))
 
     def send_done(self, seq, user_us, retries, more=False):
         """Sends the last word about a block; soon, if there is `more` to answer."""

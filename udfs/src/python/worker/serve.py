@@ -22,6 +22,7 @@ from .results import to_batches, to_column
 from .retry import Retrying, begin
 from .rows import rows_of_rows, values_of_rows
 from .source import Source
+from .state import Keeper
 
 
 class Call:
@@ -61,6 +62,7 @@ class Call:
             self.code = self._instance(body["args"])
         else:
             self.code = self.source.object
+        self.keeper = Keeper(self.source, self.function, self.code, *body["keyed"]) if body["keyed"] else None
         if self.is_async:
             self._overlap(body["retry"], **body["overlap"])
         elif body["retry"]:
@@ -226,6 +228,10 @@ class Worker:
             if call.is_async and self.runner is None:
                 self.runner = Runner(self.channel)
             self.calls[frame.body["call"]] = call
+            self._ready(frame, call, keeps_state=call.keeper is not None and call.keeper.keeps_state)
+        elif frame.kind == protocol.RESTORE:
+            call = self.calls[frame.body["call"]]
+            call.keeper.take(frame.body["generation"], frame.body["more"], frame.payload)
             self._ready(frame, call)
         elif frame.kind == protocol.PROCESS:
             self._process(frame)
@@ -256,8 +262,12 @@ class Worker:
             self._send_failures(frame.seq, failures)
             self._send_block(frame.seq, output)
             since = time.perf_counter_ns()
+        state = call.keeper.seen(frame.payload.size) if call.keeper is not None else None
         spent += time.perf_counter_ns() - since
         self._send_failures(frame.seq, failures)
+        if state is not None:
+            self.channel.send_snapshot(frame.seq, call.keeper.generation, state)
+            state = None
         # With its last answer the engine gets the block's memory back, unless user
         # code keeps some of it.
         block = output = frame.payload = None

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use mobula_block::plain::plain_schema;
 use mobula_udfs::{
-    BatchFormat, CallMode, ErrorPolicy, FunctionSpec, Handling, Literal, ParamKind, Returns,
+    BatchFormat, CallMode, ErrorPolicy, FunctionSpec, Handling, Keyed, Literal, ParamKind, Returns,
     UdfCall, Volatility,
 };
 
@@ -92,6 +92,18 @@ impl FunctionCall {
     pub fn in_order(mut self) -> Self {
         self.in_order = true;
         self.identity.push_str(" in order");
+        self
+    }
+
+    /// A call whose rows go to actors by key; these tell their state after so many blocks,
+    /// 0: as the session is set.
+    pub fn keyed(mut self, snapshot_every: u64) -> Self {
+        self.handling.keyed = Some(Keyed {
+            snapshot_every,
+            ..Keyed::default()
+        });
+        self.identity.push_str(" keyed ");
+        self.identity.push_str(&snapshot_every.to_string());
         self
     }
 

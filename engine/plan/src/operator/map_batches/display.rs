@@ -138,6 +138,9 @@ fn write_handling(f: &mut fmt::Formatter<'_>, handling: &Handling, separator: &s
     if let Some(rate) = handling.overlap.rate_limit {
         write!(f, "{separator}rate_limit={rate}")?;
     }
+    if let Some(keyed) = handling.keyed.filter(|keyed| keyed.snapshot_every > 0) {
+        write!(f, "{separator}snapshot_every={}", keyed.snapshot_every)?;
+    }
     for (option, value) in handling.demand.options() {
         write!(f, "{separator}{option}={value}")?;
     }

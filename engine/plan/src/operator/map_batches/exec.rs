@@ -25,7 +25,7 @@ use datafusion::physical_plan::{
     ExecutionPlan, ExecutionPlanProperties, InputDistributionRequirements, Partitioning,
     PlanProperties,
 };
-use mobula_udfs::{CallMode, Handling, OnError, Overlap, UdfCall, Volatility};
+use mobula_udfs::{CallMode, Handling, Keyed, OnError, Overlap, UdfCall, Volatility};
 
 use super::block_names::Runs;
 use super::block_queue::{BlockLimits, BlockQueue};
@@ -81,7 +81,8 @@ pub struct MapBatchesExec {
     concurrency: Option<usize>,
     /// The order that an ORDER BY inside the input gives all its rows.
     input_order: Option<LexOrdering>,
-    /// Which rows must come together; only with [`ExecShape::Table`].
+    /// Which rows must come together, only with [`ExecShape::Table`]; of a keyed call, by
+    /// what they were spread.
     grouping: Option<ExecGrouping>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -132,7 +133,8 @@ impl MapBatchesExec {
         self
     }
 
-    /// Asks for the rows of each group together.
+    /// Asks for the rows of each group together; of a keyed call, for those of each actor in
+    /// the order of the keys.
     pub fn with_grouping(mut self, grouping: Option<ExecGrouping>) -> Self {
         self.grouping = grouping;
         self
@@ -229,7 +231,7 @@ impl MapBatchesExec {
                 partitions.max(context.session_config().target_partitions())
             }
         };
-        let handling = &self.call.handling;
+        let handling = self.handling_under(&options(context));
         // As it claims: what is there decides how many more.
         let takes = self.concurrency.is_none() && handling.demand.takes_resources();
         let least = handling.min_workers.or(takes.then_some(1));
@@ -238,8 +240,7 @@ impl MapBatchesExec {
         let call = Arc::new(UdfCall {
             handling: Handling {
                 min_workers: least.map(|total| host.task_share(context, total)),
-                overlap: self.overlap_of_a_worker(),
-                ..handling.clone()
+                ..handling
             },
             query: QueryId::of(context),
             priority: Interactive::priority(context, &options(context)),
@@ -267,12 +268,45 @@ impl MapBatchesExec {
         UdfCall {
             timeout: call.handling.timeout.or(timeout),
             max_errors: call.errors.max_errors.into_iter().chain(listed).min(),
-            handling: Handling {
-                overlap: self.overlap_of_a_worker(),
-                ..call.handling.clone()
-            },
+            handling: self.handling_under(options),
             ..call.clone()
         }
+    }
+
+    /// How its blocks are handled, with the limits of a session with `options`.
+    fn handling_under(&self, options: &MobulaOptions) -> Handling {
+        let handling = &self.call.handling;
+        Handling {
+            overlap: self.overlap_of_a_worker(),
+            keyed: handling.keyed.map(|keyed| Keyed {
+                snapshot_every: match keyed.snapshot_every {
+                    0 => options.udf_snapshot_every() as u64,
+                    every => every,
+                },
+                replay_bytes: options.udf_replay_bytes() as u64,
+                snapshot_max_bytes: options.udf_snapshot_max_bytes() as u64,
+            }),
+            ..handling.clone()
+        }
+    }
+
+    /// Whose actor rows of `partition` go to, of a keyed call. Those that are placed are
+    /// counted over all tasks.
+    fn lane(&self, partition: usize, context: &TaskContext) -> Result<Option<usize>> {
+        if !self.is_keyed() {
+            return Ok(None);
+        }
+        let Some(placed) = PlacedPools::find(context, self.call_id, &self.call) else {
+            return Ok(Some(partition));
+        };
+        let host = TaskHostHandle::of(context)?;
+        let (first, count) = host.task_lanes(context, placed.actors());
+        Ok(Some(first + partition % count))
+    }
+
+    /// Whether rows go to actors by key.
+    pub fn is_keyed(&self) -> bool {
+        self.call.handling.keyed.is_some()
     }
 
     /// The rate is that of all workers.
@@ -286,7 +320,7 @@ impl MapBatchesExec {
     }
 
     fn groups(&self, context: &TaskContext) -> Option<Groups> {
-        let grouping = self.grouping.as_ref()?;
+        let grouping = self.grouping.as_ref().filter(|_| !self.is_keyed())?;
         Some(Groups {
             marker: GroupMarker::new(grouping.keys.clone()),
             max_bytes: options(context).udf_max_frame_bytes(),
@@ -408,7 +442,10 @@ fn options(context: &TaskContext) -> MobulaOptions {
 
 fn keeps_order(call: &UdfCall, shape: &ExecShape) -> bool {
     let is_table = matches!(shape, ExecShape::Table { .. });
-    call.handling.preserve_order.unwrap_or(!is_table)
+    // What comes of a key comes in the order of its rows.
+    let is_keyed = call.handling.keyed.is_some();
+    let ordered = call.handling.preserve_order;
+    ordered.unwrap_or(!is_table || is_keyed)
 }
 
 fn appended(input: &Schema, result: &Schema) -> SchemaRef {
@@ -466,6 +503,8 @@ impl ExecutionPlan for MapBatchesExec {
 
     fn input_distribution_requirements(&self) -> InputDistributionRequirements {
         InputDistributionRequirements::new(vec![match (&self.grouping, &self.input_order) {
+            // Its streams are spread below.
+            (Some(_), _) if self.is_keyed() => Distribution::UnspecifiedDistribution,
             (Some(grouping), _) => {
                 Distribution::KeyPartitioned(grouping.key_exprs(&self.input.schema()))
             }
@@ -476,6 +515,7 @@ impl ExecutionPlan for MapBatchesExec {
 
     fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
         let order = match &self.grouping {
+            Some(grouping) if self.is_keyed() => grouping.order_of_keys(&self.input.schema()),
             Some(grouping) => grouping.ordering(&self.input.schema()),
             None => self.input_order.clone(),
         };
@@ -491,7 +531,7 @@ impl ExecutionPlan for MapBatchesExec {
     }
 
     fn supports_limit_pushdown(&self) -> bool {
-        self.keeps_rows()
+        self.keeps_rows() && !self.is_keyed()
     }
 
     fn cardinality_effect(&self) -> CardinalityEffect {
@@ -546,6 +586,8 @@ impl ExecutionPlan for MapBatchesExec {
         let place = [self.call_id, partition as u64];
         let setup = Setup {
             next_id: self.runs.begin(&context, &self.call, place)?,
+            lane: self.lane(partition, &context)?,
+            own_extra: pool.own_extra(),
             keeps_order: self.keeps_order(),
             keep_bytes: options(&context).udf_max_frame_bytes(),
             queue: BlockQueue::new(self.limits(&context)),

@@ -1,4 +1,4 @@
-//! Groups of rows that must reach one call together.
+//! Groups of rows that must reach one call together, and keys whose rows go to one actor.
 //!
 //! The exec asks for its input partitioned by the keys and sorted, so that a group
 //! is one run of rows; [`GroupMarker`] tells where runs start.
@@ -34,6 +34,20 @@ impl Grouping {
     pub fn columns(&self) -> impl Iterator<Item = &Column> {
         let order = self.order.iter().map(|(column, _)| column);
         self.keys.iter().chain(order)
+    }
+}
+
+impl Grouping {
+    /// The same of `columns`: as many, the keys first.
+    pub(super) fn of(&self, mut columns: Vec<Column>) -> Self {
+        let order = columns
+            .split_off(self.keys.len().min(columns.len()))
+            .into_iter();
+        let order = order.zip(&self.order);
+        Self {
+            order: order.map(|(column, (_, way))| (column, *way)).collect(),
+            keys: columns,
+        }
     }
 }
 
@@ -74,14 +88,21 @@ impl ExecGrouping {
     /// Rows of a group next to each other, and in order within.
     pub fn ordering(&self, input: &Schema) -> Option<LexOrdering> {
         let keys = self.keys.iter().map(|key| (*key, SortOptions::default()));
+        let all = keys.chain(self.order_options());
+        LexOrdering::new(all.map(|(at, options)| PhysicalSortExpr::new(column(input, at), options)))
+    }
+
+    /// Rows of all keys in their order; `None` if there is none.
+    pub fn order_of_keys(&self, input: &Schema) -> Option<LexOrdering> {
+        let order = self.order_options();
         LexOrdering::new(
-            keys.chain(
-                self.order
-                    .iter()
-                    .map(|(at, way)| (*at, SortOptions::from(*way))),
-            )
-            .map(|(at, options)| PhysicalSortExpr::new(column(input, at), options)),
+            order.map(|(at, options)| PhysicalSortExpr::new(column(input, at), options)),
         )
+    }
+
+    fn order_options(&self) -> impl Iterator<Item = (usize, SortOptions)> {
+        let order = self.order.iter();
+        order.map(|(at, way)| (*at, SortOptions::from(*way)))
     }
 
     /// `, partition_by=[a], order_by=[b DESC]`.

@@ -23,7 +23,8 @@
 //! `map`, `flat_map` and `filter` run here as well: they differ in what a worker
 //! does with a block. `node` is planned, `exec` is placed, `stream` runs one partition with
 //! `block_queue` before it (`piece` is what it cuts) and `shared_pool` beside it; `demand`
-//! tells what its workers ask for. Of an async function many blocks are open
+//! tells what its workers ask for. Where rows go to actors by key, a SpreadExec below has a
+//! stream for each of them. Of an async function many blocks are open
 //! (`open_blocks`), and values may come in any order (`scattered`). Blocks of named actors,
 //! for which others wait, are cut by what they take (`pace`); `interactive` tells whose go
 //! first.
@@ -38,6 +39,8 @@ mod failures;
 mod grouping;
 mod in_flight;
 mod interactive;
+#[cfg(test)]
+mod keyed_tests;
 #[cfg(test)]
 mod limit_tests;
 #[cfg(test)]

@@ -8,7 +8,8 @@
 //! columns go in and RETURNS TABLE comes out; nothing moves past it but what the
 //! function promises: filters on columns that pass through, limits where it keeps
 //! rows; unread columns are pruned below it. `Groups`: the same, a group of rows at a
-//! time; nothing moves past it. Arguments are columns; whoever makes the node computes
+//! time; nothing moves past it, nor past any of the others where rows go to actors by key.
+//! Arguments are columns; whoever makes the node computes
 //! expressions in a projection below.
 
 use std::cmp::Ordering;
@@ -69,6 +70,8 @@ pub struct MapBatchesNode {
     call: FunctionCall,
     shape: NodeShape,
     schema: DFSchemaRef,
+    /// Columns whose equal values go to one actor, and the order in which.
+    keys: Option<Grouping>,
 }
 
 impl MapBatchesNode {
@@ -99,6 +102,7 @@ impl MapBatchesNode {
                 result,
             },
             schema,
+            keys: None,
         })
     }
 
@@ -143,6 +147,7 @@ impl MapBatchesNode {
             input,
             call,
             shape: NodeShape::Filter { args },
+            keys: None,
         })
     }
 
@@ -181,7 +186,25 @@ impl MapBatchesNode {
                 None => NodeShape::Table,
             },
             schema,
+            keys: None,
         })
+    }
+
+    /// The same, of rows that go to actors by key.
+    pub fn with_keys(mut self, keys: Option<Grouping>) -> Self {
+        self.keys = keys;
+        self
+    }
+
+    /// By what rows go to actors; `None`: to any.
+    pub fn keys(&self) -> Option<&Grouping> {
+        self.keys.as_ref()
+    }
+
+    /// The input columns that it names, those of its keys last.
+    fn named(&self) -> impl Iterator<Item = &Column> {
+        let keys = self.keys.iter().flat_map(Grouping::columns);
+        self.shape.reads().into_iter().chain(keys)
     }
 
     /// The node as a plan.
@@ -276,7 +299,10 @@ impl PartialOrd for MapBatchesNode {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         match self.call.partial_cmp(&other.call)? {
             Ordering::Equal => match self.shape.partial_cmp(&other.shape)? {
-                Ordering::Equal => self.input.partial_cmp(&other.input),
+                Ordering::Equal => match self.keys.partial_cmp(&other.keys)? {
+                    Ordering::Equal => self.input.partial_cmp(&other.input),
+                    order => Some(order),
+                },
                 order => Some(order),
             },
             order => Some(order),
@@ -298,21 +324,19 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        let columns = self.shape.reads().into_iter();
-        columns.cloned().map(Expr::Column).collect()
+        self.named().cloned().map(Expr::Column).collect()
     }
 
     /// A filter on passed-through columns may run before a call that has no
-    /// memory; it must not change what a volatile function sees.
+    /// memory; it must not change what a volatile function sees, or a keyed actor.
     fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
+        let has_memory = self.call.is_volatile() || self.keys.is_some();
         match &self.shape {
-            NodeShape::Column { result, .. } if !self.call.is_volatile() => {
-                HashSet::from([result.clone()])
-            }
-            NodeShape::Filter { .. } if !self.call.is_volatile() => HashSet::new(),
-            NodeShape::Table if !self.call.is_volatile() => self.made_columns(),
+            NodeShape::Column { result, .. } if !has_memory => HashSet::from([result.clone()]),
+            NodeShape::Filter { .. } if !has_memory => HashSet::new(),
+            NodeShape::Table if !has_memory => self.made_columns(),
             // A group has its keys in every row: it goes or stays as a whole.
-            NodeShape::Groups(Grouping { keys, .. }) if !self.call.is_volatile() => {
+            NodeShape::Groups(Grouping { keys, .. }) if !has_memory => {
                 let keys: HashSet<_> = keys.iter().map(Column::name).collect();
                 let all = self.schema.fields().iter().map(|f| f.name());
                 let within = all.filter(|name| !keys.contains(name.as_str())).cloned();
@@ -342,13 +366,18 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
             }
             NodeShape::Filter { args } => write!(f, "[{}]", listed(args))?,
             NodeShape::Table => write!(f, "TABLE")?,
-            NodeShape::Groups(Grouping { keys, order }) => {
-                write!(f, "TABLE, partition_by=[{}]", listed(keys))?;
-                if !order.is_empty() {
-                    let keys = order.iter();
-                    let keys = keys.map(|(c, way)| format!("{}{way}", c.flat_name()));
-                    write!(f, ", order_by=[{}]", keys.collect::<Vec<_>>().join(", "))?;
-                }
+            NodeShape::Groups(_) => write!(f, "TABLE")?,
+        }
+        let groups = match &self.shape {
+            NodeShape::Groups(grouping) => Some(grouping),
+            _ => self.keys.as_ref(),
+        };
+        if let Some(Grouping { keys, order }) = groups {
+            write!(f, ", partition_by=[{}]", listed(keys))?;
+            if !order.is_empty() {
+                let keys = order.iter();
+                let keys = keys.map(|(c, way)| format!("{}{way}", c.flat_name()));
+                write!(f, ", order_by=[{}]", keys.collect::<Vec<_>>().join(", "))?;
             }
         }
         if self.call.spec().is_table() {
@@ -364,21 +393,26 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
         let columns = exprs.into_iter().map(column_of);
         let mut args = columns.collect::<Result<Vec<_>>>()?;
         let call = self.call.clone();
-        match &self.shape {
+        let keys = match &self.keys {
+            Some(keys) => {
+                let count = keys.columns().count();
+                let columns = args.split_off(args.len().saturating_sub(count));
+                Some(keys.of(columns))
+            }
+            None => None,
+        };
+        let node = match &self.shape {
             NodeShape::Table => Self::try_new_table(input, call, None),
             NodeShape::Groups(grouping) => {
-                let order = args.split_off(grouping.keys.len()).into_iter();
-                let order = order.zip(&grouping.order);
-                let order = order.map(|(column, (_, way))| (column, *way)).collect();
-                let grouping = Grouping { keys: args, order };
-                Self::try_new_table(input, call, Some(grouping))
+                Self::try_new_table(input, call, Some(grouping.of(args)))
             }
             NodeShape::Filter { .. } => Self::try_new_filter(input, call, args),
             NodeShape::Column { mask, result, .. } => {
                 let mask = mask.as_ref().and_then(|_| args.pop());
                 Self::try_new_column(input, call, args, result.clone())?.with_mask(mask)
             }
-        }
+        };
+        Ok(node?.with_keys(keys))
     }
 
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
@@ -395,7 +429,7 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
                 passed.filter(|i| *i < input.fields().len()).collect()
             }
         };
-        for column in self.shape.reads() {
+        for column in self.named() {
             needed.insert(input.maybe_index_of_column(column)?);
         }
         Some(vec![needed.into_iter().collect()])
@@ -403,6 +437,7 @@ impl UserDefinedLogicalNodeCore for MapBatchesNode {
 
     fn supports_limit_pushdown(&self) -> bool {
         match self.shape {
+            _ if self.keys.is_some() => false,
             NodeShape::Column { .. } => !self.call.errors().on_error.drops_rows(),
             NodeShape::Filter { .. } | NodeShape::Groups(_) => false,
             NodeShape::Table => self.call.keeps_rows(),

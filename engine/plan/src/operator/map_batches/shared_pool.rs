@@ -12,7 +12,7 @@ use std::time::Duration;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, Time};
 use mobula_udfs::{PoolStats, UdfCall, UdfError, UdfPool};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::failures::Failures;
 use super::pace::Pace;
@@ -31,6 +31,8 @@ struct PoolMetrics {
     slots_created: Count,
     blocks_ahead: Count,
     retries: Count,
+    snapshots: Count,
+    replayed: Count,
     workers_at_once: Count,
 }
 
@@ -105,6 +107,8 @@ impl SharedPool {
                 slots_created: global("slots_created"),
                 blocks_ahead: global("blocks_ahead"),
                 retries: global("retries"),
+                snapshots: global("snapshots"),
+                replayed: global("replayed"),
                 workers_at_once: global("workers_at_once"),
             },
             told: Mutex::default(),
@@ -215,17 +219,25 @@ impl SharedPool {
         add(&metrics.slots_created, |stats| stats.slots_created);
         add(&metrics.blocks_ahead, |stats| stats.blocks_ahead);
         add(&metrics.retries, |stats| stats.retries);
+        add(&metrics.snapshots, |stats| stats.snapshots);
+        add(&metrics.replayed, |stats| stats.replayed);
         add(&metrics.workers_at_once, |stats| stats.workers_at_once);
         *told = *stats;
     }
 
-    /// The right to one more call in flight, if there is one. A partition's
-    /// first call needs none, so that no partition can starve another.
+    /// The right to one more call in flight, if there is one, which its partitions share. A
+    /// partition's first call needs none, so that no partition can starve another.
     pub fn extra_permit(&self) -> Option<OwnedSemaphorePermit> {
         if self.placed.is_some() {
             self.permit_more();
         }
         Arc::clone(&self.extra).try_acquire_owned().ok()
+    }
+
+    /// Of a keyed call, where each partition has its actor: its own right to one more.
+    pub fn own_extra(&self) -> Option<Arc<Semaphore>> {
+        let keyed = self.call.handling.keyed.as_ref();
+        keyed.map(|_| Arc::new(Semaphore::new(1)))
     }
 
     /// The actors of a named pool may have become more. Permits of those that go stay: the

@@ -37,7 +37,7 @@ use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, Time};
 use futures::{Stream, StreamExt};
 use mobula_udfs::{Answer, BlockId, UdfCall, UdfError};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::coop::unconstrained;
 
 use super::block_queue::{Block, BlockQueue};
@@ -63,6 +63,10 @@ pub(super) struct Setup {
     pub pool: Arc<SharedPool>,
     /// The name of the next block, if they are named.
     pub next_id: Option<BlockId>,
+    /// Of a keyed call: which of the task's streams it is, and so whose actor it has.
+    pub lane: Option<usize>,
+    /// Of a keyed call: calls that may be in flight beyond the first.
+    pub own_extra: Option<Arc<Semaphore>>,
     pub call: Arc<UdfCall>,
     pub shape: ExecShape,
     pub schema: SchemaRef,
@@ -261,7 +265,7 @@ impl Running {
         loop {
             let permit = match self.in_flight.is_empty() {
                 true => None,
-                false => match self.setup.pool.extra_permit() {
+                false => match self.setup.extra_permit() {
                     Some(permit) => Some(permit),
                     None => return Ok(()),
                 },
@@ -342,9 +346,10 @@ impl Running {
         };
         let (sender, answers) = mpsc::channel(capacity);
         let (pool, fail) = (Arc::clone(&self.setup.pool), self.fail.clone());
+        let lane = self.setup.lane;
         let mut call = Box::pin(async move {
             let end = match sent.is_empty() {
-                false => run_call(&pool, sent, kept, &sender).await,
+                false => run_call(&pool, lane, sent, kept, &sender).await,
                 true => Ok(()),
             };
             let end = end.map_err(|error| error.of_call(pool.call()));
@@ -382,13 +387,17 @@ impl Running {
 /// are their rows, if those that fail are listed.
 async fn run_call(
     pool: &SharedPool,
+    lane: Option<usize>,
     sent: Vec<RecordBatch>,
     kept: Vec<RecordBatch>,
     answers: &mpsc::Sender<Reply>,
 ) -> Result<(), UdfError> {
     let count = sent.iter().map(RecordBatch::num_rows).sum();
     let mut failed = vec![];
-    let mut stream = pool.pool()?.call_each(sent).await?;
+    let mut stream = match lane {
+        Some(lane) => pool.pool()?.call_lane(lane, sent).await?,
+        None => pool.pool()?.call_each(sent).await?,
+    };
     while let Some(answer) = stream.next().await {
         let reply = match answer? {
             Answer::Rows(rows) if rows.num_rows() == 0 => continue,
@@ -398,6 +407,8 @@ async fn run_call(
                 failed.extend(rows);
                 Reply::Dropped(dropped)
             }
+            // It is kept by who is on the way to the actor.
+            Answer::Snapshot(_) => continue,
         };
         if answers.send(reply).await.is_err() {
             break;
@@ -457,6 +468,14 @@ impl Setup {
             blocks.push(next);
         }
         blocks
+    }
+
+    /// The right to one more call in flight, if there is one.
+    fn extra_permit(&self) -> Option<OwnedSemaphorePermit> {
+        match &self.own_extra {
+            Some(own) => Arc::clone(own).try_acquire_owned().ok(),
+            None => self.pool.extra_permit(),
+        }
     }
 
     /// The next blocks with their names.

@@ -82,6 +82,7 @@ $$",
                             max_in_flight: None,
                             rate_limit: None,
                         },
+                        snapshot_every: None,
                     },
                     actor: None,
                 },
@@ -175,6 +176,7 @@ fn a_table_function_with_clauses_in_another_order() {
                             max_in_flight: None,
                             rate_limit: None,
                         },
+                        snapshot_every: None,
                     },
                     actor: None,
                 },
@@ -262,7 +264,7 @@ fn refused_declarations() {
     check(
         &with("WITH (batchsize = 1)"),
         expect![[
-            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, init_timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving, reads, volatility, strict, num_cpus, num_gpus, memory, resources, label_selector, max_in_flight and rate_limit. Did you mean "batch_size"?"#
+            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, init_timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving, reads, volatility, strict, snapshot_every, num_cpus, num_gpus, memory, resources, label_selector, max_in_flight and rate_limit. Did you mean "batch_size"?"#
         ]],
     );
     check(
@@ -333,6 +335,7 @@ fn refused_declarations() {
                             max_in_flight: None,
                             rate_limit: None,
                         },
+                        snapshot_every: None,
                     },
                     actor: None,
                 },

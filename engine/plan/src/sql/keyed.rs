@@ -1,0 +1,84 @@
+//! `partition_by` of the operators other than `map_groups`: rows of a key go to one actor.
+//!
+//! ```text
+//! map_batches(TABLE(q), account, partition_by => (k), order_by => at,
+//!             concurrency => 4, snapshot_every => 10)
+//! ```
+//!
+//! Refuses calls for which that means nothing, and options that mean nothing without it.
+
+use std::sync::Arc;
+
+use datafusion::common::{DFSchema, Result};
+use datafusion::logical_expr::LogicalPlan;
+use mobula_udfs::{CallMode, FunctionSpec, Language, Literal};
+
+use super::call_options::CallOptions;
+use super::relation::{node, relation, without_qualifiers};
+use crate::error::PlanError;
+use crate::operator::Operator;
+use crate::operator::map_batches::{FunctionCall, Grouping, MapBatchesNode};
+
+/// The node of `op` over `input` whose rows go to actors by key; `grouping` finds keys and
+/// order in the input.
+pub(crate) fn keyed_over(
+    op: &Operator,
+    input: LogicalPlan,
+    spec: Arc<FunctionSpec>,
+    args: Vec<(String, Literal)>,
+    options: &CallOptions,
+    grouping: impl FnOnce(&DFSchema) -> Result<Option<Grouping>, PlanError>,
+) -> Result<MapBatchesNode> {
+    check(op, &spec, options)?;
+    let input = without_qualifiers(input, &spec.name)?;
+    let keys = grouping(input.schema())?;
+    let every = options.snapshot_every_of(&spec);
+    let call = FunctionCall::new(spec, op.mode, args, options).keyed(every);
+    Ok(node(input, call)?.with_keys(keys))
+}
+
+/// Refuses a function that has no actors of its own, or none whose rows keep an order.
+fn check(op: &Operator, spec: &FunctionSpec, options: &CallOptions) -> Result<(), PlanError> {
+    let name = &spec.name;
+    let most = options.concurrency_of(spec);
+    let is_range = options.handling_of(spec).min_workers.is_some();
+    let problem = if spec.is_method() {
+        format!(
+            "\"{name}\" is of a named actor or pool, which all queries share, each with keys of its own. Call its class with partition_by, or leave partition_by out"
+        )
+    } else if spec.language == Language::Native {
+        format!("\"{name}\" is native, and partition_by is for classes in Python")
+    } else if !spec.object.is_class() {
+        format!(
+            "\"{name}\" is a def and keeps nothing from block to block. Call it by map_groups, or make it a class"
+        )
+    } else if spec.object.is_async() {
+        format!(
+            "\"{name}\" is async and has many rows in flight in no order. Make __call__ a plain def for partition_by"
+        )
+    } else if is_range || most.is_none() {
+        "a key stays with its actor, so how many there are cannot change. Write concurrency => n"
+            .to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(relation(op, &problem))
+}
+
+/// Refuses what is said of the state of keyed actors where there are none.
+///
+/// # Errors
+/// [`PlanError::Relation`].
+pub(crate) fn refuse_snapshots(op: &Operator, options: &CallOptions) -> Result<(), PlanError> {
+    match options.snapshot_every {
+        Some(_) if op.mode == CallMode::Groups => Err(relation(
+            op,
+            "a group is seen as a whole, by any worker. snapshot_every is an option of the other operators with partition_by",
+        )),
+        Some(_) => Err(relation(
+            op,
+            "snapshot_every says nothing without partition_by => (column, …)",
+        )),
+        None => Ok(()),
+    }
+}
