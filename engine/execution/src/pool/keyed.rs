@@ -134,7 +134,7 @@ impl Route {
     /// # Errors
     /// When the query has ended.
     pub(super) async fn ask(&self) -> Result<(), UdfError> {
-        match self.line.find(&self.call.query).await {
+        match self.line.find(&self.call.query, 0, 0).await {
             Found::Pools(pools) => {
                 let mine = pools.into_iter().find(|pool| pool.call_id == self.call_id);
                 *self.hosts.lock() = mine.map(|pool| pool.hosts).unwrap_or_default();
