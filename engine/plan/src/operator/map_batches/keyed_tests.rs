@@ -63,7 +63,8 @@ async fn a_plan_says_by_what() {
         Projection: a
           MapBatches: Embed over [s] AS Embed, partition_by=[c], order_by=[a]
             Projection: t.a AS a, t.c AS c, t.s AS s
-              TableScan: t projection=[a, c, s]"#]].assert_eq(&optimized.display_indent().to_string());
+              TableScan: t projection=[a, c, s]"#]]
+    .assert_eq(&optimized.display_indent().to_string());
 }
 
 #[tokio::test]
