@@ -399,22 +399,21 @@ async fn a_lane_moves_with_its_state_and_who_stood_still_is_not_heard() {
     assert_eq!((value, state.as_deref()), (1002, Some(&b"\x002"[..])));
     // It is at work, and stands still.
     std::fs::write(scratch.path("stall"), "").unwrap();
-    let stalled = {
-        let first = Arc::clone(&first);
-        tokio::spawn(async move { asked(&first, 666).await })
+    let moved = async {
+        while !scratch.path("stalls").exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let pid = only_pid(&manager);
+        signal(pid, Signal::STOP);
+        std::fs::remove_file(scratch.path("stall")).unwrap();
+        // Another one has it, from the last state.
+        let second = lanes.open_lane(1, 2, state.clone()).unwrap();
+        let (value, told) = asked(&second, 666).await.unwrap();
+        assert_eq!((value, told.as_deref()), (666_003, Some(&b"\x003"[..])));
+        signal(pid, Signal::CONT);
+        (pid, second)
     };
-    while !scratch.path("stalls").exists() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let pid = only_pid(&manager);
-    signal(pid, Signal::STOP);
-    std::fs::remove_file(scratch.path("stall")).unwrap();
-    // Another one has it, from the last state.
-    let second = lanes.open_lane(1, 2, state.clone()).unwrap();
-    let (value, told) = asked(&second, 666).await.unwrap();
-    assert_eq!((value, told.as_deref()), (666_003, Some(&b"\x003"[..])));
-    signal(pid, Signal::CONT);
-    let late = stalled.await.unwrap();
+    let (late, (pid, second)) = tokio::join!(asked(&first, 666), moved);
     assert!(late.is_err(), "{late:?}");
     dead(pid).await;
     assert!(asked(&first, 5).await.is_err());
