@@ -250,6 +250,11 @@ impl Running {
     fn over(&mut self, idx: usize) {
         self.in_flight.remove(idx);
         let has_own = self.in_flight.iter().any(|call| call.permit.is_none());
+        // Rows of a table that keep no order come in that of the calls where there is one
+        // worker, as long as it is mostly alone.
+        let is_table = matches!(self.setup.shape, ExecShape::Table { .. });
+        let is_loose = is_table && !self.setup.keeps_order;
+        let has_own = has_own || is_loose;
         if let Some(next) = self.in_flight.front_mut().filter(|_| !has_own) {
             // The partition's own place is the next one's, whose permit is for one more.
             next.permit = None;
