@@ -160,7 +160,7 @@ fn nobody_is_lost_overtaken_by_its_own_or_passed_over_for_ever() {
             })
             .collect();
         let (mut at_work, mut passed) = (vec![], [0_u32; 3]);
-        for step in 0..300 {
+        for step in 0..3000 {
             for (at, client) in clients.iter_mut().enumerate() {
                 // At last nobody comes any more.
                 if step < 200 && dice.roll(3) == 0 {

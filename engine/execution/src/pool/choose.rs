@@ -30,14 +30,16 @@ pub struct EndView {
 pub fn choose(ends: &[EndView]) -> Option<usize> {
     let known = ends.iter().filter(|end| end.is_there);
     let fastest = known.filter_map(|end| end.mean_us).reduce(f64::min);
-    let fastest = fastest.unwrap_or(UNKNOWN_US);
     let usable = ends.iter().enumerate();
     let usable = usable.filter(|(_, end)| end.is_there && end.in_flight < end.credits);
     let at = |end: &EndView| {
+        let Some(mean_us) = end.mean_us.or(fastest) else {
+            return UNKNOWN_US + end.others_us;
+        };
         let actors = end.actors.max(1) as f64;
         // Those that come first take the actors that are free.
         let turns = ((end.in_flight + 1) as f64 / actors).max(1.0);
-        turns * end.mean_us.unwrap_or(fastest).max(1.0) + end.others_us
+        turns * mean_us.max(1.0) + end.others_us
     };
     usable
         .min_by(|(_, a), (_, b)| {

@@ -224,8 +224,14 @@ impl Running {
 
     /// Forgets a call that is over. If it was the one that needs no permit, the oldest is
     /// that from now on: else each partition would do with one call less than it may have.
+    /// Not for rows of a table that keep no order: those of one worker come in that of the
+    /// calls as long as a call is mostly alone, which users have come to see.
     fn end_call(&mut self, idx: usize) {
         let over = self.in_flight.remove(idx);
+        let is_table = matches!(self.setup.shape, ExecShape::Table { .. });
+        if is_table && !self.setup.keeps_order {
+            return;
+        }
         if over.is_some_and(|call| call.permit.is_none())
             && let Some(oldest) = self.in_flight.front_mut()
         {
