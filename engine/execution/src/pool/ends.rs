@@ -412,7 +412,8 @@ impl Ends {
     fn is_settled(&self) -> bool {
         let mut state = self.state.lock();
         let is_short = std::mem::take(&mut state.was_full) || state.waiting > 0;
-        state.is_asking &= state.misses_some() || (self.is_named() && is_short);
+        let goes_on = state.misses_some() || (self.is_named() && is_short);
+        state.is_asking &= goes_on;
         !state.is_asking
     }
 
