@@ -16,8 +16,11 @@ const BELIEVED_FOR: Duration = Duration::from_secs(1);
 pub struct Directory {
     pools: Mutex<HashMap<String, Vec<PlacedPool>>>,
     /// Blocks that tasks could not send when they asked, by what they asked for.
-    waiting: Mutex<HashMap<String, HashMap<u64, (Instant, u64)>>>,
+    waiting: Mutex<HashMap<String, Askers>>,
 }
+
+/// When each of those that ask for one pool last did, and how many blocks it could not send.
+type Askers = HashMap<u64, (Instant, u64)>;
 
 impl Directory {
     /// From now on these are the pools of `query`.

@@ -425,9 +425,9 @@ impl Ends {
     fn is_settled(&self) -> bool {
         let mut state = self.state.lock();
         let is_short = std::mem::take(&mut state.was_full) || state.waiting > 0;
-        let is_settled = !state.misses_some() && !(self.is_named() && is_short);
-        state.is_asking &= !is_settled;
-        is_settled
+        let goes_on = state.misses_some() || (self.is_named() && is_short);
+        state.is_asking &= goes_on;
+        !state.is_asking
     }
 
     /// Takes in what the coordinator says.
