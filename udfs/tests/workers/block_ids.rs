@@ -138,10 +138,13 @@ class f:
         .await
         .unwrap();
     assert_eq!(answers.len(), 3);
-    assert_eq!(
-        log.lines(),
-        [call(0, 0), call(1, 0), call(1, 0), call(2, 0)]
-    );
+    // The answer to the first one may have been kept to go with others.
+    let all = log.lines();
+    let again = all.iter().filter(|line| **line == call(0, 0)).count() - 1;
+    let expected = [call(0, 0), call(1, 0)].into_iter();
+    let expected = expected.chain(std::iter::repeat_n(call(0, 0), again));
+    assert!(again <= 1, "{all:?}");
+    assert!(all.into_iter().eq(expected.chain([call(1, 0), call(2, 0)])));
     assert_eq!(pool.stats().retries, 1);
     manager.shutdown().await;
 }

@@ -156,7 +156,8 @@ def f(x): return x * 0 + sum('mobula-' in link for link in links())";
         }
         let pid = only_pid(&manager);
         assert!((2..=8).contains(&descriptors(pid)), "{}", descriptors(pid));
-        assert!(open <= 8, "{open} in the worker");
+        // One is its board.
+        assert!(open <= 9, "{open} in the worker");
         drop(pool);
         manager.shutdown().await;
         gone(pid).await;
