@@ -25,7 +25,11 @@ const SAID_BATCH: Priority = Priority {
 async fn busy(is_pooled: bool) -> Stage {
     let stage = Stage::new(COUNTER);
     let mut spec = stage.spec("c", &[]);
-    spec.pool = is_pooled.then_some(PoolBounds { min: 1, max: 1, idle_ttl: None });
+    spec.pool = is_pooled.then_some(PoolBounds {
+        min: 1,
+        max: 1,
+        idle_ttl: None,
+    });
     drop(
         stage
             .host
