@@ -7,14 +7,25 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::DataType;
 use futures::TryStreamExt;
 
-use super::tests::{call_of, eventually, numbers, plus_one, with_gpus};
+use super::tests::{call_of, eventually, numbers, plus_one};
 use super::{
     Native, NativeBatches, NativeError, NativeFunction, NativeFunctions, NativeInstance,
     NativePlace,
 };
 use crate::call::Literal;
-use crate::resources::{Amount, Ledger};
+use crate::resources::{Amount, Capacity, Ledger};
 use crate::spec::FunctionSpec;
+
+/// A process with GPUs of these ids.
+pub(super) fn with_gpus(ids: &[&str]) -> Capacity {
+    Capacity {
+        cpus: Amount::whole(1),
+        gpu_ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+        memory_bytes: 0,
+        custom: [].into(),
+        labels: [].into(),
+    }
+}
 
 /// Notes on which GPUs its instances are, which begin their blocks together.
 struct Noted {

@@ -11,13 +11,14 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBat
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use futures::{StreamExt, TryStreamExt};
 
+use super::place_tests::with_gpus;
 use super::{Native, NativeBatches, NativeError, NativeFunction, NativeFunctions, NativeInstance};
 use crate::call::{CallMode, Literal, UdfCall};
 use crate::error::{UdfError, UdfErrorClass};
 use crate::failed_rows::{ErrorPolicy, OnError};
 use crate::handling::Handling;
 use crate::pool::{Answer, UdfPool};
-use crate::resources::{Amount, Capacity, Ledger};
+use crate::resources::Ledger;
 use crate::spec::{BatchFormat, FunctionSpec, ParamKind, Returns};
 
 const INT: DataType = DataType::Int64;
@@ -70,16 +71,6 @@ pub(super) fn open_with(
 
 fn nothing() -> Arc<Ledger> {
     Ledger::new(with_gpus(&[]))
-}
-
-pub(super) fn with_gpus(ids: &[&str]) -> Capacity {
-    Capacity {
-        cpus: Amount::whole(1),
-        gpu_ids: ids.iter().map(|id| (*id).to_owned()).collect(),
-        memory_bytes: 0,
-        custom: [].into(),
-        labels: [].into(),
-    }
 }
 
 pub(super) fn block(values: impl IntoIterator<Item = Option<i64>>) -> RecordBatch {
