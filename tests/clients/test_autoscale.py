@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from asking import rows, wait_until
 from servers import Process
 
 CLASS = """CREATE FUNCTION naps(x BIGINT) RETURNS BIGINT LANGUAGE python AS $$
@@ -24,19 +25,6 @@ JOB = f"SELECT count(*), count(DISTINCT p) FROM map_batches(TABLE(SELECT value A
 # What the pool must follow within: 3 s on a machine that has nothing else to do, as the
 # benchmark `burst` measures.
 FOLLOWS_S = 12
-
-
-def rows(cursor, sql):
-    cursor.execute(sql)
-    return cursor.fetchall()
-
-
-def wait_until(condition, seconds=20):
-    limit = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < limit, "it never came"
-        time.sleep(0.02)
-    return found
 
 
 @pytest.fixture(params=["alone", "cluster"])

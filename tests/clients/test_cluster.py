@@ -10,6 +10,7 @@ import time
 
 import adbc_driver_manager
 import pytest
+from asking import is_alive, rows
 from servers import register
 
 WHERE = (
@@ -52,11 +53,6 @@ FAULTY = (
 SMALL_SCANS = ["--scan-bytes-per-task", "64KiB"]
 
 
-def rows(cursor, sql):
-    cursor.execute(sql)
-    return cursor.fetchall()
-
-
 def wait_until(condition, seconds=10):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -64,14 +60,6 @@ def wait_until(condition, seconds=10):
             return True
         time.sleep(0.05)
     return False
-
-
-def is_alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):  # The latter: between open and read.
-        return False
 
 
 def run_slow(server, directory, outcome):

@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+from asking import is_alive, rows, wait_until
 from servers import Process
 
 # Tells of each row how many of its key it has seen, their sum, and who says so.
@@ -36,31 +37,6 @@ BLOCK_ROWS = 20
 CALL = "map_batches(TABLE(SELECT k, x FROM events), counts, partition_by => k, concurrency => 3{})"
 ALL = "SELECT k, x, seen, total, who FROM " + CALL
 BUSY = "SELECT pid, executor_id FROM system.workers WHERE function = 'counts' AND state = 'busy'"
-
-
-def rows(cursor, sql):
-    cursor.execute(sql)
-    return cursor.fetchall()
-
-
-def value(cursor, sql):
-    return rows(cursor, sql)[0][0]
-
-
-def wait_until(condition, seconds=30):
-    limit = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < limit, "it never came"
-        time.sleep(0.02)
-    return found
-
-
-def is_alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):  # The latter: between open and read.
-        return False
 
 
 def make_events(cursor, tmp_path):

@@ -11,6 +11,7 @@ import time
 
 import adbc_driver_manager
 import pytest
+from asking import is_alive, rows, value, wait_until
 from servers import Process
 
 # Says where it is, and takes its time for a block.
@@ -37,31 +38,6 @@ CLIENT = (
 )
 HOSTED = "SELECT pid, gpu_ids FROM system.workers WHERE executor_id = 'host' AND function = 'sees'"
 TWO_GPUS = ["--gpus", "2", "--roles", "actors"]
-
-
-def rows(cursor, sql):
-    cursor.execute(sql)
-    return cursor.fetchall()
-
-
-def value(cursor, sql):
-    return rows(cursor, sql)[0][0]
-
-
-def wait_until(condition, seconds=20):
-    limit = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < limit, "it never came"
-        time.sleep(0.02)
-    return found
-
-
-def is_alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):  # The latter: between open and read.
-        return False
 
 
 class Cluster:

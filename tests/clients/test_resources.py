@@ -7,6 +7,7 @@ import time
 
 import adbc_driver_manager
 import pytest
+from asking import rows, wait_until
 from servers import Process
 
 SEES = (
@@ -23,18 +24,6 @@ HAS = (
     "SELECT executor_id, takes_tasks, runs_actors, cpus, gpus, gpu_ids, memory_bytes, resources, labels"
     " FROM system.executors ORDER BY executor_id"
 )
-
-
-def rows(cursor, sql):
-    cursor.execute(sql)
-    return cursor.fetchall()
-
-
-def wait_until(condition, seconds=20):
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "it never came"
-        time.sleep(0.02)
 
 
 def watch(server):

@@ -11,6 +11,7 @@ import threading
 import time
 
 import pytest
+from asking import value, wait_until
 
 # Takes as many milliseconds as its text says, and knows what it did for whom.
 MODEL = """CREATE FUNCTION model(text VARCHAR) RETURNS BIGINT LANGUAGE python AS $$
@@ -40,19 +41,6 @@ cursor.execute(f"SELECT count({function}('{text}')) FROM generate_series(1, 1000
 cursor.fetchall()
 """
 BLOCKS_OF_8 = "udf_batch_rows = 8"
-
-
-def value(cursor, sql):
-    cursor.execute(sql)
-    return cursor.fetchone()[0]
-
-
-def wait_until(condition, seconds=20):
-    limit = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < limit, "it never came"
-        time.sleep(0.02)
-    return found
 
 
 @contextlib.contextmanager
