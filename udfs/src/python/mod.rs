@@ -10,11 +10,12 @@ use serde_json::json;
 pub(crate) const BOOTSTRAP: &str = include_str!("worker/bootstrap.py");
 
 /// The modules in the order they are loaded; each may import those before it.
-const MODULES: [(&str, &str); 20] = [
+const MODULES: [(&str, &str); 21] = [
     ("slots", include_str!("worker/slots.py")),
     ("limits", include_str!("worker/limits.py")),
     ("failure", include_str!("worker/failure.py")),
     ("protocol", include_str!("worker/protocol.py")),
+    ("ahead", include_str!("worker/ahead.py")),
     ("source", include_str!("worker/source.py")),
     ("methods", include_str!("worker/methods.py")),
     ("arguments", include_str!("worker/arguments.py")),

@@ -94,6 +94,77 @@ async fn who_follows_a_block_that_ends_workers_is_sent_again() {
     manager.shutdown().await;
 }
 
+/// Long enough that the worker reads ahead, too short to be sent no block ahead.
+const NAP: &str = "time.sleep(0.004)";
+
+#[tokio::test]
+async fn the_next_block_is_prepared_while_user_code_waits() {
+    let manager = manager();
+    let body = "
+import gc, time
+def is_prepared():
+    frames = [each for each in gc.get_objects() if type(each).__name__ == 'Frame']
+    return any(frame.made is not None for frame in frames)
+def f(x):
+    until = time.monotonic() + 0.015
+    time.sleep(0.004)
+    while not (found := is_prepared()) and time.monotonic() < until:
+        time.sleep(0.001)
+    return x * 0 + int(found)";
+    let pool = Case::ints("f", body).pool(&manager, 1);
+    let found = one_by_one(&pool, 0..100).await;
+    let seen: i64 = found.into_iter().map(|found| found.unwrap()[0].unwrap()).sum();
+    assert!(seen > 10, "{seen} of 100");
+    manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_prepared_is_user_codes_alone() {
+    let manager = manager();
+    let body = format!("\nimport time\ndef f(x):\n    {NAP}\n    x += 1\n    return x");
+    let mut case = Case::ints("f", &body);
+    case.handling.zero_copy_batch = false;
+    let pool = case.pool(&manager, 1);
+    for (x, found) in (0..).zip(one_by_one(&pool, 0..100).await) {
+        assert_eq!(found.unwrap(), [Some(x + 1)]);
+    }
+    manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn errors_and_ends_of_workers_are_those_of_their_blocks_where_the_next_is_prepared() {
+    let manager = manager();
+    let body = format!(
+        "\nimport os, time\ndef f(x):\n    {NAP}\n    if x[0] == 50: os._exit(3)\n    if x[0] % 10 == 3: raise ValueError(x[0])\n    return x"
+    );
+    let pool = Case::ints("f", &body).pool(&manager, 1);
+    for (x, found) in (0..).zip(one_by_one(&pool, 0..100).await) {
+        match found {
+            Ok(found) => assert_eq!(found, [Some(x)]),
+            Err(error) if x == 50 => assert_eq!(error.class(), UdfErrorClass::Lost),
+            Err(error) => {
+                assert_eq!(x % 10, 3, "{error}");
+                assert!(error.to_string().contains(&format!("ValueError: {x}")), "{error}");
+            }
+        }
+    }
+    manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn user_code_may_fork_where_the_next_block_is_prepared() {
+    let manager = manager();
+    let body = format!(
+        "\nimport os, time\ndef f(x):\n    child = os.fork()\n    if not child: os._exit(0)\n    {NAP}\n    os.waitpid(child, 0)\n    return x"
+    );
+    let pool = Case::ints("f", &body).pool(&manager, 1);
+    for (x, found) in (0..).zip(one_by_one(&pool, 0..100).await) {
+        assert_eq!(found.unwrap(), [Some(x)]);
+    }
+    assert_eq!(pool.stats().workers_started, 1);
+    manager.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_call_that_is_dropped_on_its_way_takes_nobody_along() {
     let manager = manager();

@@ -27,7 +27,7 @@ const SLOW: &str = "
 import os, time
 class slow:
     def __call__(self, k):
-        time.sleep(0.1 if os.environ['MOBULA_EXECUTOR_ID'] == 'slow' else 0.01)
+        time.sleep(0.5 if os.environ['MOBULA_EXECUTOR_ID'] == 'slow' else 0.05)
         return [os.environ['MOBULA_EXECUTOR_ID']] * len(k)
 ";
 
@@ -206,14 +206,14 @@ async fn a_slow_host_gets_few_blocks() {
         add(&mut cluster, id, &[("roles", "actors"), ("gpus", "1")]).await;
     }
     declare(&mut cluster, "slow", SLOW);
-    let sql = "select slow || ' ' || cast(count(*) / 50 as varchar) from map_batches((SELECT k FROM repartition((SELECT k FROM numbers), rows_per_block => 50)), slow, concurrency => 3, num_gpus => 1) group by slow order by slow";
+    let sql = "select slow || ' ' || cast(count(*) / 100 as varchar) from map_batches((SELECT k FROM repartition((SELECT k FROM numbers), rows_per_block => 100)), slow, concurrency => 3, num_gpus => 1) group by slow order by slow";
     let counts = texts(&cluster, sql).await;
     let count = |at: usize| -> f64 {
         let (_, count) = counts[at].split_once(' ').unwrap();
         count.parse().unwrap()
     };
     assert_eq!(counts.len(), 3, "{counts:?}");
-    assert_eq!(count(0) + count(1) + count(2), 400.0);
+    assert_eq!(count(0) + count(1) + count(2), 200.0);
     // A tenth of what each of the others gets, and what is on its way at first.
     assert!(count(2) < 0.25 * count(0), "{counts:?}");
 }

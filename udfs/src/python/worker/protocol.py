@@ -5,6 +5,7 @@ payload lies in a slot and is seen there. A batch that user code keeps stays val
 no buffer is used twice, and no slot before `slots` has seen the last of it.
 """
 
+import _thread
 import array
 import collections
 import json
@@ -49,7 +50,7 @@ LOOK_NS = 100_000
 class Frame:
     """A word from the engine: `body` is a dict, `payload` a buffer or None."""
 
-    __slots__ = ("kind", "seq", "body", "payload", "more")
+    __slots__ = ("kind", "seq", "body", "payload", "more", "made")
 
     def __init__(self, kind, seq, body, payload, more=False):
         self.kind = kind
@@ -58,6 +59,8 @@ class Frame:
         self.payload = payload
         # Whether the next request is right behind it.
         self.more = more
+        # The call that it is for, its block and its arguments, where they are made ahead.
+        self.made = None
 
 
 class Channel:
@@ -84,21 +87,38 @@ class Channel:
         self.blocks_sent = 0
         self.incoming = select.poll()
         self.incoming.register(sock, select.POLLIN)
+        # Held by whichever thread reads; whether there is more than one, see `ahead`.
+        self.reading = _thread.allocate_lock()
+        self.is_shared = False
         # Whether the last request came so soon that looking for it was worth it.
         self.is_quick = False
 
     def receive(self):
         """The next request, or None when the engine is gone."""
         self._end_a_copy()
-        while not self.waiting:
+        while True:
+            # What another thread reads is there when it is prepared.
+            with self.reading:
+                if self.waiting:
+                    return self.waiting.popleft()
             self._wait()
-            self._read()
-        return self.waiting.popleft()
+            with self.reading:
+                if not self.is_shared or (not self.waiting and self.incoming.poll(0)):
+                    self.read_one()
+
+    def before_fork(self):
+        # User code's child gets nothing that is half read, and may see what we see now.
+        self.reading.acquire()
+        self.slots.before_fork()
+
+    def after_fork(self):
+        self.reading.release()
 
     def hear(self):
         """Reads the word that there is."""
         self._end_a_copy()
-        self._read()
+        with self.reading:
+            self.read_one()
 
     def _wait(self):
         """Waits for a word: awake for a moment, if the last came as soon."""
@@ -113,7 +133,7 @@ class Channel:
             self.incoming.poll()
             self.is_quick = time.perf_counter_ns() - since < LOOK_NS
 
-    def _read(self):
+    def read_one(self):
         """Reads a frame; news of slots are heard, requests wait."""
         header, descriptors = bytearray(HEADER.size), array.array("i")
         count, ancillary, _, _ = self.sock.recvmsg_into([header], ANCILLARY_BYTES, CLOSE_ON_EXEC)
@@ -202,15 +222,19 @@ class Channel:
 
     def _fill_slot(self, block, size):
         self._end_a_copy()
+        with self.reading:
+            return self._fill_free_slot(block, size)
+
+    def _fill_free_slot(self, block, size):
         # The engine may have given some back since the request.
         while self.incoming.poll(0) and None not in self.waiting:
-            self._read()
+            self.read_one()
         filled = self.slots.fill(block, size)
         # After the second block of an answer it tells at once which it has emptied.
         while filled is None and self.blocks_sent > 1 and self.slots.may_fit(block, size):
             if None in self.waiting:
                 return None
-            self._read()
+            self.read_one()
             filled = self.slots.fill(block, size)
         return filled
 

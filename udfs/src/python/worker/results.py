@@ -6,6 +6,7 @@ never turned into numbers, or numbers into dates.
 """
 
 import collections.abc
+import contextlib
 import datetime
 import decimal
 import re
@@ -23,6 +24,9 @@ from .views import decoded, without_views
 _SINGLE = (bool, int, float, complex, str, bytes, decimal.Decimal, datetime.date, datetime.time)
 _SINGLE += (datetime.timedelta, np.generic, pa.Scalar)
 _END = object()
+# Of short lists what they hold is seen at once. Of long ones pyarrow finds it faster.
+FEW = 64
+_PLAIN = {pa.int64().id: int, pa.float64().id: float, pa.string().id: str, pa.bool_().id: bool}
 # Rows that a generator of rows gives before they are sent on.
 ROWS_OF_A_PART = 8192
 # Asking a schema makes new objects each time.
@@ -234,6 +238,8 @@ def _to_arrow(value, data_type, verb):
 
 def _array(value, data_type):
     """An Arrow array of some type, or None for what is no array at all."""
+    if type(value) is list and len(value) <= FEW and (short := _short(value, data_type)) is not None:
+        return short
     if isinstance(value, (pa.Array, pa.ChunkedArray)):
         return value
     if isinstance(value, np.ndarray):
@@ -251,6 +257,15 @@ def _array(value, data_type):
     if hasattr(value, "__array__"):
         return _from_numpy(np.asarray(value), data_type)
     return None
+
+
+def _short(values, data_type):
+    """An array of values that are all of the one type of Python's that means `data_type`, or None."""
+    kind = _PLAIN.get(data_type.id)
+    if kind is None or any(type(value) is not kind for value in values):
+        return None
+    with contextlib.suppress(pa.ArrowException, OverflowError, ValueError):
+        return pa.array(values, type=data_type)
 
 
 def _from_numpy(value, data_type):

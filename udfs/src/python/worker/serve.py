@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from . import context, limits, protocol
+from .ahead import Ahead
 from .arguments import prepare, scalar_arguments, table_argument
 from .chain import Chain
 from .failure import RowTooLarge, Refused, of_function, owners, report, run
@@ -62,6 +63,8 @@ class Call:
             self.code = self._instance(body["args"])
         else:
             self.code = self.source.object
+        # A batch and what user code is called with for it, if made ahead.
+        self.made = None
         self.keeper = Keeper(self.source, self.function, self.code, *body["keyed"]) if body["keyed"] else None
         if self.is_async:
             self._overlap(body["retry"], **body["overlap"])
@@ -118,8 +121,8 @@ class Call:
         if self.by_row:
             rows = rows_of_rows(self.function, self.code, batch, self.mode)
             return to_batches(self.function, rows, self.output, True)
-        arguments = self._table_argument(batch)
-        begin(self.code, lambda _: self._table_argument(batch))
+        arguments = self.arguments(batch)
+        begin(self.code, lambda _: self.arguments(batch))
         value = run(self.function, self.code, *arguments)
         return to_batches(self.function, value, self.output, self.batch_format == "rows")
 
@@ -148,20 +151,26 @@ class Call:
         if self.by_row:
             values = values_of_rows(self.function, self.code, batch, self.takes_table)
             return to_column(values, batch.num_rows, kind, True)
-        arguments = self._scalar_arguments(batch)
-        begin(self.code, lambda _: self._scalar_arguments(batch))
+        arguments = self.arguments(batch)
+        begin(self.code, lambda _: self.arguments(batch))
         value = run(self.function, self.code, *arguments)
         return to_column(value, batch.num_rows, kind, bool(arguments))
 
-    def _table_argument(self, batch):
-        return (table_argument(batch, self.batch_format, self.zero_copy),)
-
-    def _scalar_arguments(self, batch):
+    def arguments(self, batch):
+        """What it is called with for a batch or a group: what is made ahead once, for user
+        code may write to it."""
+        if self.made is not None and self.made[0] is batch:
+            made, self.made = self.made[1], None
+            return made
+        if self.table:
+            return (table_argument(batch, self.batch_format, self.zero_copy),)
         return scalar_arguments(batch, self.batch_format, self.zero_copy)
 
-    def arguments(self, batch):
-        """What it is called with for a batch or a group."""
-        return self._table_argument(batch) if self.table else self._scalar_arguments(batch)
+    def arguments_ahead(self, block):
+        """The arguments for a block that is one batch, or None."""
+        if self.by_row or self.is_async or self.mode == "groups" or block.num_rows > (self.batch_size or block.num_rows):
+            return None
+        return self.arguments(block)
 
     @staticmethod
     def rows_with_null(block):
@@ -197,6 +206,8 @@ class Worker:
         self.instance = None
         # Of async functions, once there is one.
         self.runner = None
+        self.ahead = Ahead(channel, self._prepare)
+        self.last_ns = 0
 
     def receive(self):
         """The next request, or None when the engine is gone."""
@@ -234,7 +245,12 @@ class Worker:
             call.keeper.take(frame.body["generation"], frame.body["more"], frame.payload)
             self._ready(frame, call)
         elif frame.kind == protocol.PROCESS:
-            self._process(frame)
+            call = self.calls[frame.body["call"]]
+            try:
+                self._process(call, frame)
+            finally:
+                self.ahead.end()
+                call.made = None
         elif frame.kind == protocol.CANCEL:
             if self.runner is not None:
                 self.runner.cancel(frame.seq)
@@ -244,18 +260,18 @@ class Worker:
     def _ready(self, frame, code, **more):
         self.channel.send(protocol.READY, frame.seq, {"object": code.kind} | more)
 
-    def _process(self, frame):
-        call = self.calls[frame.body["call"]]
+    def _process(self, call, frame):
         self.channel.note(frame.seq)
         spent = 0
         since = time.perf_counter_ns()
-        block = pa.ipc.read_record_batch(frame.payload, call.input)
+        block = self._block(call, frame)
         failures = call.failures(frame.body["max_errors"])
         named = frame.body.get("block")
         if call.is_async:
             self.runner.begin(call, frame.seq, block, failures, named)
             return
         context.begin(named, call.asks)
+        self.ahead.begin(self.last_ns)
         output = None
         for output in call.outputs(block, failures):
             spent += time.perf_counter_ns() - since
@@ -270,12 +286,33 @@ class Worker:
             state = None
         # With its last answer the engine gets the block's memory back, unless user
         # code keeps some of it.
-        block = output = frame.payload = None
+        block = output = frame.payload = call.made = None
         context.end()
+        self.last_ns = spent
         # A runner listens by itself, and would not know that answers wait; and a block that
         # took long has used the time that its answer may take.
         more = frame.more and self.runner is None and spent < protocol.KEEP_NS
         self.channel.send_done(frame.seq, spent // 1000, call.take_retries(), more)
+
+    @staticmethod
+    def _block(call, frame):
+        """The block of a request; if it is made ahead, so are its arguments."""
+        made, frame.made = frame.made, None
+        if made is None or made[0] is not call:
+            return pa.ipc.read_record_batch(frame.payload, call.input)
+        call.made = made[1:]
+        return made[1]
+
+    def _prepare(self, frame):
+        """Makes the block of a request and its arguments, in whatever thread this is."""
+        call = self.calls.get(frame.body["call"])
+        if not isinstance(call, Call):
+            return
+        # What goes wrong does so again where it is told.
+        with contextlib.suppress(BaseException):
+            block = pa.ipc.read_record_batch(frame.payload, call.input)
+            arguments = call.arguments_ahead(block)
+            frame.made = None if arguments is None else (call, block, arguments)
 
     def _send_failures(self, seq, failures):
         """Told before the rows that come without them."""
@@ -308,7 +345,7 @@ def serve(sock):
     # On this signal: where every thread is, even in the middle of C code.
     faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True, chain=False)
     channel = Channel(sock)
-    os.register_at_fork(before=channel.slots.before_fork)
+    os.register_at_fork(before=channel.before_fork, after_in_parent=channel.after_fork)
     worker = Worker(channel)
     standard = {0: os.open(os.devnull, os.O_RDONLY), 1: os.dup(1), 2: os.dup(2)}
     while True:

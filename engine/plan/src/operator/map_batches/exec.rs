@@ -208,6 +208,13 @@ impl MapBatchesExec {
         keeps_order(&self.call, &self.shape)
     }
 
+    /// Whether one worker has all blocks, one after the other: nothing is gained by giving
+    /// rows out in another order.
+    fn keeps_order_for_nothing(&self) -> bool {
+        let is_alone = self.concurrency == Some(1) && !self.call.is_async();
+        is_alone && self.call.handling.preserve_order.is_none()
+    }
+
     pub(crate) fn is_table(&self) -> bool {
         matches!(self.shape, ExecShape::Table { .. })
     }
@@ -588,7 +595,7 @@ impl ExecutionPlan for MapBatchesExec {
             next_id: self.runs.begin(&context, &self.call, place)?,
             lane: self.lane(partition, &context)?,
             own_extra: pool.own_extra(),
-            keeps_order: self.keeps_order(),
+            keeps_order: self.keeps_order() || self.keeps_order_for_nothing(),
             keep_bytes: options(&context).udf_max_frame_bytes(),
             queue: BlockQueue::new(self.limits(&context)),
             groups: self.groups(&context),

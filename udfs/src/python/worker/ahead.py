@@ -1,0 +1,74 @@
+"""The next block, read and prepared while user code is at work on this one.
+
+A thread does it: user code that waits, for a device or for somebody else, leaves it the
+interpreter, and is called again as soon as it returns. User code that keeps the interpreter
+is asked for it no more than a few times a block, and finds the next block where it would
+have been without us. All that user code sees it sees in the main thread, as ever.
+"""
+
+import _thread
+import select
+
+from . import protocol
+
+# Shorter calls are not worth the thread's waking.
+WORTH_NS = 2_000_000
+
+
+class Ahead:
+    """Reads what comes while user code is at work; `prepare` is given each block."""
+
+    def __init__(self, channel, prepare):
+        self.channel = channel
+        self.prepare = prepare
+        # Of our own: one cannot be asked by two threads at once.
+        self.incoming = select.poll()
+        self.incoming.register(channel.sock, select.POLLIN)
+        # Held while there is nothing to do.
+        self.gate = _thread.allocate_lock()
+        self.gate.acquire()
+        self.is_busy = False
+
+    def begin(self, last_ns):
+        """User code is about to be called; its last call took so long."""
+        if last_ns < WORTH_NS:
+            return
+        if not self.channel.is_shared:
+            self.channel.is_shared = True
+            # Not one of `threading`'s: user code may count those.
+            _thread.start_new_thread(self._serve, ())
+        self.is_busy = True
+        if self.gate.locked():
+            self.gate.release()
+
+    def end(self):
+        """User code has returned: who wants the next word reads it."""
+        self.is_busy = False
+
+    def _serve(self):
+        while True:
+            self.gate.acquire()
+            try:
+                while self.is_busy and not self._read():
+                    pass
+            except OSError:
+                # The engine is gone, as the main thread finds out.
+                return
+
+    def _read(self):
+        """Reads the next word; whether it was the last that we should."""
+        channel = self.channel
+        self.incoming.poll()
+        with channel.reading:
+            if not self.is_busy:
+                return True
+            if not self.incoming.poll(0):
+                return False
+            channel.read_one()
+            frame = channel.waiting[-1] if channel.waiting else None
+            if frame is None:
+                # Of slots, or that there will be none.
+                return bool(channel.waiting)
+            if frame.kind == protocol.PROCESS:
+                self.prepare(frame)
+            return True
