@@ -3,7 +3,7 @@
 //!
 //! Others wait for the same actor, and none of them behind more than one block of ours. What
 //! a call costs whatever it has, and what each row adds, is learnt from the blocks that are
-//! through, the last ones counting most. The first block has few rows, and no block more than
+//! through, the last ones counting most. The first block has one row, and no block more than
 //! a few times as many as one that was through. Blocks are not cut so small that what each
 //! call costs by itself takes more than a fifth of the actor's time.
 
@@ -13,10 +13,13 @@ use mobula_udfs::{CallMode, UdfCall};
 
 use crate::config::MobulaOptions;
 
-/// Rows of a block before anything is known.
-const FIRST_ROWS: usize = 64;
+/// Rows of a block before anything is known: others may wait for it.
+const FIRST_ROWS: usize = 1;
 /// How many times as many rows a block has as one that is through, at most.
-const GROWTH: usize = 4;
+const GROWTH: usize = 16;
+/// A call that takes such a part of what was learnt shows that something else is the case: the
+/// first of a process takes long.
+const QUICK: f64 = 0.25;
 /// What older calls still count when one more is through.
 const OLDER_COUNT: f64 = 0.9;
 /// How many times the cost of a call its rows should take at least.
@@ -93,6 +96,10 @@ struct Costs {
 impl Costs {
     /// So many calls with so many rows together took `us` microseconds.
     fn note(&mut self, calls: f64, rows: f64, us: f64) {
+        let is_quick = |by: f64, all: f64| us / by < QUICK * self.us / all;
+        if is_quick(calls, self.calls) && is_quick(rows, self.rows) {
+            *self = Self::default();
+        }
         let older = OLDER_COUNT.powf(calls);
         self.calls = older * self.calls + calls;
         self.rows = older * self.rows + rows;
@@ -107,10 +114,10 @@ impl Costs {
             return None;
         }
         let (rows, us) = (self.rows / self.calls, self.us / self.calls);
-        let by_rows = aim_us * rows / us;
         let variance = self.rows_rows / self.calls - rows * rows;
         if variance < (SPREAD * rows).powi(2) {
             // As if a call by itself cost nothing. Whether that is so shows with another size.
+            let by_rows = (aim_us * rows / us).max(1.0);
             let is_settled = (0.75..1.5).contains(&(by_rows / rows));
             return Some(if is_settled { 2.0 * by_rows } else { by_rows });
         }
@@ -161,16 +168,16 @@ mod tests {
             assert!((0.9..1.3).contains(&found), "{call_us} {row_us}: {rows:?}");
             assert!(rows.windows(2).all(|two| two[1] <= two[0] * GROWTH));
         }
-        assert_eq!(blocks(4, 0.0, 0.01), [64, 256, 1024, 4096]);
+        assert_eq!(blocks(4, 0.0, 0.01), [1, 16, 256, 4096]);
     }
 
     #[test]
     fn calls_that_cost_much_by_themselves_are_not_cut_to_pieces() {
         // Rows add nothing: as many as there are.
         let rows = blocks(8, 60_000.0, 0.0);
-        assert!(*rows.last().unwrap() >= 64 * GROWTH.pow(4), "{rows:?}");
+        assert!(*rows.last().unwrap() >= GROWTH.pow(4), "{rows:?}");
         let rows = blocks(8, 50_000.0, 0.01);
-        assert!(*rows.last().unwrap() >= 64 * GROWTH.pow(4), "{rows:?}");
+        assert!(*rows.last().unwrap() >= GROWTH.pow(4), "{rows:?}");
         // Half a second, and a millisecond a row: two seconds of rows.
         let rows = blocks(100, 500_000.0, 1000.0);
         assert!((1800.0..2400.0).contains(&settled(&rows)), "{rows:?}");
@@ -193,6 +200,20 @@ mod tests {
         assert!((35.0..100.0).contains(&found), "{late:?}");
         let found = settled(&late);
         assert!((350.0..1000.0).contains(&found), "{late:?}");
+    }
+
+    #[test]
+    fn a_slow_first_call_is_forgotten() {
+        let mut pace = Pace::new(Duration::from_millis(50));
+        let mut total = Duration::from_secs(2);
+        pace.note(1, total);
+        assert!(pace.rows() <= 2);
+        for _ in 0..3 {
+            let rows = pace.rows();
+            total += Duration::from_micros(100 * rows as u64);
+            pace.note(rows, total);
+        }
+        assert!((250..=1000).contains(&pace.rows()), "{pace:?}");
     }
 
     #[test]
