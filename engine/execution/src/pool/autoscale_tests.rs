@@ -174,6 +174,8 @@ struct Loop {
     build_ms: u64,
     /// Blocks that senders have on their way for each actor; `None`: all that there are.
     credits: Option<usize>,
+    /// When there is how much room, and whether others wait; none: room for all.
+    crowd: &'static str,
 }
 
 /// One look.
@@ -247,9 +249,22 @@ impl Loop {
             busy_share: worked as f64 * STEP as f64 / (LOOK * there.len().max(1) as u64) as f64,
             mean: any.then(|| MS(self.block_ms)),
             idle: idle.iter().map(|a| MS(now - a.idle_since)).collect(),
-            room: 100,
-            is_wanted: false,
+            room: self
+                .crowd_at(now)
+                .0
+                .saturating_sub(actors.len() - self.limits.min),
+            is_wanted: self.crowd_at(now).1,
         }
+    }
+
+    /// How many it may have beside its min, and whether others wait.
+    fn crowd_at(&self, now: u64) -> (usize, bool) {
+        let lines = self.crowd.lines().skip(1).map(|line| {
+            let numbers: Vec<u64> = line.split(',').map(|n| n.parse().unwrap()).collect();
+            (numbers[0], numbers[1] as usize, numbers[2] > 0)
+        });
+        let last = lines.take_while(|(at, ..)| *at <= now).last();
+        last.map_or((100, false), |(_, room, waits)| (room, waits))
     }
 
     fn apply(&self, change: Change, actors: &mut Vec<Actor>, now: u64) {
@@ -299,6 +314,8 @@ const BURSTY: &str = include_str!("testdata/bursty.csv");
 const STEADY: &str = include_str!("testdata/steady.csv");
 const PULSES: &str = include_str!("testdata/pulses.csv");
 const RAMP: &str = include_str!("testdata/ramp.csv");
+const CROWDED: &str = include_str!("testdata/crowded.csv");
+const TRICKLE: &str = include_str!("testdata/trickle.csv");
 
 /// Blocks of a job that comes at 5 s and at 100 s, seen whole and by senders' credits alone.
 #[test]
@@ -309,6 +326,7 @@ fn it_follows_a_bursty_job_within_3_seconds_and_is_small_again_after_it() {
             block_ms,
             build_ms: 200,
             credits,
+            crowd: "",
         };
         let seen = own.run(BURSTY, 200_000);
         check(&seen, &own.limits);
@@ -338,6 +356,7 @@ fn it_stays_where_one_is_enough() {
         block_ms: 100,
         build_ms: 200,
         credits: None,
+        crowd: "",
     };
     let seen = own.run(STEADY, 60_000);
     assert!(seen.iter().all(|look| look.change == Change::Stay));
@@ -351,6 +370,7 @@ fn pulses_do_not_make_it_flap() {
             block_ms: 100,
             build_ms: 200,
             credits,
+            crowd: "",
         };
         let seen = own.run(PULSES, 60_000);
         check(&seen, &own.limits);
@@ -371,6 +391,7 @@ fn it_has_as_many_as_a_rising_load_takes() {
         block_ms: 100,
         build_ms: 200,
         credits: None,
+        crowd: "",
     };
     let seen = own.run(RAMP, 120_000);
     check(&seen, &own.limits);
@@ -380,6 +401,43 @@ fn it_has_as_many_as_a_rising_load_takes() {
     let longest = seen.iter().map(|look| look.left).max().unwrap();
     assert!(longest <= 60, "{longest}");
     assert_eq!(at(&seen, 119_000).actors, 1);
+}
+
+/// A query's pool beside others: one that holds all ends at 12 s, another one waits from 40 s
+/// on, and has all from 46 s to 70 s.
+#[test]
+fn it_takes_what_comes_free_and_gives_way_when_it_has_little_to_do() {
+    let own = Loop {
+        limits: Limits {
+            idle_ttl: MS(60_000),
+            ..limits(1, 8)
+        },
+        block_ms: 100,
+        build_ms: 200,
+        credits: Some(2),
+        crowd: CROWDED,
+    };
+    let seen = own.run(TRICKLE, 100_000);
+    check(&seen, &own.limits);
+    // No more than there is room for, however much waits.
+    assert!(seen.iter().all(|l| l.at >= 12_000 || l.actors == 1));
+    let grown = seen.iter().find(|look| look.actors == 4).unwrap();
+    assert!(grown.at <= 12_000 + 3_000, "{grown:?}");
+    assert!(seen.iter().all(|look| look.actors <= 4));
+    // From 30 s on one is enough for what comes; the others are kept until somebody waits.
+    assert_eq!(at(&seen, 34_000).actors, 4);
+    let gone = seen
+        .iter()
+        .find(|l| l.at >= 40_000 && l.actors == 1)
+        .unwrap();
+    assert!(gone.at <= 42_000, "{gone:?}");
+    // It is there again for the last burst, when the other has ended.
+    assert_eq!(at(&seen, 69_000).actors, 1);
+    let again = seen
+        .iter()
+        .find(|l| l.at >= 70_000 && l.actors == 4)
+        .unwrap();
+    assert!(again.at <= 73_000, "{again:?}");
 }
 
 /// Random numbers, the same each time.

@@ -301,3 +301,44 @@ fn opened(pool: StartPool, claimed: &str) -> Result<Asked, Status> {
         actors: number(pool.actors)?.max(1),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use mobula_udfs::{Capacity, WorkerSettings};
+
+    use super::*;
+
+    fn hosting() -> Hosting {
+        let manager = WorkerManager::new(WorkerSettings::default());
+        let ledger = Ledger::new(Capacity::default());
+        Hosting::new(manager, ledger, NativeFunctions::default(), "host")
+    }
+
+    fn start(part: u64) -> StartPools {
+        StartPools {
+            query_id: "q".to_owned(),
+            part,
+            ..StartPools::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_told_to_end_before_it_has_come_does_not_come() {
+        let hosting = hosting();
+        hosting.start(start(1)).await.unwrap();
+        hosting.retire("q", 2, Duration::ZERO).await;
+        let told = hosting.start(start(2)).await.unwrap_err();
+        assert_eq!(told.code(), tonic::Code::Cancelled);
+        hosting.start(start(3)).await.unwrap();
+        assert!(hosting.take("q", 2).is_none());
+        hosting.retire("q", 1, Duration::ZERO).await;
+        assert!(hosting.take("q", 1).is_none());
+        // Of a query that has nothing here yet, too: it is known until its end.
+        hosting.retire("r", 7, Duration::ZERO).await;
+        assert_eq!(hosting.queries().len(), 2);
+        hosting.end("r");
+        hosting.end("q");
+        assert!(hosting.queries().is_empty());
+        assert_eq!(hosting.loads(&["q".to_owned()]), []);
+    }
+}

@@ -175,3 +175,7 @@ pub(super) fn take(pools: &mut Vec<StartedPool>, part: u64) -> Option<StartedPoo
     let at = pools.iter().position(|pool| pool.part == part)?;
     Some(pools.remove(at))
 }
+
+#[cfg(test)]
+#[path = "started_tests.rs"]
+mod tests;
