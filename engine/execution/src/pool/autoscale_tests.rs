@@ -158,6 +158,54 @@ fn it_shrinks_by_who_has_nothing_to_do() {
     assert_eq!(above.to_string(), "shrank by 1: it was above its max");
 }
 
+/// Blocks that go round give each actor one now and then.
+#[test]
+fn it_shrinks_to_as_many_as_would_do_where_none_is_idle_for_long() {
+    let limits = limits(1, 8);
+    let round = |actors: usize, wanted| PoolLoad {
+        busy_share: 0.9 / actors as f64,
+        idle: (1..actors as u64).map(|n| MS(n * 200)).collect(),
+        is_wanted: wanted,
+        ..load(actors, 0, 1)
+    };
+    for (wanted, after) in [(false, 5000), (true, 1000)] {
+        let (mut state, mut now) = (State::default(), 0);
+        let change = loop {
+            let (change, next) = decide(&round(4, wanted), &limits, &state, MS(now));
+            if change != Change::Stay {
+                break change;
+            }
+            (state, now) = (next, now + LOOK);
+        };
+        assert_eq!(now, after);
+        // Two are at work for half of their time.
+        let text = format!("shrank by 2: fewer would have done for {}.0s", after / 1000);
+        assert_eq!(change.to_string(), text);
+        for at in 1..100 {
+            let (stays, next) = decide(&round(2, wanted), &limits, &state, MS(now + at * LOOK));
+            assert_eq!(stays, Change::Stay);
+            state = next;
+        }
+    }
+    // A moment in which all are at work, or blocks wait, begins it anew, and the fewest count.
+    let mut state = State::default();
+    for (at, busy_share, waiting) in [(0, 0.1, 0), (3000, 1.0, 0), (3250, 0.1, 0), (6000, 0.3, 0)] {
+        let seen = PoolLoad {
+            busy_share,
+            waiting,
+            ..round(4, false)
+        };
+        let (stays, next) = decide(&seen, &limits, &state, MS(at));
+        assert_eq!(stays, Change::Stay, "{at}");
+        state = next;
+    }
+    let (shrinks, _) = decide(&round(4, false), &limits, &state, MS(8250));
+    assert_eq!(
+        shrinks.to_string(),
+        "shrank by 1: fewer would have done for 5.0s"
+    );
+}
+
 /// One actor of the loop.
 #[derive(Debug, Clone, Copy)]
 struct Actor {

@@ -198,13 +198,18 @@ impl Starter {
         let outcome = self.start_on(running, &[&pool], true).await;
         let mut started = running.started.lock().await;
         let was_starting = take(&mut started.starting, pool.part).is_some();
-        let is_wanted = was_starting && self.is_running(running);
+        let is_running = self.is_running(running);
+        if !is_running && self.is_here(&pool.executor_id) {
+            // Other hosts learn that from their heartbeats.
+            self.hosting.end(&running.query_id);
+        }
+        let is_wanted = was_starting && is_running;
         match outcome {
             Ok(()) if is_wanted => {
                 started.pools.push(pool);
                 self.tell(running, &started);
             }
-            // Its host counts as another one since, or the query has ended.
+            // Its host counts as another one since.
             Ok(()) => self.see_off(running, pool),
             Err(error) => {
                 tracing::warn!(%error, query = running.query_id, "a pool of a query could not grow");
