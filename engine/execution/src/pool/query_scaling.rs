@@ -210,7 +210,8 @@ impl Starter {
                 self.tell(running, &started);
             }
             // Its host counts as another one since.
-            Ok(()) => self.see_off(running, pool),
+            Ok(()) if is_running => self.see_off(running, pool),
+            Ok(()) => {}
             Err(error) => {
                 tracing::warn!(%error, query = running.query_id, "a pool of a query could not grow");
                 if is_wanted {
@@ -288,13 +289,12 @@ impl Starter {
     }
 
     /// Sees to it that a part ends that may be there, or may still come: its host is told until
-    /// it has heard it. The end of the query, or of the host, is its end, too.
+    /// it has heard it, or is lost, and the part with it.
     pub(super) fn see_off(self: &Arc<Self>, running: &Arc<Running>, pool: StartedPool) {
         let (starter, running) = (Arc::downgrade(self), Arc::clone(running));
         self.own(spawn_named("query-pool-end", async move {
             while let Some(starter) = starter.upgrade() {
-                let is_there = starter.is_running(&running) && starter.is_host(&pool);
-                if !is_there {
+                if !starter.is_host(&pool) {
                     return;
                 }
                 let told = starter.end_part(&running, &pool, Duration::ZERO).await;

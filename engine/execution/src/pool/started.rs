@@ -14,6 +14,9 @@ use url::Url;
 
 use super::line::Held;
 
+/// More parts than a query has.
+const PARTS_MAX: u64 = 1 << 32;
+
 /// The actors of one query.
 #[derive(Default)]
 pub(super) struct Started {
@@ -44,6 +47,15 @@ pub(super) struct StartedPool {
 }
 
 impl Started {
+    /// None yet, of the `start`-th one of all queries: one that could not be started, and is
+    /// tried again, has other parts.
+    pub(super) fn of(start: u64) -> Self {
+        Self {
+            next_part: start.wrapping_mul(PARTS_MAX),
+            ..Self::default()
+        }
+    }
+
     /// All that have seats.
     pub(super) fn all(&self) -> impl Iterator<Item = &StartedPool> {
         self.pools.iter().chain(&self.starting).chain(&self.leaving)

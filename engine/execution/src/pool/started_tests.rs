@@ -90,7 +90,7 @@ async fn a_pool_that_may_leave_one_by_one_is_started_one_by_one() {
     let calls = [call(7, 3, 3), call(8, 1, 4)];
     let claimed = line.claim("q", groups(&calls), SOON).await;
     let (claim, _) = claimed.unwrap();
-    let mut started = Started::default();
+    let mut started = Started::of(7);
     let first = started.missing(&line.seats("q"), &calls);
     // The fixed ones of a host share a part; the others begin with what they need.
     assert_eq!(
@@ -102,6 +102,7 @@ async fn a_pool_that_may_leave_one_by_one_is_started_one_by_one() {
         ]
     );
     assert_eq!(first[0].part, first[1].part);
+    assert_eq!(first[0].part / PARTS_MAX, 7);
     assert_ne!(first[0].part, first[2].part);
     started.pools = first;
     assert_eq!(line.grow("q", 1, 3), 3);

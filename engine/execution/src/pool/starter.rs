@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -67,6 +67,8 @@ pub struct Starter {
     pub(super) looker: Mutex<Option<OwnedTask<()>>>,
     /// How long an actor may take to be built.
     init_timeout: Duration,
+    /// Starts of queries until now.
+    starts: AtomicU64,
     tasks: Mutex<Vec<OwnedTask<()>>>,
 }
 
@@ -101,7 +103,8 @@ pub(super) struct Running {
 }
 
 impl Running {
-    fn new(query_id: &str, calls: Vec<DemandingCall>) -> Self {
+    /// Of the `start`-th one of all queries.
+    fn new(query_id: &str, calls: Vec<DemandingCall>, start: u64) -> Self {
         let following = calls.iter().map(|DemandingCall { demand, .. }| {
             let bounds = PoolBounds {
                 min: demand.workers,
@@ -114,7 +117,7 @@ impl Running {
             query_id: query_id.to_owned(),
             following: following.collect(),
             calls,
-            started: FairMutex::default(),
+            started: FairMutex::new(Started::of(start)),
             has_begun: AtomicBool::new(false),
         }
     }
@@ -138,6 +141,7 @@ impl Starter {
             scaling: Scaling::of(options),
             looker: Mutex::default(),
             init_timeout: options.udf_init_timeout(),
+            starts: AtomicU64::new(0),
             line: Arc::default(),
             control,
             channels: process.channels().clone(),
@@ -228,7 +232,8 @@ impl Starter {
         calls: Vec<DemandingCall>,
     ) -> Result<StartedPools, NotStarted> {
         let query_id = claim.query().to_owned();
-        let running = Arc::new(Running::new(&query_id, calls));
+        let start = self.starts.fetch_add(1, Ordering::Relaxed);
+        let running = Arc::new(Running::new(&query_id, calls, start));
         self.directory.set(&query_id, vec![]);
         self.running
             .lock()
