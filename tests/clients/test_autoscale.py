@@ -1,4 +1,5 @@
-"""Named pools that follow a bursty load: over a real cluster of processes, over restarts."""
+"""Pools that follow a bursty load, named ones and those of queries: over a real cluster of
+processes, over restarts."""
 
 import os
 import signal
@@ -27,14 +28,40 @@ JOB = f"SELECT count(*), count(DISTINCT p) FROM map_batches(TABLE(SELECT value A
 FOLLOWS_S = 12
 
 
+# Passes on half of the rows, and after a pause the others.
+GATE = """CREATE FUNCTION gate(x BIGINT) RETURNS BIGINT LANGUAGE python AS $$
+import time
+class gate:
+    def __call__(self, x):
+        if x[0] == 151:
+            time.sleep(7)
+        return x
+$$"""
+TWO_BURSTS = (
+    "SELECT count(*), sum(x), count(DISTINCT naps) FROM map_batches(TABLE(SELECT gate AS x FROM"
+    " map_batches(TABLE(SELECT value AS x FROM generate_series(1, 300)), gate)), naps,"
+    " concurrency => '1..4', num_gpus => 1)"
+)
+QUERY_POOL = "SELECT actors, last_change FROM system.actor_pools WHERE query_id IS NOT NULL"
+
+
 @pytest.fixture(params=["alone", "cluster"])
 def server(request, start):
     """A server with room for four actors: its own, or that of executors."""
-    if request.param == "alone":
-        server = start(args=["--gpus", "4"])
-        yield server
+    yield from serve(request.param, start)
+
+
+@pytest.fixture(params=["alone", "cluster"])
+def quick_server(request, start):
+    """The same, where nobody is idle for long."""
+    yield from serve(request.param, start, ["--pool-idle-ttl", "500ms"])
+
+
+def serve(kind, start, args=()):
+    if kind == "alone":
+        yield start(args=["--gpus", "4", *args])
         return
-    server = start(args=["--no-local-executor"])
+    server = start(args=["--no-local-executor", *args])
     hosts = []
     for id in ("a", "b"):
         command = ["executor", "--id", id, "--coordinator", server.address("executors"), "--gpus", "2"]
@@ -112,6 +139,34 @@ def test_an_actor_that_dies_idle_is_built_anew_at_once(server):
         # Nobody calls it.
         after = wait_until(lambda: len(found := {pid for (pid,) in rows(cursor, pids)}) == 2 and killed not in found and found)
         assert before - {killed} < after
+
+
+def test_a_pool_of_a_query_follows_two_bursts(quick_server):
+    """Blocks of the second one are first sent to actors that have left meanwhile."""
+    found, sizes = [], []
+
+    def job():
+        with quick_server.connect() as connection, connection.cursor() as cursor:
+            cursor.execute("SET mobula.udf_batch_rows = 1")
+            found.extend(rows(cursor, TWO_BURSTS))
+
+    with quick_server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(CLASS)
+        cursor.execute(GATE)
+        thread = threading.Thread(target=job)
+        thread.start()
+        while thread.is_alive():
+            sizes += [size for size, _ in rows(cursor, QUERY_POOL)]
+            time.sleep(0.05)
+        thread.join()
+        assert found and found[0][:2] == (300, sum(range(1, 301))), (found, sizes)
+        # One for all the time, and three for each burst.
+        turns = [size for at, size in enumerate(sizes) if size in (1, 4) and (at == 0 or size != sizes[at - 1])]
+        turns = [size for at, size in enumerate(turns) if at == 0 or size != turns[at - 1]]
+        assert turns[:4] == [1, 4, 1, 4], (turns, sizes)
+        assert found[0][2] >= 6, found
+        assert not rows(cursor, QUERY_POOL)
+        wait_until(lambda: rows(cursor, "SELECT sum(gpus) - sum(gpus_free) FROM system.executors")[0][0] == 0)
 
 
 def test_a_pool_makes_room_for_who_waits(server):

@@ -18,7 +18,7 @@ use crate::hosted::{Hosted, HostedPool, end, keep, kill, prepare, retire};
 use crate::manager::WorkerManager;
 use crate::order::CallOrder;
 use crate::pool::UdfPool;
-use crate::resources::{Capacity, Claim, Demand, Free, Share, classes};
+use crate::resources::{Capacity, Claim, Demand, Free, Share};
 use crate::roster::Want;
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::spec::FunctionSpec;
@@ -184,9 +184,7 @@ impl ActorHost {
 
     /// Whether somebody waits for some of what one with `demand` takes of this process.
     pub fn is_waited_for(&self, demand: &Demand) -> bool {
-        let (line, mine) = (self.manager.ledger().waiting(), demand.classes());
-        let mut wanted = line.iter().map(|waiting| classes(&waiting.demands));
-        wanted.any(|wanted| !wanted.is_disjoint(&mine))
+        self.manager.ledger().is_wanted(demand)
     }
 
     /// The names of all.

@@ -23,6 +23,7 @@ use crate::order::CallOrder;
 use crate::pool::UdfPool;
 use crate::process_pool::{CallOn, ProcessPool};
 use crate::spawn::{OwnedTask, spawn_named};
+use crate::work::ActorLoad;
 
 /// How often actors with nothing to do are looked at: one that has died is built anew.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -144,6 +145,40 @@ impl ActorPool {
         opened.ok_or_else(|| self.gone())
     }
 
+    /// Has one of them ready before a block comes, unless it is of an async function.
+    ///
+    /// # Errors
+    /// Why it cannot be built.
+    pub async fn prepare(&self) -> Result<(), UdfError> {
+        let Actors::Crew(crew) = &self.actors else {
+            return Ok(());
+        };
+        let order = CallOrder::try_new(Arc::clone(&self.call))?;
+        let own = CallOn::new(Arc::clone(crew), order);
+        crew.newcomer(&own.claim()).await
+    }
+
+    /// What they do, and have done; nothing is known of lanes and of native functions.
+    pub fn load(&self) -> ActorLoad {
+        match &self.actors {
+            Actors::Crew(crew) => crew.load(),
+            Actors::Async(pool) => pool.load(),
+            Actors::Lanes(_) | Actors::Native(_) => ActorLoad::default(),
+        }
+    }
+
+    /// Has them end when they are through with the blocks that they are at; others are
+    /// refused with [`UdfError::PoolGone`].
+    pub fn retire(&self) {
+        match &self.actors {
+            Actors::Crew(crew) => crew.dismiss(),
+            Actors::Async(pool) => pool.close(),
+            Actors::Lanes(lanes) => lanes.iter().for_each(HostedLane::close),
+            // They end with their last reader.
+            Actors::Native(_) => {}
+        }
+    }
+
     fn gone(&self) -> UdfError {
         UdfError::PoolGone {
             function: self.call.spec.name.clone(),
@@ -172,11 +207,9 @@ async fn keep(call: Arc<CallOn>) {
 
 impl Drop for ActorPool {
     fn drop(&mut self) {
-        match &self.actors {
-            Actors::Crew(crew) => crew.dismiss(),
-            Actors::Lanes(lanes) => lanes.iter().for_each(HostedLane::close),
-            // They end with their last reader.
-            Actors::Async(_) | Actors::Native(_) => {}
+        // Those of an async function end with their last reader.
+        if !matches!(self.actors, Actors::Async(_)) {
+            self.retire();
         }
     }
 }

@@ -137,6 +137,7 @@ pub(crate) async fn run(call: Arc<CallOn>, place: Place, blocks: Vec<RecordBatch
     };
     let mut outcome = run.all(blocks).await;
     call.counters.calls.fetch_add(count, Ordering::Relaxed);
+    call.crew.count(count);
     let mut reusable = match &outcome {
         Ok(()) => true,
         Err(Interruption::Failed(error)) => leaves_worker_usable(error),

@@ -10,6 +10,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -25,6 +26,7 @@ use crate::resources::Share;
 use crate::roster::{Grant, Rank, Slot, Want};
 use crate::signal;
 use crate::spawn::OwnedTask;
+use crate::work::{ActorLoad, Work};
 use crate::worker::{Deadline, Worker};
 
 /// How often in a row a worker is made ready before its call fails with what went
@@ -49,18 +51,29 @@ pub(crate) struct Crew {
     dismissed: Notify,
     /// Makes one more worker ready.
     pub(crate) grower: Mutex<Option<OwnedTask>>,
+    /// Lets go of those that it has beyond the first ones and does not need.
+    pub(crate) shrinker: Mutex<Option<OwnedTask>>,
 }
 
 /// A crew's workers.
 #[derive(Debug, Default)]
 struct Shelf {
     /// Actors with nothing to do.
-    free: Vec<Worker>,
+    free: Vec<Resting>,
     /// Turns in existence.
     at_work: usize,
+    /// What those do that are ready.
+    work: Work,
     closed: bool,
     /// Whether those in line get nobody any more.
     refuses: bool,
+}
+
+/// An actor with nothing to do.
+#[derive(Debug)]
+struct Resting {
+    worker: Worker,
+    since: Instant,
 }
 
 /// What a worker is made ready for.
@@ -93,11 +106,12 @@ impl Crew {
             shelf_changed: Notify::new(),
             dismissed: Notify::new(),
             grower: Mutex::default(),
+            shrinker: Mutex::default(),
         })
     }
 
     /// Whether its workers stay with it: they hold a built class, or resources.
-    fn keeps_workers(&self) -> bool {
+    pub(crate) fn keeps_workers(&self) -> bool {
         matches!(self.want, Want::Actor | Want::Named)
     }
 
@@ -109,7 +123,9 @@ impl Crew {
             std::mem::take(&mut shelf.free)
         };
         drop(self.grower.lock().take());
-        free.into_iter().for_each(|actor| self.manager.end(actor));
+        drop(self.shrinker.lock().take());
+        let free = free.into_iter().map(|resting| resting.worker);
+        free.for_each(|actor| self.manager.end(actor));
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -153,7 +169,7 @@ impl Crew {
             if let Some(hosted) = &self.hosted {
                 hosted.check_is_there(self, claim.function)?;
             }
-            let (turn, source) = match kept.take() {
+            let (mut turn, source) = match kept.take() {
                 Some((turn, slot)) => (turn, Source::Granted(Grant::Slot(slot))),
                 None => tokio::select! {
                     biased;
@@ -164,6 +180,7 @@ impl Crew {
             let is_built = matches!(source, Source::Granted(_));
             let error = match self.ready(source, claim).await {
                 Ok(worker) => {
+                    turn.begin_work();
                     return Ok(Lease {
                         worker,
                         turn,
@@ -308,16 +325,53 @@ impl Crew {
         let grant = self.grant(claim, Rank::More).await?;
         let worker = self.ready(Source::Granted(grant), claim).await?;
         worker.process().enter(WorkerState::Idle, None);
+        self.shelf.lock().work.ready();
         self.give_back(worker);
         Ok(())
     }
 
+    /// Its workers are through with so many blocks.
+    pub(crate) fn count(&self, blocks: u64) {
+        self.shelf.lock().work.count(blocks);
+    }
+
+    /// What they do, and have done.
+    pub(crate) fn load(&self) -> ActorLoad {
+        let queue = self.line.len();
+        self.shelf.lock().work.load(queue)
+    }
+
+    /// Ends a worker of those that have come besides, if one has had nothing to do for so
+    /// long; whether there was one.
+    pub(crate) fn let_go(&self, idle_for: Duration) -> bool {
+        let rested = {
+            let mut shelf = self.shelf.lock();
+            // What is claimed stays the query's, for its next worker.
+            let at = shelf.free.iter().position(|resting| {
+                !resting.worker.is_claimed() && resting.since.elapsed() >= idle_for
+            });
+            let Some(at) = at.filter(|_| self.line.shrink()) else {
+                return false;
+            };
+            shelf.free.remove(at)
+        };
+        self.manager.end(rested.worker);
+        true
+    }
+
+    /// Whether others wait for what each of its workers has.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        let share = self.share.as_ref();
+        let ledger = self.manager.ledger();
+        self.manager.has_waiting() || share.is_some_and(|share| ledger.is_wanted(share.demand()))
+    }
+
     /// Lets go of workers that have died with nothing to do; how many.
     pub(crate) fn drop_dead(&self) -> usize {
-        let dead: Vec<_> = {
+        let dead: Vec<Resting> = {
             let mut shelf = self.shelf.lock();
             let all = std::mem::take(&mut shelf.free).into_iter();
-            let (running, dead) = all.partition(|worker| worker.process().is_running());
+            let (running, dead) = all.partition(|resting| resting.worker.process().is_running());
             shelf.free = running;
             dead
         };
@@ -336,7 +390,8 @@ impl Crew {
             match shelf.closed {
                 true => Some(worker),
                 false => {
-                    shelf.free.push(worker);
+                    let since = Instant::now();
+                    shelf.free.push(Resting { worker, since });
                     self.shelf_changed.notify_one();
                     None
                 }
@@ -349,9 +404,15 @@ impl Crew {
 }
 
 impl Shelf {
+    /// The last one that came free; before it one that has what is claimed, so that others
+    /// may go.
     fn free_actor(&mut self) -> Option<Worker> {
-        let free = std::iter::from_fn(|| self.free.pop());
-        free.into_iter().find(Worker::is_fit)
+        let next = || {
+            let claimed = self.free.iter().rposition(|r| r.worker.is_claimed());
+            let at = claimed.or(self.free.len().checked_sub(1))?;
+            Some(self.free.remove(at).worker)
+        };
+        std::iter::from_fn(next).find(Worker::is_fit)
     }
 }
 
@@ -373,6 +434,8 @@ pub(crate) struct Vacancy {
 #[derive(Debug)]
 pub(crate) struct Turn {
     crew: Arc<Crew>,
+    /// Whether its worker is ready.
+    works: bool,
 }
 
 impl Turn {
@@ -381,6 +444,16 @@ impl Turn {
         counters.at_work(shelf.at_work);
         Self {
             crew: Arc::clone(crew),
+            works: false,
+        }
+    }
+
+    /// Its worker is ready.
+    fn begin_work(&mut self) {
+        if !std::mem::replace(&mut self.works, true) {
+            let work = &mut self.crew.shelf.lock().work;
+            work.ready();
+            work.begin();
         }
     }
 }
@@ -389,6 +462,9 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let mut shelf = self.crew.shelf.lock();
         shelf.at_work -= 1;
+        if self.works {
+            shelf.work.end();
+        }
         if shelf.at_work == 0 {
             // Who waits for more has nothing else to wait for now.
             self.crew.shelf_changed.notify_one();

@@ -32,6 +32,7 @@ mod failed_rows;
 mod fused;
 mod handling;
 mod hosted;
+mod idle;
 mod keyed;
 mod launch;
 mod line;
@@ -62,6 +63,7 @@ mod spec;
 mod train;
 mod turns;
 mod user_line;
+mod work;
 mod worker;
 mod zygote;
 
@@ -91,3 +93,4 @@ pub use spec::{
     Returns, UnknownBatchFormat, Volatility,
 };
 pub use train::TRAIN_BLOCKS;
+pub use work::ActorLoad;

@@ -40,6 +40,8 @@ struct State<W> {
     permits: usize,
     /// Permits that there may be besides.
     growth: usize,
+    /// Permits that have come besides.
+    grown: usize,
     /// Whether one of them is being made ready.
     is_growing: bool,
     grown_at: Option<Instant>,
@@ -91,6 +93,7 @@ impl<W> Line<W> {
             state: Mutex::new(State {
                 permits,
                 growth,
+                grown: 0,
                 is_growing: false,
                 grown_at: None,
                 openings: VecDeque::new(),
@@ -98,6 +101,13 @@ impl<W> Line<W> {
                 waiting: Turns::new(every),
             }),
         })
+    }
+
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        let waiting = &mut self.state.lock().waiting;
+        waiting.retain(|who| !who.is_closed());
+        waiting.len()
     }
 
     /// About how many are served before one that comes now.
@@ -168,8 +178,29 @@ impl<W> Line<W> {
             state.is_growing = false;
             state.grown_at = Some(Instant::now());
             state.permits += usize::from(is_ready);
+            state.grown += usize::from(is_ready);
         }
         self.serve();
+    }
+
+    /// Whether there are more than at first.
+    pub(crate) fn has_grown(&self) -> bool {
+        self.state.lock().grown > 0
+    }
+
+    /// Takes back a permit of those that came besides, if nobody wants it now. One more may
+    /// come again.
+    pub(crate) fn shrink(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_free = state.permits > 0 && state.grown > 0;
+        if is_free {
+            state.permits -= 1;
+            state.grown -= 1;
+            state.growth += 1;
+            // A worker less: whether another one is worth it is to be seen anew.
+            state.grown_at = Some(Instant::now());
+        }
+        is_free
     }
 
     /// Offers the place behind a block that a worker is at work on.
@@ -341,6 +372,30 @@ mod tests {
             let found = is_worth_a_worker(ms(waited), last.map(ms), block.map(ms));
             assert_eq!(found, grows, "{waited} {last:?} {block:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn only_what_came_besides_and_is_free_is_taken_back() {
+        let line = Line::new(1, 1, 8);
+        assert!(!line.has_grown() && !line.shrink());
+        let first = permit(&line).await;
+        let waits = stand(&line, false);
+        assert_eq!(line.len(), 1);
+        let long = Duration::from_secs(1);
+        assert!(line.begins_to_grow(long, Some(GROW_EVERY)));
+        assert!(!line.begins_to_grow(long, Some(GROW_EVERY)));
+        line.grown(true);
+        // It is had by who waited.
+        assert!(line.has_grown() && !line.shrink());
+        drop(waits);
+        assert!(line.shrink() && !line.shrink());
+        assert!(!line.has_grown());
+        let waits = stand(&line, false);
+        drop(first);
+        drop(waits);
+        assert_eq!(line.len(), 0);
+        let state = line.state.lock();
+        assert_eq!((state.permits, state.growth), (1, 1));
     }
 
     #[tokio::test]

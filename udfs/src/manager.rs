@@ -56,6 +56,8 @@ pub struct WorkerSettings {
     pub kill_grace: Duration,
     /// How long a stateless worker waits for more.
     pub idle_ttl: Duration,
+    /// The same of a worker that its pool has beyond its first ones.
+    pub actor_idle_ttl: Duration,
     /// Blocks after which a stateless worker makes way for a new one, so that what
     /// user code leaks is bounded. 0: never.
     pub worker_max_blocks: u64,
@@ -109,6 +111,7 @@ impl Default for WorkerSettings {
             call_timeout: None,
             kill_grace: Duration::from_secs(2),
             idle_ttl: Duration::from_secs(60),
+            actor_idle_ttl: Duration::from_secs(30),
             worker_max_blocks: 10_000,
             worker_memory_bytes: 0,
             batch_every: 8,

@@ -249,6 +249,7 @@ impl CallOn {
                 tracing::warn!(%error, function, "the workers there are go on without one more");
             }
             shared.crew.line.grown(made.is_ok());
+            shared.crew.watch_idle();
         });
         *call.crew.grower.lock() = Some(task);
     }

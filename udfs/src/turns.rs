@@ -123,6 +123,13 @@ impl<T> Turns<T> {
         }
     }
 
+    /// How many wait.
+    pub(crate) fn len(&self) -> usize {
+        let clients = self.lanes.iter().flat_map(|lane| &lane.clients);
+        let waiting = clients.map(|client| client.waiting.len());
+        self.again.len() + waiting.sum::<usize>()
+    }
+
     #[cfg(test)]
     fn is_empty(&self) -> bool {
         self.again.is_empty() && !self.lanes.iter().any(Waiting::is_waited_in)

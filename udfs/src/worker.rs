@@ -29,6 +29,7 @@ use crate::protocol::{
     self, Build, Describe, Failure, FailureReason, Frame, Hello, Init, Kind, Ready,
 };
 use crate::python;
+use crate::resources::Reservation;
 use crate::roster::Slot;
 use crate::sender::{Encoded, SentBlock};
 use crate::slots::INLINE_BYTES;
@@ -374,6 +375,12 @@ impl Worker {
     pub(crate) fn has_resources(&self) -> bool {
         let slot = self.slot.as_ref();
         slot.is_some_and(|slot| slot.reserved().is_some())
+    }
+
+    /// Whether what it has is its query's when it ends, and not free for others.
+    pub(crate) fn is_claimed(&self) -> bool {
+        let reserved = self.slot.as_ref().and_then(Slot::reserved);
+        reserved.is_some_and(Reservation::is_claimed)
     }
 
     /// Its place; `None` only while it is taken apart.

@@ -41,6 +41,9 @@ mod hints;
 #[path = "workers/hosted.rs"]
 mod hosted;
 #[cfg(test)]
+#[path = "workers/idle.rs"]
+mod idle;
+#[cfg(test)]
 #[path = "workers/isolation.rs"]
 mod isolation;
 #[cfg(test)]

@@ -35,6 +35,8 @@ use crate::executor::listener::{self, Listener, advertised_url};
 use crate::functions::RustFunctions;
 use crate::pool::line::Lost;
 use crate::pool::named::NamedActors;
+use crate::pool::query_scaling::QueryPool;
+use crate::pool::scaling::Short;
 use crate::pool::starter::{OwnHost, Starter};
 use crate::process::Process;
 use crate::spawn::OwnedTask;
@@ -243,6 +245,20 @@ impl Engine {
         }
     }
 
+    /// What named pools, and those of queries, would have more if there were room.
+    pub(crate) fn short(&self) -> Vec<Short> {
+        let of_queries = self.cluster.as_ref().map(|cluster| cluster.starter.short());
+        let mut short = self.named.short();
+        short.extend(of_queries.unwrap_or_default());
+        short
+    }
+
+    /// The pools of queries that follow their load.
+    pub(crate) fn query_pools(&self) -> Vec<QueryPool> {
+        let cluster = self.cluster.as_ref();
+        cluster.map_or(vec![], |cluster| cluster.starter.query_pools())
+    }
+
     /// Actors that have lost their executor, and that no other has room for.
     pub(crate) fn lost(&self) -> Vec<Lost> {
         let cluster = self.cluster.as_ref();
@@ -404,6 +420,7 @@ impl Cluster {
                 url: url.clone(),
                 capacity: process.ledger().capacity().clone(),
             }),
+            options,
         );
         let tasks = process.task_source();
         let listener = Listener::serve(

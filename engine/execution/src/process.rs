@@ -330,6 +330,7 @@ fn worker_settings(
         call_timeout: options.udf_call_timeout(),
         kill_grace: options.udf_kill_grace(),
         idle_ttl: options.udf_idle_ttl(),
+        actor_idle_ttl: options.pool_idle_ttl(),
         worker_max_blocks: options.udf_worker_max_blocks() as u64,
         worker_memory_bytes: options.udf_worker_memory(),
         batch_every: u32::try_from(options.udf_batch_every()).unwrap_or(u32::MAX),

@@ -50,6 +50,7 @@ pub fn groups(calls: &[CallDemand]) -> Vec<Group> {
         demand: call.demand.clone(),
         least: call.workers,
         most: call.most,
+        grows: call.follows,
     });
     groups.collect()
 }
@@ -164,6 +165,7 @@ mod tests {
             workers,
             most: Some(workers),
             call_id: 1,
+            follows: false,
         }
     }
 

@@ -95,6 +95,9 @@ pub struct PlacedPool {
     /// The named actor, or named pool, that it is; empty: its query's own.
     pub actor: String,
     pub hosts: Vec<PoolHost>,
+    /// Whether there may be more or fewer of them while the query runs: as a named pool, or
+    /// as a call that may have more than it needs.
+    pub follows: bool,
 }
 
 impl PlacedPool {

@@ -1,15 +1,20 @@
 //! What coordinator and hosts of actors say about the pools of a query.
 //!
 //! The coordinator starts pools by [`ACTION_POOLS_START`] and ends them by
-//! [`ACTION_POOLS_END`]; a query's header tells its tasks where they are.
+//! [`ACTION_POOLS_END`]; a query's header tells its tasks where they are. Pools that follow
+//! their load it looks at by [`ACTION_POOLS_LOADS`].
 
 /// Starts pools of a query, all or none: the body is a [`StartPools`].
 pub const ACTION_POOLS_START: &str = "mobula.pools.start";
-/// Ends all pools of a query: the body is an [`EndPools`].
+/// Ends pools of a query: the body is an [`EndPools`].
 pub const ACTION_POOLS_END: &str = "mobula.pools.end";
 /// Asks the coordinator where a query's pools are now: the body is a [`FindPools`], the
 /// answer a [`FoundPools`].
 pub const ACTION_POOLS_FIND: &str = "mobula.pools.find";
+
+/// Asks a host what pools of queries do: the body is an [`AskLoads`], the answer a
+/// [`PoolLoads`].
+pub const ACTION_POOLS_LOADS: &str = "mobula.pools.loads";
 
 /// Builds an actor: the body is a [`StartActor`].
 pub const ACTION_ACTOR_START: &str = "mobula.actor.start";
@@ -45,6 +50,10 @@ pub struct StartPools {
     /// Those of each start have another one, see [`PoolHost`].
     #[prost(uint64, tag = "3")]
     pub part: u64,
+    /// Whether one of the actors of each is to be ready when this is answered; else they are
+    /// built when blocks come.
+    #[prost(bool, tag = "4")]
+    pub is_built: bool,
 }
 
 /// One of them.
@@ -75,6 +84,51 @@ pub struct StartPool {
 pub struct EndPools {
     #[prost(string, tag = "1")]
     pub query_id: String,
+    /// Only those of one start, which may still be on its way; none: all of them.
+    #[prost(uint64, optional, tag = "2")]
+    pub part: Option<u64>,
+    /// Of a part: how long the blocks at work may take; others are refused.
+    #[prost(uint64, tag = "3")]
+    pub retire_ms: u64,
+}
+
+/// The queries whose pools are looked at.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct AskLoads {
+    #[prost(string, repeated, tag = "1")]
+    pub query_ids: Vec<String>,
+}
+
+/// What they do.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct PoolLoads {
+    #[prost(message, repeated, tag = "1")]
+    pub loads: Vec<PoolLoad>,
+}
+
+/// What one does, and has done; times in µs.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct PoolLoad {
+    #[prost(string, tag = "1")]
+    pub query_id: String,
+    #[prost(uint64, tag = "2")]
+    pub call_id: u64,
+    #[prost(uint64, tag = "3")]
+    pub part: u64,
+    /// Blocks in its line.
+    #[prost(uint64, tag = "4")]
+    pub queue: u64,
+    #[prost(bool, tag = "5")]
+    pub is_at_work: bool,
+    /// Whether an actor has ever been ready for a block.
+    #[prost(bool, tag = "6")]
+    pub is_ready: bool,
+    /// Blocks that it is through with.
+    #[prost(uint64, tag = "7")]
+    pub calls: u64,
+    /// At work.
+    #[prost(uint64, tag = "8")]
+    pub busy_us: u64,
 }
 
 /// Whose pools are looked for.
@@ -88,6 +142,9 @@ pub struct FindPools {
     /// Blocks that it cannot send, since all actors have as many as they may.
     #[prost(uint64, tag = "3")]
     pub waiting: u64,
+    /// Of the operator that these are of; 0: of a named pool.
+    #[prost(uint64, tag = "4")]
+    pub call_id: u64,
 }
 
 /// Where they are.
@@ -107,6 +164,9 @@ pub struct PlacedPool {
     /// The named actor, or named pool, that it is; empty: a query's.
     #[prost(string, tag = "3")]
     pub actor: String,
+    /// Whether there may be more or fewer of them while the query runs.
+    #[prost(bool, tag = "4")]
+    pub follows: bool,
 }
 
 /// Some of them, in one process.

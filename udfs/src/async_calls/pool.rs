@@ -27,6 +27,7 @@ use crate::process_pool::CallOn;
 use crate::resources::Share;
 use crate::roster::Want;
 use crate::spawn::{OwnedTask, spawn_named};
+use crate::work::{ActorLoad, Work};
 
 /// The workers of one async call in one task.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub(crate) struct AsyncPool {
     queue: Arc<Queue>,
     hands: Mutex<Vec<OwnedTask>>,
     concurrency: usize,
+    /// Of blocks that are open.
+    work: Arc<Mutex<Work>>,
 }
 
 impl AsyncPool {
@@ -51,7 +54,27 @@ impl AsyncPool {
             queue: Arc::new(Queue::new(least, concurrency)),
             hands: Mutex::default(),
             concurrency,
+            work: Arc::default(),
         }
+    }
+
+    /// What its workers do, and have done.
+    pub(crate) fn load(&self) -> ActorLoad {
+        let (is_ready, waiting) = self.queue.load();
+        let mut work = self.work.lock();
+        if is_ready {
+            work.ready();
+        }
+        work.load(waiting)
+    }
+
+    /// Takes no more blocks, and ends its workers when they are through with those that
+    /// somebody waits for.
+    pub(crate) fn close(&self) {
+        self.call.crew.close();
+        self.queue.close();
+        let hands = std::mem::take(&mut *self.hands.lock());
+        self.call.crew.manager.see_out(hands);
     }
 }
 
@@ -61,6 +84,9 @@ impl UdfPool for AsyncPool {
         if block.num_rows() == 0 {
             return Ok(self.call.answer_to_nothing());
         }
+        if self.queue.is_closed() {
+            return Err(self.call.crew.gone(self.call.order.function()));
+        }
         let rows = self.call.one_as_sent(block)?;
         let (sender, receiver) = mpsc::unbounded_channel();
         let abandoned = Arc::new(AtomicBool::new(false));
@@ -69,6 +95,7 @@ impl UdfPool for AsyncPool {
             receiver,
             abandoned: Arc::clone(&abandoned),
             queue: Arc::clone(&self.queue),
+            open: Some(Open::new(&self.work)),
             cut_off: Some(UdfError::ShuttingDown {
                 function: self.call.function(),
             }),
@@ -98,10 +125,30 @@ impl UdfPool for AsyncPool {
 
 impl Drop for AsyncPool {
     fn drop(&mut self) {
-        self.call.crew.close();
-        self.queue.close();
-        let hands = std::mem::take(&mut *self.hands.lock());
-        self.call.crew.manager.see_out(hands);
+        self.close();
+    }
+}
+
+/// A block that has no last answer yet.
+#[derive(Debug)]
+struct Open {
+    work: Arc<Mutex<Work>>,
+}
+
+impl Open {
+    fn new(work: &Arc<Mutex<Work>>) -> Self {
+        work.lock().begin();
+        Self {
+            work: Arc::clone(work),
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut work = self.work.lock();
+        work.count(1);
+        work.end();
     }
 }
 
@@ -111,6 +158,7 @@ struct Reader {
     receiver: mpsc::UnboundedReceiver<Result<Part, UdfError>>,
     abandoned: Arc<AtomicBool>,
     queue: Arc<Queue>,
+    open: Option<Open>,
     /// What it says if the hand is gone without a word; `None`: it is at its end.
     cut_off: Option<UdfError>,
 }
@@ -123,6 +171,9 @@ impl Stream for Reader {
             return Poll::Ready(None);
         }
         let part = std::task::ready!(self.receiver.poll_recv(cx));
+        if !matches!(part, Some(Ok(Part::Answer(_)))) {
+            self.open = None;
+        }
         Poll::Ready(match part {
             Some(Ok(Part::Answer(answer))) => Some(Ok(answer)),
             Some(Ok(Part::End)) => {

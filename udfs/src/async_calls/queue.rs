@@ -82,6 +82,17 @@ impl Queue {
         self.changed.notify_waiters();
     }
 
+    /// Whether nothing new comes.
+    pub(super) fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
+    /// Whether a hand has a worker, and how many jobs wait.
+    pub(super) fn load(&self) -> (bool, usize) {
+        let state = self.state.lock();
+        (state.ready > 0, state.waiting.len())
+    }
+
     /// Whether nothing waits, and nothing will.
     pub(super) fn is_over(&self) -> bool {
         let mut state = self.state.lock();

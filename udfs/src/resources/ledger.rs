@@ -220,6 +220,14 @@ impl Ledger {
         Some(self.reservation(None, Held { demand, shares }))
     }
 
+    /// Whether somebody in line waits for some of what `demand` takes.
+    pub fn is_wanted(&self, demand: &Demand) -> bool {
+        let wanted = demand.classes();
+        let state = self.state.lock();
+        let mut line = state.line.iter();
+        line.any(|waiter| !classes(&waiter.demands).is_disjoint(&wanted))
+    }
+
     /// Waits for a reservation: of what is claimed, or of what nobody wants.
     pub async fn obtain(self: &Arc<Self>, share: &Share) -> Reservation {
         loop {
@@ -305,6 +313,11 @@ impl Reservation {
     /// Of the GPUs that it has, or has a share of.
     pub fn gpu_ids(&self) -> &[String] {
         &self.gpu_ids
+    }
+
+    /// Whether it goes back to a claim.
+    pub fn is_claimed(&self) -> bool {
+        self.share.is_some()
     }
 
     /// What it was asked for.

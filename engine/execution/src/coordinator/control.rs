@@ -21,7 +21,7 @@ use url::Url;
 
 use super::membership::{Member, Membership, Refusal};
 use crate::exchange::channels::ChannelPool;
-use crate::pool::directory::{Directory, to_wire};
+use crate::pool::directory::{Asker, Directory, to_wire};
 use crate::row_errors::RowErrors;
 use crate::spawn::{OwnedTask, spawn_named};
 
@@ -126,7 +126,11 @@ impl Control {
             ACTION_POOLS_FIND => {
                 let asked: FindPools = decode(body)?;
                 let (query, directory) = (&asked.query_id, &self.directory);
-                let found = directory.find_for(query, asked.asker, asked.waiting);
+                let asker = Asker {
+                    call_id: asked.call_id,
+                    number: asked.asker,
+                };
+                let found = directory.find_for(query, asker, asked.waiting);
                 let pools = found.ok_or_else(|| Status::not_found("that query has ended"))?;
                 let pools = to_wire(&pools);
                 Ok(FoundPools { pools }.encode_to_vec())

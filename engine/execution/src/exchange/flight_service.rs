@@ -28,8 +28,8 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
 use mobula_proto::cluster::TaskTicket;
 use mobula_proto::pool::{
-    ACTION_ACTOR_END, ACTION_ACTOR_START, ACTION_POOLS_END, ACTION_POOLS_START, EndActor, EndPools,
-    StartActor,
+    ACTION_ACTOR_END, ACTION_ACTOR_START, ACTION_POOLS_END, ACTION_POOLS_LOADS, ACTION_POOLS_START,
+    AskLoads, EndActor, EndPools, PoolLoads, StartActor,
 };
 use mobula_proto::report::ACTION_REPORT;
 use prost::Message;
@@ -86,8 +86,18 @@ impl ClusterFlightService {
             }
             (ACTION_POOLS_END, _) => {
                 let request: EndPools = decoded(action)?;
-                self.actors.hosting.end(&request.query_id);
+                let (hosting, query_id) = (&self.actors.hosting, &request.query_id);
+                let limit = Duration::from_millis(request.retire_ms);
+                match request.part {
+                    Some(part) => hosting.retire(query_id, part, limit).await,
+                    None => hosting.end(query_id),
+                }
                 Ok(vec![])
+            }
+            (ACTION_POOLS_LOADS, _) => {
+                let request: AskLoads = decoded(action)?;
+                let loads = self.actors.hosting.loads(&request.query_ids);
+                Ok(vec![PoolLoads { loads }.encode_to_vec()])
             }
             (other, Some(control)) => Ok(vec![control.handle(other, &action.body)?]),
             (_, None) => absent("DoAction"),

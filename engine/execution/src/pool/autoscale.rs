@@ -6,8 +6,9 @@
 //! few blocks on their way, so that a line may be short where much is to be done: where all
 //! actors have been at work and blocks have waited for as long as the target, there are
 //! twice as many next. It shrinks to its `max` at once, and to its `min` by the actors that
-//! have had nothing to do for `idle_ttl`. It does not shrink soon after it grew, nor grow
-//! soon after it shrank.
+//! have had nothing to do for `idle_ttl`, or that would not have been missed for so long: blocks
+//! that come now and then may give each of them one. It does not shrink soon after it grew, nor
+//! grow soon after it shrank.
 //!
 //! After the actor pools of Ray Data, which compare work in flight with actors, and the
 //! replicas of Ray Serve, which have a target and two delays.
@@ -17,6 +18,9 @@ use std::time::Duration;
 
 /// The share of the time at work from which on actors count as always at work.
 const ALWAYS: f64 = 0.9;
+/// The share of their time that those are at work at most that are left where others go which
+/// had something to do.
+const ROOMY: f64 = 0.5;
 /// How long an actor that others wait for is kept when it has nothing to do.
 const IDLE_IF_WANTED: Duration = Duration::from_secs(1);
 
@@ -64,6 +68,9 @@ pub struct State {
     missed: bool,
     grew_at: Option<Duration>,
     shrank_at: Option<Duration>,
+    /// How many would not have been missed at any look since then.
+    spare: usize,
+    spare_since: Option<Duration>,
     /// How many more it would have if there were room.
     pub short: usize,
     /// Since when it is short of some.
@@ -89,6 +96,8 @@ pub enum Why {
     Pressed(Duration),
     /// Some have had nothing to do for so long.
     Idle(Duration),
+    /// Fewer would have done for so long.
+    Spare(Duration),
 }
 
 /// What a pool under `load` is to do at `now`, a time that only rises.
@@ -100,6 +109,11 @@ pub fn decide(load: &PoolLoad, limits: &Limits, state: &State, now: Duration) ->
         // Once is chance: where blocks are short, a line is empty now and then.
         (false, false) => (state.pressed_since, true),
         (false, true) => (None, true),
+    };
+    (next.spare, next.spare_since) = match (spare(load), state.spare_since) {
+        (0, _) => (0, None),
+        (n, None) => (n, Some(now)),
+        (n, since) => (n.min(state.spare), since),
     };
     let have = load.actors + load.starting;
     let (wanted, why) = wanted(load, limits, &next, now);
@@ -117,7 +131,7 @@ pub fn decide(load: &PoolLoad, limits: &Limits, state: &State, now: Duration) ->
     }
     match surplus(load, limits, &next, now) {
         Some((by, why)) if more == 0 => {
-            next.shrank_at = Some(now);
+            (next.shrank_at, next.spare_since) = (Some(now), None);
             (Change::Shrink { by, why }, next)
         }
         _ => (Change::Stay, next),
@@ -169,9 +183,24 @@ fn surplus(load: &PoolLoad, limits: &Limits, state: &State, now: Duration) -> Op
         false => limits.idle_ttl,
     };
     let idle = load.idle.iter().filter(|time| **time >= ttl);
-    let longest = idle.clone().max()?;
-    let by = idle.count().min(beyond(limits.min));
-    Some((by, Why::Idle(*longest)))
+    if let Some(longest) = idle.clone().max() {
+        let by = idle.count().min(beyond(limits.min));
+        return Some((by, Why::Idle(*longest)));
+    }
+    let spare_for = now.saturating_sub(state.spare_since?);
+    // Of those that have nothing to do just now.
+    let by = state.spare.min(load.idle.len()).min(beyond(limits.min));
+    (spare_for >= ttl && by > 0).then_some((by, Why::Spare(spare_for)))
+}
+
+/// How many of those that there are would not be missed now.
+fn spare(load: &PoolLoad) -> usize {
+    let work = load.busy_share * load.actors as f64;
+    let needed = (work / ROOMY).ceil() as usize;
+    match load.waiting {
+        0 => load.actors.saturating_sub(needed.max(1)),
+        _ => 0,
+    }
 }
 
 fn is_recent(at: Option<Duration>, now: Duration, limits: &Limits) -> bool {
@@ -202,6 +231,7 @@ impl fmt::Display for Why {
                 seconds(time)
             ),
             Self::Idle(time) => write!(f, "nothing to do for {:.1}s", seconds(time)),
+            Self::Spare(time) => write!(f, "fewer would have done for {:.1}s", seconds(time)),
         }
     }
 }

@@ -158,6 +158,54 @@ fn it_shrinks_by_who_has_nothing_to_do() {
     assert_eq!(above.to_string(), "shrank by 1: it was above its max");
 }
 
+/// Blocks that go round give each actor one now and then.
+#[test]
+fn it_shrinks_to_as_many_as_would_do_where_none_is_idle_for_long() {
+    let limits = limits(1, 8);
+    let round = |actors: usize, wanted| PoolLoad {
+        busy_share: 0.9 / actors as f64,
+        idle: (1..actors as u64).map(|n| MS(n * 200)).collect(),
+        is_wanted: wanted,
+        ..load(actors, 0, 1)
+    };
+    for (wanted, after) in [(false, 5000), (true, 1000)] {
+        let (mut state, mut now) = (State::default(), 0);
+        let change = loop {
+            let (change, next) = decide(&round(4, wanted), &limits, &state, MS(now));
+            if change != Change::Stay {
+                break change;
+            }
+            (state, now) = (next, now + LOOK);
+        };
+        assert_eq!(now, after);
+        // Two are at work for half of their time.
+        let text = format!("shrank by 2: fewer would have done for {}.0s", after / 1000);
+        assert_eq!(change.to_string(), text);
+        for at in 1..100 {
+            let (stays, next) = decide(&round(2, wanted), &limits, &state, MS(now + at * LOOK));
+            assert_eq!(stays, Change::Stay);
+            state = next;
+        }
+    }
+    // A moment in which all are at work, or blocks wait, begins it anew, and the fewest count.
+    let mut state = State::default();
+    for (at, busy_share, waiting) in [(0, 0.1, 0), (3000, 1.0, 0), (3250, 0.1, 0), (6000, 0.3, 0)] {
+        let seen = PoolLoad {
+            busy_share,
+            waiting,
+            ..round(4, false)
+        };
+        let (stays, next) = decide(&seen, &limits, &state, MS(at));
+        assert_eq!(stays, Change::Stay, "{at}");
+        state = next;
+    }
+    let (shrinks, _) = decide(&round(4, false), &limits, &state, MS(8250));
+    assert_eq!(
+        shrinks.to_string(),
+        "shrank by 1: fewer would have done for 5.0s"
+    );
+}
+
 /// One actor of the loop.
 #[derive(Debug, Clone, Copy)]
 struct Actor {
@@ -174,6 +222,8 @@ struct Loop {
     build_ms: u64,
     /// Blocks that senders have on their way for each actor; `None`: all that there are.
     credits: Option<usize>,
+    /// When there is how much room, and whether others wait; none: room for all.
+    crowd: &'static str,
 }
 
 /// One look.
@@ -247,9 +297,22 @@ impl Loop {
             busy_share: worked as f64 * STEP as f64 / (LOOK * there.len().max(1) as u64) as f64,
             mean: any.then(|| MS(self.block_ms)),
             idle: idle.iter().map(|a| MS(now - a.idle_since)).collect(),
-            room: 100,
-            is_wanted: false,
+            room: self
+                .crowd_at(now)
+                .0
+                .saturating_sub(actors.len() - self.limits.min),
+            is_wanted: self.crowd_at(now).1,
         }
+    }
+
+    /// How many it may have beside its min, and whether others wait.
+    fn crowd_at(&self, now: u64) -> (usize, bool) {
+        let lines = self.crowd.lines().skip(1).map(|line| {
+            let numbers: Vec<u64> = line.split(',').map(|n| n.parse().unwrap()).collect();
+            (numbers[0], numbers[1] as usize, numbers[2] > 0)
+        });
+        let last = lines.take_while(|(at, ..)| *at <= now).last();
+        last.map_or((100, false), |(_, room, waits)| (room, waits))
     }
 
     fn apply(&self, change: Change, actors: &mut Vec<Actor>, now: u64) {
@@ -299,6 +362,8 @@ const BURSTY: &str = include_str!("testdata/bursty.csv");
 const STEADY: &str = include_str!("testdata/steady.csv");
 const PULSES: &str = include_str!("testdata/pulses.csv");
 const RAMP: &str = include_str!("testdata/ramp.csv");
+const CROWDED: &str = include_str!("testdata/crowded.csv");
+const TRICKLE: &str = include_str!("testdata/trickle.csv");
 
 /// Blocks of a job that comes at 5 s and at 100 s, seen whole and by senders' credits alone.
 #[test]
@@ -309,6 +374,7 @@ fn it_follows_a_bursty_job_within_3_seconds_and_is_small_again_after_it() {
             block_ms,
             build_ms: 200,
             credits,
+            crowd: "",
         };
         let seen = own.run(BURSTY, 200_000);
         check(&seen, &own.limits);
@@ -338,6 +404,7 @@ fn it_stays_where_one_is_enough() {
         block_ms: 100,
         build_ms: 200,
         credits: None,
+        crowd: "",
     };
     let seen = own.run(STEADY, 60_000);
     assert!(seen.iter().all(|look| look.change == Change::Stay));
@@ -351,6 +418,7 @@ fn pulses_do_not_make_it_flap() {
             block_ms: 100,
             build_ms: 200,
             credits,
+            crowd: "",
         };
         let seen = own.run(PULSES, 60_000);
         check(&seen, &own.limits);
@@ -371,6 +439,7 @@ fn it_has_as_many_as_a_rising_load_takes() {
         block_ms: 100,
         build_ms: 200,
         credits: None,
+        crowd: "",
     };
     let seen = own.run(RAMP, 120_000);
     check(&seen, &own.limits);
@@ -380,6 +449,43 @@ fn it_has_as_many_as_a_rising_load_takes() {
     let longest = seen.iter().map(|look| look.left).max().unwrap();
     assert!(longest <= 60, "{longest}");
     assert_eq!(at(&seen, 119_000).actors, 1);
+}
+
+/// A query's pool beside others: one that holds all ends at 12 s, another one waits from 40 s
+/// on, and has all from 46 s to 70 s.
+#[test]
+fn it_takes_what_comes_free_and_gives_way_when_it_has_little_to_do() {
+    let own = Loop {
+        limits: Limits {
+            idle_ttl: MS(60_000),
+            ..limits(1, 8)
+        },
+        block_ms: 100,
+        build_ms: 200,
+        credits: Some(2),
+        crowd: CROWDED,
+    };
+    let seen = own.run(TRICKLE, 100_000);
+    check(&seen, &own.limits);
+    // No more than there is room for, however much waits.
+    assert!(seen.iter().all(|l| l.at >= 12_000 || l.actors == 1));
+    let grown = seen.iter().find(|look| look.actors == 4).unwrap();
+    assert!(grown.at <= 12_000 + 3_000, "{grown:?}");
+    assert!(seen.iter().all(|look| look.actors <= 4));
+    // From 30 s on one is enough for what comes; the others are kept until somebody waits.
+    assert_eq!(at(&seen, 34_000).actors, 4);
+    let gone = seen
+        .iter()
+        .find(|l| l.at >= 40_000 && l.actors == 1)
+        .unwrap();
+    assert!(gone.at <= 42_000, "{gone:?}");
+    // It is there again for the last burst, when the other has ended.
+    assert_eq!(at(&seen, 69_000).actors, 1);
+    let again = seen
+        .iter()
+        .find(|l| l.at >= 70_000 && l.actors == 4)
+        .unwrap();
+    assert!(again.at <= 73_000, "{again:?}");
 }
 
 /// Random numbers, the same each time.

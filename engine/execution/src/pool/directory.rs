@@ -19,8 +19,17 @@ pub struct Directory {
     waiting: Mutex<HashMap<String, Askers>>,
 }
 
-/// When each of those that ask for one pool last did, and how many blocks it could not send.
-type Askers = HashMap<u64, (Instant, u64)>;
+/// When each of those that ask for pools last did, and how many blocks it could not send.
+type Askers = HashMap<Asker, (Instant, u64)>;
+
+/// Who asks where actors are: one call in one task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Asker {
+    /// As of the pool; 0 where named actors are called.
+    pub call_id: u64,
+    /// Tells it from others; 0: nobody who waits.
+    pub number: u64,
+}
 
 impl Directory {
     /// From now on these are the pools of `query`.
@@ -40,9 +49,9 @@ impl Directory {
     }
 
     /// As [`Self::find`], for a task, `asker`, that has so many blocks `waiting`.
-    pub fn find_for(&self, query: &str, asker: u64, waiting: u64) -> Option<Vec<PlacedPool>> {
+    pub fn find_for(&self, query: &str, asker: Asker, waiting: u64) -> Option<Vec<PlacedPool>> {
         let found = self.find(query)?;
-        if asker != 0 {
+        if asker.number != 0 {
             let mut all = self.waiting.lock();
             let of_query = all.entry(query.to_owned()).or_default();
             of_query.insert(asker, (Instant::now(), waiting));
@@ -50,15 +59,18 @@ impl Directory {
         Some(found)
     }
 
-    /// Blocks of all tasks that wait for room at the actors of `query`, as far as they have
-    /// said so lately.
-    pub fn waiting(&self, query: &str) -> usize {
+    /// Blocks of all tasks that wait for room at the actors that `query` has for call
+    /// `call_id`, as far as they have said so lately.
+    pub fn waiting(&self, query: &str, call_id: u64) -> usize {
         let mut all = self.waiting.lock();
         let Some(of_query) = all.get_mut(query) else {
             return 0;
         };
         of_query.retain(|_, (at, _)| at.elapsed() < BELIEVED_FOR);
-        let blocks = of_query.values().map(|(_, waiting)| *waiting);
+        let of_call = of_query
+            .iter()
+            .filter(|(asker, _)| asker.call_id == call_id);
+        let blocks = of_call.map(|(_, (_, waiting))| *waiting);
         usize::try_from(blocks.sum::<u64>()).unwrap_or(usize::MAX)
     }
 
@@ -83,6 +95,7 @@ pub fn to_wire(pools: &[PlacedPool]) -> Vec<proto::PlacedPool> {
         call_id: pool.call_id,
         actor: pool.actor.clone(),
         hosts: pool.hosts.iter().map(host).collect(),
+        follows: pool.follows,
     });
     pools.collect()
 }
@@ -100,6 +113,7 @@ pub fn from_wire(pools: Vec<proto::PlacedPool>) -> Vec<PlacedPool> {
         call_id: pool.call_id,
         actor: pool.actor,
         hosts: pool.hosts.into_iter().map(host).collect(),
+        follows: pool.follows,
     });
     pools.collect()
 }
@@ -125,6 +139,7 @@ mod tests {
                 part: 3,
                 slots: vec![0, 1],
             }],
+            follows: true,
         }];
         assert_eq!(from_wire(to_wire(&pools)), pools);
         let directory = Directory::default();
@@ -132,13 +147,22 @@ mod tests {
         assert_eq!(directory.find("q"), Some(pools));
         assert_eq!(directory.ended(vec!["q".into(), "p".into()]), ["p"]);
         // Who asks again says it again.
-        for (asker, waiting) in [(1, 2), (2, 3), (1, 4), (0, 9)] {
+        let asker = |call_id, number| Asker { call_id, number };
+        for (asker, waiting) in [
+            (asker(7, 1), 2),
+            (asker(7, 2), 3),
+            (asker(7, 1), 4),
+            (asker(7, 0), 9),
+            (asker(8, 3), 5),
+        ] {
             assert!(directory.find_for("q", asker, waiting).is_some());
         }
-        assert_eq!((directory.waiting("q"), directory.waiting("p")), (7, 0));
-        assert_eq!(directory.find_for("p", 1, 1), None);
+        let waiting = [("q", 7), ("q", 8), ("q", 9), ("p", 7)];
+        let waiting = waiting.map(|(query, call)| directory.waiting(query, call));
+        assert_eq!(waiting, [7, 5, 0, 0]);
+        assert_eq!(directory.find_for("p", asker(7, 1), 1), None);
         directory.remove("q");
         assert_eq!(directory.find("q"), None);
-        assert_eq!(directory.waiting("q"), 0);
+        assert_eq!(directory.waiting("q", 7), 0);
     }
 }

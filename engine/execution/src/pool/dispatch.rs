@@ -5,8 +5,8 @@
 //! new ones: user code may run twice for it, and its rows come out once. A block that has
 //! lost [`SENDS_MAX`] hosts is not given to one more. A task that misses actors asks the
 //! coordinator where they are now; where there are none left it waits for that, up to
-//! `udf_init_timeout`. The actors of a named pool may become more or fewer meanwhile: a task
-//! that has given each of them something to do asks, too.
+//! `udf_init_timeout`. The actors of a pool that follows its load may become more or fewer
+//! meanwhile: a task that has given each of them something to do asks, too.
 //!
 //! Rows of a keyed call have their actor by key: `keyed` and `lane` are its way.
 //!
@@ -28,7 +28,7 @@ use mobula_udfs::{
 use prost::Message;
 use url::Url;
 
-use super::directory::{Directory, from_wire};
+use super::directory::{Asker, Directory, from_wire};
 use super::ends::{Ends, Turn};
 use super::hosting::Hosting;
 use super::keyed::KeyedDispatch;
@@ -87,15 +87,16 @@ impl PoolLine {
     }
 
     /// Where the pools of `query` are now; `asker` has so many blocks `waiting` for them.
-    pub(super) async fn find(&self, query: &str, asker: u64, waiting: u64) -> Found {
+    pub(super) async fn find(&self, query: &str, asker: Asker, waiting: u64) -> Found {
         let Some(url) = self.coordinator.get() else {
             let found = self.directory.find_for(query, asker, waiting);
             return found.map_or(Found::Nothing, Found::Pools);
         };
         let request = FindPools {
             query_id: query.to_owned(),
-            asker,
+            asker: asker.number,
             waiting,
+            call_id: asker.call_id,
         };
         let body = request.encode_to_vec();
         let answer = act(&self.channels, url, ACTION_POOLS_FIND, body, ASK_TIMEOUT).await;
@@ -156,8 +157,12 @@ async fn send(
         sends += 1;
         match turn.pool.call_each(blocks.to_vec()).await {
             Ok(answers) => return Ok((turn, answers, sends)),
-            Err(error) if is_loss(&error) && sends < SENDS_MAX => {
-                turn.lost(&error);
+            Err(error) if is_loss(&error) => {
+                // Who refuses it has not lost it.
+                sends -= u32::from(turn.lost(&error));
+                if sends >= SENDS_MAX {
+                    return Err(error);
+                }
                 ends.count_resent();
             }
             Err(error) => return Err(error),
@@ -177,7 +182,7 @@ async fn next(sending: Option<Sending>) -> Option<(Result<Answer, UdfError>, Opt
             Some(Err(error)) => error,
         };
         if is_loss(&error) {
-            sending.turn.lost(&error);
+            sending.sends -= u32::from(sending.turn.lost(&error));
         }
         if !is_loss(&error) || sending.passed_on || sending.sends >= SENDS_MAX {
             return Some((Err(error), None));

@@ -2,9 +2,8 @@
 //!
 //! Each is a pool of its own: an exchange, or the actors of this process. What is lost stays
 //! listed for its figures. While some are missed the coordinator is asked where they are
-//! now, which also finds those that took their place. It is asked for a named pool, too,
-//! while all actors have something to do: the pool follows its load, and is told of it by
-//! that.
+//! now, which also finds those that took their place. It is asked for a pool that follows its
+//! load, too, while all actors have something to do: it is told of that load so.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -18,6 +17,7 @@ use tokio::sync::Notify;
 use url::Url;
 
 use super::choose::{EndView, choose};
+use super::directory::Asker;
 use super::dispatch::{Found, PoolLine};
 use super::placed_actor::directory_key;
 use crate::actor_calls::link::Place;
@@ -26,7 +26,7 @@ use crate::spawn::{OwnedTask, spawn_named};
 
 /// How often the coordinator is asked where actors are that are missed.
 const ASK_EVERY: Duration = Duration::from_millis(200);
-/// How often it is asked whether a named pool has become larger.
+/// How often it is asked whether a pool that follows its load has become larger.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A host that is still named so long after its loss has lost only the way to it: the
 /// coordinator has missed no heartbeat of it.
@@ -45,8 +45,10 @@ pub(super) struct Ends {
     call_id: u64,
     /// The actor, or pool, that is called by its name; empty: the query's own.
     named: String,
+    /// Whether there may be more or fewer while it runs.
+    follows: bool,
     /// Tells it from others that ask for the same.
-    asker: u64,
+    asker: Asker,
     /// Where the task begins among them.
     first: usize,
     state: Mutex<State>,
@@ -57,7 +59,7 @@ pub(super) struct Ends {
 #[derive(Debug, Default)]
 struct State {
     ends: Vec<End>,
-    /// Actors that there should be: of a query as many as at first, of a named pool as many
+    /// Actors that there should be: as many as at first, or, of a pool that follows its load,
     /// as the coordinator has named last.
     expected: usize,
     /// Asks where actors are.
@@ -149,9 +151,10 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// The end is not there any more.
-    pub(super) fn lost(&self, error: &UdfError) {
-        self.ends.lose(self.end, error);
+    /// The end is not there any more. Whether it has refused its block: others took its place,
+    /// and nothing of the block was begun.
+    pub(super) fn lost(&self, error: &UdfError) -> bool {
+        self.ends.lose(self.end, error)
     }
 }
 
@@ -175,7 +178,11 @@ impl Ends {
             call,
             call_id: placed.call_id,
             named: placed.actor.clone(),
-            asker: uuid::Uuid::new_v4().as_u64_pair().0 | 1,
+            follows: placed.follows,
+            asker: Asker {
+                call_id: placed.call_id,
+                number: uuid::Uuid::new_v4().as_u64_pair().0 | 1,
+            },
             first: line.opened.fetch_add(1, Ordering::Relaxed),
             state: Mutex::new(State {
                 expected: placed.actors(),
@@ -194,10 +201,6 @@ impl Ends {
     /// As many as there should be, at least 1.
     pub(super) fn actors(&self) -> usize {
         self.state.lock().expected.max(1)
-    }
-
-    fn is_named(&self) -> bool {
-        !self.named.is_empty()
     }
 
     /// Blocks go out once more.
@@ -325,15 +328,34 @@ impl Ends {
         }
     }
 
-    fn lose(&self, at: usize, error: &UdfError) {
+    fn lose(&self, at: usize, error: &UdfError) -> bool {
         let mut state = self.state.lock();
         state.last_loss = error.to_string();
-        if let Some(end) = state.ends.get_mut(at).filter(|end| !end.is_lost()) {
-            end.lost_at = Some(Instant::now());
-            let executor = &end.host.executor_id;
-            let function = &self.call.spec.name;
-            tracing::warn!(executor, function, %error, "actors are lost; their blocks go to others");
+        let Some(end) = state.ends.get_mut(at) else {
+            return false;
+        };
+        let gone = self.gone(&end.host);
+        let has_refused = match error {
+            UdfError::PoolGone { .. } => true,
+            UdfError::Remote(told) => told.message == gone.to_string(),
+            _ => false,
+        };
+        if end.lost_at.is_some() {
+            return has_refused;
         }
+        end.lost_at = Some(Instant::now());
+        let (executor, function) = (&end.host.executor_id, &self.call.spec.name);
+        match has_refused && self.follows {
+            true => tracing::debug!(
+                executor,
+                function,
+                "an actor has left; its blocks go to others"
+            ),
+            false => {
+                tracing::warn!(executor, function, %error, "actors are lost; their blocks go to others");
+            }
+        }
+        has_refused
     }
 
     /// Waits for an end with room.
@@ -410,11 +432,11 @@ impl Ends {
         self.state.lock().misses_some()
     }
 
-    /// Asks where the actors are, again and again as long as some are missed; of a named
-    /// pool as long as all have something to do, if less often.
+    /// Asks where the actors are, again and again as long as some are missed; of a pool that
+    /// follows its load as long as all have something to do, if less often.
     fn ask(self: &Arc<Self>) {
         let mut state = self.state.lock();
-        if state.is_asking || !(self.is_named() || state.misses_some()) {
+        if state.is_asking || !(self.follows || state.misses_some()) {
             return;
         }
         state.is_asking = true;
@@ -425,7 +447,7 @@ impl Ends {
     fn is_settled(&self) -> bool {
         let mut state = self.state.lock();
         let is_short = std::mem::take(&mut state.was_full) || state.waiting > 0;
-        let goes_on = state.misses_some() || (self.is_named() && is_short);
+        let goes_on = state.misses_some() || (self.follows && is_short);
         state.is_asking &= goes_on;
         !state.is_asking
     }
@@ -439,7 +461,7 @@ impl Ends {
                     .filter(|pool| pool.call_id == self.call_id);
                 let hosts: Vec<_> = mine.flat_map(|pool| pool.hosts).collect();
                 self.add(&hosts);
-                if self.is_named() {
+                if self.follows {
                     self.state.lock().are_all(&hosts);
                     self.changed.notify_waiters();
                 }
@@ -480,7 +502,7 @@ async fn ask_on(ends: Weak<Ends>) {
         let Some(own) = ends.upgrade() else { return };
         own.hear(found);
         let is_over = own.state.lock().is_over;
-        if is_over || (!own.is_named() && own.is_settled()) {
+        if is_over || (!own.follows && own.is_settled()) {
             return;
         }
         let misses_some = own.misses_some();
@@ -497,7 +519,7 @@ impl State {
         there.map(|end| end.host.actors).sum::<usize>() < self.expected
     }
 
-    /// These are all that a named pool has now: others are on their way out.
+    /// These are all that there are now: others are on their way out.
     fn are_all(&mut self, hosts: &[PoolHost]) {
         self.expected = hosts.iter().map(|host| host.actors).sum();
         for end in &mut self.ends {

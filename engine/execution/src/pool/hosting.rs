@@ -1,13 +1,13 @@
 //! The pools of queries that live in this process.
 //!
-//! The coordinator starts and ends them. A host that has lost its coordinator, or has to
-//! register with it again, ends them all: nobody knows of them any more.
+//! The coordinator starts and ends them, and looks at what they do. A host that has lost its
+//! coordinator, or has to register with it again, ends them all: nobody knows of them any more.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use mobula_proto::pool::{PoolRef, StartPool, StartPools};
+use mobula_proto::pool::{PoolLoad, PoolRef, StartPool, StartPools};
 use mobula_udfs::resources::Refusal;
 use mobula_udfs::{
     ActorPool, Claim, Demand, Language, Ledger, NativeFunctions, UdfCall, UdfError, UdfPool,
@@ -16,6 +16,7 @@ use mobula_udfs::{
 use parking_lot::Mutex;
 use tonic::Status;
 
+use crate::actor_calls::as_us;
 use crate::actor_calls::pool::LaneWay;
 
 /// How long resources are waited for that are free by the coordinator's book: workers of
@@ -23,6 +24,8 @@ use crate::actor_calls::pool::LaneWay;
 const ENDING: Duration = Duration::from_secs(10);
 /// Queries that may have pools here.
 const QUERIES_MAX: usize = 4096;
+/// How often it is looked whether a part that ends is through with its blocks.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Holds pools for queries.
 #[derive(Debug)]
@@ -31,11 +34,17 @@ pub struct Hosting {
     ledger: Arc<Ledger>,
     native: NativeFunctions,
     executor_id: String,
-    /// By query; of each one or more parts, which were started together.
     queries: Mutex<HashMap<String, Parts>>,
 }
 
-type Parts = HashMap<u64, Hosted>;
+/// The pools of one query.
+#[derive(Debug, Default)]
+struct Parts {
+    /// Those that were started together, by number.
+    there: HashMap<u64, Arc<Hosted>>,
+    /// Parts that were to end before they had come.
+    ended: BTreeSet<u64>,
+}
 
 /// Some pools of one query.
 #[derive(Debug)]
@@ -67,12 +76,14 @@ impl Hosting {
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED when others have what they ask for, INVALID_ARGUMENT for what
-    /// is no pool.
+    /// is no pool, CANCELLED when they were to end meanwhile, and why an actor cannot be
+    /// built that is to be ready by then.
     pub async fn start(&self, request: StartPools) -> Result<(), Status> {
         let StartPools {
             query_id,
             pools,
             part,
+            is_built,
         } = request;
         // Each part has a claim of its own.
         let claimed = format!("{query_id}/{part}");
@@ -89,17 +100,82 @@ impl Hosting {
             self.opened(pool).map(|started| (call_id, started))
         });
         let started = started.collect::<Result<_, UdfError>>();
-        let hosted = Hosted {
+        let hosted = Arc::new(Hosted {
             pools: started.map_err(|e| Status::failed_precondition(e.to_string()))?,
             _claim: claim,
-        };
+        });
+        self.add(&query_id, part, &hosted)?;
+        if is_built && let Err(error) = hosted.prepare().await {
+            self.take(&query_id, part);
+            return Err(Status::failed_precondition(error.to_string()));
+        }
+        Ok(())
+    }
+
+    fn add(&self, query_id: &str, part: u64, hosted: &Arc<Hosted>) -> Result<(), Status> {
         let mut queries = self.queries.lock();
-        if queries.len() >= QUERIES_MAX && !queries.contains_key(&query_id) {
+        if queries.len() >= QUERIES_MAX && !queries.contains_key(query_id) {
             let full = format!("{QUERIES_MAX} queries have actors here already");
             return Err(Status::resource_exhausted(full));
         }
-        queries.entry(query_id).or_default().insert(part, hosted);
+        let parts = queries.entry(query_id.to_owned()).or_default();
+        if parts.ended.remove(&part) {
+            return Err(Status::cancelled("they were to end before they had come"));
+        }
+        parts.there.insert(part, Arc::clone(hosted));
         Ok(())
+    }
+
+    /// Takes a part out; no task finds it any more.
+    fn take(&self, query_id: &str, part: u64) -> Option<Arc<Hosted>> {
+        let mut queries = self.queries.lock();
+        queries.get_mut(query_id)?.there.remove(&part)
+    }
+
+    /// Ends one part of the pools of a query, or sees to it that it does not come: blocks at
+    /// work may take `limit`, others are refused, for other parts.
+    pub async fn retire(&self, query_id: &str, part: u64, limit: Duration) {
+        let Some(hosted) = self.take(query_id, part) else {
+            let mut queries = self.queries.lock();
+            // Known until the query ends.
+            let parts = queries.entry(query_id.to_owned()).or_default();
+            parts.ended.insert(part);
+            return;
+        };
+        hosted.pools.values().for_each(ActorPool::retire);
+        let began = Instant::now();
+        while hosted.is_at_work() && began.elapsed() < limit {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// What the pools of these queries do.
+    pub fn loads(&self, query_ids: &[String]) -> Vec<PoolLoad> {
+        let queries = self.queries.lock();
+        let found = query_ids
+            .iter()
+            .filter_map(|id| Some((id, queries.get(id)?)));
+        let parts = found.flat_map(|(id, parts)| {
+            let there = parts.there.iter();
+            there.map(move |(part, hosted)| (id, *part, hosted))
+        });
+        let loads = parts.flat_map(|(id, part, hosted)| {
+            let pools = hosted.pools.iter();
+            pools.map(move |(call_id, pool)| {
+                let load = pool.load();
+                PoolLoad {
+                    query_id: id.clone(),
+                    call_id: *call_id,
+                    part,
+                    queue: load.queue as u64,
+                    is_at_work: load.is_at_work,
+                    is_ready: load.is_ready,
+                    calls: load.calls,
+                    busy_us: as_us(load.busy),
+                }
+            })
+        });
+        loads.collect()
     }
 
     fn opened(&self, pool: Asked) -> Result<ActorPool, UdfError> {
@@ -175,9 +251,24 @@ impl Hosting {
     ) -> Result<Option<Arc<dyn UdfPool>>, UdfError> {
         let queries = self.queries.lock();
         let parts = queries.get(&pool.query_id);
-        let hosted = parts.and_then(|parts| parts.get(&pool.part));
+        let hosted = parts.and_then(|parts| parts.there.get(&pool.part));
         let found = hosted.and_then(|hosted| hosted.pools.get(&pool.call_id));
         found.map(open).transpose()
+    }
+}
+
+impl Hosted {
+    /// Has one actor of each ready.
+    async fn prepare(&self) -> Result<(), UdfError> {
+        for pool in self.pools.values() {
+            pool.prepare().await?;
+        }
+        Ok(())
+    }
+
+    fn is_at_work(&self) -> bool {
+        let mut pools = self.pools.values();
+        pools.any(|pool| pool.load().is_at_work)
     }
 }
 
@@ -209,4 +300,45 @@ fn opened(pool: StartPool, claimed: &str) -> Result<Asked, Status> {
         least: number(pool.least)?,
         actors: number(pool.actors)?.max(1),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use mobula_udfs::{Capacity, WorkerSettings};
+
+    use super::*;
+
+    fn hosting() -> Hosting {
+        let manager = WorkerManager::new(WorkerSettings::default());
+        let ledger = Ledger::new(Capacity::default());
+        Hosting::new(manager, ledger, NativeFunctions::default(), "host")
+    }
+
+    fn start(part: u64) -> StartPools {
+        StartPools {
+            query_id: "q".to_owned(),
+            part,
+            ..StartPools::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_told_to_end_before_it_has_come_does_not_come() {
+        let hosting = hosting();
+        hosting.start(start(1)).await.unwrap();
+        hosting.retire("q", 2, Duration::ZERO).await;
+        let told = hosting.start(start(2)).await.unwrap_err();
+        assert_eq!(told.code(), tonic::Code::Cancelled);
+        hosting.start(start(3)).await.unwrap();
+        assert!(hosting.take("q", 2).is_none());
+        hosting.retire("q", 1, Duration::ZERO).await;
+        assert!(hosting.take("q", 1).is_none());
+        // Of a query that has nothing here yet, too: it is known until its end.
+        hosting.retire("r", 7, Duration::ZERO).await;
+        assert_eq!(hosting.queries().len(), 2);
+        hosting.end("r");
+        hosting.end("q");
+        assert!(hosting.queries().is_empty());
+        assert_eq!(hosting.loads(&["q".to_owned()]), []);
+    }
 }

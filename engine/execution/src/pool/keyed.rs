@@ -20,6 +20,7 @@ use mobula_udfs::{AnswerStream, PoolStats, UdfCall, UdfError, UdfPool};
 use parking_lot::Mutex;
 use url::Url;
 
+use super::directory::Asker;
 use super::dispatch::{Found, PoolLine};
 use super::lane::Lane;
 use crate::actor_calls::link::Place;
@@ -134,7 +135,11 @@ impl Route {
     /// # Errors
     /// When the query has ended.
     pub(super) async fn ask(&self) -> Result<(), UdfError> {
-        match self.line.find(&self.call.query, 0, 0).await {
+        let nobody = Asker {
+            call_id: self.call_id,
+            number: 0,
+        };
+        match self.line.find(&self.call.query, nobody, 0).await {
             Found::Pools(pools) => {
                 let mine = pools.into_iter().find(|pool| pool.call_id == self.call_id);
                 *self.hosts.lock() = mine.map(|pool| pool.hosts).unwrap_or_default();

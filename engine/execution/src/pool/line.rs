@@ -3,9 +3,9 @@
 //! The ledger of each executor says the same of one process; here queries claim what
 //! their calls ask for over all of them, at once, or wait in order of arrival. An actor
 //! whose host is lost is placed anew before anybody in line is served. What a lost host
-//! had counts no more: who registers again starts with all that it has. A claim of actors
-//! that are all alike, as those of a named pool, may grow by what nobody in line wants, and
-//! give back some.
+//! had counts no more: who registers again starts with all that it has. What is claimed of
+//! actors that are all alike, as those of a named pool, or of one call of a query, may grow by
+//! what nobody in line wants, and be given back one by one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -205,28 +205,35 @@ impl ClusterLine {
         }
     }
 
-    /// Gives `query` up to `most` more actors of its first group, beside those that it has,
-    /// as far as there is room that nobody in line waits for; how many.
-    pub fn grow(&self, query: &str, most: usize) -> usize {
+    /// Gives `query` up to `most` more actors of its group at place `at`, beside those that it
+    /// has, as far as there is room that nobody in line waits for; how many.
+    pub fn grow(&self, query: &str, at: usize, most: usize) -> usize {
         let mut state = self.state.lock();
         (0..most)
-            .take_while(|_| state.add_one(query).is_some())
+            .take_while(|_| state.add_one(query, at).is_some())
             .count()
     }
 
-    /// By how many, of `most`, [`Self::grow`] could let the claim of `query` grow now.
-    pub fn room_of(&self, query: &str, most: usize) -> usize {
+    /// By how many, of `most`, [`Self::grow`] could let that group of `query` grow now.
+    pub fn room_of(&self, query: &str, at: usize, most: usize) -> usize {
         let state = self.state.lock();
-        let demand = state.demand_of(query).filter(|d| !state.is_wanted(d));
-        demand.map_or(0, |demand| at_once(&state.rooms(), demand, most))
+        let group = state.group(query, at);
+        let Some(group) = group.filter(|group| !state.is_wanted(&group.demand)) else {
+            return 0;
+        };
+        let more = state.hosts.iter().fold(0, |found, (id, host)| {
+            let bound = state.more_on(query, at, id, host).min(most - found);
+            found + at_once(std::slice::from_ref(&host.room), &group.demand, bound)
+        });
+        more.min(most)
     }
 
-    /// Takes one actor on that host from the claim of `query`, and gives to others what it
-    /// had.
-    pub fn shrink(&self, query: &str, executor_id: &str, epoch: u64) {
+    /// Takes one actor of that group of `query`, on the host with that id and epoch, and gives
+    /// to others what it had.
+    pub fn shrink(&self, query: &str, at: usize, (executor_id, epoch): (&str, u64)) {
         let mut state = self.state.lock();
         let claimed = state.claims.get_mut(query);
-        let Some(seats) = claimed.and_then(|claimed| claimed.seats.first_mut()) else {
+        let Some(seats) = claimed.and_then(|claimed| claimed.seats.get_mut(at)) else {
             return;
         };
         let is_it = |held: &Held| held.executor_id == executor_id && held.epoch == epoch;
@@ -237,23 +244,24 @@ impl ClusterLine {
         }
     }
 
-    /// Places no more actors of `query` instead of lost ones than make it `most` again; how
-    /// many those are.
-    pub fn forget_lost(&self, query: &str, most: usize) -> usize {
+    /// Places no more actors of that group of `query` instead of lost ones than make it `most`
+    /// again; how many those are.
+    pub fn forget_lost(&self, query: &str, at: usize, most: usize) -> usize {
         let mut state = self.state.lock();
-        let Some(claimed) = state.claims.get_mut(query) else {
+        let claimed = state.claims.get_mut(query);
+        let of_group = claimed.and_then(|c| c.seats.get(at).zip(c.lost.get_mut(at)));
+        let Some((seats, lost)) = of_group else {
             return 0;
         };
-        for (seats, lost) in claimed.seats.iter().zip(&mut claimed.lost) {
-            *lost = (*lost).min(most.saturating_sub(seats.len()));
-        }
-        claimed.lost.iter().sum()
+        *lost = (*lost).min(most.saturating_sub(seats.len()));
+        *lost
     }
 
-    /// Whether somebody in line waits for some of what each actor of `query` has.
-    pub fn is_waited_for(&self, query: &str) -> bool {
+    /// Whether somebody in line waits for some of what each actor of that group of `query` has.
+    pub fn is_waited_for(&self, query: &str, at: usize) -> bool {
         let state = self.state.lock();
-        state.demand_of(query).is_some_and(|d| state.is_wanted(d))
+        let group = state.group(query, at);
+        group.is_some_and(|group| state.is_wanted(&group.demand))
     }
 
     /// The actors that have lost their host, and that there is no room for now.
@@ -313,10 +321,10 @@ impl State {
                 return;
             };
             // Who waits behind has a right to what nobody needs.
+            let is_line = !self.line.is_empty();
             let mut groups = waiter.groups.clone();
-            if !self.line.is_empty() {
-                let fixed = |group: &mut Group| group.most = Some(group.least);
-                groups.iter_mut().for_each(fixed);
+            for group in groups.iter_mut().filter(|group| is_line || group.grows) {
+                group.most = Some(group.least);
             }
             let Some(seats) = self.place(&groups) else {
                 return;
@@ -395,10 +403,23 @@ impl State {
         }
     }
 
-    /// What each actor of the first group of `query` asks for.
-    fn demand_of(&self, query: &str) -> Option<&Demand> {
-        let group = self.claims.get(query)?.groups.first()?;
-        Some(&group.demand)
+    /// The group of `query` at place `at`.
+    fn group(&self, query: &str, at: usize) -> Option<&Group> {
+        self.claims.get(query)?.groups.get(at)
+    }
+
+    /// How many more of its actors host `id` may have beside those that it has, room or not.
+    fn more_on(&self, query: &str, at: usize, id: &str, host: &Host) -> usize {
+        match self.group(query, at) {
+            // Nobody says how many: it is as many as it has cores.
+            Some(Group { most: None, .. }) => {
+                let seats = self.claims.get(query).and_then(|c| c.seats.get(at));
+                let seats = seats.into_iter().flatten();
+                let has = seats.filter(|held| held.executor_id == id).count();
+                host.room.cores.saturating_sub(has)
+            }
+            _ => usize::MAX,
+        }
     }
 
     /// Whether somebody in line waits for some of what `demand` takes.
@@ -408,17 +429,17 @@ impl State {
         line.any(|group| !group.demand.classes().is_disjoint(&mine))
     }
 
-    /// One more actor for `query`, where it has the fewest.
-    fn add_one(&mut self, query: &str) -> Option<()> {
-        let demand = self.demand_of(query)?.clone();
+    /// One more actor for that group of `query`, where it has the fewest.
+    fn add_one(&mut self, query: &str, at: usize) -> Option<()> {
+        let demand = self.group(query, at)?.demand.clone();
         if self.is_wanted(&demand) {
             return None;
         }
-        let has: Vec<_> = self.claims.get(query)?.seats.iter().flatten().collect();
+        let has: Vec<_> = self.claims.get(query)?.seats.get(at)?.iter().collect();
         let of_host = |id: &str| has.iter().filter(|held| held.executor_id == id).count();
-        let fitting = self.hosts.iter().filter(|(_, host)| {
+        let fitting = self.hosts.iter().filter(|(id, host)| {
             let mut room = host.room.clone();
-            take(&mut room, &demand).is_some()
+            self.more_on(query, at, id, host) > 0 && take(&mut room, &demand).is_some()
         });
         let id = fitting.min_by_key(|(id, host)| {
             let preferred = demand.labels.alternative(&host.room.labels);
@@ -432,7 +453,7 @@ impl State {
             epoch: host.epoch,
             executor_id: id,
         };
-        let seats = self.claims.get_mut(query)?.seats.first_mut()?;
+        let seats = self.claims.get_mut(query)?.seats.get_mut(at)?;
         seats.push(held);
         Some(())
     }
@@ -455,6 +476,7 @@ impl State {
             demand,
             least: 1,
             most: Some(1),
+            grows: false,
         };
         let held = self.place(&[one])?.pop()?.pop()?;
         let claimed = self.claims.get_mut(query)?;
@@ -516,6 +538,7 @@ mod tests {
             },
             least: n,
             most: Some(n),
+            grows: false,
         }]
     }
 
@@ -553,6 +576,7 @@ mod tests {
                 },
                 least: 1,
                 most: None,
+                grows: false,
             }];
             let (fourth, waited) = line.claim("q4", cpus, SOON).await.unwrap();
             assert!(!waited);
@@ -605,38 +629,86 @@ mod tests {
         line.set_hosts(vec![host("a", 1, 3), host("b", 2, 2)]);
         let (pool, _) = line.claim("p", gpus(1), SOON).await.unwrap();
         assert_eq!(hosts_of(&line, "p"), ["a"]);
-        assert_eq!((line.room_of("p", 9), line.room_of("p", 2)), (4, 2));
+        assert_eq!((line.room_of("p", 0, 9), line.room_of("p", 0, 2)), (4, 2));
         // Beside the one that it has, not on top of it.
-        assert_eq!(line.grow("p", 2), 2);
+        assert_eq!(line.grow("p", 0, 2), 2);
         assert_eq!(hosts_of(&line, "p"), ["a", "a", "b"]);
-        assert!(!line.is_waited_for("p"));
+        assert!(!line.is_waited_for("p", 0));
         let (third, seats) = {
             let mut third = std::pin::pin!(line.claim("q", gpus(3), LONG));
             assert!(tokio::time::timeout(SOON, third.as_mut()).await.is_err());
             // What is free now is for who waits.
-            assert!(line.is_waited_for("p"));
-            assert_eq!((line.room_of("p", 9), line.grow("p", 1)), (0, 0));
-            line.shrink("p", "a", 7);
+            assert!(line.is_waited_for("p", 0));
+            assert_eq!((line.room_of("p", 0, 9), line.grow("p", 0, 1)), (0, 0));
+            line.shrink("p", 0, ("a", 7));
             assert_eq!(hosts_of(&line, "p").len(), 3);
-            line.shrink("p", "a", 1);
+            line.shrink("p", 0, ("a", 1));
             (third.await.unwrap(), hosts_of(&line, "p"))
         };
         assert_eq!(seats, ["a", "b"]);
-        assert_eq!(line.grow("p", 1), 0);
+        assert_eq!(line.grow("p", 0, 1), 0);
         drop(third);
-        assert_eq!(line.grow("p", 9), 3);
+        assert_eq!(line.grow("p", 0, 9), 3);
         // One that is lost is forgotten where there are enough without it.
         line.set_hosts(vec![host("a", 1, 3)]);
         assert_eq!(hosts_of(&line, "p").len(), 3);
         assert_eq!(line.lost()[0].actors, 2);
-        assert_eq!(line.forget_lost("p", 4), 1);
+        assert_eq!(line.forget_lost("p", 0, 4), 1);
         assert_eq!(line.lost()[0].actors, 1);
-        assert_eq!(line.forget_lost("p", 3), 0);
+        assert_eq!(line.forget_lost("p", 0, 3), 0);
         assert!(line.lost().is_empty());
         line.set_hosts(vec![host("a", 1, 3), host("b", 2, 2)]);
         assert_eq!(hosts_of(&line, "p").len(), 3);
         drop(pool);
         assert!(line.claim("r", gpus(5), SOON).await.is_ok());
-        assert_eq!(line.grow("p", 1), 0);
+        assert_eq!(line.grow("p", 0, 1), 0);
+    }
+
+    #[tokio::test]
+    async fn calls_of_a_query_grow_each_for_itself_and_begin_with_what_they_need() {
+        let line = Arc::new(ClusterLine::default());
+        line.set_hosts(vec![host("a", 1, 3), host("b", 2, 2)]);
+        let cores = Group {
+            demand: Demand {
+                cpus: Some(Amount::from_milli(100)),
+                ..Demand::default()
+            },
+            least: 1,
+            most: None,
+            grows: true,
+        };
+        let mut groups = gpus(1);
+        groups[0].most = Some(4);
+        groups[0].grows = true;
+        groups.push(cores);
+        let (query, _) = line.claim("q", groups, SOON).await.unwrap();
+        let counts = |line: &ClusterLine| {
+            let seats = line.seats("q").into_iter();
+            seats.map(|seats| seats.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(counts(&line), [1, 1]);
+        assert_eq!((line.room_of("q", 0, 9), line.room_of("q", 2, 9)), (4, 0));
+        // Where nobody says how many, as many as hosts have cores, however little each takes.
+        assert_eq!((line.room_of("q", 1, 99), line.room_of("q", 1, 5)), (7, 5));
+        assert_eq!((line.grow("q", 1, 99), line.grow("q", 0, 2)), (7, 2));
+        assert_eq!(counts(&line), [3, 8]);
+        {
+            let mut waits = std::pin::pin!(line.claim("r", gpus(3), LONG));
+            assert!(tokio::time::timeout(SOON, waits.as_mut()).await.is_err());
+            // Only what it wants is not to be had.
+            assert!(line.is_waited_for("q", 0) && !line.is_waited_for("q", 1));
+            assert_eq!((line.room_of("q", 0, 9), line.grow("q", 0, 1)), (0, 0));
+            line.shrink("q", 1, ("a", 1));
+            assert_eq!((counts(&line), line.room_of("q", 1, 9)), (vec![3, 7], 1));
+        }
+        line.set_hosts(vec![host("a", 1, 3)]);
+        // There is room for all that the lost host had.
+        assert_eq!(
+            (counts(&line), line.forget_lost("q", 1, 9)),
+            (vec![3, 7], 0)
+        );
+        drop(query);
+        assert_eq!(line.room_of("q", 0, 9), 0);
+        assert!(line.claim("r", gpus(3), SOON).await.is_ok());
     }
 }

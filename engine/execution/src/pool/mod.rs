@@ -15,7 +15,8 @@
 //! Named actors and pools that outlive queries are placed and found in the same way
 //! (`named`). How many actors a named pool has follows its load: what they do (`watch`) is
 //! looked at, a pure function says what becomes of it (`autoscale`), and that is done
-//! (`scaling`).
+//! (`scaling`). So do the pools of queries whose calls may have more actors than they need
+//! (`query_scaling`).
 //!
 //! Pools of a query end with it: when its stream does, or when their host has lost the
 //! coordinator.
@@ -32,6 +33,8 @@ pub mod line;
 pub mod named;
 pub mod placed_actor;
 pub mod placement;
+pub mod query_scaling;
 pub mod scaling;
+mod started;
 pub mod starter;
 mod watch;

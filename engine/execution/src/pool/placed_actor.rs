@@ -296,6 +296,7 @@ impl Hosts {
             call_id: 0,
             actor: placed.spec.name.clone(),
             hosts: hosts.collect(),
+            follows: true,
         };
         self.directory
             .set(&directory_key(&placed.spec.name), vec![pool]);
@@ -346,7 +347,7 @@ impl Hosts {
         match &self.starter {
             Some(starter) => {
                 let (id, epoch) = (&member.executor_id, member.epoch);
-                starter.line.shrink(&placed.claim_name, id, epoch);
+                starter.line.shrink(&placed.claim_name, 0, (id, epoch));
             }
             None => placed.resize_here(|size| size.saturating_sub(1)),
         }
@@ -445,6 +446,7 @@ impl PlacedActor {
             workers,
             most: Some(workers),
             call_id: 0,
+            follows: false,
         }
     }
 }

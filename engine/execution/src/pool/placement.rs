@@ -42,6 +42,8 @@ pub struct Group {
     pub least: usize,
     /// So many may be; `None`: as many as there is room for.
     pub most: Option<usize>,
+    /// Whether it gets `least` at first, and may have more later.
+    pub grows: bool,
 }
 
 /// A placed actor.

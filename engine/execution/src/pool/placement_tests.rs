@@ -22,6 +22,7 @@ fn gpus(milli: u64, least: usize) -> Group {
         },
         least,
         most: Some(least),
+        grows: false,
     }
 }
 
@@ -33,6 +34,7 @@ fn cpus(milli: u64, least: usize) -> Group {
         },
         least,
         most: Some(least),
+        grows: false,
     }
 }
 

@@ -7,12 +7,13 @@
 //! what they had free. Blocks in their line are sent to others by their tasks.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use mobula_plan::MobulaOptions;
 use mobula_proto::report::{ActorReport, ReportRequest};
-use mobula_udfs::{ActorInfo, ActorState, Demand, PoolBounds, UdfError, member_key};
+use mobula_udfs::{ActorInfo, ActorState, Demand, PoolBounds, member_key};
 
 use super::autoscale::{Change, Limits, PoolLoad, State, Why, decide};
 use super::placed_actor::{Hosts, Member, PlacedActor, directory_key};
@@ -25,16 +26,29 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// After one could not be built, a pool does not grow for so long.
 const PAUSE: Duration = Duration::from_secs(10);
 /// More actors than a pool may have.
-const MANY: usize = 1024;
+pub(super) const MANY: usize = 1024;
 
 /// How pools follow their load, as the process is set.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scaling {
-    interval: Duration,
+    pub(super) interval: Duration,
     target: Duration,
     debounce: Duration,
     pub(super) idle_ttl: Duration,
     pub(super) retire_limit: Duration,
+}
+
+/// What there is around a pool when it is looked at.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Around {
+    /// Actors that do not take calls yet.
+    pub(super) starting: usize,
+    /// Blocks that wait elsewhere than in the lines of actors.
+    pub(super) waiting: usize,
+    /// How many more there is room for.
+    pub(super) room: usize,
+    /// Whether others wait for what its actors have.
+    pub(super) is_wanted: bool,
 }
 
 /// How one pool does.
@@ -47,8 +61,9 @@ pub(super) struct Following {
     watch: Watch,
     began: Instant,
     paused_until: Option<Instant>,
-    /// Blocks that waited at the last look.
+    /// Blocks that waited at the last look, and actors that did not take calls yet.
     pub(super) waiting: usize,
+    pub(super) starting: usize,
     /// What it last did, and why.
     pub(super) last_change: Option<(SystemTime, String)>,
 }
@@ -74,7 +89,7 @@ impl Scaling {
         }
     }
 
-    fn limits(&self, bounds: &PoolBounds) -> Limits {
+    pub(super) fn limits(&self, bounds: &PoolBounds) -> Limits {
         Limits {
             min: bounds.min,
             max: bounds.max,
@@ -96,25 +111,60 @@ impl Following {
             began: now,
             paused_until: None,
             waiting: 0,
+            starting: 0,
             last_change: None,
         }
     }
 
-    fn decide(&mut self, load: &PoolLoad, limits: &Limits, now: Instant) -> Change {
+    /// Looks at its `actors`, by their numbers (`None`: their host did not answer), and says
+    /// what becomes of it.
+    pub(super) fn look(
+        &mut self,
+        actors: &[(u64, Option<Figures>)],
+        around: Around,
+        limits: &Limits,
+    ) -> (Change, Seen) {
+        let now = Instant::now();
+        let seen = self.watch.look(now, actors);
+        let load = PoolLoad {
+            actors: actors.len(),
+            starting: around.starting,
+            waiting: seen.queue + around.waiting,
+            busy: seen.busy,
+            busy_share: seen.busy_share,
+            mean: seen.mean,
+            idle: seen.idle.iter().map(|(_, time)| *time).collect(),
+            room: match self.paused_until.is_some_and(|until| now < until) {
+                true => 0,
+                false => around.room,
+            },
+            is_wanted: around.is_wanted,
+        };
+        (self.waiting, self.starting) = (load.waiting, load.starting);
         let time = now.saturating_duration_since(self.began);
-        let (change, state) = decide(load, limits, &self.state, time);
+        let (change, state) = decide(&load, limits, &self.state, time);
         self.state = state;
-        self.waiting = load.waiting;
         if change != Change::Stay {
             self.last_change = Some((SystemTime::now(), change.to_string()));
         }
-        change
+        (change, seen)
     }
 
     /// One more could not be built.
-    fn failed(&mut self, error: &UdfError) {
+    pub(super) fn failed(&mut self, error: &dyn fmt::Display) {
         self.paused_until = Some(Instant::now() + PAUSE);
         self.last_change = Some((SystemTime::now(), format!("could not grow: {error}")));
+    }
+
+    /// What it would have more if there were room: `claim` says whose it is.
+    pub(super) fn short(&self, claim: &str, demand: &Demand) -> Option<Short> {
+        let since = self.state.short_since?;
+        Some(Short {
+            claim: claim.to_owned(),
+            demand: demand.clone(),
+            actors: self.state.short,
+            since: self.began + since,
+        })
     }
 }
 
@@ -123,13 +173,7 @@ impl PlacedActor {
     pub(super) fn short(&self) -> Option<Short> {
         let following = self.following.lock();
         let pool = following.as_ref()?;
-        let since = pool.state.short_since?;
-        Some(Short {
-            claim: self.claim_name.clone(),
-            demand: self.spec.demand.clone(),
-            actors: pool.state.short,
-            since: pool.began + since,
-        })
+        pool.short(&self.claim_name, &self.spec.demand)
     }
 }
 
@@ -209,32 +253,21 @@ impl Hosts {
             (member.number, known.copied())
         });
         let actors: Vec<_> = actors.collect();
-        let unsent = self.directory.waiting(&directory_key(name));
         let lost = self.lost_of(pool);
         let (room, is_wanted) = self.room_of(pool);
+        let around = Around {
+            starting: starting + lost,
+            waiting: self.directory.waiting(&directory_key(name), 0),
+            room,
+            is_wanted,
+        };
         let (change, seen) = {
             let mut following = pool.following.lock();
             let Some(following) = following.as_mut() else {
                 return;
             };
-            let now = Instant::now();
-            let seen = following.watch.look(now, &actors);
-            let load = PoolLoad {
-                actors: there.len(),
-                starting: starting + lost,
-                waiting: seen.queue + unsent,
-                busy: seen.busy,
-                busy_share: seen.busy_share,
-                mean: seen.mean,
-                idle: seen.idle.iter().map(|(_, time)| *time).collect(),
-                room: match following.paused_until.is_some_and(|until| now < until) {
-                    true => 0,
-                    false => room,
-                },
-                is_wanted,
-            };
             let limits = self.scaling.limits(&following.bounds);
-            (following.decide(&load, &limits, now), seen)
+            following.look(&actors, around, &limits)
         };
         match change {
             Change::Stay => return,
@@ -250,7 +283,7 @@ impl Hosts {
         let (Some(starter), Some(min)) = (&self.starter, pool.least_of_pool()) else {
             return 0;
         };
-        starter.line.forget_lost(&pool.claim_name, min)
+        starter.line.forget_lost(&pool.claim_name, 0, min)
     }
 
     /// How many more there is room for, and whether others wait for what they have.
@@ -265,14 +298,14 @@ impl Hosts {
             return (fitting.count(), false);
         };
         let (line, claim) = (&starter.line, &pool.claim_name);
-        (line.room_of(claim, MANY), line.is_waited_for(claim))
+        (line.room_of(claim, 0, MANY), line.is_waited_for(claim, 0))
     }
 
     fn grow(self: &Arc<Self>, pool: &Arc<PlacedActor>, by: usize) {
         match &self.starter {
             // As many as there is still room for.
             Some(starter) => {
-                starter.line.grow(&pool.claim_name, by);
+                starter.line.grow(&pool.claim_name, 0, by);
             }
             None => pool.resize_here(|size| size + by),
         }

@@ -2,28 +2,33 @@
 //!
 //! All actors of a query are started before its tasks, or none is. When a host is lost,
 //! the actors that it had are started where there is room now, and the directory says
-//! where; tasks that miss them ask for it. They end when the query's [`StartedPools`] is
-//! dropped, and only then is what they had free for the next query.
+//! where; tasks that miss them ask for it. Those of a call that may have more follow its load
+//! (`query_scaling`). They end when the query's [`StartedPools`] is dropped, and only then is
+//! what they had free for the next query.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
 use mobula_plan::operator::map_batches::DemandingCall;
-use mobula_plan::{PlacedPool, PoolHost};
+use mobula_plan::{MobulaOptions, PlacedPool};
 use mobula_proto::pool::{ACTION_POOLS_END, ACTION_POOLS_START, EndPools, StartPool, StartPools};
-use mobula_udfs::{Capacity, UdfError};
+use mobula_udfs::{Capacity, PoolBounds, UdfError};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::Mutex as FairMutex;
-use tonic::Code;
+use tonic::{Code, Status};
 use url::Url;
 
 use super::directory::Directory;
 use super::hosting::Hosting;
-use super::line::{ActorHostNow, ClusterClaim, ClusterLine, Held};
+use super::line::{ActorHostNow, ClusterClaim, ClusterLine};
 use super::named::NamedActors;
+use super::scaling::{Following, MANY, Scaling};
+use super::started::{Started, StartedPool};
 use crate::actor_calls::as_us;
 use crate::coordinator::control::Control;
 use crate::exchange::action::act;
@@ -34,9 +39,9 @@ use crate::spawn::{OwnedTask, spawn_named};
 /// A host that does not answer for so long has not started what it should: it may have
 /// waited for workers to end, see `hosting`.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
-const END_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long after a failure actors are started anew.
-const AGAIN: Duration = Duration::from_millis(500);
+pub(super) const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long after a failure actors are started, or ended, anew.
+pub(super) const AGAIN: Duration = Duration::from_millis(500);
 
 /// This process as a host.
 #[derive(Debug, Clone)]
@@ -56,8 +61,15 @@ pub struct Starter {
     pub hosting: Arc<Hosting>,
     /// `None`: it runs no actors.
     pub own: Option<OwnHost>,
-    running: Mutex<BTreeMap<String, Arc<Running>>>,
-    endings: Mutex<Vec<OwnedTask<()>>>,
+    pub(super) running: Mutex<BTreeMap<String, Arc<Running>>>,
+    pub(super) scaling: Scaling,
+    /// Looks at the load of pools, once there has been one that follows it.
+    pub(super) looker: Mutex<Option<OwnedTask<()>>>,
+    /// How long an actor may take to be built.
+    init_timeout: Duration,
+    /// Starts of queries until now.
+    starts: AtomicU64,
+    tasks: Mutex<Vec<OwnedTask<()>>>,
 }
 
 /// Why pools could not be started.
@@ -69,33 +81,46 @@ pub enum NotStarted {
     Call(UdfError),
 }
 
+impl fmt::Display for NotStarted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotNow(reason) | Self::Never(reason) => f.write_str(reason),
+            Self::Call(error) => write!(f, "{error}"),
+        }
+    }
+}
+
 /// A query with pools.
-struct Running {
-    query_id: String,
-    calls: Vec<DemandingCall>,
+pub(super) struct Running {
+    pub(super) query_id: String,
+    pub(super) calls: Vec<DemandingCall>,
     /// Held while hosts are asked to start some.
-    started: FairMutex<Started>,
+    pub(super) started: FairMutex<Started>,
+    /// How each of its calls does that follows its load; the others have none.
+    pub(super) following: Vec<Mutex<Option<Following>>>,
+    /// Whether all that it began with has been started.
+    pub(super) has_begun: AtomicBool,
 }
 
-#[derive(Default)]
-struct Started {
-    next_part: u64,
-    /// One for each start of some actors of one call on one host.
-    pools: Vec<StartedPool>,
-}
-
-/// Actors of a call, started together.
-#[derive(Debug, Clone)]
-struct StartedPool {
-    /// The place of its call.
-    call: usize,
-    executor_id: String,
-    epoch: u64,
-    url: Url,
-    actors: usize,
-    part: u64,
-    /// Which of the call's actors they are.
-    slots: Vec<u64>,
+impl Running {
+    /// Of the `start`-th one of all queries.
+    fn new(query_id: &str, calls: Vec<DemandingCall>, start: u64) -> Self {
+        let following = calls.iter().map(|DemandingCall { demand, .. }| {
+            let bounds = PoolBounds {
+                min: demand.workers,
+                max: demand.most.unwrap_or(MANY),
+                idle_ttl: None,
+            };
+            Mutex::new(demand.follows.then(|| Following::new(bounds)))
+        });
+        Self {
+            query_id: query_id.to_owned(),
+            following: following.collect(),
+            calls,
+            started: FairMutex::new(Started::of(start)),
+            has_begun: AtomicBool::new(false),
+        }
+    }
 }
 
 /// Keeps a query's pools and what they have until dropped.
@@ -106,8 +131,17 @@ pub struct StartedPools {
 }
 
 impl Starter {
-    pub fn new(control: Arc<Control>, process: &Process, own: Option<OwnHost>) -> Arc<Self> {
+    pub fn new(
+        control: Arc<Control>,
+        process: &Process,
+        own: Option<OwnHost>,
+        options: &MobulaOptions,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            scaling: Scaling::of(options),
+            looker: Mutex::default(),
+            init_timeout: options.udf_init_timeout(),
+            starts: AtomicU64::new(0),
             line: Arc::default(),
             control,
             channels: process.channels().clone(),
@@ -115,7 +149,7 @@ impl Starter {
             hosting: Arc::clone(process.hosting()),
             own,
             running: Mutex::default(),
-            endings: Mutex::default(),
+            tasks: Mutex::default(),
         })
     }
 
@@ -152,7 +186,10 @@ impl Starter {
                     starter.line.set_hosts(starter.hosts());
                     let moved: Vec<_> = starter.line.moved().into_iter().collect();
                     if !moved.is_empty() {
-                        tokio::join!(starter.mend(&moved), named.mend(&moved));
+                        starter.mend(&moved);
+                        starter.own(spawn_named("actors-mend", async move {
+                            named.mend(&moved).await;
+                        }));
                     }
                 }
                 tokio::select! {
@@ -164,19 +201,24 @@ impl Starter {
         })
     }
 
-    /// Starts anew what queries have lost.
-    async fn mend(&self, moved: &[String]) {
+    /// Starts anew what queries have lost, each by itself: a host that does not answer holds up
+    /// nobody else.
+    fn mend(self: &Arc<Self>, moved: &[String]) {
         for query in moved {
             let running = self.running.lock().get(query).cloned();
             let Some(running) = running else { continue };
-            if let Err(error) = self.start_missing(&running).await {
-                tracing::warn!(
-                    ?error,
-                    query,
-                    "actors of a query are not there yet; it is tried again"
-                );
-                self.line.again(query);
-            }
+            let starter = Arc::clone(self);
+            self.own(spawn_named("pools-mend", async move {
+                if let Err(error) = starter.start_missing(&running).await {
+                    let query = &running.query_id;
+                    tracing::warn!(
+                        ?error,
+                        query,
+                        "actors of a query are not there yet; it is tried again"
+                    );
+                    starter.line.again(query);
+                }
+            }));
         }
     }
 
@@ -190,11 +232,8 @@ impl Starter {
         calls: Vec<DemandingCall>,
     ) -> Result<StartedPools, NotStarted> {
         let query_id = claim.query().to_owned();
-        let running = Arc::new(Running {
-            query_id: query_id.clone(),
-            calls,
-            started: FairMutex::default(),
-        });
+        let start = self.starts.fetch_add(1, Ordering::Relaxed);
+        let running = Arc::new(Running::new(&query_id, calls, start));
         self.directory.set(&query_id, vec![]);
         self.running
             .lock()
@@ -206,33 +245,33 @@ impl Starter {
             claim: Some(claim),
         };
         self.start_missing(&running).await?;
+        running.has_begun.store(true, Ordering::Release);
+        if running.calls.iter().any(|call| call.demand.follows) {
+            self.follow_load();
+        }
         Ok(pools)
     }
 
     /// Starts what a query has claimed and is not there, and forgets what is lost.
-    async fn start_missing(&self, running: &Running) -> Result<(), NotStarted> {
+    async fn start_missing(self: &Arc<Self>, running: &Arc<Running>) -> Result<(), NotStarted> {
         let mut started = running.started.lock().await;
         let seats = self.line.seats(&running.query_id);
         started.forget_lost(&seats);
         self.tell(running, &started);
-        let part = started.next_part;
-        started.next_part += 1;
-        let missing = started.missing(&seats, &running.calls, part);
-        let mut by_host: BTreeMap<&str, Vec<(&StartedPool, usize)>> = BTreeMap::new();
-        for (pool, least) in &missing {
-            let of_host = by_host.entry(&pool.executor_id).or_default();
-            of_host.push((pool, *least));
+        let missing = started.missing(&seats, &running.calls);
+        let mut by_start: BTreeMap<(&str, u64), Vec<&StartedPool>> = BTreeMap::new();
+        for pool in &missing {
+            let start = (pool.executor_id.as_str(), pool.part);
+            by_start.entry(start).or_default().push(pool);
         }
-        let asked = by_host.into_values().map(|pools| async move {
-            let outcome = self.start_on(running, &pools).await;
+        let asked = by_start.into_values().map(|pools| async move {
+            let outcome = self.start_on(running, &pools, false).await;
             outcome.map(|()| pools)
         });
         let mut outcome = Ok(());
         for answer in join_all(asked).await {
             match answer {
-                Ok(pools) => started
-                    .pools
-                    .extend(pools.into_iter().map(|(pool, _)| pool.clone())),
+                Ok(pools) => started.pools.extend(pools.into_iter().cloned()),
                 Err(error) => outcome = Err(error),
             }
         }
@@ -240,21 +279,24 @@ impl Starter {
         outcome
     }
 
-    async fn start_on(
-        &self,
-        running: &Running,
-        pools: &[(&StartedPool, usize)],
+    /// Starts `pools`, a part of those of `running` on one host; `is_built`: their actors are
+    /// ready then.
+    pub(super) async fn start_on(
+        self: &Arc<Self>,
+        running: &Arc<Running>,
+        pools: &[&StartedPool],
+        is_built: bool,
     ) -> Result<(), NotStarted> {
-        let Some((first, _)) = pools.first() else {
+        let Some(first) = pools.first().copied() else {
             return Ok(());
         };
-        let wanted = pools.iter().filter_map(|(pool, least)| {
+        let wanted = pools.iter().filter_map(|pool| {
             let call = running.calls.get(pool.call)?;
             Some(call.call.encode().map(|udf_call| StartPool {
                 call_id: call.demand.call_id,
                 udf_call,
                 actors: pool.actors as u64,
-                least: *least as u64,
+                least: pool.least as u64,
                 timeout_us: call.call.timeout.map(as_us),
                 max_errors: call.call.max_errors,
             }))
@@ -263,42 +305,49 @@ impl Starter {
             query_id: running.query_id.clone(),
             pools: wanted.collect::<Result<_, _>>().map_err(NotStarted::Call)?,
             part: first.part,
+            is_built,
         };
-        let outcome = match self.is_here(&first.executor_id) {
-            true => self.hosting.start(request).await,
-            false => {
-                let body = request.encode_to_vec();
-                act(
-                    &self.channels,
-                    &first.url,
-                    ACTION_POOLS_START,
-                    body,
-                    START_TIMEOUT,
-                )
-                .await
-                .map(drop)
-            }
+        if self.is_here(&first.executor_id) {
+            let outcome = self.hosting.start(request).await;
+            return outcome.map_err(|status| not_started(first, &status));
+        }
+        let limit = match is_built {
+            true => START_TIMEOUT + self.init_timeout_of(running, first),
+            false => START_TIMEOUT,
         };
-        outcome.map_err(|status| {
-            let text = format!("{}: {}", first.executor_id, status.message());
-            match status.code() {
-                Code::InvalidArgument | Code::FailedPrecondition | Code::Internal => {
-                    NotStarted::Never(text)
-                }
-                _ => NotStarted::NotNow(text),
+        let (channels, body) = (&self.channels, request.encode_to_vec());
+        let outcome = act(channels, &first.url, ACTION_POOLS_START, body, limit).await;
+        outcome.map(drop).map_err(|status| {
+            if !is_refusal(&status) {
+                // It may have started them, or still do so.
+                self.see_off(running, first.clone());
             }
+            not_started(first, &status)
         })
     }
 
-    fn is_here(&self, executor_id: &str) -> bool {
+    fn init_timeout_of(&self, running: &Running, pool: &StartedPool) -> Duration {
+        let call = running.calls.get(pool.call);
+        let own = call.and_then(|call| call.call.handling.init_timeout);
+        own.unwrap_or(self.init_timeout)
+    }
+
+    pub(super) fn is_here(&self, executor_id: &str) -> bool {
         let own = self.own.as_ref();
         own.is_some_and(|own| own.executor_id == executor_id)
     }
 
+    /// Whether it has not ended.
+    pub(super) fn is_running(&self, running: &Arc<Running>) -> bool {
+        let all = self.running.lock();
+        let known = all.get(&running.query_id);
+        known.is_some_and(|known| Arc::ptr_eq(known, running))
+    }
+
     /// Tells the directory where the pools of `running` are.
-    fn tell(&self, running: &Running, started: &Started) {
+    pub(super) fn tell(&self, running: &Arc<Running>, started: &Started) {
         // An ended query is not listed again.
-        if self.running.lock().contains_key(&running.query_id) {
+        if self.is_running(running) {
             self.directory
                 .set(&running.query_id, started.placed(&running.calls));
         }
@@ -319,9 +368,13 @@ impl Starter {
             }
             drop(claim);
         });
-        let mut endings = self.endings.lock();
-        endings.retain(|ending| !ending.is_finished());
-        endings.push(ending);
+        self.own(ending);
+    }
+
+    pub(super) fn own(&self, task: OwnedTask<()>) {
+        let mut tasks = self.tasks.lock();
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(task);
     }
 
     async fn end_on_hosts(&self, running: &Running) {
@@ -329,8 +382,7 @@ impl Starter {
         // Some may have been started anew here since.
         self.hosting.end(&running.query_id);
         let mut urls: Vec<_> = started
-            .pools
-            .iter()
+            .all()
             .filter(|pool| !self.is_here(&pool.executor_id))
             .map(|pool| pool.url.clone())
             .collect();
@@ -339,6 +391,8 @@ impl Starter {
         let ended = urls.iter().map(|url| async move {
             let request = EndPools {
                 query_id: running.query_id.clone(),
+                part: None,
+                retire_ms: 0,
             };
             let body = request.encode_to_vec();
             let told = act(&self.channels, url, ACTION_POOLS_END, body, END_TIMEOUT).await;
@@ -349,6 +403,25 @@ impl Starter {
         });
         join_all(ended).await;
     }
+}
+
+/// Why `pool` was not started.
+fn not_started(pool: &StartedPool, status: &Status) -> NotStarted {
+    let text = format!("{}: {}", pool.executor_id, status.message());
+    match status.code() {
+        Code::InvalidArgument | Code::FailedPrecondition | Code::Internal => {
+            NotStarted::Never(text)
+        }
+        _ => NotStarted::NotNow(text),
+    }
+}
+
+/// Whether a host has said by `status` that it has not started what it should.
+fn is_refusal(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::InvalidArgument | Code::FailedPrecondition | Code::ResourceExhausted
+    )
 }
 
 impl StartedPools {
@@ -364,100 +437,5 @@ impl StartedPools {
 impl Drop for StartedPools {
     fn drop(&mut self) {
         self.starter.end(&self.query_id, self.claim.take());
-    }
-}
-
-impl Started {
-    fn forget_lost(&mut self, seats: &[Vec<Held>]) {
-        self.pools.retain(|pool| {
-            let of_call = seats.get(pool.call);
-            of_call.is_some_and(|held| held.iter().any(|held| pool.is_of(held)))
-        });
-    }
-
-    /// What is claimed and not started, each with how many actors it begins with.
-    fn missing(
-        &self,
-        seats: &[Vec<Held>],
-        calls: &[DemandingCall],
-        part: u64,
-    ) -> Vec<(StartedPool, usize)> {
-        let mut missing: Vec<(StartedPool, usize)> = vec![];
-        for (call, held) in seats.iter().enumerate() {
-            let least = calls.get(call).map_or(0, |call| call.demand.workers);
-            let mut slots = self.free_slots(call);
-            let mut there: Vec<_> = self
-                .pools
-                .iter()
-                .filter(|p| p.call == call)
-                .cloned()
-                .collect();
-            for (at, held) in held.iter().enumerate() {
-                let has = there.iter_mut().find(|p| p.is_of(held) && p.actors > 0);
-                if let Some(has) = has {
-                    has.actors -= 1;
-                    continue;
-                }
-                let begins = usize::from(at < least);
-                let same =
-                    |(pool, _): &&mut (StartedPool, usize)| pool.call == call && pool.is_of(held);
-                let slot = slots.next().unwrap_or_default();
-                match missing.iter_mut().find(same) {
-                    Some((pool, first)) => {
-                        pool.actors += 1;
-                        pool.slots.push(slot);
-                        *first += begins;
-                    }
-                    None => missing.push((
-                        StartedPool {
-                            call,
-                            executor_id: held.executor_id.clone(),
-                            epoch: held.epoch,
-                            url: held.url.clone(),
-                            actors: 1,
-                            part,
-                            slots: vec![slot],
-                        },
-                        begins,
-                    )),
-                }
-            }
-        }
-        missing
-    }
-
-    /// The numbers of actors of a call that are not there, the smallest first: who comes
-    /// instead of another has its number.
-    fn free_slots(&self, call: usize) -> impl Iterator<Item = u64> {
-        let of_call = self.pools.iter().filter(|pool| pool.call == call);
-        let taken: BTreeSet<u64> = of_call.flat_map(|pool| pool.slots.clone()).collect();
-        (0..).filter(move |slot| !taken.contains(slot))
-    }
-
-    fn placed(&self, calls: &[DemandingCall]) -> Vec<PlacedPool> {
-        let calls = calls.iter().enumerate();
-        let placed = calls.map(|(at, call)| PlacedPool {
-            call_id: call.demand.call_id,
-            actor: String::new(),
-            hosts: self
-                .pools
-                .iter()
-                .filter(|pool| pool.call == at)
-                .map(|pool| PoolHost {
-                    executor_id: pool.executor_id.clone(),
-                    url: pool.url.to_string(),
-                    actors: pool.actors,
-                    part: pool.part,
-                    slots: pool.slots.clone(),
-                })
-                .collect(),
-        });
-        placed.collect()
-    }
-}
-
-impl StartedPool {
-    fn is_of(&self, held: &Held) -> bool {
-        (self.executor_id.as_str(), self.epoch) == (held.executor_id.as_str(), held.epoch)
     }
 }

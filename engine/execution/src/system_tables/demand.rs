@@ -1,7 +1,8 @@
 //! `system.demand`: what would start if there were room, for who can add executors.
 //!
 //! A row for each kind of resource that somebody waits for: queries in line, actors and pools
-//! whose CREATE waits, pools that would be larger, and actors that have lost their executor.
+//! whose CREATE waits, pools that would be larger, those of running queries among them, and
+//! actors that have lost their executor.
 //! What more room of that kind would let start is in `amount` and `actors`; where it is not
 //! the only one that is missing, the other kinds have rows as well.
 
@@ -82,7 +83,7 @@ fn wishes(engine: &Engine) -> Vec<Wish> {
             since,
         })
     });
-    let short = engine.actors().short().into_iter().map(|short| Wish {
+    let short = engine.short().into_iter().map(|short| Wish {
         who: short.claim,
         demand: short.demand,
         actors: short.actors,

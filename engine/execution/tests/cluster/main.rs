@@ -10,6 +10,7 @@ mod actors;
 mod native_pools;
 mod operators;
 mod pools;
+mod query_scaling;
 mod resources;
 mod scaling;
 mod tasks;

@@ -59,7 +59,7 @@ class nap:
         return str(2 * k)
 ";
 
-fn declare(cluster: &mut TestCluster, name: &str, body: &str) {
+pub fn declare(cluster: &mut TestCluster, name: &str, body: &str) {
     declare_as(cluster, name, body, ObjectKind::Class);
 }
 

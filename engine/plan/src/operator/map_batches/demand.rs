@@ -9,7 +9,7 @@ use std::sync::Arc;
 use datafusion::common::Result;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::physical_plan::ExecutionPlan;
-use mobula_udfs::{Demand, Handling, UdfCall};
+use mobula_udfs::{Demand, Handling, Language, UdfCall};
 
 use super::exec::{MapBatchesExec, map_batches_exec};
 use crate::config::MobulaOptions;
@@ -26,6 +26,8 @@ pub struct CallDemand {
     pub most: Option<usize>,
     /// See [`MapBatchesExec::call_id`].
     pub call_id: u64,
+    /// Whether it has no more than `workers` at first, and more or fewer as its load says.
+    pub follows: bool,
 }
 
 impl CallDemand {
@@ -41,16 +43,21 @@ impl MapBatchesExec {
         let Handling {
             demand,
             min_workers,
+            keyed,
             ..
         } = &self.call().handling;
         // As many as there are cores, or resources: one to start with.
         let most = self.concurrency().unwrap_or(1);
+        let workers = min_workers.map_or(most, |least| least.clamp(1, most));
+        // The lanes of a keyed call are so many, and threads start as they are needed.
+        let may_follow = keyed.is_none() && self.call().spec.language == Language::Python;
         (!demand.is_none()).then(|| CallDemand {
             function: self.call().spec.name.clone(),
             demand: demand.clone(),
-            workers: min_workers.map_or(most, |least| least.clamp(1, most)),
+            workers,
             most: self.concurrency(),
             call_id: self.call_id(),
+            follows: may_follow && self.concurrency() != Some(workers),
         })
     }
 }
