@@ -15,7 +15,7 @@
 //! Named actors and pools that outlive queries are placed and found in the same way
 //! (`named`). How many actors a named pool has follows its load: what they do (`watch`) is
 //! looked at, a pure function says what becomes of it (`autoscale`), and that is done
-//! (`scaling`).
+//! (`scaling`). One that replaces another may have to have what that has (`replace`).
 //!
 //! Pools of a query end with it: when its stream does, or when their host has lost the
 //! coordinator.
@@ -32,6 +32,7 @@ pub mod line;
 pub mod named;
 pub mod placed_actor;
 pub mod placement;
+mod replace;
 pub mod scaling;
 pub mod starter;
 mod watch;
