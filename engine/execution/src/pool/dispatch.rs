@@ -31,6 +31,7 @@ use url::Url;
 use super::directory::{Directory, from_wire};
 use super::ends::{Ends, Turn};
 use super::hosting::Hosting;
+use super::loads::Loads;
 use super::keyed::KeyedDispatch;
 use crate::actor_calls::pool::answer_to_nothing;
 use crate::exchange::action::act;
@@ -59,6 +60,8 @@ pub struct PoolLine {
     pub directory: Arc<Directory>,
     /// Where it is, for others.
     pub coordinator: OnceLock<Url>,
+    /// Blocks of its tasks on their way to named actors.
+    pub loads: Loads,
     /// Ways to actors that were opened so far.
     pub opened: AtomicUsize,
 }

@@ -29,6 +29,7 @@ pub mod hosting;
 mod keyed;
 mod lane;
 pub mod line;
+pub mod loads;
 pub mod named;
 pub mod placed_actor;
 pub mod placement;
