@@ -4,7 +4,7 @@ fast point queries stay beside batches.
     MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py slowest [--actors 1,2,4,8,16]
     MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py chaos [--seconds 60]
     MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py burst [--seconds 60]
-    MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py served [--questions 300]
+    MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py served [--questions 300] [--executors 3]
     MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py keyed [--seconds 60] [--hosts]
 
 `slowest`: two executors scan, a third one has the actors, which take 10 ms a block.
@@ -14,7 +14,7 @@ killed. The executor is started again 3 s later.
 a pause; its size and its line are printed as they go.
 `served`: one server with a warm pool of four, asked one row at a time, alone and beside a
 query whose calls take 10 ms, 500 ms, or one whose blocks would take seconds if they were not
-cut.
+cut. With `--executors` the pool is spread over so many, and so is the work.
 `keyed`: a million events of 10,000 keys, four actors that keep a count and a sum of each key,
 one of which is killed every 10 s, in turn with one of their hosts if `--hosts` is given; each
 key's order and state are held against a recomputation. Needs the packages of
@@ -94,6 +94,9 @@ import sys, adbc_driver_flightsql.dbapi as flightsql
 cursor = flightsql.connect(sys.argv[1], autocommit=True).cursor()
 cursor.execute(f"SET mobula.udf_batch_rows = {sys.argv[3]}")
 rows = f"SELECT '{sys.argv[2]}' AS text FROM generate_series(1, 1000000000)"
+if int(sys.argv[4]):
+    # By tasks on all executors.
+    rows = f"SELECT * FROM repartition(TABLE({rows}), {sys.argv[4]})"
 # In no order: blocks that are done wait for none.
 cursor.execute(f"SELECT count(model) FROM map_batches(TABLE({rows}), model, preserve_order => false)")
 cursor.fetchall()
@@ -316,14 +319,15 @@ def latencies(cursor, questions):
 
 
 @contextlib.contextmanager
-def batches(server, cursor, text, rows):
+def batches(server, cursor, text, rows, executors):
     """A query beside, whose calls keep all four actors."""
 
     def busy():
         cursor.execute("SELECT count(*) FROM system.actors WHERE state = 'busy'")
         return cursor.fetchone()[0]
 
-    client = subprocess.Popen([sys.executable, "-c", BATCHES, server.address("clients"), text, str(rows)])
+    command = [sys.executable, "-c", BATCHES, server.address("clients"), text, str(rows), str(executors)]
+    client = subprocess.Popen(command)
     try:
         limit = time.monotonic() + 20
         while busy() < 4:
@@ -338,10 +342,10 @@ def batches(server, cursor, text, rows):
             time.sleep(0.05)
 
 
-def served(questions):
+def served(questions, executors):
     """Point queries alone and beside batches, each with what they may take."""
     with tempfile.TemporaryDirectory() as root:
-        server = Server(pathlib.Path(root) / "data")
+        server = Server(pathlib.Path(root) / "data", executors)
         try:
             with server.connect() as connection, connection.cursor() as cursor:
                 cursor.execute(EMBED)
@@ -349,11 +353,11 @@ def served(questions):
                 latencies(cursor, 50)
                 idle = latencies(cursor, questions)
                 yield "idle", *idle, None
-                with batches(server, cursor, "batch 10", 16):
+                with batches(server, cursor, "batch 10", 16, executors):
                     yield "beside calls of 10 ms", *latencies(cursor, questions), 3 * idle[1]
-                with batches(server, cursor, "batch 500", 16):
+                with batches(server, cursor, "batch 500", 16, executors):
                     yield "beside calls of 500 ms", *latencies(cursor, max(40, questions // 4)), 500 + idle[1]
-                with batches(server, cursor, "row 0.1", 65536):
+                with batches(server, cursor, "row 0.1", 65536, executors):
                     yield "beside rows of 0.1 ms, in blocks", *latencies(cursor, questions // 2), None
         finally:
             server.stop()
@@ -436,6 +440,7 @@ def main():
     parser.add_argument("case", choices=["slowest", "chaos", "burst", "served", "keyed"])
     parser.add_argument("--actors", default="1,2,4,8,16", help="of the slow stage")
     parser.add_argument("--questions", type=int, default=300, help="point queries of each case of `served`")
+    parser.add_argument("--executors", type=int, default=0, help="of `served`")
     parser.add_argument("--seconds", type=int, help="of one run: 4, or 60 with kills and bursts")
     parser.add_argument("--hosts", action="store_true", help="of `keyed`: kill hosts of actors as well")
     arguments = parser.parse_args()
@@ -454,7 +459,7 @@ def main():
         print_burst(*burst(arguments.seconds or 60))
         return
     if arguments.case == "served":
-        for case, median, p95, owed in served(arguments.questions):
+        for case, median, p95, owed in served(arguments.questions, arguments.executors):
             against = f", {p95 / owed:.2f} of the {owed:.1f} ms it may take" if owed else ""
             print(f"{case}: p50 {median:.1f} ms, p95 {p95:.1f} ms{against}", flush=True)
         return

@@ -159,6 +159,43 @@ def test_the_next_block_is_in_line_before_an_actor_is_through(server):
             assert found.count(1) > 28, found
 
 
+# A client's calls of a pool, made by a task on an executor, one after the other.
+ELSEWHERE = """
+import sys, adbc_driver_flightsql.dbapi as flightsql
+cursor = flightsql.connect(sys.argv[1], autocommit=True).cursor()
+cursor.execute("SET mobula.udf_priority = 'batch'")
+while True:
+    spread = f"SELECT * FROM repartition(TABLE(SELECT '{sys.argv[2]}' AS text FROM generate_series(1, 1)), 2)"
+    cursor.execute(f"SELECT count(m) FROM map_batches(TABLE({spread}), m)")
+    assert cursor.fetchall() == [(1,)]
+"""
+
+
+def test_a_question_goes_to_a_free_actor_wherever_it_is(start):
+    server = start(executors=3)
+    with server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(MODEL)
+        cursor.execute("CREATE ACTOR POOL m FROM model WITH (min = 3, max = 3)")
+        busy = "SELECT count(*) FROM system.actors WHERE state = 'busy'"
+        idle = sorted(asked(cursor) for _ in range(20))[10]
+        address = server.address("clients")
+        clients = [subprocess.Popen([sys.executable, "-c", ELSEWHERE, address, "work 1500"]) for _ in range(2)]
+        try:
+            wait_until(lambda: value(cursor, busy) == 2)
+            took = []
+            began = time.monotonic()
+            while time.monotonic() < began + 4:
+                took.append(asked(cursor))
+            assert all(client.poll() is None for client in clients)
+            # By chance two of three would wait, for 0.75 s each.
+            slow = [s for s in took if s > 0.3 + 3 * idle]
+            assert len(took) > 40 and len(slow) <= len(took) // 20, (idle, len(took), slow)
+        finally:
+            for client in clients:
+                client.kill()
+                client.wait()
+
+
 # Notes the name of each call and what it was for, each process in a file of its own.
 SINK = """CREATE FUNCTION sink(x BIGINT) RETURNS VARCHAR LANGUAGE python AS $$
 import mobula, os, time

@@ -11,10 +11,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::actor::{ActorInfo, ActorSpec};
-use crate::call::UdfCall;
+use crate::call::{Priority, UdfCall};
 use crate::crew::Crew;
 use crate::error::UdfError;
-use crate::hosted::{Hosted, HostedPool, end, keep, kill, prepare, retire};
+use crate::hosted::{Hosted, HostedPool, end, keep, kill, prepare, retire, wait_expected};
 use crate::manager::WorkerManager;
 use crate::order::CallOrder;
 use crate::pool::UdfPool;
@@ -22,6 +22,7 @@ use crate::resources::{Capacity, Claim, Demand, Free, Share};
 use crate::roster::Want;
 use crate::spawn::{OwnedTask, spawn_named};
 use crate::spec::FunctionSpec;
+use crate::turns::Turn;
 
 /// The named actors of one process, those of pools among them.
 #[derive(Debug)]
@@ -158,6 +159,14 @@ impl ActorHost {
         }
         let order = CallOrder::try_new(call)?;
         Ok(Arc::new(HostedPool::new(Arc::clone(&found.crew), order)))
+    }
+
+    /// About how long a block of `query` would wait that comes now to the actor called
+    /// `actor`; `None`: it is not here.
+    pub fn wait_expected(&self, actor: &str, query: &str, priority: Priority) -> Option<Duration> {
+        let found = self.actors.lock().get(actor).cloned()?;
+        let turn = Turn::new(query, priority, found.spec.pool.is_some());
+        Some(wait_expected(&found.crew, &turn))
     }
 
     /// The actors, by name.

@@ -348,6 +348,13 @@ pub(crate) fn kill(crew: &Crew) {
     }
 }
 
+/// About how long a block with that `turn` waits that comes now.
+pub(crate) fn wait_expected(crew: &Crew, turn: &Turn) -> Duration {
+    let ahead = crew.line.ahead(turn);
+    let hosted = crew.hosted.as_ref();
+    hosted.map_or(Duration::ZERO, |hosted| hosted.wait_expected(ahead))
+}
+
 fn gone(hosted: &Hosted, function: &str) -> UdfError {
     UdfError::ActorGone {
         function: function.to_owned(),
@@ -407,10 +414,7 @@ impl UdfPool for HostedPool {
     }
 
     fn wait_expected(&self) -> Duration {
-        let crew = &self.call.crew;
-        let ahead = crew.line.ahead(&self.call.turn);
-        let hosted = crew.hosted.as_ref();
-        hosted.map_or(Duration::ZERO, |hosted| hosted.wait_expected(ahead))
+        wait_expected(&self.call.crew, &self.call.turn)
     }
 
     fn concurrency(&self) -> usize {

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::call::UdfCall;
+use crate::call::{Priority, UdfCall};
 
 /// Clients that are remembered when they go, in each lane.
 const REMEMBERED: usize = 64;
@@ -40,13 +40,17 @@ impl Turn {
     /// That of a block of `call`. With `shares`, queries share the workers in turns; without,
     /// they are served as they come, but for those whose session says otherwise.
     pub(crate) fn of(call: &UdfCall, shares: bool) -> Self {
-        let priority = call.priority;
+        Self::new(&call.query, call.priority, shares)
+    }
+
+    /// The same, of a call that `query` makes.
+    pub(crate) fn new(query: &str, priority: Priority, shares: bool) -> Self {
         let lane = match (shares || priority.is_said, priority.is_interactive) {
             (false, _) => Lane::AsTheyCome,
             (true, true) => Lane::Interactive,
             (true, false) => Lane::Batch,
         };
-        let client = if shares { call.query.as_str() } else { "" };
+        let client = if shares { query } else { "" };
         Self {
             lane,
             client: client.into(),

@@ -10,7 +10,7 @@ use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use mobula_udfs::{UdfError, UdfErrorClass};
 
-use crate::error::{ErrorClass, ExecutionError, RemoteError, WhileReading};
+use crate::error::{ErrorClass, ExecutionError, NotReplaced, RemoteError, WhileReading};
 
 /// Longest message kept, in bytes: it has to fit into HTTP/2 trailers.
 const MESSAGE_LIMIT: usize = 4000;
@@ -90,6 +90,12 @@ pub fn classify_any(error: &(dyn Error + 'static)) -> Classified {
     if let Some(e) = error.downcast_ref::<WhileReading>() {
         let mut found = classify(&e.source);
         found.message = one_line(&format!("{} (while reading {})", found.message, e.tables));
+        return found;
+    }
+    if let Some(e) = error.downcast_ref::<NotReplaced>() {
+        let mut found = classify(&e.source);
+        let note = NotReplaced::note(&e.actor);
+        found.message = one_line(&format!("{} ({note})", found.message));
         return found;
     }
     if let Some(e) = error.downcast_ref::<UdfError>() {

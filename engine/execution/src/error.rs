@@ -69,6 +69,24 @@ pub struct WhileReading {
     pub source: DataFusionError,
 }
 
+/// Why an actor, or pool, that was to replace another could not be built, where the other one
+/// had to end for it.
+#[derive(Debug, thiserror::Error)]
+#[error("{source} ({})", Self::note(actor))]
+pub struct NotReplaced {
+    pub actor: String,
+    pub source: DataFusionError,
+}
+
+impl NotReplaced {
+    /// What has become of `actor`.
+    pub fn note(actor: &str) -> String {
+        format!(
+            "there was no room for both, so the \"{actor}\" before it had ended first. It is being built again, without what it kept"
+        )
+    }
+}
+
 /// What this crate can fail at.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecutionError {

@@ -29,6 +29,7 @@ use crate::executor::tasks::TaskRuns;
 use crate::functions::RustFunctions;
 use crate::pool::dispatch::PoolLine;
 use crate::pool::hosting::Hosting;
+use crate::pool::loads::Loads;
 use crate::pool::placed_actor::directory_key;
 use crate::row_errors::RowErrors;
 use crate::stores::ObjectStores;
@@ -110,6 +111,7 @@ impl Process {
             patience: options.udf_init_timeout(),
             directory: Arc::default(),
             coordinator: OnceLock::new(),
+            loads: Loads::default(),
             opened: AtomicUsize::new(0),
         });
         let host = ProcessTaskHost {

@@ -163,4 +163,7 @@ pub struct BlockDone {
     /// Whether its actor can tell its state.
     #[prost(bool, tag = "9")]
     pub keeps_state: bool,
+    /// About how long a block that comes now would wait for its actor, as its host knows.
+    #[prost(uint64, tag = "10")]
+    pub wait_us: u64,
 }

@@ -12,7 +12,7 @@ pub const ACTION_POOLS_END: &str = "mobula.pools.end";
 /// answer a [`FoundPools`].
 pub const ACTION_POOLS_FIND: &str = "mobula.pools.find";
 
-/// Asks a host what pools of queries do: the body is an [`AskLoads`], the answer a
+/// Asks a host what pools of queries do: the body is an [`AskPoolLoads`], the answer a
 /// [`PoolLoads`].
 pub const ACTION_POOLS_LOADS: &str = "mobula.pools.loads";
 
@@ -20,6 +20,9 @@ pub const ACTION_POOLS_LOADS: &str = "mobula.pools.loads";
 pub const ACTION_ACTOR_START: &str = "mobula.actor.start";
 /// Ends an actor: the body is an [`EndActor`].
 pub const ACTION_ACTOR_END: &str = "mobula.actor.end";
+/// Asks a host how busy named actors of it are: the body is an [`AskLoads`], the answer a
+/// [`ToldLoads`].
+pub const ACTION_ACTORS_LOAD: &str = "mobula.actors.load";
 
 /// A named actor, or one of a named pool, to be built.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -38,6 +41,31 @@ pub struct EndActor {
     /// Set: the call at work may take so long, and others of its pool take what is in line.
     #[prost(uint64, optional, tag = "2")]
     pub retire_ms: Option<u64>,
+}
+
+/// What a block that is to be sent wants to know.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct AskLoads {
+    /// What their host calls the actors.
+    #[prost(string, repeated, tag = "1")]
+    pub members: Vec<String>,
+    /// The query that makes the call: those of an actor's line take turns.
+    #[prost(string, tag = "2")]
+    pub query_id: String,
+    /// As `ActorCall` says.
+    #[prost(bool, tag = "3")]
+    pub is_interactive: bool,
+    #[prost(bool, tag = "4")]
+    pub is_priority_said: bool,
+}
+
+/// The answer.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct ToldLoads {
+    /// About how long it would wait for each, in microseconds; the largest number: that is not
+    /// there.
+    #[prost(uint64, repeated, tag = "1")]
+    pub waits_us: Vec<u64>,
 }
 
 /// Pools of one query on one host.
@@ -94,7 +122,7 @@ pub struct EndPools {
 
 /// The queries whose pools are looked at.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-pub struct AskLoads {
+pub struct AskPoolLoads {
     #[prost(string, repeated, tag = "1")]
     pub query_ids: Vec<String>,
 }

@@ -113,7 +113,10 @@ def f(x):
     return x * 0 + int(found)";
     let pool = Case::ints("f", body).pool(&manager, 1);
     let found = one_by_one(&pool, 0..100).await;
-    let seen: i64 = found.into_iter().map(|found| found.unwrap()[0].unwrap()).sum();
+    let seen: i64 = found
+        .into_iter()
+        .map(|found| found.unwrap()[0].unwrap())
+        .sum();
     assert!(seen > 10, "{seen} of 100");
     manager.shutdown().await;
 }
@@ -144,7 +147,10 @@ async fn errors_and_ends_of_workers_are_those_of_their_blocks_where_the_next_is_
             Err(error) if x == 50 => assert_eq!(error.class(), UdfErrorClass::Lost),
             Err(error) => {
                 assert_eq!(x % 10, 3, "{error}");
-                assert!(error.to_string().contains(&format!("ValueError: {x}")), "{error}");
+                assert!(
+                    error.to_string().contains(&format!("ValueError: {x}")),
+                    "{error}"
+                );
             }
         }
     }

@@ -114,6 +114,8 @@ struct State {
     train: usize,
     stats: PoolStats,
     keeps_state: bool,
+    /// How long a block would wait for its actor, and when that was told.
+    wait: Option<(Duration, Instant)>,
 }
 
 /// How an exchange ended.
@@ -153,6 +155,14 @@ impl Link {
 
     pub fn stats(&self) -> PoolStats {
         self.state.lock().stats
+    }
+
+    /// How long a block would wait now, by what was told with the last answer.
+    pub fn wait_expected(&self) -> Duration {
+        let told = self.state.lock().wait;
+        told.map_or(Duration::ZERO, |(wait, at)| {
+            wait.saturating_sub(at.elapsed())
+        })
     }
 
     /// Whether its keyed actor can tell its state, as far as it has answered.
@@ -420,6 +430,7 @@ impl Link {
         };
         state.train = usize::try_from(done.train).unwrap_or(1);
         state.keeps_state = done.keeps_state;
+        state.wait = Some((Duration::from_micros(done.wait_us), Instant::now()));
         let stats = &mut state.stats;
         let user = Duration::from_micros(done.user_us);
         let others = user + Duration::from_micros(done.waited_us) + block.reader_time;

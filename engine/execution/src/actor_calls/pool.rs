@@ -6,6 +6,7 @@
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
@@ -187,6 +188,10 @@ impl UdfPool for RemoteActor {
 
     fn stats(&self) -> PoolStats {
         self.exchange.link.stats()
+    }
+
+    fn wait_expected(&self) -> Duration {
+        self.exchange.link.wait_expected()
     }
 
     fn keeps_state(&self) -> bool {

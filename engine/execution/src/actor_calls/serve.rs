@@ -498,6 +498,7 @@ impl Serving {
             snapshots: now.snapshots.saturating_sub(told.snapshots),
             replayed: now.replayed.saturating_sub(told.replayed),
             keeps_state: self.pool.keeps_state(),
+            wait_us: as_us(self.pool.wait_expected()),
             error: error.map(|error| {
                 let error = error.of_call(&self.call);
                 let mut classified = classify_any(&error);

@@ -28,8 +28,8 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
 use mobula_proto::cluster::TaskTicket;
 use mobula_proto::pool::{
-    ACTION_ACTOR_END, ACTION_ACTOR_START, ACTION_POOLS_END, ACTION_POOLS_LOADS, ACTION_POOLS_START,
-    AskLoads, EndActor, EndPools, PoolLoads, StartActor,
+    ACTION_ACTOR_END, ACTION_ACTOR_START, ACTION_ACTORS_LOAD, ACTION_POOLS_END, ACTION_POOLS_LOADS,
+    ACTION_POOLS_START, AskLoads, AskPoolLoads, EndActor, EndPools, PoolLoads, StartActor,
 };
 use mobula_proto::report::ACTION_REPORT;
 use prost::Message;
@@ -41,6 +41,7 @@ use crate::actor_calls::serve::ActorCalls;
 use crate::base::worker::TaskSource;
 use crate::coordinator::control::Control;
 use crate::executor::report::Reporter;
+use crate::pool::loads;
 use crate::wire_error;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send + 'static>>;
@@ -84,6 +85,10 @@ impl ClusterFlightService {
                 }
                 Ok(vec![])
             }
+            (ACTION_ACTORS_LOAD, _) => {
+                let asked: AskLoads = decoded(action)?;
+                Ok(vec![loads::answer(&self.actors.actors, &asked)])
+            }
             (ACTION_POOLS_END, _) => {
                 let request: EndPools = decoded(action)?;
                 let (hosting, query_id) = (&self.actors.hosting, &request.query_id);
@@ -95,7 +100,7 @@ impl ClusterFlightService {
                 Ok(vec![])
             }
             (ACTION_POOLS_LOADS, _) => {
-                let request: AskLoads = decoded(action)?;
+                let request: AskPoolLoads = decoded(action)?;
                 let loads = self.actors.hosting.loads(&request.query_ids);
                 Ok(vec![PoolLoads { loads }.encode_to_vec()])
             }

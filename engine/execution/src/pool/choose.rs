@@ -7,7 +7,7 @@
 //! the task is in, then to the first.
 
 /// What a block is taken to need where nobody has answered one yet.
-const UNKNOWN_US: f64 = 1000.0;
+pub(super) const UNKNOWN_US: f64 = 1000.0;
 
 /// A host as a task sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -32,6 +32,7 @@ use super::directory::{Asker, Directory, from_wire};
 use super::ends::{Ends, Turn};
 use super::hosting::Hosting;
 use super::keyed::KeyedDispatch;
+use super::loads::Loads;
 use crate::actor_calls::pool::answer_to_nothing;
 use crate::exchange::action::act;
 use crate::exchange::channels::ChannelPool;
@@ -59,6 +60,8 @@ pub struct PoolLine {
     pub directory: Arc<Directory>,
     /// Where it is, for others.
     pub coordinator: OnceLock<Url>,
+    /// Blocks of its tasks on their way to named actors.
+    pub loads: Loads,
     /// Ways to actors that were opened so far.
     pub opened: AtomicUsize,
 }

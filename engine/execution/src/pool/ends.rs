@@ -16,13 +16,16 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use url::Url;
 
-use super::choose::{EndView, choose};
+use super::choose::{EndView, UNKNOWN_US, choose};
 use super::directory::Asker;
 use super::dispatch::{Found, PoolLine};
+use super::loads::Load;
 use super::placed_actor::directory_key;
 use crate::actor_calls::link::Place;
 use crate::actor_calls::pool::{RemoteActor, Way};
 use crate::spawn::{OwnedTask, spawn_named};
+
+mod asking;
 
 /// How often the coordinator is asked where actors are that are missed.
 const ASK_EVERY: Duration = Duration::from_millis(200);
@@ -86,6 +89,10 @@ struct End {
     pool: Arc<dyn UdfPool>,
     is_local: bool,
     in_flight: usize,
+    /// Of a named actor elsewhere: blocks of all tasks of this process.
+    load: Option<Arc<Load>>,
+    /// How long a block would wait there, and when its host has told so.
+    told: Option<(Duration, Instant)>,
     mean_us: Option<f64>,
     /// What the mean was made from.
     seen: (u64, Duration),
@@ -103,12 +110,28 @@ impl End {
             mean_us: self.mean_us,
             // Of its own that is counted by the block.
             others_us: match self.in_flight {
-                0 => self.pool.wait_expected().as_micros() as f64,
+                0 => self.others_us(),
                 _ => 0.0,
             },
             is_local: self.is_local,
             is_there: self.is_there(),
         }
+    }
+
+    /// How long blocks of others keep it, as far as this process knows.
+    fn others_us(&self) -> f64 {
+        let told = self
+            .told
+            .map(|(wait, at)| wait.saturating_sub(at.elapsed()));
+        let told = told.unwrap_or_default().max(self.pool.wait_expected());
+        let mean_us = self.mean_us.unwrap_or(UNKNOWN_US);
+        told.as_micros() as f64 + self.blocks_of_others() as f64 * mean_us
+    }
+
+    /// Blocks of other tasks of this process on their way to it, if it is elsewhere.
+    fn blocks_of_others(&self) -> usize {
+        let all = self.load.as_ref().map_or(0, |load| load.blocks());
+        all.saturating_sub(self.in_flight)
     }
 
     fn is_there(&self) -> bool {
@@ -163,6 +186,7 @@ impl Drop for Turn {
         let mut state = self.ends.state.lock();
         if let Some(end) = state.ends.get_mut(self.end) {
             end.in_flight -= 1;
+            end.load.iter().for_each(|load| load.take());
             end.learn();
         }
         drop(state);
@@ -276,6 +300,11 @@ impl Ends {
             pool,
             is_local,
             in_flight: 0,
+            load: (self.is_named() && !is_local).then(|| {
+                let member = member_key(&self.named, host.part);
+                self.line.loads.of(&host.executor_id, member)
+            }),
+            told: None,
             mean_us: None,
             seen: (0, Duration::ZERO),
             lost_at: None,
@@ -311,6 +340,10 @@ impl Ends {
                 self.line.actors.open_member(&key, call)
             }
         }
+    }
+
+    fn is_named(&self) -> bool {
+        !self.named.is_empty()
     }
 
     /// What the directory calls the actors.
@@ -363,6 +396,7 @@ impl Ends {
         let deadline = tokio::time::sleep(self.line.patience);
         let mut deadline = std::pin::pin!(deadline);
         let mut waiting = None;
+        self.ask_loads().await;
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             // From here on no change is missed.
@@ -391,6 +425,7 @@ impl Ends {
         let at = (self.first + choose(&views)?) % count;
         let end = state.ends.get_mut(at)?;
         end.in_flight += 1;
+        end.load.iter().for_each(|load| load.add());
         let turn = Turn {
             ends: Arc::clone(self),
             end: at,

@@ -19,6 +19,8 @@ use url::Url;
 
 use super::placement::{Group, Room, at_once, place, take};
 
+mod instead;
+
 /// A process that runs actors.
 #[derive(Debug, Clone)]
 pub struct ActorHostNow {
@@ -296,6 +298,17 @@ fn demands(groups: &[Group]) -> Vec<Demand> {
     each.flatten().collect()
 }
 
+impl Claimed {
+    fn new(groups: Vec<Group>, seats: Vec<Vec<Held>>) -> Self {
+        Self {
+            lost: vec![0; groups.len()],
+            lost_at: Instant::now(),
+            groups,
+            seats,
+        }
+    }
+}
+
 impl State {
     /// Takes from claims what lost hosts had.
     fn drop_lost(&mut self) {
@@ -329,12 +342,7 @@ impl State {
             let Some(seats) = self.place(&groups) else {
                 return;
             };
-            let claimed = Claimed {
-                lost: vec![0; groups.len()],
-                lost_at: Instant::now(),
-                groups: waiter.groups,
-                seats,
-            };
+            let claimed = Claimed::new(waiter.groups, seats);
             self.claims.insert(waiter.query, claimed);
             // Who has gone meanwhile gives it back by dropping its claim.
             let _ = waiter.granted.send(());
@@ -517,7 +525,7 @@ mod tests {
 
     use super::*;
 
-    fn host(id: &str, epoch: u64, gpus: usize) -> ActorHostNow {
+    pub(super) fn host(id: &str, epoch: u64, gpus: usize) -> ActorHostNow {
         ActorHostNow {
             executor_id: id.to_owned(),
             url: Url::parse(&format!("http://{id}:1")).unwrap(),
@@ -530,7 +538,7 @@ mod tests {
         }
     }
 
-    fn gpus(n: usize) -> Vec<Group> {
+    pub(super) fn gpus(n: usize) -> Vec<Group> {
         vec![Group {
             demand: Demand {
                 gpus: Some(Amount::ONE),
@@ -542,15 +550,15 @@ mod tests {
         }]
     }
 
-    fn hosts_of(line: &ClusterLine, query: &str) -> Vec<String> {
+    pub(super) fn hosts_of(line: &ClusterLine, query: &str) -> Vec<String> {
         let seats = line.seats(query).into_iter().flatten();
         let mut ids: Vec<_> = seats.map(|held| held.executor_id).collect();
         ids.sort();
         ids
     }
 
-    const SOON: Duration = Duration::from_millis(50);
-    const LONG: Duration = Duration::from_secs(20);
+    pub(super) const SOON: Duration = Duration::from_millis(50);
+    pub(super) const LONG: Duration = Duration::from_secs(20);
 
     #[tokio::test]
     async fn queries_get_all_over_hosts_or_wait_in_order() {

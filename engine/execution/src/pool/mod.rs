@@ -16,7 +16,8 @@
 //! (`named`). How many actors a named pool has follows its load: what they do (`watch`) is
 //! looked at, a pure function says what becomes of it (`autoscale`), and that is done
 //! (`scaling`). So do the pools of queries whose calls may have more actors than they need
-//! (`query_scaling`).
+//! (`query_scaling`). A named actor or pool that replaces another may have to have what that has
+//! (`replace`).
 //!
 //! Pools of a query end with it: when its stream does, or when their host has lost the
 //! coordinator.
@@ -30,10 +31,12 @@ pub mod hosting;
 mod keyed;
 mod lane;
 pub mod line;
+pub mod loads;
 pub mod named;
 pub mod placed_actor;
 pub mod placement;
 pub mod query_scaling;
+mod replace;
 pub mod scaling;
 mod started;
 pub mod starter;

@@ -6,7 +6,6 @@
 //! they are. One whose host is lost is built where there is room, without what it kept.
 //! In an engine without a cluster the one host is this process.
 
-use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
@@ -19,15 +18,13 @@ use tokio::sync::oneshot;
 
 pub use super::placed_actor::PlacedActor;
 use super::placed_actor::{Hosts, directory_key, external};
+use super::replace::said;
 use super::scaling::{Scaling, Short};
 use super::starter::Starter;
 use crate::coordinator::queries::Queries;
 use crate::process::Process;
 use crate::resource_check::check;
 use crate::spawn::spawn_named;
-
-/// Between tries to build actors of a database that was opened.
-const AGAIN: Duration = Duration::from_secs(1);
 
 /// The named actors of an engine.
 pub struct NamedActors {
@@ -113,6 +110,7 @@ impl NamedActors {
         let shared = Arc::clone(&self.shared);
         self.shared.own(spawn_named("actor-build", async move {
             let filled = shared.fill(&placed, &listed, tell.closed()).await;
+            let filled = said(&placed, filled);
             drop(listed);
             // Unheard, it is dropped, and ends.
             let _ = tell.send(filled.map(|()| NamedActor::Placed(placed)));
@@ -150,6 +148,7 @@ impl NamedActors {
                 let name = placed.spec.name.clone();
                 let here = shared.actors.take(&name).map(NamedActor::Here);
                 let replaced = shared.placed.lock().insert(name, Arc::clone(&placed));
+                *placed.instead_of.lock() = None;
                 shared.tell(&placed);
                 if placed.spec.pool.is_some() {
                     shared.follow_load();
@@ -195,28 +194,7 @@ impl NamedActors {
         self.check_room(&spec.name)?;
         let placed = self.shared.new_placed(spec);
         drop(self.put(NamedActor::Placed(Arc::clone(&placed))));
-        let (shared, actor) = (Arc::downgrade(&self.shared), Arc::downgrade(&placed));
-        let retry = async move {
-            // An executor that it needs may come after an hour: that is said once.
-            let mut told = String::new();
-            while let (Some(shared), Some(placed)) = (shared.upgrade(), actor.upgrade()) {
-                let name = &placed.spec.name;
-                let sql = format!("-- \"{name}\" of the database that was opened");
-                let listed = shared.queries.list(&placed.claim_name, &sql);
-                let Err(error) = shared.fill(&placed, &listed, pending()).await else {
-                    return;
-                };
-                let text = error.to_string();
-                if text != told {
-                    let actor = name;
-                    tracing::warn!(%error, actor, "a named actor is not there; it is tried again");
-                    told = text;
-                }
-                drop((listed, shared, placed));
-                tokio::time::sleep(AGAIN).await;
-            }
-        };
-        self.shared.own(spawn_named("actor-later", retry));
+        self.shared.fill_later(&placed);
         Ok(())
     }
 

@@ -67,6 +67,9 @@ pub struct PlacedActor {
     pub(super) claim_name: String,
     /// Of a pool.
     pub(super) following: Mutex<Option<Following>>,
+    /// The one that had to end before this one could be built, until this one is put in its
+    /// place.
+    pub(super) instead_of: Mutex<Option<Arc<PlacedActor>>>,
 }
 
 /// The actors of one name.
@@ -106,6 +109,7 @@ impl Hosts {
             shared: Arc::downgrade(self),
             members: Mutex::default(),
             claim: Mutex::default(),
+            instead_of: Mutex::default(),
         })
     }
 
@@ -125,8 +129,10 @@ impl Hosts {
             let claim = starter.line.claim(&placed.claim_name, wanted, patience);
             listed.wait(Wait::Resources(asked(&calls)));
             let claim = tokio::select! {
+                biased;
                 claim = claim => claim,
                 () = unwanted => return exec_err!("nobody waits for \"{}\" any more", placed.spec.name),
+                () = self.take_over(placed) => return exec_err!("\"{}\" is not to be had", placed.spec.name),
             };
             let (claim, _) = claim.map_err(|TimedOut { holders }| {
                 external(ExecutionError::NoResources {
@@ -136,7 +142,13 @@ impl Hosts {
                 })
             })?;
             *placed.claim.lock() = Some(claim);
+        } else {
+            tokio::select! {
+                () = self.take_over_here(placed) => {}
+                () = unwanted => return exec_err!("nobody waits for \"{}\" any more", placed.spec.name),
+            }
         }
+        self.end_old_first(placed).await;
         listed.run();
         let filled = self.build_missing(placed).await;
         match filled {
@@ -415,7 +427,7 @@ impl Hosts {
 
 impl PlacedActor {
     /// How many there must be.
-    fn least(&self) -> usize {
+    pub(super) fn least(&self) -> usize {
         self.least_of_pool().unwrap_or(1)
     }
 
@@ -495,12 +507,17 @@ impl Drop for PlacedActor {
             ..
         } = std::mem::take(self.members.get_mut());
         members.extend(starting);
-        let claim = self.claim.get_mut().take();
+        let (claim, old) = (
+            self.claim.get_mut().take(),
+            self.instead_of.get_mut().take(),
+        );
         let (Some(shared), Ok(_)) = (self.shared.upgrade(), tokio::runtime::Handle::try_current())
         else {
             return;
         };
         if members.is_empty() {
+            drop(claim);
+            shared.restore(old);
             return;
         }
         let (name, owner) = (self.spec.name.clone(), Arc::clone(&shared));
@@ -508,6 +525,7 @@ impl Drop for PlacedActor {
             let ended = members.iter().map(|member| shared.end_on(member, &name));
             join_all(ended).await;
             drop(claim);
+            shared.restore(old);
         }));
     }
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
 use mobula_proto::pool::{
-    ACTION_POOLS_END, ACTION_POOLS_LOADS, AskLoads, EndPools, PoolLoad, PoolLoads,
+    ACTION_POOLS_END, ACTION_POOLS_LOADS, AskPoolLoads, EndPools, PoolLoad, PoolLoads,
 };
 use mobula_udfs::Demand;
 use prost::Message;
@@ -111,7 +111,7 @@ impl Starter {
                 if self.is_here(executor_id) {
                     return self.hosting.loads(&query_ids);
                 }
-                let body = AskLoads { query_ids }.encode_to_vec();
+                let body = AskPoolLoads { query_ids }.encode_to_vec();
                 let told = act(&self.channels, url, ACTION_POOLS_LOADS, body, ASK_TIMEOUT).await;
                 let told = told
                     .ok()

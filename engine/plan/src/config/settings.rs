@@ -258,6 +258,12 @@ pub static SETTINGS: &[Setting] = &[
         "0",
         "Bytes that operators of one process may hold before they spill; 0 means no limit",
     ),
+    process(
+        "udf_memory_percent",
+        count(0, 100),
+        "50",
+        "Percent of memory_limit up to which calls send workers more than the one block that each stream may have on its way; the rest is left to operators that cannot wait",
+    ),
     session(
         "scan_bytes_per_task",
         bytes(1, TIB),

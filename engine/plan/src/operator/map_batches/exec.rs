@@ -27,6 +27,7 @@ use datafusion::physical_plan::{
 };
 use mobula_udfs::{CallMode, Handling, Keyed, OnError, Overlap, UdfCall, Volatility};
 
+use super::block_memory::BlockMemory;
 use super::block_names::Runs;
 use super::block_queue::{BlockLimits, BlockQueue};
 use super::grouping::{ExecGrouping, GroupMarker};
@@ -254,9 +255,11 @@ impl MapBatchesExec {
             ..self.call_under(&options(context))
         });
         let aim = aim(&self.call, &options(context)).filter(|_| !self.takes_blocks());
+        let percent = options(context).udf_memory_percent();
+        let memory = BlockMemory::of(context, &self.call, percent);
         let context = Arc::clone(context);
         let pool = SharedPool::new(host, context, call, workers, open, &self.metrics);
-        let pool = pool.with_placed(placed).with_pace(aim);
+        let pool = pool.with_placed(placed).with_pace(aim).with_memory(memory);
         let pool = Arc::new(pool);
         *shared = Arc::downgrade(&pool);
         Ok(pool)

@@ -14,6 +14,7 @@ use mobula_block::size::block_bytes;
 use mobula_udfs::UdfCall;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::block_memory::Room;
 use super::exec::ExecShape;
 use super::piece::Passed;
 use super::scattered::Scattered;
@@ -60,6 +61,7 @@ pub(super) struct InFlight {
     pub(super) _task: Option<SpawnedTask<()>>,
     /// `None`: the one call that its partition may have in any case.
     pub(super) permit: Option<OwnedSemaphorePermit>,
+    pub(super) _room: Room,
 }
 
 impl InFlight {

@@ -11,7 +11,7 @@
 //! Order    kept within a partition (several blocks in flight, answered in order)
 //! Parts    as the input's; asks for no distribution
 //! Memory   per partition one block in flight, over all partitions of a task
-//!          `concurrency` more; a block has udf_batch_rows rows or udf_batch_bytes bytes; beside
+//!          `concurrency` more, as far as `memory_limit` has room (`block_memory`); a block has udf_batch_rows rows or udf_batch_bytes bytes; beside
 //!          it wait the rows that a mask keeps from the worker, four times as many rows
 //!          or the same bytes at most
 //! Cancel   dropping the stream drops the calls: their workers stop
@@ -29,6 +29,7 @@
 //! for which others wait, are cut by what they take (`pace`); `interactive` tells whose go
 //! first.
 
+mod block_memory;
 mod block_names;
 mod block_queue;
 mod call;
@@ -45,6 +46,8 @@ mod keyed_tests;
 mod limit_tests;
 #[cfg(test)]
 mod mask_tests;
+#[cfg(test)]
+mod memory_tests;
 mod node;
 mod open_blocks;
 mod pace;

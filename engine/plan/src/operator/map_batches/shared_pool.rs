@@ -14,6 +14,9 @@ use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricB
 use mobula_udfs::{PoolStats, UdfCall, UdfError, UdfPool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::block_memory::{BlockMemory, BlockSize, Room};
+use super::block_queue::Block;
+use super::exec::ExecShape;
 use super::failures::Failures;
 use super::pace::Pace;
 use crate::operator_run::{OperatorId, OperatorRun, RunMetrics};
@@ -51,6 +54,8 @@ pub(super) struct SharedPool {
     permitted: AtomicUsize,
     open: usize,
     failures: Failures,
+    /// Where blocks on their way are counted.
+    memory: Option<Arc<BlockMemory>>,
     /// How large blocks should be, where others wait for the same actor.
     pace: Option<Mutex<Pace>>,
     metrics: PoolMetrics,
@@ -91,6 +96,7 @@ impl SharedPool {
             call,
             workers,
             placed: None,
+            memory: None,
             pace: None,
             opened: Mutex::new(None),
             // One is a partition's own.
@@ -123,6 +129,12 @@ impl SharedPool {
         self
     }
 
+    /// With blocks that are counted in `memory`, if there is a limit.
+    pub fn with_memory(mut self, memory: Option<Arc<BlockMemory>>) -> Self {
+        self.memory = memory;
+        self
+    }
+
     /// With blocks that take about `aim`, if given.
     pub fn with_pace(mut self, aim: Option<Duration>) -> Self {
         self.pace = aim.map(|aim| Mutex::new(Pace::new(aim)));
@@ -151,6 +163,22 @@ impl SharedPool {
             run,
         });
         Ok(pool)
+    }
+
+    /// How large `blocks` are, as far as it matters.
+    pub fn size_of(&self, blocks: &[Block], shape: &ExecShape) -> BlockSize {
+        match &self.memory {
+            Some(_) => BlockSize::of(blocks, shape),
+            None => BlockSize::default(),
+        }
+    }
+
+    /// Room for blocks of `size`; `None`: they have to wait for others, unless they `must` go.
+    pub fn room(&self, size: BlockSize, must: bool) -> Option<Room> {
+        match &self.memory {
+            Some(memory) => memory.room(size, must),
+            None => Some(Room::default()),
+        }
     }
 
     /// How many small blocks should go together now; at least 1.

@@ -40,6 +40,7 @@ use mobula_udfs::{Answer, BlockId, UdfCall, UdfError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::coop::unconstrained;
 
+use super::block_memory::{BlockSize, Made, Room};
 use super::block_queue::{Block, BlockQueue};
 use super::exec::ExecShape;
 use super::grouping::{GroupMarker, with_starts};
@@ -88,6 +89,7 @@ pub(super) struct StreamMetrics {
     pub(super) output: OutputMetrics,
     calls: Count,
     rows_to_workers: Count,
+    blocks_held_back: Count,
     wait_input: Time,
     wait_workers: Time,
     wait_downstream: Time,
@@ -96,10 +98,12 @@ pub(super) struct StreamMetrics {
 impl StreamMetrics {
     pub fn new(metrics: &ExecutionPlanMetricsSet, partition: usize) -> Self {
         let time = |name| MetricBuilder::new(metrics).subset_time(name, partition);
+        let count = |name: &'static str| MetricBuilder::new(metrics).counter(name, partition);
         Self {
             output: OutputMetrics::new(metrics, partition),
-            calls: MetricBuilder::new(metrics).counter("calls", partition),
-            rows_to_workers: MetricBuilder::new(metrics).counter("rows_to_workers", partition),
+            calls: count("calls"),
+            rows_to_workers: count("rows_to_workers"),
+            blocks_held_back: count("blocks_held_back"),
             wait_input: time("wait_input"),
             wait_workers: time("wait_workers"),
             wait_downstream: time("wait_downstream"),
@@ -121,6 +125,8 @@ pub(super) struct MapBatchesStream {
 struct Running {
     setup: Setup,
     in_flight: VecDeque<InFlight>,
+    /// Blocks that wait for memory, while others are in flight.
+    held_back: Option<(Vec<Block>, BlockSize)>,
     /// The first failure of any call: it ends the stream at once, though older
     /// calls may still be at work for long.
     failed: mpsc::Receiver<UdfError>,
@@ -138,6 +144,7 @@ impl MapBatchesStream {
             running: Some(Running {
                 setup,
                 in_flight: VecDeque::new(),
+                held_back: None,
                 failed,
                 fail,
                 input_since: None,
@@ -276,13 +283,23 @@ impl Running {
                     None => return Ok(()),
                 },
             };
-            match self.poll_block(cx, metrics)? {
-                Poll::Ready(Some(block)) => {
-                    let blocks = self.setup.with_more(block);
-                    self.start(cx, blocks, permit, metrics)?;
-                }
-                Poll::Ready(None) | Poll::Pending => return Ok(()),
-            }
+            let held_back = self.held_back.take();
+            let is_new = held_back.is_none();
+            let (blocks, size) = match held_back {
+                Some(held_back) => held_back,
+                None => match self.poll_block(cx, metrics)? {
+                    Poll::Ready(Some(block)) => self.setup.with_more(block),
+                    Poll::Ready(None) | Poll::Pending => return Ok(()),
+                },
+            };
+            // The first one goes in any case.
+            let Some(room) = self.setup.pool.room(size, permit.is_none()) else {
+                metrics.blocks_held_back.add(usize::from(is_new));
+                // The end of one in flight has it tried again.
+                self.held_back = Some((blocks, size));
+                return Ok(());
+            };
+            self.start(cx, blocks, (permit, room), metrics)?;
         }
     }
 
@@ -321,7 +338,7 @@ impl Running {
         &mut self,
         cx: &mut Context<'_>,
         blocks: Vec<Block>,
-        permit: Option<OwnedSemaphorePermit>,
+        (permit, room): (Option<OwnedSemaphorePermit>, Room),
         metrics: &StreamMetrics,
     ) -> Result<()> {
         let _timer = metrics.output.elapsed_compute().timer();
@@ -353,9 +370,10 @@ impl Running {
         let (sender, answers) = mpsc::channel(capacity);
         let (pool, fail) = (Arc::clone(&self.setup.pool), self.fail.clone());
         let lane = self.setup.lane;
+        let made = room.made(TABLE_ANSWERS * count, &self.setup.shape);
         let mut call = Box::pin(async move {
             let end = match sent.is_empty() {
-                false => run_call(&pool, lane, sent, kept, &sender).await,
+                false => run_call(&pool, lane, sent, (kept, made), &sender).await,
                 true => Ok(()),
             };
             let end = end.map_err(|error| error.of_call(pool.call()));
@@ -384,18 +402,19 @@ impl Running {
             come: 0,
             _task: task,
             permit,
+            _room: room,
         });
         Ok(())
     }
 }
 
 /// Sends blocks to a worker and passes its answers on, but for the end; `kept`
-/// are their rows, if those that fail are listed.
+/// are their rows, if those that fail are listed; `made` counts what comes.
 async fn run_call(
     pool: &SharedPool,
     lane: Option<usize>,
     sent: Vec<RecordBatch>,
-    kept: Vec<RecordBatch>,
+    (kept, mut made): (Vec<RecordBatch>, Option<Made>),
     answers: &mpsc::Sender<Reply>,
 ) -> Result<(), UdfError> {
     let count = sent.iter().map(RecordBatch::num_rows).sum();
@@ -407,7 +426,12 @@ async fn run_call(
     while let Some(answer) = stream.next().await {
         let reply = match answer? {
             Answer::Rows(rows) if rows.num_rows() == 0 => continue,
-            Answer::Rows(rows) => Reply::Rows(rows),
+            Answer::Rows(rows) => {
+                if let Some(made) = &mut made {
+                    made.add(&rows);
+                }
+                Reply::Rows(rows)
+            }
             Answer::Failed(rows) => {
                 let dropped = rows.iter().map(|failed| failed.row).collect();
                 failed.extend(rows);
@@ -420,6 +444,7 @@ async fn run_call(
             break;
         }
     }
+    made.into_iter().for_each(Made::tell);
     pool.note_rows(count);
     pool.failures().note(count, &kept, failed).await
 }
@@ -460,8 +485,8 @@ fn external(error: UdfError) -> DataFusionError {
 }
 
 impl Setup {
-    /// `first`, and small blocks that are there and may go with it.
-    fn with_more(&mut self, first: Block) -> Vec<Block> {
+    /// `first`, and small blocks that are there and may go with it, and how large they are.
+    fn with_more(&mut self, first: Block) -> (Vec<Block>, BlockSize) {
         let most = match self.shape {
             // Each block keeps its promise by itself.
             ExecShape::Table { keeps_rows: true } => 1,
@@ -473,7 +498,8 @@ impl Setup {
         {
             blocks.push(next);
         }
-        blocks
+        let size = self.pool.size_of(&blocks, &self.shape);
+        (blocks, size)
     }
 
     /// The right to one more call in flight, if there is one.
