@@ -2,7 +2,8 @@
 //!
 //! A block that loses its worker is sent once more to another, unless its reader has
 //! had some of what came of it: who wrote the function must expect that it runs twice.
-//! An actor is built anew for that, and what it kept is gone. A
+//! An actor is built anew, and what it kept is gone; the block goes to the first that is
+//! free, if there are others. A
 //! block that ends two workers, or runs out of time, fails as if user code had
 //! raised: the query ends, or, where failed rows are let through, the block is
 //! halved down to the rows that do it, if the function is called row by row or says
@@ -27,7 +28,7 @@ use tokio::sync::oneshot;
 use crate::block_id::part_of;
 use crate::call::{CallMode, UdfCall};
 use crate::crew::{Lease, Vacancy};
-use crate::error::{ErrorBound, UdfError, UdfErrorClass, UserFailure};
+use crate::error::{Down, ErrorBound, UdfError, UdfErrorClass, UserFailure};
 use crate::exchange::{Ahead, Exchange, Interruption, Part, Parts, answer_bytes};
 use crate::failed_rows::{FailedRow, OnError, RowFailure};
 use crate::keyed::{Answered, Keeper};
@@ -211,8 +212,20 @@ impl BlockRun<'_> {
             if passed_on || !ends_worker(&error) {
                 return Err(error.into());
             }
+            if next.offset == 0 && self.goes_to_others(&error) {
+                let function = self.call.function();
+                let down = Down::Begun(Box::new(error));
+                return Err(UdfError::ActorDown { function, down }.into());
+            }
             if let Some(Place::Worker(lease)) = self.place.take() {
-                self.place = Some(Place::Vacancy(lease.into_vacancy()));
+                let vacancy = lease.into_vacancy();
+                self.place = match self.call.keeper.is_none() && self.call.crew.has_others() {
+                    true => {
+                        CallOn::replace(self.call, vacancy);
+                        None
+                    }
+                    false => Some(Place::Vacancy(vacancy)),
+                };
             }
             // Those that it had and had not begun are sent again as well.
             self.sent.clear();
@@ -229,6 +242,21 @@ impl BlockRun<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether another actor of its pool takes a block that has ended this one, of which
+    /// nobody has had anything.
+    fn goes_to_others(&self, error: &UdfError) -> bool {
+        let Some(hosted) = &self.call.crew.hosted else {
+            return false;
+        };
+        let goes = error.class() == UdfErrorClass::Lost
+            && hosted.is_one_of_many(&self.call.order.call)
+            && self.held.is_empty();
+        if goes {
+            hosted.has_ended();
+        }
+        goes
     }
 
     /// Has `next` answered, before those of `rest`, the last of which goes with it.

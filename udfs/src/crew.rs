@@ -53,6 +53,8 @@ pub(crate) struct Crew {
     pub(crate) grower: Mutex<Option<OwnedTask>>,
     /// Lets go of those that it has beyond the first ones and does not need.
     pub(crate) shrinker: Mutex<Option<OwnedTask>>,
+    /// Make others ready for those that were lost.
+    replacing: Mutex<Vec<OwnedTask>>,
 }
 
 /// A crew's workers.
@@ -107,6 +109,7 @@ impl Crew {
             dismissed: Notify::new(),
             grower: Mutex::default(),
             shrinker: Mutex::default(),
+            replacing: Mutex::default(),
         })
     }
 
@@ -124,6 +127,7 @@ impl Crew {
         };
         drop(self.grower.lock().take());
         drop(self.shrinker.lock().take());
+        self.replacing.lock().clear();
         let free = free.into_iter().map(|resting| resting.worker);
         free.for_each(|actor| self.manager.end(actor));
     }
@@ -148,6 +152,19 @@ impl Crew {
         if !self.shelf.lock().refuses {
             dismissed.await;
         }
+    }
+
+    /// Whether there are others besides one that was lost, which keep their places.
+    pub(crate) fn has_others(&self) -> bool {
+        let shelf = self.shelf.lock();
+        self.hosted.is_none() && self.keeps_workers() && shelf.at_work + shelf.free.len() > 1
+    }
+
+    /// `task` makes a worker ready, as long as the crew is there.
+    pub(crate) fn replace_by(&self, task: OwnedTask) {
+        let mut replacing = self.replacing.lock();
+        replacing.retain(|task| !task.is_finished());
+        replacing.push(task);
     }
 
     /// Whether one of its workers is at work, or being made ready.

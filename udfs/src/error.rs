@@ -77,6 +77,19 @@ pub struct RemoteFailure {
     pub traceback: Option<String>,
 }
 
+/// What an actor of a pool that is not there says to a block that others may take.
+#[derive(Debug, thiserror::Error)]
+pub enum Down {
+    /// It was begun, and the actor ended.
+    #[error("{0}")]
+    Begun(Box<UdfError>),
+    #[error("its blocks go to others")]
+    NotBegun,
+    /// It was not begun, and the actor could not be built lately.
+    #[error("{0}")]
+    Failed(String),
+}
+
 /// A call of user code that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum UdfError {
@@ -231,6 +244,8 @@ pub enum UdfError {
         "the actors of \"{function}\" are not at {place} any more: it was lost, or it has lost its coordinator. Run the query again"
     )]
     PoolGone { function: String, place: String },
+    #[error("an actor of \"{function}\" has ended and is built anew: {down}")]
+    ActorDown { function: String, down: Down },
     #[error(
         "\"{function}\" had no actors for {waited:?}, since those that it had are lost ({reason}) and no executor has room for others. Start one, or run the query again"
     )]
@@ -401,6 +416,7 @@ impl UdfError {
             | Self::ActorUnreachable { .. }
             | Self::PoolUnreachable { .. }
             | Self::PoolGone { .. }
+            | Self::ActorDown { .. }
             | Self::NoActors { .. } => UdfErrorClass::Lost,
             Self::NoFreeWorker { .. }
             | Self::NoResources { .. }

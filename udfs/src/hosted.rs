@@ -13,14 +13,16 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use crate::actor::{ActorInfo, ActorSpec, ActorState};
 use crate::block_run::{Place, run};
+use crate::call::UdfCall;
 use crate::crew::{Claim, Crew, Vacancy};
-use crate::error::UdfError;
+use crate::error::{Down, UdfError};
 use crate::exchange::Counters;
+use crate::failed_rows::OnError;
 use crate::line::Ticket;
 use crate::manager::TimeLimit;
 use crate::order::CallOrder;
@@ -59,6 +61,8 @@ pub(crate) struct Hosted {
     at_work: Mutex<Vec<OwnedTask>>,
     /// Whether others of its pool take what is sent to it.
     is_retired: AtomicBool,
+    /// Its process has ended.
+    ended: Notify,
 }
 
 #[derive(Debug)]
@@ -99,6 +103,7 @@ impl Hosted {
             mean: Mean::default(),
             at_work: Mutex::default(),
             is_retired: AtomicBool::new(false),
+            ended: Notify::new(),
         }
     }
 
@@ -151,6 +156,36 @@ impl Hosted {
                 reason: reason.clone(),
             }),
             _ => Ok(()),
+        }
+    }
+
+    /// Whether blocks of `call` go to others of its pool while it is not there. Where failed
+    /// rows are let through, who has lost a block finds those that do it.
+    pub(crate) fn is_one_of_many(&self, call: &UdfCall) -> bool {
+        self.spec.pool.is_some() && call.errors.on_error == OnError::Raise
+    }
+
+    /// Its process is gone.
+    pub(crate) fn has_ended(&self) {
+        self.life.lock().process = None;
+        self.ended.notify_waiters();
+    }
+
+    /// Ready when it is not there: what it says to who does not have to wait for it.
+    async fn down(&self) -> Down {
+        loop {
+            let mut ended = std::pin::pin!(self.ended.notified());
+            // From here on it is not missed.
+            ended.as_mut().enable();
+            {
+                let life = self.life.lock();
+                match &life.failed {
+                    _ if life.is_running() => {}
+                    Some((_, reason)) => return Down::Failed(reason.clone()),
+                    None => return Down::NotBegun,
+                }
+            }
+            ended.await;
         }
     }
 
@@ -295,6 +330,7 @@ pub(crate) async fn keep(crew: Arc<Crew>) {
                 if crew.is_closed() {
                     return;
                 }
+                hosted.has_ended();
                 tracing::warn!(actor, exit, "a named actor is built anew");
                 if since.elapsed() >= LONG_LIFE {
                     wait = Duration::ZERO;
@@ -395,7 +431,15 @@ impl UdfPool for HostedPool {
         let cut_off = gone(hosted, self.call.order.function());
         let ticket = {
             let _queued = hosted.queued();
-            crew.line.wait(&self.call.turn, false).await
+            let others_may = hosted.is_one_of_many(&self.call.order.call);
+            tokio::select! {
+                biased;
+                down = hosted.down(), if others_may => {
+                    let function = self.call.function();
+                    return Err(UdfError::ActorDown { function, down });
+                }
+                ticket = crew.line.wait(&self.call.turn, false) => ticket,
+            }
         };
         let Ticket::Permit(permit) = ticket else {
             return Err(cut_off);

@@ -75,7 +75,7 @@ pub use actor_host::{ActorHost, BuiltActor};
 pub use actor_pool::ActorPool;
 pub use block_id::BlockId;
 pub use call::{CallMode, GROUP_STARTS, Literal, Priority, UdfCall};
-pub use error::{ErrorBound, RemoteFailure, UdfError, UdfErrorClass, UserFailure};
+pub use error::{Down, ErrorBound, RemoteFailure, UdfError, UdfErrorClass, UserFailure};
 pub use failed_rows::{ErrorPolicy, FailedRow, OnError, RowFailure};
 pub use fused::{Step, Take};
 pub use handling::Handling;

@@ -239,6 +239,21 @@ impl CallOn {
         self.crew.lease(vacancy, &self.claim()).await
     }
 
+    /// Makes a worker ready in place of one that was lost; blocks go to others meanwhile.
+    pub(crate) fn replace(call: &Arc<Self>, vacancy: Vacancy) {
+        let shared = Arc::clone(call);
+        let task = spawn_named("udf-replace", async move {
+            match shared.lease(vacancy).await {
+                Ok(lease) => lease.end(),
+                Err(error) => {
+                    let function = shared.order.function();
+                    tracing::warn!(%error, function, "a lost worker is replaced when a block needs it");
+                }
+            }
+        });
+        call.crew.replace_by(task);
+    }
+
     /// Makes one more worker ready; no block waits for it meanwhile.
     pub(crate) fn grow(call: &Arc<Self>) {
         let shared = Arc::clone(call);

@@ -166,4 +166,21 @@ pub struct BlockDone {
     /// About how long a block that comes now would wait for its actor, as its host knows.
     #[prost(uint64, tag = "10")]
     pub wait_us: u64,
+    /// Where the error is that the actor has ended, and others of its pool may take the block.
+    #[prost(enumeration = "Down", tag = "11")]
+    pub down: i32,
+}
+
+/// What an actor that is not there says to a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum Down {
+    /// It is there.
+    No = 0,
+    /// The block was begun, and the actor ended.
+    Begun = 1,
+    /// It was not begun.
+    NotBegun = 2,
+    /// It was not begun, and the actor could not be built.
+    Failed = 3,
 }

@@ -324,3 +324,51 @@ async fn no_block_waits_for_a_newcomer() {
     }
     manager.shutdown().await;
 }
+
+/// A class whose fourth instance waits for `go`, and which ends once at 7.
+fn slow_to_replace(marks: &std::path::Path) -> String {
+    format!(
+        "
+import os, time
+marks = {:?}
+class f:
+    def __init__(self):
+        for number in range(3):
+            try:
+                os.close(os.open(os.path.join(marks, str(number)), os.O_CREAT | os.O_EXCL))
+                return
+            except FileExistsError:
+                pass
+        while not os.path.exists(os.path.join(marks, 'go')):
+            time.sleep(0.01)
+    def __call__(self, x):
+        time.sleep(0.03)
+        if x[0] == 7 and not os.path.exists(os.path.join(marks, 'ended')):
+            open(os.path.join(marks, 'ended'), 'w').close()
+            os._exit(3)
+        return x",
+        marks.display().to_string()
+    )
+}
+
+#[tokio::test]
+async fn a_block_whose_actor_ended_goes_to_one_that_is_there() {
+    let manager = manager();
+    let marks = tempfile::tempdir().unwrap();
+    let mut case = Case::ints("f", &slow_to_replace(marks.path())).class();
+    case.handling.min_workers = Some(3);
+    let pool = case.pool(&manager, 3);
+    let calls = (0..60).map(|x| {
+        let pool = &pool;
+        async move { values(&run(pool, ints([Some(x)])).await.unwrap()) }
+    });
+    // Before the one that takes its place is there.
+    for (x, found) in (0..).zip(join_all(calls).await) {
+        assert_eq!(found, [Some(x)]);
+    }
+    assert!(marks.path().join("ended").exists());
+    let stats = pool.stats();
+    assert_eq!((stats.workers_started, stats.retries), (4, 1));
+    std::fs::write(marks.path().join("go"), "").unwrap();
+    manager.shutdown().await;
+}

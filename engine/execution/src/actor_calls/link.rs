@@ -14,7 +14,7 @@ use arrow_flight::FlightData;
 use futures::StreamExt;
 use futures::stream;
 use mobula_block::plain::block_as;
-use mobula_proto::actor::{AnswerTag, BlockDone, BlockTag};
+use mobula_proto::actor::{AnswerTag, BlockDone, BlockTag, Down};
 use mobula_udfs::{Answer, PoolStats, RemoteFailure, UdfCall, UdfError, UdfErrorClass};
 use parking_lot::Mutex;
 use prost::Message;
@@ -446,7 +446,11 @@ impl Link {
             None => Ok(()),
             Some(wire) => {
                 let failure = remote_failure(wire_error::from_wire(wire));
-                Err(UdfError::Remote(Box::new(failure)))
+                Err(as_told(
+                    Down::try_from(done.down).unwrap_or_default(),
+                    failure,
+                    &self.call,
+                ))
             }
         });
     }
@@ -454,6 +458,18 @@ impl Link {
 
 fn bytes(message: &FlightData) -> u64 {
     (message.data_header.len() + message.data_body.len()) as u64
+}
+
+/// The error of a block, and what that says of its actor.
+fn as_told(down: Down, failure: RemoteFailure, call: &UdfCall) -> UdfError {
+    let down = match down {
+        Down::No => return UdfError::Remote(Box::new(failure)),
+        Down::Begun => mobula_udfs::Down::Begun(Box::new(UdfError::Remote(Box::new(failure)))),
+        Down::NotBegun => mobula_udfs::Down::NotBegun,
+        Down::Failed => mobula_udfs::Down::Failed(failure.message),
+    };
+    let function = call.spec.name.clone();
+    UdfError::ActorDown { function, down }
 }
 
 fn failure(error: &UdfError, place: &str) -> RemoteFailure {

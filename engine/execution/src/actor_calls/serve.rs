@@ -19,10 +19,10 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use mobula_block::BlockError;
 use mobula_block::plain::{block_as, plain_block};
-use mobula_proto::actor::{AnswerTag, BlockDone, BlockTag};
+use mobula_proto::actor::{self as wire_actor, AnswerTag, BlockDone, BlockTag};
 use mobula_proto::pool::StartActor;
 use mobula_udfs::{
-    ActorHost, ActorSpec, Answer, AnswerStream, BlockId, FailedRow, PoolStats, TRAIN_BLOCKS,
+    ActorHost, ActorSpec, Answer, AnswerStream, BlockId, Down, FailedRow, PoolStats, TRAIN_BLOCKS,
     UdfCall, UdfError, UdfPool,
 };
 use prost::Message;
@@ -499,7 +499,15 @@ impl Serving {
             replayed: now.replayed.saturating_sub(told.replayed),
             keeps_state: self.pool.keeps_state(),
             wait_us: as_us(self.pool.wait_expected()),
+            down: error.as_ref().map_or(wire_actor::Down::No, down_of).into(),
             error: error.map(|error| {
+                let error = match error {
+                    UdfError::ActorDown {
+                        down: Down::Begun(cause),
+                        ..
+                    } => *cause,
+                    error => error,
+                };
                 let error = error.of_call(&self.call);
                 let mut classified = classify_any(&error);
                 // It has ended two workers: another host would lose some, too.
@@ -528,6 +536,17 @@ impl Serving {
                 data: FlightData::new(),
             }),
         }
+    }
+}
+
+fn down_of(error: &UdfError) -> wire_actor::Down {
+    match error {
+        UdfError::ActorDown { down, .. } => match down {
+            Down::Begun(_) => wire_actor::Down::Begun,
+            Down::NotBegun => wire_actor::Down::NotBegun,
+            Down::Failed(_) => wire_actor::Down::Failed,
+        },
+        _ => wire_actor::Down::No,
     }
 }
 

@@ -3,7 +3,8 @@
 //! Each block goes to the host that `choose` says, and is kept until it is answered. When
 //! its host is lost before anything came of it, it goes to another one at once, ahead of
 //! new ones: user code may run twice for it, and its rows come out once. A block that has
-//! lost [`SENDS_MAX`] hosts is not given to one more. A task that misses actors asks the
+//! lost [`SENDS_MAX`] hosts is not given to one more, and one that has ended two actors fails.
+//! A member of a named pool that is being built anew takes no blocks meanwhile. A task that misses actors asks the
 //! coordinator where they are now; where there are none left it waits for that, up to
 //! `udf_init_timeout`. The actors of a pool that follows its load may become more or fewer
 //! meanwhile: a task that has given each of them something to do asks, too.
@@ -23,7 +24,7 @@ use futures::stream::{self, StreamExt};
 use mobula_plan::PlacedPool;
 use mobula_proto::pool::{ACTION_POOLS_FIND, FindPools, FoundPools};
 use mobula_udfs::{
-    ActorHost, Answer, AnswerStream, PoolStats, UdfCall, UdfError, UdfErrorClass, UdfPool,
+    ActorHost, Answer, AnswerStream, Down, PoolStats, UdfCall, UdfError, UdfErrorClass, UdfPool,
 };
 use prost::Message;
 use url::Url;
@@ -40,6 +41,8 @@ use crate::exchange::traffic::Traffic;
 
 /// How often a block is given to a host at most.
 pub(super) const SENDS_MAX: u32 = 3;
+/// A block that has ended so many actors of a pool is to blame.
+const ENDED_MAX: u32 = 2;
 /// The coordinator is asked for so long where actors are.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -147,6 +150,8 @@ struct Sending {
     /// Whether the reader has had any of what came of it.
     passed_on: bool,
     sends: u32,
+    /// Actors of a pool that it has ended.
+    ended: u32,
 }
 
 /// Gives `blocks` to an end, and to another one if that is lost.
@@ -161,6 +166,9 @@ async fn send(
         match turn.pool.call_each(blocks.to_vec()).await {
             Ok(answers) => return Ok((turn, answers, sends)),
             Err(error) if is_loss(&error) => {
+                if let Some(error) = ends.failed(&error) {
+                    return Err(error);
+                }
                 // Who refuses it has not lost it.
                 sends -= u32::from(turn.lost(&error));
                 if sends >= SENDS_MAX {
@@ -184,9 +192,26 @@ async fn next(sending: Option<Sending>) -> Option<(Result<Answer, UdfError>, Opt
             None => return None,
             Some(Err(error)) => error,
         };
+        if let Some(error) = sending.ends.failed(&error) {
+            return Some((Err(error), None));
+        }
         if is_loss(&error) {
             sending.sends -= u32::from(sending.turn.lost(&error));
         }
+        let error = match error {
+            UdfError::ActorDown {
+                down: Down::Begun(cause),
+                function,
+            } => {
+                sending.ended += 1;
+                if sending.ended == ENDED_MAX {
+                    return Some((Err(*cause), None));
+                }
+                let down = Down::Begun(cause);
+                UdfError::ActorDown { function, down }
+            }
+            error => error,
+        };
         if !is_loss(&error) || sending.passed_on || sending.sends >= SENDS_MAX {
             return Some((Err(error), None));
         }
@@ -195,6 +220,7 @@ async fn next(sending: Option<Sending>) -> Option<(Result<Answer, UdfError>, Opt
             blocks,
             turn,
             sends,
+            ended,
             ..
         } = sending;
         ends.count_resent();
@@ -210,6 +236,7 @@ async fn next(sending: Option<Sending>) -> Option<(Result<Answer, UdfError>, Opt
             answers,
             passed_on: false,
             sends,
+            ended,
         };
     }
 }
@@ -232,6 +259,7 @@ impl UdfPool for DispatchPool {
             answers,
             passed_on: false,
             sends,
+            ended: 0,
         };
         Ok(stream::unfold(Some(sending), next).boxed())
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use mobula_plan::{PlacedPool, PoolHost};
 use mobula_proto::pool::PoolRef;
-use mobula_udfs::{PoolStats, UdfCall, UdfError, UdfPool, member_key};
+use mobula_udfs::{Down, PoolStats, UdfCall, UdfError, UdfPool, member_key};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use url::Url;
@@ -34,6 +34,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A host that is still named so long after its loss has lost only the way to it: the
 /// coordinator has missed no heartbeat of it.
 const TRUST_AFTER: Duration = Duration::from_secs(10);
+/// A member that is built anew is asked again after so long.
+const DOWN_FOR: Duration = Duration::from_millis(300);
 /// Blocks of a task on their way to each actor, and to one that works on many at a time.
 const BLOCKS_PER_ACTOR: usize = 2;
 const BLOCKS_PER_ASYNC_ACTOR: usize = 16;
@@ -97,6 +99,8 @@ struct End {
     /// What the mean was made from.
     seen: (u64, Duration),
     lost_at: Option<Instant>,
+    /// Whether its host is there, and builds its actor anew.
+    is_down: bool,
     /// The coordinator does not name it any more.
     is_leaving: bool,
 }
@@ -149,6 +153,14 @@ impl End {
 
     fn is_of(&self, host: &PoolHost) -> bool {
         (&self.host.executor_id, self.host.part) == (&host.executor_id, host.part)
+    }
+
+    /// What its actor is built anew for long enough gets blocks again, if `host` names it.
+    fn try_again(&mut self, host: &PoolHost) {
+        let down_for = self.lost_at.filter(|_| self.is_down).map(|at| at.elapsed());
+        if self.is_of(host) && down_for.is_some_and(|time| time >= DOWN_FOR) {
+            (self.lost_at, self.is_down) = (None, false);
+        }
     }
 
     /// Takes what its actors have done meanwhile into account.
@@ -253,10 +265,14 @@ impl Ends {
     fn add(&self, hosts: &[PoolHost]) {
         for host in hosts {
             let of_host = |end: &&End| end.is_of(host);
-            let is_known = self.state.lock().ends.iter().filter(of_host).any(|end| {
-                let lost_for = end.lost_at.map(|at| at.elapsed());
-                lost_for.is_none_or(|time| time < TRUST_AFTER)
-            });
+            let is_known = {
+                let mut state = self.state.lock();
+                state.ends.iter_mut().for_each(|end| end.try_again(host));
+                state.ends.iter().filter(of_host).any(|end| {
+                    let lost_for = end.lost_at.map(|at| at.elapsed());
+                    lost_for.is_none_or(|time| end.is_down || time < TRUST_AFTER)
+                })
+            };
             if is_known {
                 continue;
             }
@@ -308,6 +324,7 @@ impl Ends {
             mean_us: None,
             seen: (0, Duration::ZERO),
             lost_at: None,
+            is_down: false,
             is_leaving: false,
         })
     }
@@ -369,7 +386,7 @@ impl Ends {
         };
         let gone = self.gone(&end.host);
         let has_refused = match error {
-            UdfError::PoolGone { .. } => true,
+            UdfError::PoolGone { .. } | UdfError::ActorDown { .. } => true,
             UdfError::Remote(told) => told.message == gone.to_string(),
             _ => false,
         };
@@ -377,8 +394,9 @@ impl Ends {
             return has_refused;
         }
         end.lost_at = Some(Instant::now());
+        end.is_down = matches!(error, UdfError::ActorDown { .. });
         let (executor, function) = (&end.host.executor_id, &self.call.spec.name);
-        match has_refused && self.follows {
+        match has_refused && (self.follows || end.is_down) {
             true => tracing::debug!(
                 executor,
                 function,
@@ -389,6 +407,31 @@ impl Ends {
             }
         }
         has_refused
+    }
+
+    /// What a block fails with that no actor takes, since none can be built.
+    pub(super) fn failed(&self, error: &UdfError) -> Option<UdfError> {
+        let UdfError::ActorDown {
+            function,
+            down: Down::Failed(reason),
+        } = error
+        else {
+            return None;
+        };
+        let others = |end: &End| end.is_there() && end.host.actors > 0;
+        let has_others = self
+            .state
+            .lock()
+            .ends
+            .iter()
+            .filter(|end| others(end))
+            .count()
+            > 1;
+        (!has_others).then(|| UdfError::ActorFailed {
+            function: function.clone(),
+            actor: self.named.clone(),
+            reason: reason.clone(),
+        })
     }
 
     /// Waits for an end with room.
