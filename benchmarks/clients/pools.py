@@ -3,7 +3,7 @@ fast point queries stay beside batches.
 
     MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py slowest [--actors 1,2,4,8,16]
     MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py chaos [--seconds 60]
-    MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py burst [--seconds 60]
+    MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py burst [--seconds 60] [--of-queries]
     MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py served [--questions 300] [--executors 3]
     MOBULA_BIN=target/release/mobula python benchmarks/clients/pools.py keyed [--seconds 60] [--hosts]
 
@@ -11,7 +11,8 @@ fast point queries stay beside batches.
 `chaos`: four actors on two executors; every 5 s one of them, or one of their executors, is
 killed. The executor is started again 3 s later.
 `burst`: a named pool of 1 to 8 actors gets a job of so many seconds for one actor, three times with
-a pause; its size and its line are printed as they go.
+a pause; its size and its line are printed as they go. With `--of-queries` each job is a query with a
+pool of its own, whose first actor it starts.
 `served`: one server with a warm pool of four, asked one row at a time, alone and beside a
 query whose calls take 10 ms, 500 ms, or one whose blocks would take seconds if they were not
 cut. With `--executors` the pool is spread over so many, and so is the work.
@@ -258,11 +259,11 @@ def chaos(seconds, disturbed):
 
 
 def sizes(own, over, began, log):
-    """Writes down what the pool has, until `over`."""
+    """Writes down what the one pool has, until `over`."""
     with own.server.connect() as connection, connection.cursor() as cursor:
         while not over.wait(0.1):
-            cursor.execute("SELECT actors, starting, queue FROM system.actor_pools WHERE name = 'p'")
-            log.append((time.monotonic() - began, *cursor.fetchone()))
+            cursor.execute("SELECT actors, starting, queue FROM system.actor_pools")
+            log.append((time.monotonic() - began, *(cursor.fetchone() or (0, 0, 0))))
 
 
 def turns(log):
@@ -271,20 +272,23 @@ def turns(log):
     return sum(a * b < 0 for a, b in zip(steps, steps[1:]))
 
 
-def burst(seconds):
+def burst(seconds, of_queries):
     """What the pool had, by seconds, and when the jobs came and were done."""
+    call = "steady, concurrency => '1..8', num_cpus => 1" if of_queries else "p"
+    job = f"SELECT x, {call.split(',')[0]} AS steady FROM map_batches(TABLE(SELECT x FROM t), {call}, preserve_order => false)"
     with cluster() as own, own.cursor() as cursor:
         own.start("host", "--cpus", "8", "--roles", "actors")
         own.function(cursor, 0.05)
         rows = own.table(cursor, "t", 20 * seconds)
-        cursor.execute("CREATE ACTOR POOL p FROM steady WITH (min = 1, max = 8, num_cpus = 1, idle_ttl = '3s')")
+        if not of_queries:
+            cursor.execute("CREATE ACTOR POOL p FROM steady WITH (min = 1, max = 8, num_cpus = 1, idle_ttl = '3s')")
         over, log, jobs, began = threading.Event(), [], [], time.monotonic()
         looking = threading.Thread(target=sizes, args=(own, over, began, log))
         looking.start()
         try:
             for _ in range(3):
                 came = time.monotonic() - began
-                run(cursor, "SELECT x, p AS steady FROM map_batches(TABLE(SELECT x FROM t), p, preserve_order => false)", rows)
+                run(cursor, job, rows)
                 jobs.append((came, time.monotonic() - began))
                 time.sleep(8)
         finally:
@@ -302,9 +306,10 @@ def print_burst(log, jobs):
         of_job = [(at - came, size) for at, size, *_ in log if came <= at <= done]
         most = max(size for _, size in of_job)
         first, whole = (next(at for at, size in of_job if size >= wanted) for wanted in (2, most))
-        small = next(at for at, size, *_ in log if at > done and size == 1) - done
+        small = next(at for at, size, *_ in log if at > done and size <= 1) - done
         print(f"job of {done - came:.1f} s: 2 actors after {first:.1f} s, {most} after {whole:.1f} s, 1 again {small:.1f} s after it")
-    print(f"turned round {turns(log)} times in {len(jobs)} jobs, of at least {2 * len(jobs) - 1}")
+    turned = sum(turns([look for look in log if came <= look[0] <= done]) for came, done in jobs)
+    print(f"turned round {turned} times in {len(jobs)} jobs")
 
 
 def latencies(cursor, questions):
@@ -441,6 +446,7 @@ def main():
     parser.add_argument("--actors", default="1,2,4,8,16", help="of the slow stage")
     parser.add_argument("--questions", type=int, default=300, help="point queries of each case of `served`")
     parser.add_argument("--executors", type=int, default=0, help="of `served`")
+    parser.add_argument("--of-queries", action="store_true", help="of `burst`: each job has a pool of its own")
     parser.add_argument("--seconds", type=int, help="of one run: 4, or 60 with kills and bursts")
     parser.add_argument("--hosts", action="store_true", help="of `keyed`: kill hosts of actors as well")
     arguments = parser.parse_args()
@@ -456,7 +462,7 @@ def main():
             print(f"{actors} actors: {rate:.0f} blocks/s, {share:.2f} of linear, busy {busy:.3f}", flush=True)
         return
     if arguments.case == "burst":
-        print_burst(*burst(arguments.seconds or 60))
+        print_burst(*burst(arguments.seconds or 60, arguments.of_queries))
         return
     if arguments.case == "served":
         for case, median, p95, owed in served(arguments.questions, arguments.executors):
