@@ -118,7 +118,9 @@ impl End {
 
     /// How long blocks of others keep it, as far as this process knows.
     fn others_us(&self) -> f64 {
-        let told = self.told.map(|(wait, at)| wait.saturating_sub(at.elapsed()));
+        let told = self
+            .told
+            .map(|(wait, at)| wait.saturating_sub(at.elapsed()));
         let told = told.unwrap_or_default().max(self.pool.wait_expected());
         let mean_us = self.mean_us.unwrap_or(UNKNOWN_US);
         told.as_micros() as f64 + self.blocks_of_others() as f64 * mean_us

@@ -505,7 +505,10 @@ impl Drop for PlacedActor {
             ..
         } = std::mem::take(self.members.get_mut());
         members.extend(starting);
-        let (claim, old) = (self.claim.get_mut().take(), self.instead_of.get_mut().take());
+        let (claim, old) = (
+            self.claim.get_mut().take(),
+            self.instead_of.get_mut().take(),
+        );
         let (Some(shared), Ok(_)) = (self.shared.upgrade(), tokio::runtime::Handle::try_current())
         else {
             return;

@@ -33,8 +33,9 @@ impl Ends {
         if !self.is_named() || !self.call.priority.is_interactive {
             return;
         }
-        let hosts = self.state.lock().to_be_asked(&self.named);
-        let mut answers: FuturesUnordered<_> = hosts.iter().map(|host| self.ask_host(host)).collect();
+        let hosts = self.state.lock().whom_to_ask(&self.named);
+        let mut answers: FuturesUnordered<_> =
+            hosts.iter().map(|host| self.ask_host(host)).collect();
         while let Some((host, told)) = answers.next().await {
             let is_free = self.state.lock().hear_loads(host, told.as_deref());
             if is_free {
@@ -53,14 +54,16 @@ impl Ends {
         };
         let (channels, body) = (&self.line.channels, request.encode_to_vec());
         let told = act(channels, &host.url, ACTION_ACTORS_LOAD, body, LIMIT).await;
-        let told = told.ok().and_then(|body| ToldLoads::decode(body.as_slice()).ok());
+        let told = told
+            .ok()
+            .and_then(|body| ToldLoads::decode(body.as_slice()).ok());
         (host, told.map(|told| told.waits_us))
     }
 }
 
 impl State {
     /// The hosts to be asked; none where there is nothing to choose, or one here is free.
-    fn to_be_asked(&mut self, named: &str) -> Vec<Asked> {
+    fn whom_to_ask(&mut self, named: &str) -> Vec<Asked> {
         let usable = |end: &&End| end.is_there() && end.in_flight < end.credits;
         let is_free = |end: &End| end.in_flight == 0 && end.pool.wait_expected().is_zero();
         let mut here = self.ends.iter().filter(|end| end.is_local).filter(usable);
