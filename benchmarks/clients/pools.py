@@ -102,6 +102,16 @@ if int(sys.argv[4]):
 cursor.execute(f"SELECT count(model) FROM map_batches(TABLE({rows}), model, preserve_order => false)")
 cursor.fetchall()
 """
+# One call after the other, each by a task on an executor.
+CALLS = """
+import sys, adbc_driver_flightsql.dbapi as flightsql
+cursor = flightsql.connect(sys.argv[1], autocommit=True).cursor()
+cursor.execute("SET mobula.udf_priority = 'batch'")
+spread = f"SELECT * FROM repartition(TABLE(SELECT '{sys.argv[2]}' AS text FROM generate_series(1, 1)), 2)"
+while True:
+    cursor.execute(f"SELECT count(model) FROM map_batches(TABLE({spread}), model)")
+    assert cursor.fetchall() == [(1,)]
+"""
 
 
 class Cluster:
@@ -324,6 +334,21 @@ def latencies(cursor, questions):
 
 
 @contextlib.contextmanager
+def calls(server, text, clients):
+    """So many actors at work most of the time, for tasks on executors."""
+    command = [sys.executable, "-c", CALLS, server.address("clients"), text]
+    clients = [subprocess.Popen(command) for _ in range(clients)]
+    try:
+        time.sleep(2)
+        yield
+        assert all(client.poll() is None for client in clients), "the calls have ended"
+    finally:
+        for client in clients:
+            client.kill()
+            client.wait()
+
+
+@contextlib.contextmanager
 def batches(server, cursor, text, rows, executors):
     """A query beside, whose calls keep all four actors."""
 
@@ -358,6 +383,9 @@ def served(questions, executors):
                 latencies(cursor, 50)
                 idle = latencies(cursor, questions)
                 yield "idle", *idle, None
+                if executors:
+                    with calls(server, "batch 500", 2):
+                        yield "beside two actors at work for others", *latencies(cursor, questions), 3 * idle[1]
                 with batches(server, cursor, "batch 10", 16, executors):
                     yield "beside calls of 10 ms", *latencies(cursor, questions), 3 * idle[1]
                 with batches(server, cursor, "batch 500", 16, executors):

@@ -73,6 +73,9 @@ pub struct Dispatch {
     /// Have the actor live on an executor that blocks reach by Arrow Flight over loopback
     #[arg(long)]
     pub over_flight: bool,
+    /// Bytes of memory that operators, and blocks on their way, may hold; 0: no limit
+    #[arg(long, default_value = "0")]
+    pub memory_limit: String,
 }
 
 /// Which queries, over which data.

@@ -52,7 +52,7 @@ impl NativeInstance for Identity {
 pub async fn measure(arguments: &Dispatch) -> Result<(), BenchmarkError> {
     let blocks = arguments.blocks;
     let calls = Arc::new(AtomicU64::new(0));
-    let home = Home::open(&calls, arguments.over_flight).await?;
+    let home = Home::open(&calls, arguments).await?;
     let session = &home.session;
     let (place, asks) = match arguments.over_flight {
         true => ("over Flight", ", num_gpus => 1"),
@@ -101,13 +101,17 @@ struct Home {
 }
 
 impl Home {
-    async fn open(calls: &Arc<AtomicU64>, over_flight: bool) -> Result<Self, BenchmarkError> {
+    async fn open(calls: &Arc<AtomicU64>, arguments: &Dispatch) -> Result<Self, BenchmarkError> {
         let functions = identity(calls)?;
         let settings = EngineSettings {
-            options: options(&[("udf_batch_rows", "1"), ("gpus", "0")])?,
+            options: options(&[
+                ("udf_batch_rows", "1"),
+                ("gpus", "0"),
+                ("memory_limit", &arguments.memory_limit),
+            ])?,
             python: python(),
         };
-        if !over_flight {
+        if !arguments.over_flight {
             let engine = Engine::embedded_with(settings, functions).map_err(ServerError::from)?;
             return Ok(Self {
                 session: Database::open(engine, None).await?.new_session()?,

@@ -33,7 +33,7 @@ impl Ends {
         if !self.is_named() || !self.call.priority.is_interactive {
             return;
         }
-        let hosts = self.state.lock().to_be_asked(&self.named);
+        let hosts = self.state.lock().whom_to_ask(&self.named);
         let mut answers: FuturesUnordered<_> =
             hosts.iter().map(|host| self.ask_host(host)).collect();
         while let Some((host, told)) = answers.next().await {
@@ -63,7 +63,7 @@ impl Ends {
 
 impl State {
     /// The hosts to be asked; none where there is nothing to choose, or one here is free.
-    fn to_be_asked(&mut self, named: &str) -> Vec<Asked> {
+    fn whom_to_ask(&mut self, named: &str) -> Vec<Asked> {
         let usable = |end: &&End| end.is_there() && end.in_flight < end.credits;
         let is_free = |end: &End| end.in_flight == 0 && end.pool.wait_expected().is_zero();
         let mut here = self.ends.iter().filter(|end| end.is_local).filter(usable);

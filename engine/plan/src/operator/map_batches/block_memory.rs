@@ -10,9 +10,9 @@
 //!
 //! Operators that cannot wait, as joins and sorts, fail where memory is short, so blocks
 //! leave them a part of it: they take none when the pool is fuller than
-//! `udf_memory_percent`. Bytes are those of the rows of a block (`block_bytes`), so that
-//! those cut from one batch count it once together, though each keeps all of it alive.
-//! Taken from the pool in steps, since its lock is everybody's. Used by `stream`.
+//! `udf_memory_percent`. Bytes are a block's share of those of its rows (`block_bytes`), so
+//! that blocks cut from one batch count it once together, though each keeps all of it alive.
+//! They are taken from the pool in steps, since its lock is everybody's. Used by `stream`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -61,15 +61,14 @@ pub(super) struct BlockSize {
 impl BlockSize {
     /// That of `blocks`, of a call that meets its input in `shape`.
     pub(super) fn of(blocks: &[Block], shape: &ExecShape) -> Self {
-        let pieces = || blocks.iter().flat_map(|block| &block.pieces);
         let beside = match shape {
             ExecShape::Column { .. } | ExecShape::Filter { .. } => {
-                pieces().map(|piece| block_bytes(piece.passed.rows())).sum()
+                blocks.iter().map(|block| block.bytes_beside).sum()
             }
             // Nothing waits: all of it is sent.
             ExecShape::Table { .. } => 0,
         };
-        let sent = pieces().map(|piece| block_bytes(&piece.sent)).sum();
+        let sent = blocks.iter().map(|block| block.bytes).sum();
         Self { beside, sent }
     }
 }

@@ -53,6 +53,10 @@ pub(super) struct Block {
     pub pieces: VecDeque<Piece>,
     /// Rows to send.
     pub rows: usize,
+    /// About as many bytes are sent.
+    pub bytes: usize,
+    /// Of its rows as they came, if that is counted.
+    pub bytes_beside: usize,
 }
 
 /// Rows that wait to become a block.
@@ -63,6 +67,8 @@ pub(super) struct BlockQueue {
     /// To send.
     rows: usize,
     bytes: usize,
+    /// Of all rows as they came; `None`: not counted.
+    bytes_beside: Option<usize>,
     /// Under a mask.
     passed_rows: usize,
     passed_bytes: usize,
@@ -81,12 +87,19 @@ impl BlockQueue {
             pieces: VecDeque::new(),
             rows: 0,
             bytes: 0,
+            bytes_beside: None,
             passed_rows: 0,
             passed_bytes: 0,
             finished: false,
             ends: None,
             cut: usize::MAX,
         }
+    }
+
+    /// The same, which counts bytes of rows that wait beside their block, if it `counts`.
+    pub fn counting(mut self, counts: bool) -> Self {
+        self.bytes_beside = counts.then_some(0);
+        self
     }
 
     /// From now on a block has no more than `rows` to send, but for whole batches.
@@ -145,6 +158,9 @@ impl BlockQueue {
         if piece.passed.is_masked() {
             self.passed_rows += passed.num_rows();
             self.passed_bytes += block_bytes(passed);
+        }
+        if let Some(beside) = &mut self.bytes_beside {
+            *beside += block_bytes(passed);
         }
         self.rows += piece.asked();
         self.bytes += block_bytes(&piece.sent);
@@ -214,7 +230,10 @@ impl BlockQueue {
         let block = Block {
             pieces: std::mem::take(&mut self.pieces),
             rows: self.rows,
+            bytes: self.bytes,
+            bytes_beside: self.bytes_beside.unwrap_or(0),
         };
+        self.bytes_beside = self.bytes_beside.map(|_| 0);
         (self.rows, self.bytes) = (0, 0);
         (self.passed_rows, self.passed_bytes) = (0, 0);
         block
@@ -224,6 +243,8 @@ impl BlockQueue {
         let mut block = Block {
             pieces: VecDeque::new(),
             rows: 0,
+            bytes: 0,
+            bytes_beside: 0,
         };
         while block.rows < rows {
             let Some(piece) = self.pieces.pop_front() else {
@@ -245,7 +266,12 @@ impl BlockQueue {
             block.pieces.push_back(piece);
         }
         // Bytes are an average anyway: take the block's share.
-        self.bytes -= (self.bytes as u128 * block.rows as u128 / self.rows.max(1) as u128) as usize;
+        let (taken, all) = (block.rows as u128, self.rows.max(1) as u128);
+        let share = |bytes: usize| (bytes as u128 * taken / all) as usize;
+        block.bytes = share(self.bytes);
+        block.bytes_beside = share(self.bytes_beside.unwrap_or(0));
+        self.bytes -= block.bytes;
+        self.bytes_beside = self.bytes_beside.map(|all| all - block.bytes_beside);
         self.rows -= block.rows;
         let left = self.pieces.iter().filter(|p| p.passed.is_masked());
         self.passed_bytes = left.map(|p| block_bytes(p.passed.rows())).sum();

@@ -600,7 +600,7 @@ impl ExecutionPlan for MapBatchesExec {
             own_extra: pool.own_extra(),
             keeps_order: self.keeps_order() || self.keeps_order_for_nothing(),
             keep_bytes: options(&context).udf_max_frame_bytes(),
-            queue: BlockQueue::new(self.limits(&context)),
+            queue: BlockQueue::new(self.limits(&context)).counting(pool.counts_memory()),
             groups: self.groups(&context),
             takes_blocks: self.takes_blocks(),
             input: self.input.execute(partition, context)?,

@@ -165,6 +165,11 @@ impl SharedPool {
         Ok(pool)
     }
 
+    /// Whether blocks on their way are counted.
+    pub fn counts_memory(&self) -> bool {
+        self.memory.is_some()
+    }
+
     /// How large `blocks` are, as far as it matters.
     pub fn size_of(&self, blocks: &[Block], shape: &ExecShape) -> BlockSize {
         match &self.memory {
