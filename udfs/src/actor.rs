@@ -153,6 +153,8 @@ pub enum ActorState {
     Restarting,
     /// It could not be built; that is tried again.
     Failed,
+    /// No call finds it any more: it ends when it is through with what it is at.
+    Retiring,
 }
 
 impl fmt::Display for ActorState {
@@ -163,6 +165,7 @@ impl fmt::Display for ActorState {
             Self::Busy => "busy",
             Self::Restarting => "restarting",
             Self::Failed => "failed",
+            Self::Retiring => "retiring",
         })
     }
 }

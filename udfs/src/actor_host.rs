@@ -4,13 +4,14 @@
 //! name never stands for an actor that could not be built; after a restart the actors
 //! are there at once and built in the background.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::actor::{ActorInfo, ActorSpec};
+use crate::actor::{ActorInfo, ActorSpec, ActorState};
+use crate::apart::{Apart, Listed};
 use crate::call::{Priority, UdfCall};
 use crate::crew::Crew;
 use crate::error::UdfError;
@@ -32,6 +33,8 @@ pub struct ActorHost {
     place: String,
     actors_max: usize,
     actors: Mutex<BTreeMap<String, Arc<BuiltActor>>>,
+    /// Those that no call finds: not yet, or not any more.
+    apart: Apart,
 }
 
 /// An actor that has a process. Dropped by all who have it, it ends.
@@ -69,6 +72,7 @@ impl ActorHost {
             place: place.to_owned(),
             actors_max,
             actors: Mutex::default(),
+            apart: Apart::default(),
         }
     }
 
@@ -76,15 +80,43 @@ impl ActorHost {
     /// as it may take to be built.
     ///
     /// # Errors
-    /// [`UdfError::ActorsMax`], [`UdfError::NoResources`], and what its constructor raised.
+    /// [`UdfError::ActorsMax`], [`UdfError::NoResources`], what its constructor raised, and
+    /// [`UdfError::ActorGone`] where it is [ended](Self::end_by_key) before it is there.
     pub async fn build(&self, spec: Arc<ActorSpec>) -> Result<Arc<BuiltActor>, UdfError> {
-        self.check_room(&spec.key())?;
-        let claim = self.claim(&spec).await?;
         let crew = self.crew(&spec);
-        if let Some(hosted) = &crew.hosted {
-            prepare(&crew, hosted).await?;
-        }
+        let mut listed = self.enter(&spec, &crew)?;
+        let made = async {
+            let claim = self.claim(&spec).await?;
+            if let Some(hosted) = &crew.hosted {
+                prepare(&crew, hosted).await?;
+            }
+            Ok(claim)
+        };
+        let claim = tokio::select! {
+            made = made => made?,
+            () = listed.is_to_end() => {
+                return Err(UdfError::ActorGone {
+                    function: spec.name.clone(),
+                    actor: spec.name.clone(),
+                });
+            }
+        };
         Ok(kept(spec, crew, claim))
+    }
+
+    /// Lists one that is to be built, if there may be one more.
+    fn enter(&self, spec: &ActorSpec, crew: &Arc<Crew>) -> Result<Listed, UdfError> {
+        // Held until it is listed, so that of those that come at once none is missed.
+        let actors = self.actors.lock();
+        let starting = self.apart.starting();
+        let all: BTreeSet<_> = actors.keys().chain(&starting).collect();
+        match all.len() >= self.actors_max && !actors.contains_key(&spec.key()) {
+            true => Err(UdfError::ActorsMax {
+                actor: spec.name.clone(),
+                actors: all.len(),
+            }),
+            false => Ok(self.apart.enter(crew, ActorState::Starting)),
+        }
     }
 
     /// Makes an actor known by its [key](ActorSpec::key); the one it replaces. Who drops
@@ -112,13 +144,34 @@ impl ActorHost {
     /// Ends an actor that was taken out: the call at work may finish within
     /// `udf_kill_grace`, those in line fail.
     pub async fn end(&self, actor: Arc<BuiltActor>) {
+        let _listed = self.apart.enter(&actor.crew, ActorState::Retiring);
         end(&actor.crew, self.manager.kill_grace()).await;
     }
 
     /// Ends an actor of a pool that was taken out: the call at work may finish within `limit`,
+    /// or, should it be [ended](Self::end_by_key) meanwhile, within `udf_kill_grace` from then;
     /// those in line, and those to come, are for others of its pool ([`UdfError::PoolGone`]).
     pub async fn retire(&self, actor: Arc<BuiltActor>, limit: Duration) {
-        retire(&actor.crew, limit).await;
+        let mut listed = self.apart.enter(&actor.crew, ActorState::Retiring);
+        tokio::select! {
+            () = retire(&actor.crew, limit) => {}
+            () = listed.is_to_end() => end(&actor.crew, self.manager.kill_grace()).await,
+        }
+    }
+
+    /// Ends the actor called `key`, whether calls find it, it is being built or it is on its
+    /// way out.
+    pub async fn end_by_key(&self, key: &str) {
+        if let Some(actor) = self.take(key) {
+            self.end(actor).await;
+        }
+        self.apart.end(key).await;
+    }
+
+    /// The same, without waiting for it: the call at work is cut off.
+    pub fn drop_by_key(&self, key: &str) {
+        drop(self.take(key));
+        self.apart.tell(key);
     }
 
     /// Opens the way of one call to the actor that it names.
@@ -169,11 +222,17 @@ impl ActorHost {
         Some(wait_expected(&found.crew, &turn))
     }
 
-    /// The actors, by name.
+    /// The actors, by name, then those of pools and placed ones that no call finds: not yet,
+    /// or not any more.
     pub fn list(&self) -> Vec<ActorInfo> {
         let actors: Vec<_> = self.actors.lock().values().cloned().collect();
         let hosted = actors.iter().filter_map(|actor| actor.crew.hosted.as_ref());
-        hosted.map(Hosted::info).collect()
+        hosted.map(Hosted::info).chain(self.apart.list()).collect()
+    }
+
+    /// How many there may be.
+    pub fn actors_max(&self) -> usize {
+        self.actors_max
     }
 
     /// Whether there is an actor called `key`.
@@ -196,15 +255,18 @@ impl ActorHost {
         self.manager.ledger().is_wanted(demand)
     }
 
-    /// The names of all.
+    /// The keys of all that have a process, or are to get one.
     pub fn names(&self) -> Vec<String> {
-        self.actors.lock().keys().cloned().collect()
+        let mut names: Vec<_> = self.actors.lock().keys().cloned().collect();
+        names.extend(self.apart.names());
+        names
     }
 
     /// Builds none of them again; who ends the workers ends those at work.
     pub fn shutdown(&self) {
         let all = std::mem::take(&mut *self.actors.lock());
         all.values().for_each(|actor| actor.crew.close());
+        self.apart.close();
     }
 
     /// Whether there may be an actor named `name`, beside the others or instead of one.

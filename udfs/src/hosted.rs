@@ -229,6 +229,12 @@ impl Hosted {
         at_work.push(call);
     }
 
+    /// The process that the class is being built in.
+    pub(crate) fn building_pid(&self) -> Option<u32> {
+        let life = self.life.lock();
+        life.building.as_ref().map(|process| process.pid())
+    }
+
     pub(crate) fn info(&self) -> ActorInfo {
         let life = self.life.lock();
         let running = life.process.as_ref().filter(|process| process.is_running());

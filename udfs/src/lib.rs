@@ -18,6 +18,7 @@ mod activity;
 mod actor;
 mod actor_host;
 mod actor_pool;
+mod apart;
 mod async_calls;
 mod block_id;
 mod block_run;

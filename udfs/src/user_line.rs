@@ -5,8 +5,12 @@
 
 use crate::spec::FunctionSpec;
 
+/// Methods that are called for the state of a keyed actor, not for a block.
+const STATE_METHODS: [&str; 2] = ["snapshot", "restore"];
+
 /// ` (line 4: while True: pass)` of the innermost frame in the body of one of
-/// `specs`, and which; `None` if `stack` has none.
+/// `specs`, and which; `None` if `stack` has none. Where it is called for the actor's state, that
+/// is said: ` (in snapshot(), line 4: …)`.
 pub(crate) fn user_line<'a>(
     stack: &str,
     specs: impl Iterator<Item = &'a FunctionSpec>,
@@ -24,11 +28,26 @@ pub(crate) fn user_line<'a>(
     });
     let (_, number, spec) = found.min_by_key(|(place, ..)| *place)?;
     let line = spec.body.lines().nth(number.saturating_sub(1));
+    let within = match state_method(stack, spec) {
+        Some(method) => format!("in {method}(), "),
+        None => String::new(),
+    };
     let text = match line.map(str::trim).filter(|line| !line.is_empty()) {
-        Some(line) => format!(" (line {number}: {line})"),
-        None => format!(" (line {number})"),
+        Some(line) => format!(" ({within}line {number}: {line})"),
+        None => format!(" ({within}line {number})"),
     };
     Some((spec, text))
+}
+
+/// Which of [`STATE_METHODS`] the outermost frame in the body of `spec` is, of the first thread
+/// in `stack`.
+fn state_method(stack: &str, spec: &FunctionSpec) -> Option<&'static str> {
+    let thread = stack.split("\n\n").next()?;
+    let frame = format!("File \"<function {}>\", line ", spec.source_name());
+    let (_, outermost) = thread.rsplit_once(&frame)?;
+    let (_, name) = outermost.lines().next()?.split_once(" in ")?;
+    let name = name.trim();
+    STATE_METHODS.into_iter().find(|method| *method == name)
 }
 
 #[cfg(test)]
@@ -69,6 +88,10 @@ mod tests {
         assert_eq!(line_of(frame), found("f (line 3: g(x))"));
         let frame = "File \"<function f>\", line 99 in f";
         assert_eq!(line_of(frame), found("f (line 99)"));
+        let state = "File \"<function f>\", line 6 in g\n  File \"<function f>\", line 3 in restore\n\n\
+                     Thread 0x1 (most recent call first):\n  File \"<function f>\", line 3 in f\n";
+        let expected = found("f (in restore(), line 6: return  kill())");
+        assert_eq!(line_of(state), expected);
         let below = format!("File \"<function other>\", line 2\n{frame}");
         assert_eq!(line_of(&below), found("other (line 2: def f(x):)"));
         for stack in [

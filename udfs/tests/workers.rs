@@ -11,6 +11,9 @@ mod actors;
 #[path = "workers/ahead.rs"]
 mod ahead;
 #[cfg(test)]
+#[path = "workers/apart.rs"]
+mod apart;
+
 #[path = "workers/bench.rs"]
 mod bench;
 #[cfg(test)]

@@ -151,6 +151,48 @@ pub enum ExecutionError {
         holders: String,
         waited: Duration,
     },
+    #[error(
+        "{what} waited {waited:?} for resources ({asked}) that {holders} kept. Drop an actor that has them, wait for queries to end, or say a longer `init_timeout`"
+    )]
+    ActorsWaited {
+        /// `actor pool "p"`.
+        what: String,
+        asked: String,
+        /// Queries, actors and pools.
+        holders: String,
+        waited: Duration,
+    },
+    #[error(
+        "{what} asks for {asked} for each actor, and no process has as much: {has}. Ask for less, or start one with {flag}"
+    )]
+    ActorNeverHad {
+        /// `actor pool "p"`.
+        what: String,
+        asked: String,
+        /// Who has how much.
+        has: String,
+        flag: String,
+    },
+    #[error(
+        "actor pool \"{pool}\" asks for {min} actors, its min, with {demand} each, and there is room for {room}: {has}. Say min = {room}, or start with more"
+    )]
+    PoolNeverHad {
+        pool: String,
+        min: usize,
+        demand: String,
+        room: usize,
+        has: String,
+    },
+    #[error(
+        "actor pool \"{pool}\" cannot have {min} actors, its min: there may be {actors_max} (`actors_max`) in each process that runs actors, of which there are {hosts}, and others have {others}. Lower min, drop an actor, or start with a higher `actors_max`"
+    )]
+    PoolTooLarge {
+        pool: String,
+        min: usize,
+        actors_max: usize,
+        hosts: usize,
+        others: usize,
+    },
 
     #[error(
         "the actors of this query could not be started for {waited:?}: {reason}. Run the query again"
@@ -249,16 +291,20 @@ impl ExecutionError {
             | Self::ListenerBroken { .. }
             | Self::Thread { .. }
             | Self::ObjectStore { .. } => ErrorClass::Setup,
-            Self::TooManyCalls { .. } | Self::NoPlaces { .. } | Self::NoResources { .. } => {
-                ErrorClass::ResourceExhausted
-            }
+            Self::TooManyCalls { .. }
+            | Self::NoPlaces { .. }
+            | Self::NoResources { .. }
+            | Self::ActorsWaited { .. }
+            | Self::PoolTooLarge { .. } => ErrorClass::ResourceExhausted,
             Self::ActorsNotStarted { .. } => ErrorClass::Unavailable,
             Self::ActorsRefused { .. } => ErrorClass::Setup,
             Self::BadAddress { .. }
             | Self::BadAdvertise { .. }
             | Self::DemandNeverMet { .. }
             | Self::DemandTooMany { .. }
-            | Self::DemandOfAll { .. } => ErrorClass::User,
+            | Self::DemandOfAll { .. }
+            | Self::ActorNeverHad { .. }
+            | Self::PoolNeverHad { .. } => ErrorClass::User,
             Self::Malformed { .. } => ErrorClass::Internal,
         }
     }

@@ -265,7 +265,7 @@ impl Process {
     /// Ends one of [`Self::hosted`], which nobody knows of.
     pub fn end_hosted(&self, hosted: &str) {
         match hosted.strip_prefix(&directory_key("")) {
-            Some(key) => drop(self.actors.take(key)),
+            Some(key) => self.actors.drop_by_key(key),
             None => self.hosting.end(hosted),
         }
     }
@@ -273,7 +273,7 @@ impl Process {
     /// Ends all of them: who had them built is lost, or does not know this process.
     pub fn end_all_hosted(&self) {
         let named = self.actors.names();
-        named.iter().for_each(|key| drop(self.actors.take(key)));
+        named.iter().for_each(|key| self.actors.drop_by_key(key));
         let queries = self.hosting.clear();
         if queries + named.len() > 0 {
             let actors = named.len();

@@ -44,6 +44,38 @@ pub fn check(calls: &[CallDemand], hosts: &[Has]) -> Result<(), ExecutionError> 
     }
 }
 
+/// The same of a named actor or pool, called `what`, which `call` stands for.
+///
+/// # Errors
+/// As of [`check`], with the words of CREATE ACTOR.
+pub fn check_actors(what: &str, call: &CallDemand, hosts: &[Has]) -> Result<(), ExecutionError> {
+    let checked = check(std::slice::from_ref(call), hosts);
+    checked.map_err(|error| match error {
+        ExecutionError::DemandNeverMet {
+            asked, has, flag, ..
+        } => ExecutionError::ActorNeverHad {
+            what: what.to_owned(),
+            asked,
+            has,
+            flag,
+        },
+        ExecutionError::DemandTooMany {
+            function,
+            workers,
+            demand,
+            room,
+            has,
+        } => ExecutionError::PoolNeverHad {
+            pool: function,
+            min: workers,
+            demand,
+            room,
+            has,
+        },
+        other => other,
+    })
+}
+
 /// The actors of `calls`, to be placed.
 pub fn groups(calls: &[CallDemand]) -> Vec<Group> {
     let groups = calls.iter().map(|call| Group {
@@ -203,6 +235,23 @@ mod tests {
         assert!(text.contains("c has zone=a"), "{text}");
         let text = refused(&[call("embed", 1000, 1)], &[]);
         assert!(text.contains("no executor runs actors"), "{text}");
+    }
+
+    #[test]
+    fn actors_are_refused_in_the_words_of_their_statements() {
+        let refused = |call: &CallDemand| {
+            let error = check_actors("actor pool \"p\"", call, &[host("c", 2)]);
+            error.unwrap_err().to_string()
+        };
+        check_actors("actor pool \"p\"", &call("p", 1000, 2), &[host("c", 2)]).unwrap();
+        assert_eq!(
+            refused(&call("p", 3000, 1)),
+            "actor pool \"p\" asks for num_gpus => 3 for each actor, and no process has as much: c has 2 GPUs. Ask for less, or start one with --gpus 3"
+        );
+        assert_eq!(
+            refused(&call("p", 1000, 3)),
+            "actor pool \"p\" asks for 3 actors, its min, with 1 GPU each, and there is room for 2: c has 2 GPUs. Say min = 2, or start with more"
+        );
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub enum PlanError {
     },
     #[error("cannot create actor \"{actor}\": {problem}")]
     Actor { actor: String, problem: String },
+    #[error("cannot create actor pool \"{pool}\": {problem}")]
+    NewPool { pool: String, problem: String },
     #[error("cannot alter actor pool \"{pool}\": {problem}")]
     ActorPool { pool: String, problem: String },
     #[error("actor \"{actor}\" has no method \"{method}\". Its methods are: {methods}")]
@@ -195,6 +197,23 @@ pub enum PlanError {
         "function \"{function}\" cannot be called in the condition of a {join} JOIN with columns of both sides or declared VOLATILE: rows without a partner are treated apart, so it would have to run while joining. Call it in a subquery over an inner join of both sides and join with that"
     )]
     JoinCall { function: String, join: String },
+}
+
+impl PlanError {
+    /// Why the actor, or pool, called `name` cannot be created.
+    pub fn new_actor(name: &str, is_pool: bool, problem: String) -> Self {
+        let name = name.to_owned();
+        match is_pool {
+            true => Self::NewPool {
+                pool: name,
+                problem,
+            },
+            false => Self::Actor {
+                actor: name,
+                problem,
+            },
+        }
+    }
 }
 
 fn arguments(n: usize) -> String {

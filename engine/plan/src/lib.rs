@@ -39,6 +39,7 @@ pub use sql::actor_methods::actor_methods;
 pub use sql::alter_pool::AlterPool;
 pub use sql::create_actor::{CreateActor, DropActor};
 pub use sql::create_function::CreateFunction;
+pub use sql::method_call::unknown_method;
 pub use sql::overlap_options::check_overlap;
 pub use sql::statement::{MobulaStatement, parse_statements};
 pub use task_host::{

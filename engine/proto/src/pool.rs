@@ -180,6 +180,9 @@ pub struct FindPools {
 pub struct FoundPools {
     #[prost(message, repeated, tag = "1")]
     pub pools: Vec<PlacedPool>,
+    /// Why there is no actor, if they cannot be built.
+    #[prost(string, optional, tag = "2")]
+    pub failure: Option<String>,
 }
 
 /// Where the actors of one pool are.

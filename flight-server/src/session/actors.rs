@@ -53,7 +53,7 @@ impl Session {
             if self.has_actor(create)? {
                 return Ok(DONE);
             }
-            engine.actors().check_room(name)?;
+            engine.actors().check_room_of(&actor)?;
             self.database().catalog().put(&Definition {
                 kind: ObjectKind::Actor,
                 name: name.clone(),
@@ -92,10 +92,26 @@ impl Session {
             let hint = "Functions and actors share names: choose another";
             return Err(taken("function", hint));
         }
+        let wants_pool = create.pool.is_some();
+        // One that the catalog has and that could not be opened is of either kind.
+        let is_pool = self.database().engine().actors().is_pool(name);
+        let (kind, hint) = match (is_pool.unwrap_or(wants_pool), wants_pool) {
+            (true, true) => ("actor pool", "Use CREATE OR REPLACE ACTOR POOL"),
+            (false, false) => ("actor", "Use CREATE OR REPLACE ACTOR"),
+            (true, false) => {
+                let hint =
+                    "It is no single actor, nor can one replace it: use DROP ACTOR POOL first";
+                return Err(taken("actor pool", hint));
+            }
+            (false, true) => {
+                let hint = "It is no pool, nor can one replace it: use DROP ACTOR first";
+                return Err(taken("actor", hint));
+            }
+        };
         match (create.or_replace, create.if_not_exists) {
             (true, _) => Ok(false),
             (false, true) => Ok(true),
-            (false, false) => Err(taken("actor", "Use CREATE OR REPLACE ACTOR")),
+            (false, false) => Err(taken(kind, hint)),
         }
     }
 
@@ -112,8 +128,7 @@ impl Session {
         } else {
             return Ok(class);
         };
-        let actor = create.name.clone();
-        Err(PlanError::Actor { actor, problem }.into())
+        Err(PlanError::new_actor(&create.name, create.pool.is_some(), problem).into())
     }
 
     pub(super) async fn drop_actor(&self, drop: &DropActor) -> Result<Outcome, ServerError> {
@@ -179,8 +194,7 @@ fn check_callable(spec: &ActorSpec) -> Result<(), PlanError> {
     let Some(problems) = problems.collect::<Option<Vec<_>>>() else {
         return Ok(());
     };
-    Err(PlanError::Actor {
-        actor: spec.name.clone(),
-        problem: format!("none of its methods can be called: {}", problems.join("; ")),
-    })
+    let problem = format!("none of its methods can be called: {}", problems.join("; "));
+    let is_pool = spec.pool.is_some();
+    Err(PlanError::new_actor(&spec.name, is_pool, problem))
 }

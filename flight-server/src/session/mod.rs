@@ -30,7 +30,7 @@ use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use futures::{FutureExt, StreamExt};
 use mobula_execution::QueryRun;
-use mobula_plan::{MobulaStatement, nearest, parse_statements};
+use mobula_plan::{MobulaStatement, nearest, parse_statements, unknown_method};
 
 use prepared::Work;
 pub use prepared::{Prepared, StatementKind};
@@ -144,6 +144,7 @@ impl Session {
         let unusable = self.database.revive(&full_names).await;
         let shown = show_functions::pattern(&statement);
         let functions = self.database.engine().functions();
+        let no_method = unknown_method(&statement, functions);
         let planning = async {
             let plan = state.statement_to_plan(statement).await?;
             Ok(match shown {
@@ -157,6 +158,7 @@ impl Session {
             (Err(error), None) => Err(match files::why_no_table(&state, &names).await {
                 Some(cause) => cause,
                 None => missing_table(&state, &names, &error)
+                    .or_else(|| no_method.map(ServerError::from))
                     .or_else(|| files::damaged(&names, &error))
                     .unwrap_or(error),
             }),

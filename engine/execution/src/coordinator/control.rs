@@ -133,7 +133,8 @@ impl Control {
                 let found = directory.find_for(query, asker, asked.waiting);
                 let pools = found.ok_or_else(|| Status::not_found("that query has ended"))?;
                 let pools = to_wire(&pools);
-                Ok(FoundPools { pools }.encode_to_vec())
+                let failure = directory.failure(query);
+                Ok(FoundPools { pools, failure }.encode_to_vec())
             }
             ACTION_FAILED_ROWS => {
                 let report: FailedRowsReport = decode(body)?;

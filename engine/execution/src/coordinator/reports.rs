@@ -16,6 +16,7 @@ use url::Url;
 
 use crate::engine::Engine;
 use crate::exchange::channels::ChannelPool;
+use crate::executor::report::actor_report;
 
 /// What one process tells of itself.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,7 +43,22 @@ pub async fn reports(engine: &Engine, request: ReportRequest) -> Vec<ExecutorRep
         report: process.reporter().report(request),
     }];
     all.extend(theirs);
+    if request.actors {
+        all.push(absent(engine));
+    }
     all
+}
+
+/// Of actors that are nowhere.
+fn absent(engine: &Engine) -> ExecutorReport {
+    let absent = engine.actors().absent().into_iter();
+    ExecutorReport {
+        executor_id: String::new(),
+        report: Report {
+            actors: absent.map(actor_report).collect(),
+            ..Report::default()
+        },
+    }
 }
 
 /// Asks those with these ids at these addresses, each for at most `limit`; those

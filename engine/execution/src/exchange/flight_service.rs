@@ -78,10 +78,13 @@ impl ClusterFlightService {
                 let request: EndActor = decoded(action)?;
                 let actors = &self.actors.actors;
                 let retire = request.retire_ms.map(Duration::from_millis);
-                match (actors.take(&request.key), retire) {
-                    (Some(actor), Some(limit)) => actors.retire(actor, limit).await,
-                    (Some(actor), None) => actors.end(actor).await,
-                    (None, _) => {}
+                match retire {
+                    Some(limit) => {
+                        if let Some(actor) = actors.take(&request.key) {
+                            actors.retire(actor, limit).await;
+                        }
+                    }
+                    None => actors.end_by_key(&request.key).await,
                 }
                 Ok(vec![])
             }

@@ -68,7 +68,8 @@ impl Reporter {
     }
 }
 
-fn actor_report(info: ActorInfo) -> ActorReport {
+/// As it is told of an actor.
+pub fn actor_report(info: ActorInfo) -> ActorReport {
     ActorReport {
         name: info.name,
         is_pooled: info.is_pooled,

@@ -32,6 +32,19 @@ pub struct ProcessTaskHost {
     pub executor_id: String,
 }
 
+impl ProcessTaskHost {
+    /// The way to a named actor where these live: in this process.
+    fn open_here(&self, call: Arc<UdfCall>) -> Result<Arc<dyn UdfPool>, UdfError> {
+        self.actors.open_pool(call).map_err(|error| match error {
+            // It was here when the query was planned.
+            UdfError::ActorElsewhere {
+                function, actor, ..
+            } => UdfError::ActorGone { function, actor },
+            other => other,
+        })
+    }
+}
+
 #[async_trait]
 impl TaskHost for ProcessTaskHost {
     fn open_pool(
@@ -41,7 +54,7 @@ impl TaskHost for ProcessTaskHost {
     ) -> Result<Arc<dyn UdfPool>, UdfError> {
         if call.spec.is_method() {
             let elsewhere = self.actor_line.open_pool(&call);
-            return elsewhere.map_or_else(|| self.actors.open_pool(call), Ok);
+            return elsewhere.map_or_else(|| self.open_here(call), Ok);
         }
         match call.spec.language {
             Language::Python => self.workers.open_pool(call, concurrency),

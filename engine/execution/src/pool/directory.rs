@@ -17,6 +17,8 @@ pub struct Directory {
     pools: Mutex<HashMap<String, Vec<PlacedPool>>>,
     /// Blocks that tasks could not send when they asked, by what they asked for.
     waiting: Mutex<HashMap<String, Askers>>,
+    /// Why named actors are not there, nor soon will be.
+    failed: Mutex<HashMap<String, String>>,
 }
 
 /// When each of those that ask for pools last did, and how many blocks it could not send.
@@ -34,6 +36,9 @@ pub struct Asker {
 impl Directory {
     /// From now on these are the pools of `query`.
     pub fn set(&self, query: &str, pools: Vec<PlacedPool>) {
+        if pools.iter().any(|pool| !pool.hosts.is_empty()) {
+            self.failed.lock().remove(query);
+        }
         self.pools.lock().insert(query.to_owned(), pools);
     }
 
@@ -41,6 +46,17 @@ impl Directory {
     pub fn remove(&self, query: &str) {
         self.pools.lock().remove(query);
         self.waiting.lock().remove(query);
+        self.failed.lock().remove(query);
+    }
+
+    /// The actors that `query` stands for cannot be built, for that `reason`; until some are.
+    pub fn fail(&self, query: &str, reason: String) {
+        self.failed.lock().insert(query.to_owned(), reason);
+    }
+
+    /// Why there are none of these actors, if they cannot be built.
+    pub fn failure(&self, query: &str) -> Option<String> {
+        self.failed.lock().get(query).cloned()
     }
 
     /// The pools of `query`; none once it has ended.
@@ -144,7 +160,7 @@ mod tests {
         assert_eq!(from_wire(to_wire(&pools)), pools);
         let directory = Directory::default();
         directory.set("q", pools.clone());
-        assert_eq!(directory.find("q"), Some(pools));
+        assert_eq!(directory.find("q"), Some(pools.clone()));
         assert_eq!(directory.ended(vec!["q".into(), "p".into()]), ["p"]);
         // Who asks again says it again.
         let asker = |call_id, number| Asker { call_id, number };
@@ -161,7 +177,14 @@ mod tests {
         let waiting = waiting.map(|(query, call)| directory.waiting(query, call));
         assert_eq!(waiting, [7, 5, 0, 0]);
         assert_eq!(directory.find_for("p", asker(7, 1), 1), None);
+        directory.fail("q", "no model".into());
+        directory.set("q", vec![]);
+        assert_eq!(directory.failure("q").as_deref(), Some("no model"));
+        directory.set("q", pools.clone());
+        assert_eq!(directory.failure("q"), None);
+        directory.fail("q", "no model".into());
         directory.remove("q");
+        assert_eq!(directory.failure("q"), None);
         assert_eq!(directory.find("q"), None);
         assert_eq!(directory.waiting("q", 7), 0);
     }

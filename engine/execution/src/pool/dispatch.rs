@@ -96,7 +96,8 @@ impl PoolLine {
     pub(super) async fn find(&self, query: &str, asker: Asker, waiting: u64) -> Found {
         let Some(url) = self.coordinator.get() else {
             let found = self.directory.find_for(query, asker, waiting);
-            return found.map_or(Found::Nothing, Found::Pools);
+            let failure = self.directory.failure(query);
+            return found.map_or(Found::Nothing, |pools| Found::of(pools, failure));
         };
         let request = FindPools {
             query_id: query.to_owned(),
@@ -108,7 +109,7 @@ impl PoolLine {
         let answer = act(&self.channels, url, ACTION_POOLS_FIND, body, ASK_TIMEOUT).await;
         match answer {
             Ok(body) => match FoundPools::decode(body.as_slice()) {
-                Ok(found) => Found::Pools(from_wire(found.pools)),
+                Ok(found) => Found::of(from_wire(found.pools), found.failure),
                 Err(_) => Found::NoAnswer,
             },
             Err(status) if status.code() == tonic::Code::NotFound => Found::Nothing,
@@ -120,9 +121,17 @@ impl PoolLine {
 /// What the coordinator says.
 pub(super) enum Found {
     Pools(Vec<PlacedPool>),
+    /// There are none, nor soon will be: they cannot be built, for this reason.
+    Failed(String),
     /// There are none: the query has ended, or the actor was dropped.
     Nothing,
     NoAnswer,
+}
+
+impl Found {
+    fn of(pools: Vec<PlacedPool>, failure: Option<String>) -> Self {
+        failure.map_or(Self::Pools(pools), Self::Failed)
+    }
 }
 
 /// The actors of one call, as one task reaches them.

@@ -80,6 +80,8 @@ struct State {
     resent: u64,
     /// The coordinator knows of no such actors any more.
     is_over: bool,
+    /// Why there are none: they cannot be built.
+    failure: Option<String>,
 }
 
 /// Some actors, in one process.
@@ -447,8 +449,8 @@ impl Ends {
             if let Some(turn) = self.take() {
                 return Ok(turn);
             }
-            if self.state.lock().is_over {
-                return Err(self.over());
+            if let Some(error) = self.refusal() {
+                return Err(error);
             }
             waiting.get_or_insert_with(|| Waiting::of(self));
             self.ask();
@@ -495,6 +497,19 @@ impl Ends {
         }
     }
 
+    /// What a block is told that has nobody to wait for.
+    fn refusal(&self) -> Option<UdfError> {
+        let state = self.state.lock();
+        if state.is_over {
+            return Some(self.over());
+        }
+        state.failure.as_ref().map(|reason| UdfError::ActorFailed {
+            function: self.call.spec.name.clone(),
+            actor: self.named.clone(),
+            reason: reason.clone(),
+        })
+    }
+
     fn over(&self) -> UdfError {
         let function = self.call.spec.name.clone();
         match self.named.as_str() {
@@ -538,6 +553,7 @@ impl Ends {
                     .into_iter()
                     .filter(|pool| pool.call_id == self.call_id);
                 let hosts: Vec<_> = mine.flat_map(|pool| pool.hosts).collect();
+                self.state.lock().failure = None;
                 self.add(&hosts);
                 if self.follows {
                     self.state.lock().are_all(&hosts);
@@ -546,6 +562,10 @@ impl Ends {
             }
             Found::Nothing => {
                 self.state.lock().is_over = true;
+                self.changed.notify_waiters();
+            }
+            Found::Failed(reason) => {
+                self.state.lock().failure = Some(reason);
                 self.changed.notify_waiters();
             }
             Found::NoAnswer => {}

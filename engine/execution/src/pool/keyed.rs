@@ -148,7 +148,7 @@ impl Route {
             Found::Nothing => Err(UdfError::ShuttingDown {
                 function: self.function(),
             }),
-            Found::NoAnswer => Ok(()),
+            Found::Failed(_) | Found::NoAnswer => Ok(()),
         }
     }
 

@@ -22,7 +22,9 @@
 //! Pools of a query end with it: when its stream does, or when their host has lost the
 //! coordinator.
 
+mod absent;
 mod autoscale;
+mod building;
 mod choose;
 pub mod directory;
 pub mod dispatch;

@@ -23,7 +23,7 @@ use super::scaling::{Scaling, Short};
 use super::starter::Starter;
 use crate::coordinator::queries::Queries;
 use crate::process::Process;
-use crate::resource_check::check;
+use crate::resource_check::check_actors;
 use crate::spawn::spawn_named;
 
 /// The named actors of an engine.
@@ -102,7 +102,7 @@ impl NamedActors {
     }
 
     /// In a task of its own, so that who does not want it any more may drop this at any
-    /// time: it leaves the line then, and what is being built by then ends when it is there.
+    /// time: it leaves the line then, and what is being built by then ends.
     async fn build_placed(&self, spec: Arc<ActorSpec>, sql: &str) -> Result<NamedActor> {
         let placed = self.shared.new_placed(spec);
         let listed = self.shared.queries.list(&placed.claim_name, sql);
@@ -126,6 +126,17 @@ impl NamedActors {
     pub fn check_room(&self, name: &str) -> Result<()> {
         let room = self.shared.actors.check_room(name);
         room.map_err(external)
+    }
+
+    /// The same for one that has been built: those of a pool are counted by then.
+    ///
+    /// # Errors
+    /// As of [`Self::check_room`].
+    pub fn check_room_of(&self, actor: &NamedActor) -> Result<()> {
+        match actor {
+            NamedActor::Here(built) => self.check_room(built.name()),
+            NamedActor::Placed(_) => Ok(()),
+        }
     }
 
     /// Makes one known by its name; those that it replaces, for [`Self::end`].
@@ -164,8 +175,9 @@ impl NamedActors {
     pub fn take(&self, name: &str) -> Vec<NamedActor> {
         let here = self.shared.actors.take(name).map(NamedActor::Here);
         let placed = self.shared.placed.lock().remove(name);
-        if placed.is_some() {
+        if let Some(placed) = &placed {
             self.shared.directory.remove(&directory_key(name));
+            placed.ended.notify_waiters();
         }
         here.into_iter()
             .chain(placed.map(NamedActor::Placed))
@@ -226,6 +238,11 @@ impl NamedActors {
         self.shared.actors.list()
     }
 
+    /// Those that are not there, and why.
+    pub fn absent(&self) -> Vec<ActorInfo> {
+        self.shared.absent()
+    }
+
     /// The placed pools, by name.
     pub fn pools(&self) -> Vec<PoolInfo> {
         let placed: Vec<_> = self.shared.placed.lock().values().cloned().collect();
@@ -266,8 +283,11 @@ impl NamedActors {
         let Some(placed) = placed.filter(|placed| placed.spec.pool.is_some()) else {
             return Ok(None);
         };
-        let calls = [placed.demand(bounds.min)];
-        check(&calls, &self.shared.hosts()).map_err(external)?;
+        let call = placed.demand(bounds.min);
+        let checked = check_actors(&placed.what(), &call, &self.shared.hosts());
+        checked.map_err(external)?;
+        let sized = self.shared.check_size(&placed, bounds.min);
+        sized.map_err(external)?;
         Ok(Some(ActorSpec {
             pool: Some(bounds),
             ..placed.spec.as_ref().clone()

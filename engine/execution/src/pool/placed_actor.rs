@@ -1,8 +1,9 @@
 //! An actor, or a pool of them, on hosts: claimed, built, published, mended, ended.
 //!
-//! How many a pool has, `scaling` sees to.
+//! How many a pool has, `scaling` sees to, and `building` to how each comes.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,30 +12,26 @@ use datafusion::common::{DataFusionError, Result, exec_err};
 use futures::future::join_all;
 use mobula_plan::operator::map_batches::CallDemand;
 use mobula_plan::{PlacedPool, PoolHost};
-use mobula_proto::pool::{ACTION_ACTOR_END, ACTION_ACTOR_START, EndActor, StartActor};
-use mobula_udfs::{ActorHost, ActorSpec, UdfError, member_key};
+use mobula_proto::pool::{ACTION_ACTOR_END, EndActor};
+use mobula_udfs::{ActorHost, ActorSpec, member_key};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::Notify;
-use tonic::Status;
 use url::Url;
 
+use super::absent::{Absence, Absent};
 use super::directory::Directory;
 use super::line::{ActorHostNow, ClusterClaim, TimedOut};
 use super::scaling::{Following, Scaling};
 use super::starter::Starter;
-use crate::actor_calls::link::remote_failure;
 use crate::coordinator::queries::{Listed, Queries, Wait};
 use crate::error::ExecutionError;
 use crate::exchange::action::act;
-use crate::resource_check::{Has, asked, check, groups};
+use crate::resource_check::{Has, asked, check_actors, groups};
 use crate::spawn::{OwnedTask, spawn_named};
-use crate::wire_error;
 
 /// How long a host is told that an actor ends.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
-/// What a host may take beyond the time for building an actor.
-const START_SLACK: Duration = Duration::from_secs(15);
 
 /// What the named actors of an engine share: where they may live, and how they get there.
 pub(super) struct Hosts {
@@ -62,6 +59,10 @@ pub struct PlacedActor {
     pub(super) spec: Arc<ActorSpec>,
     shared: std::sync::Weak<Hosts>,
     pub(super) members: Mutex<Members>,
+    /// Its members have been taken out, or it is not the one of its name any more.
+    pub(super) ended: Notify,
+    /// Why it is not there.
+    pub(super) absence: Mutex<Option<Absence>>,
     claim: Mutex<Option<ClusterClaim>>,
     /// What its claim is called; another one for whoever replaces it.
     pub(super) claim_name: String,
@@ -77,7 +78,7 @@ pub struct PlacedActor {
 pub(super) struct Members {
     /// Those that take calls.
     pub(super) there: Vec<Member>,
-    /// Those that are being built.
+    /// Those that are being built: one that is taken out is not wanted any more.
     pub(super) starting: Vec<Member>,
     /// Those that end when they are through with what they are at.
     pub(super) leaving: Vec<Member>,
@@ -108,21 +109,40 @@ impl Hosts {
             spec,
             shared: Arc::downgrade(self),
             members: Mutex::default(),
+            ended: Notify::new(),
+            absence: Mutex::default(),
             claim: Mutex::default(),
             instead_of: Mutex::default(),
         })
     }
 
     /// Claims what `placed` asks for, a pool for its `min`, and has all these actors built, or
-    /// none; it leaves the line when `unwanted` ends.
+    /// none. When `unwanted` ends it leaves the line, and what is being built then is for who
+    /// ends `placed`.
     pub(super) async fn fill(
         &self,
         placed: &PlacedActor,
         listed: &Listed,
         unwanted: impl Future<Output = ()>,
     ) -> Result<()> {
+        let mut unwanted = pin!(unwanted);
+        let nobody_waits = || {
+            let name = &placed.spec.name;
+            exec_err!("nobody waits for \"{name}\" any more")
+        };
         let calls = [placed.demand(placed.least())];
-        check(&calls, &self.hosts()).map_err(external)?;
+        let what = placed.what();
+        let [call] = &calls;
+        check_actors(&what, call, &self.hosts()).map_err(|error| {
+            self.is_absent(placed, Absent::Nowhere, &error);
+            external(error)
+        })?;
+        placed.has_room();
+        let sized = self.check_size(placed, placed.least());
+        sized.map_err(|error| {
+            self.is_absent(placed, Absent::InLine, &error);
+            external(error)
+        })?;
         if let Some(starter) = &self.starter {
             let patience = placed.spec.init_timeout.unwrap_or(self.init_timeout);
             let wanted = groups(&calls);
@@ -131,29 +151,41 @@ impl Hosts {
             let claim = tokio::select! {
                 biased;
                 claim = claim => claim,
-                () = unwanted => return exec_err!("nobody waits for \"{}\" any more", placed.spec.name),
+                () = &mut unwanted => return nobody_waits(),
                 () = self.take_over(placed) => return exec_err!("\"{}\" is not to be had", placed.spec.name),
             };
             let (claim, _) = claim.map_err(|TimedOut { holders }| {
-                external(ExecutionError::NoResources {
+                let error = ExecutionError::ActorsWaited {
+                    what,
                     asked: asked(&calls),
                     holders: holders.join(", "),
                     waited: patience,
-                })
+                };
+                self.is_absent(placed, Absent::InLine, &error);
+                external(error)
             })?;
             *placed.claim.lock() = Some(claim);
         } else {
             tokio::select! {
                 () = self.take_over_here(placed) => {}
-                () = unwanted => return exec_err!("nobody waits for \"{}\" any more", placed.spec.name),
+                () = &mut unwanted => return nobody_waits(),
             }
         }
         self.end_old_first(placed).await;
         listed.run();
-        let filled = self.build_missing(placed).await;
-        match filled {
-            Ok(()) => placed.members.lock().is_filled = true,
-            Err(_) => self.end(placed).await,
+        let filled = tokio::select! {
+            filled = self.build_missing(placed) => filled,
+            () = &mut unwanted => return nobody_waits(),
+        };
+        match &filled {
+            Ok(()) => {
+                placed.members.lock().is_filled = true;
+                self.is_present(placed);
+            }
+            Err(error) => {
+                self.end(placed).await;
+                self.is_absent(placed, Absent::Failed, error);
+            }
         }
         filled.map_err(external)
     }
@@ -206,95 +238,10 @@ impl Hosts {
         seats.collect()
     }
 
-    /// Forgets members whose host is lost, and builds those that are missing.
-    async fn build_missing(&self, placed: &PlacedActor) -> Result<(), UdfError> {
-        let failed = self.build_each_missing(placed).await.into_iter().next();
-        failed.map_or(Ok(()), |(_, error)| Err(error))
-    }
-
-    /// The same; those that could not be built.
-    pub(super) async fn build_each_missing(&self, placed: &PlacedActor) -> Vec<(Member, UdfError)> {
-        let name = &placed.spec.name;
-        let new: Vec<_> = {
-            let mut members = placed.members.lock();
-            let mut seats = self.seats(placed);
-            for lost in members.drop_lost(&mut seats) {
-                self.directory.remove(&lost.listed(name));
-            }
-            let new = seats.into_iter().map(|seat| Member {
-                number: self.next_member.fetch_add(1, Ordering::Relaxed),
-                ..seat
-            });
-            let new: Vec<_> = new.collect();
-            for member in &new {
-                // Before it is there, so that nobody ends it as unknown.
-                self.directory.set(&member.listed(name), vec![]);
-            }
-            members.starting.extend(new.iter().cloned());
-            self.publish(placed, &members.there);
-            new
-        };
-        let built = new.into_iter().map(|member| self.build_one(placed, member));
-        join_all(built).await.into_iter().flatten().collect()
-    }
-
-    /// Builds `member`, which takes calls from then on; it, if it cannot be built.
-    async fn build_one(&self, placed: &PlacedActor, member: Member) -> Option<(Member, UdfError)> {
-        let built = self.build_on(&member, &placed.spec).await;
-        let is_wanted = {
-            let mut members = placed.members.lock();
-            let was_starting = remove(&mut members.starting, &member);
-            if was_starting && built.is_ok() {
-                members.there.push(member.clone());
-                self.publish(placed, &members.there);
-            }
-            was_starting
-        };
-        match built {
-            Ok(()) if is_wanted => None,
-            Ok(()) => {
-                self.end_on(&member, &placed.spec.name).await;
-                None
-            }
-            Err(error) => {
-                self.directory.remove(&member.listed(&placed.spec.name));
-                Some((member, error))
-            }
-        }
-    }
-
-    async fn build_on(&self, member: &Member, spec: &ActorSpec) -> Result<(), UdfError> {
-        let spec = spec.as_member(member.number);
-        if member.executor_id == self.executor_id {
-            let built = self.actors.build(Arc::new(spec)).await?;
-            drop(self.actors.put(built));
-            return Ok(());
-        }
-        let Some(starter) = &self.starter else {
-            return Ok(());
-        };
-        let request = StartActor {
-            spec: spec.encode()?,
-        };
-        let limit = spec.init_timeout.unwrap_or(self.init_timeout) + START_SLACK;
-        let body = request.encode_to_vec();
-        let told = act(
-            &starter.channels,
-            &member.url,
-            ACTION_ACTOR_START,
-            body,
-            limit,
-        )
-        .await;
-        told.map(drop)
-            .map_err(|status| failed(&status, &spec.name, &member.url))
-    }
-
     /// Tells the directory where the members of `placed` are, if it is the one of its
     /// name.
     pub(super) fn publish(&self, placed: &PlacedActor, members: &[Member]) {
-        let known = self.placed.lock().get(&placed.spec.name).cloned();
-        if !known.is_some_and(|known| std::ptr::eq(known.as_ref(), placed)) {
+        if !self.is_known(placed) {
             return;
         }
         let hosts = members.iter().map(|member| PoolHost {
@@ -319,23 +266,22 @@ impl Hosts {
         self.publish(placed, &placed.members.lock().there);
     }
 
-    /// Ends the members of `placed`, then gives back what they had.
+    /// Ends the members of `placed`, those that are being built and those that are leaving among
+    /// them, then gives back what they had.
     pub(super) async fn end(&self, placed: &PlacedActor) {
-        // Those that are being built end when they are.
         let members = std::mem::take(&mut *placed.members.lock());
-        for starting in &members.starting {
-            self.directory.remove(&starting.listed(&placed.spec.name));
-        }
+        // Another one may claim for it meanwhile.
+        let claim = placed.claim.lock().take();
+        placed.ended.notify_waiters();
         let ended = members
-            .there
-            .iter()
+            .all()
             .map(|member| self.end_on(member, &placed.spec.name));
         join_all(ended).await;
-        *placed.claim.lock() = None;
+        drop(claim);
     }
 
     /// Ends `member`, which is leaving, when it is through with what it is at, and gives back
-    /// what it had.
+    /// what it had. Should the pool be ended meanwhile, its host ends it sooner.
     pub(super) async fn retire(&self, placed: &PlacedActor, member: &Member) {
         let limit = self.scaling.retire_limit;
         let key = member_key(&placed.spec.name, member.number);
@@ -350,8 +296,14 @@ impl Hosts {
         }
         // Not before: its host would be told that nobody knows it.
         self.directory.remove(&member.listed(&placed.spec.name));
-        self.give_back(placed, member);
-        remove(&mut placed.members.lock().leaving, member);
+        // Who has ended the pool has given it back.
+        let was_leaving = {
+            let mut members = placed.members.lock();
+            remove(&mut members.leaving, member)
+        };
+        if was_leaving {
+            self.give_back(placed, member);
+        }
     }
 
     /// Gives back what `member` had, which is not there.
@@ -365,13 +317,11 @@ impl Hosts {
         }
     }
 
-    async fn end_on(&self, member: &Member, name: &str) {
+    pub(super) async fn end_on(&self, member: &Member, name: &str) {
         let key = member_key(name, member.number);
         self.directory.remove(&member.listed(name));
         if member.executor_id == self.executor_id {
-            if let Some(actor) = self.actors.take(&key) {
-                self.actors.end(actor).await;
-            }
+            self.actors.end_by_key(&key).await;
             return;
         }
         let request = EndActor {
@@ -408,8 +358,10 @@ impl Hosts {
             .filter(|p| claims.contains(&p.claim_name));
         for placed in lost {
             let Err(error) = self.build_missing(&placed).await else {
+                self.is_present(&placed);
                 continue;
             };
+            self.is_absent(&placed, Absent::Failed, &error);
             let actor = &placed.spec.name;
             tracing::warn!(%error, actor, "a named actor has lost its host and is not there yet; it is tried again");
             if let Some(starter) = &self.starter {
@@ -450,6 +402,15 @@ impl PlacedActor {
         }
     }
 
+    /// As errors call it.
+    pub(super) fn what(&self) -> String {
+        let name = &self.spec.name;
+        match self.spec.pool {
+            Some(_) => format!("actor pool \"{name}\""),
+            None => format!("actor \"{name}\""),
+        }
+    }
+
     /// What `workers` of it ask for.
     pub(super) fn demand(&self, workers: usize) -> CallDemand {
         CallDemand {
@@ -464,8 +425,22 @@ impl PlacedActor {
 }
 
 impl Members {
+    /// All that have a process, or are to get one.
+    fn all(&self) -> impl Iterator<Item = &Member> {
+        let before = self.there.iter().chain(&self.starting);
+        before.chain(&self.leaving)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.all().count()
+    }
+
+    pub(super) fn is_starting(&self, member: &Member) -> bool {
+        self.starting.iter().any(|m| m.number == member.number)
+    }
+
     /// Keeps those that have one of `seats`, which are taken out; the others.
-    fn drop_lost(&mut self, seats: &mut Vec<Member>) -> Vec<Member> {
+    pub(super) fn drop_lost(&mut self, seats: &mut Vec<Member>) -> Vec<Member> {
         let mut lost = vec![];
         for members in [&mut self.there, &mut self.starting, &mut self.leaving] {
             members.retain(|member| {
@@ -482,7 +457,7 @@ impl Members {
 }
 
 /// Takes `member` out; whether it was there.
-fn remove(members: &mut Vec<Member>, member: &Member) -> bool {
+pub(super) fn remove(members: &mut Vec<Member>, member: &Member) -> bool {
     let at = members.iter().position(|m| m.number == member.number);
     at.map(|at| members.remove(at)).is_some()
 }
@@ -493,7 +468,7 @@ impl Member {
     }
 
     /// What the directory calls it, for hosts that ask whether it is known.
-    fn listed(&self, name: &str) -> String {
+    pub(super) fn listed(&self, name: &str) -> String {
         directory_key(&member_key(name, self.number))
     }
 }
@@ -532,17 +507,4 @@ impl Drop for PlacedActor {
 
 pub(super) fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
     DataFusionError::External(Box::new(error))
-}
-
-/// Why an actor could not be built at `url`.
-fn failed(status: &Status, actor: &str, url: &Url) -> UdfError {
-    match wire_error::told(status, url.as_str()) {
-        Some(error) => UdfError::Remote(Box::new(remote_failure(error))),
-        None => UdfError::ActorUnreachable {
-            function: actor.to_owned(),
-            actor: actor.to_owned(),
-            place: url.to_string(),
-            reason: status.message().to_owned(),
-        },
-    }
 }

@@ -112,9 +112,13 @@ impl Hosts {
                 let name = &placed.spec.name;
                 let sql = format!("-- \"{name}\" of the catalog");
                 let listed = shared.queries.list(&placed.claim_name, &sql);
-                let Err(error) = shared.fill(&placed, &listed, pending()).await else {
+                let forgotten = shared.forgotten(&placed);
+                let Err(error) = shared.fill(&placed, &listed, forgotten).await else {
                     return;
                 };
+                if !shared.is_known(&placed) {
+                    return;
+                }
                 let text = error.to_string();
                 if text != told {
                     let actor = name;

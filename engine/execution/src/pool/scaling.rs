@@ -150,10 +150,15 @@ impl Following {
         (change, seen)
     }
 
+    /// Something has become of it.
+    pub(super) fn note(&mut self, text: String) {
+        self.last_change = Some((SystemTime::now(), text));
+    }
+
     /// One more could not be built.
     pub(super) fn failed(&mut self, error: &dyn fmt::Display) {
         self.paused_until = Some(Instant::now() + PAUSE);
-        self.last_change = Some((SystemTime::now(), format!("could not grow: {error}")));
+        self.note(format!("could not grow: {error}"));
     }
 
     /// What it would have more if there were room: `claim` says whose it is.
@@ -171,6 +176,9 @@ impl Following {
 impl PlacedActor {
     /// What it would have more if there were room.
     pub(super) fn short(&self) -> Option<Short> {
+        if let Some(lacking) = self.lacking() {
+            return Some(lacking);
+        }
         let following = self.following.lock();
         let pool = following.as_ref()?;
         pool.short(&self.claim_name, &self.spec.demand)

@@ -65,6 +65,10 @@ fn alter(parser: &mut Parser<'_>, text: &Text<'_>) -> Result<AlterPool, PlanErro
             Err(problem) => Err(refused(&name, problem)),
         }
     })?;
+    if options == PoolOptions::default() {
+        let problem = format!("nothing is said to change. Say one of {POOL_OPTIONS}");
+        return Err(refused(&name, problem));
+    }
     Ok(AlterPool {
         name,
         if_exists,
@@ -138,12 +142,20 @@ mod tests {
                 "syntax error at line 1, column 20: expected SET, found (",
             ),
             (
+                "ALTER ACTOR POOL p SET ()",
+                "cannot alter actor pool \"p\": nothing is said to change. Say one of min, max, idle_ttl",
+            ),
+            (
+                "ALTER ACTOR POOL p SET (idle_ttl = 99999999999)",
+                "cannot alter actor pool \"p\": option \"idle_ttl\" is 99999999999, but must be a time of at most a day",
+            ),
+            (
                 "ALTER ACTOR POOL p SET (max = 0)",
                 "cannot alter actor pool \"p\": option \"max\" is 0, but must be a number from 1 to 1024",
             ),
             (
                 "ALTER ACTOR POOL p SET (idle_ttl = 'x')",
-                "cannot alter actor pool \"p\": option \"idle_ttl\" is 'x', but must be a time, as in",
+                "cannot alter actor pool \"p\": option \"idle_ttl\" is 'x', but must be a time of at most a day, as in",
             ),
             (
                 "ALTER ACTOR POOL p SET (min = 1, min = 2)",

@@ -77,11 +77,10 @@ pub(super) fn head(parser: &mut Parser<'_>) -> Option<Head> {
         })
 }
 
-/// Consumes POOL where a name follows: an actor may be called so.
+/// Consumes POOL where a word follows, as its name does: an actor called so is written in quotes.
 pub(super) fn consumed_pool(parser: &mut Parser<'_>) -> bool {
     let is_pool = word_is(&parser.peek_token_ref().token, "pool");
-    let names = matches!(&parser.peek_nth_token_ref(1).token, Token::Word(word) if word.keyword != Keyword::FROM);
-    let found = is_pool && names;
+    let found = is_pool && matches!(&parser.peek_nth_token_ref(1).token, Token::Word(_));
     if found {
         parser.advance_token();
     }
@@ -93,13 +92,14 @@ fn word_is(token: &Token, text: &str) -> bool {
         if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(text))
 }
 
-/// Consumes `SHOW ACTORS` or `SHOW ACTOR POOLS`; the query that it stands for.
-pub(super) fn parse_show(parser: &mut Parser<'_>) -> Option<&'static str> {
+/// Consumes `SHOW ACTORS [LIKE pattern]` or `SHOW ACTOR POOLS [LIKE pattern]`; the query that
+/// it stands for.
+pub(super) fn parse_show(parser: &mut Parser<'_>) -> Option<String> {
     let first = &parser.peek_nth_token_ref(1).token;
-    let (words, query) = if word_is(first, "actors") {
-        (1, "SELECT * FROM system.actors ORDER BY name")
+    let (words, table) = if word_is(first, "actors") {
+        (1, "system.actors")
     } else if word_is(first, "actor") && word_is(&parser.peek_nth_token_ref(2).token, "pools") {
-        (2, "SELECT * FROM system.actor_pools ORDER BY name")
+        (2, "system.actor_pools")
     } else {
         return None;
     };
@@ -107,7 +107,19 @@ pub(super) fn parse_show(parser: &mut Parser<'_>) -> Option<&'static str> {
         return None;
     }
     (0..words).for_each(|_| parser.advance_token());
-    Some(query)
+    let is_like = matches!(&parser.peek_token_ref().token,
+        Token::Word(word) if word.keyword == Keyword::LIKE);
+    let filter = match &parser.peek_nth_token_ref(1).token {
+        Token::SingleQuotedString(pattern) if is_like => {
+            format!(" WHERE name LIKE '{}'", pattern.replace('\'', "''"))
+        }
+        // What stands here is no part of this statement, as its reader says.
+        _ => String::new(),
+    };
+    if !filter.is_empty() {
+        (0..2).for_each(|_| parser.advance_token());
+    }
+    Some(format!("SELECT * FROM {table}{filter} ORDER BY name"))
 }
 
 /// Reads what follows the head.
@@ -120,12 +132,18 @@ pub(super) fn parse(
     text: &Text<'_>,
 ) -> Result<CreateActor, PlanError> {
     use Keyword::{EXISTS, FROM, IF, NOT, WITH};
+    if head.is_pool
+        && matches!(&parser.peek_token_ref().token, Token::Word(word) if word.keyword == FROM)
+    {
+        return Err(text.unexpected("the name of the pool", parser.peek_token_ref()));
+    }
+    let refused = |name: &str, problem: &str| refused(head.is_pool, name, problem);
     let mut reader = Reader { parser, text };
     let if_not_exists = reader.parser.parse_keywords(&[IF, NOT, EXISTS]);
     let schema = |name: &str| {
         refused(
             name,
-            "its name must not have a schema: actors belong to all",
+            "its name must not have a schema: actors and pools belong to all",
         )
     };
     let name = reader.name(schema)?;
@@ -143,7 +161,7 @@ pub(super) fn parse(
     reader.ok(from)?;
     let class = normalized(&reader.identifier()?);
     let args = match reader.parser.consume_token(&Token::LParen) {
-        true => reader.list(|reader| argument(reader, &name))?,
+        true => reader.list(|reader| argument(reader, &name, head.is_pool))?,
         false => vec![],
     };
     if let Some((at, _)) = args.iter().enumerate().find(|(at, (arg, _))| {
@@ -210,7 +228,11 @@ pub(super) fn consumed(parser: &mut Parser<'_>, words: &[Keyword]) -> bool {
     found
 }
 
-fn argument(reader: &mut Reader<'_, '_, '_>, actor: &str) -> Result<(String, Literal), PlanError> {
+fn argument(
+    reader: &mut Reader<'_, '_, '_>,
+    actor: &str,
+    is_pool: bool,
+) -> Result<(String, Literal), PlanError> {
     let name = normalized(&reader.identifier()?);
     reader.expect(&Token::RArrow)?;
     let value = reader.parser.parse_expr();
@@ -219,7 +241,7 @@ fn argument(reader: &mut Reader<'_, '_, '_>, actor: &str) -> Result<(String, Lit
         Some(value) => Ok((name, value)),
         None => {
             let problem = format!("argument \"{name}\" {}", no_literal(&value));
-            Err(refused(actor, &problem))
+            Err(refused(is_pool, actor, &problem))
         }
     }
 }
@@ -236,7 +258,11 @@ fn options(
     actor: &str,
     is_pool: bool,
 ) -> Result<Options, PlanError> {
-    let owner = format!("actor \"{actor}\"");
+    let owner = match is_pool {
+        true => format!("actor pool \"{actor}\""),
+        false => format!("actor \"{actor}\""),
+    };
+    let refused = |problem: &str| refused(is_pool, actor, problem);
     let mut options = Options::default();
     reader.expect(&Token::LParen)?;
     reader.list(|reader| {
@@ -246,7 +272,7 @@ fn options(
         let value = reader.ok(value)?;
         if is_pool {
             let set = options.pool.set(&name, &value);
-            if set.map_err(|problem| refused(actor, &problem))? {
+            if set.map_err(|problem| refused(&problem))? {
                 return Ok(());
             }
         }
@@ -261,18 +287,15 @@ fn options(
                 let problem = format!(
                     "it has no option \"{name}\". It takes {taken}; how batches are cut and handled, calls of its methods say"
                 );
-                Err(refused(actor, &problem))
+                Err(refused(&problem))
             }
         }
     })?;
     Ok(options)
 }
 
-fn refused(actor: &str, problem: &str) -> PlanError {
-    PlanError::Actor {
-        actor: actor.to_owned(),
-        problem: problem.to_owned(),
-    }
+fn refused(is_pool: bool, name: &str, problem: &str) -> PlanError {
+    PlanError::new_actor(name, is_pool, problem.to_owned())
 }
 
 #[cfg(test)]
@@ -350,7 +373,7 @@ mod tests {
 
     #[test]
     fn pools_have_bounds_and_ask_for_resources() {
-        assert_eq!(created("CREATE ACTOR pool FROM c").name, "pool");
+        assert_eq!(created("CREATE ACTOR \"pool\" FROM c").name, "pool");
         let plain = created("create actor pool P from c");
         let bounds = |min, max, idle_ttl: Option<u64>| PoolBounds {
             min,
@@ -369,6 +392,8 @@ mod tests {
         for (sql, query) in [
             ("SHOW ACTORS", "system.actors"),
             ("show actor pools", "system.actor_pools"),
+            ("SHOW ACTORS LIKE 'a%'", "system.actors"),
+            ("show actor pools like 'it''s%'", "system.actor_pools"),
         ] {
             let shown = format!("{:?}", read(sql).unwrap());
             let schema = query.rsplit_once('.').unwrap().1;
@@ -382,6 +407,14 @@ mod tests {
             (
                 "CREATE ACTOR s.a FROM c",
                 "cannot create actor \"s.a\": its name must not have a schema",
+            ),
+            (
+                "CREATE ACTOR POOL FROM c",
+                "syntax error at line 1, column 19: expected the name of the pool, found FROM",
+            ),
+            (
+                "SHOW ACTORS LIKE a",
+                "syntax error at line 1, column 13: expected end of statement, found LIKE",
             ),
             (
                 "CREATE ACTOR \"\" FROM c",
@@ -425,19 +458,19 @@ mod tests {
             ),
             (
                 "CREATE ACTOR POOL p FROM c WITH (min = 3, max = 2)",
-                "cannot create actor \"p\": its max, 2, is below its min, 3",
+                "cannot create actor pool \"p\": its max, 2, is below its min, 3",
             ),
             (
                 "CREATE ACTOR POOL p FROM c WITH (min = 0)",
-                "cannot create actor \"p\": option \"min\" is 0, but must be a number from 1 to 1024",
+                "cannot create actor pool \"p\": option \"min\" is 0, but must be a number from 1 to 1024",
             ),
             (
                 "CREATE ACTOR POOL p FROM c WITH (min = 1, min = 1)",
-                "cannot create actor \"p\": option \"min\" is given twice",
+                "cannot create actor pool \"p\": option \"min\" is given twice",
             ),
             (
                 "CREATE ACTOR POOL p FROM c WITH (size = 1)",
-                "cannot create actor \"p\": it has no option \"size\". It takes min, max, idle_ttl, timeout",
+                "cannot create actor pool \"p\": it has no option \"size\". It takes min, max, idle_ttl, timeout",
             ),
             (
                 "CREATE ACTOR a FROM c WITH (num_gpus = 1.5)",

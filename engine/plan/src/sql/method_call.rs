@@ -8,10 +8,12 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{CopyToSource, Statement};
 use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, ObjectName, ObjectNamePart, visit_expressions_mut,
+    Expr, Ident, ObjectName, ObjectNamePart, Visit, visit_expressions, visit_expressions_mut,
 };
 
 use super::normalized;
+use crate::error::PlanError;
+use crate::function_catalog::FunctionCatalog;
 
 /// Makes one name of two in all calls of functions in `statement`.
 pub(super) fn join_names(statement: &mut Statement) {
@@ -25,6 +27,37 @@ pub(super) fn join_names(statement: &mut Statement) {
         }
         _ => {}
     }
+}
+
+/// The error about the first call in `statement` of a method that its actor does not have.
+pub fn unknown_method(statement: &Statement, functions: &FunctionCatalog) -> Option<PlanError> {
+    match statement {
+        Statement::Statement(inner) => unknown_in(inner.as_ref(), functions),
+        Statement::Explain(explain) => unknown_method(&explain.statement, functions),
+        Statement::CopyTo(copy) => match &copy.source {
+            CopyToSource::Query(query) => unknown_in(query.as_ref(), functions),
+            CopyToSource::Relation(_) => None,
+        },
+        _ => None,
+    }
+}
+
+fn unknown_in(node: &impl Visit, functions: &FunctionCatalog) -> Option<PlanError> {
+    let flow = visit_expressions(node, |expr| {
+        let Expr::Function(call) = expr else {
+            return ControlFlow::Continue(());
+        };
+        // As `join_names` has made them.
+        let name = match call.name.0.as_slice() {
+            [ObjectNamePart::Identifier(name)] if name.value.contains('.') => &name.value,
+            _ => return ControlFlow::Continue(()),
+        };
+        match functions.find(name) {
+            Err(error @ PlanError::NoMethod { .. }) => ControlFlow::Break(error),
+            _ => ControlFlow::Continue(()),
+        }
+    });
+    flow.break_value()
 }
 
 fn join_in(node: &mut impl datafusion::sql::sqlparser::ast::VisitMut) {

@@ -19,7 +19,7 @@ mod demand_options;
 pub(crate) mod grouping;
 mod keyed;
 mod literal;
-mod method_call;
+pub mod method_call;
 pub mod overlap_options;
 pub mod pool_options;
 mod reader;

@@ -15,6 +15,8 @@ use crate::config::duration;
 pub(super) const POOL_OPTIONS: &str = "min, max, idle_ttl";
 /// Most actors of a pool.
 const ACTORS_MAX: usize = 1024;
+/// Longest that an actor is kept idle, as of the setting.
+const IDLE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// As written; `None` where not given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -45,8 +47,10 @@ impl PoolOptions {
             "min" => self.min.replace(count()?).is_some(),
             "max" => self.max.replace(count()?).is_some(),
             "idle_ttl" => {
-                let expected = "a time, as in '30s', '1500ms' or 1.5 for seconds, or NULL";
-                let ttl = time(value).ok_or_else(|| invalid(expected))?;
+                let expected =
+                    "a time of at most a day, as in '30s', '1500ms' or 1.5 for seconds, or NULL";
+                let ttl = time(value).filter(|ttl| ttl.is_none_or(|ttl| ttl <= IDLE_MAX));
+                let ttl = ttl.ok_or_else(|| invalid(expected))?;
                 self.idle_ttl.replace(ttl).is_some()
             }
             _ => return Ok(false),

@@ -101,3 +101,31 @@ async fn there_are_no_more_actors_than_the_setting_says() {
     all(&session, &["CREATE OR REPLACE ACTOR c FROM counter"]).await;
     session.database().engine().shutdown().await;
 }
+
+#[tokio::test]
+async fn a_pool_of_more_than_there_may_be_is_refused_before_any_is_built() {
+    let mut options = MobulaOptions::default();
+    options.set_value("actors_max", "4").unwrap();
+    let engine = Engine::embedded(EngineSettings {
+        options,
+        python: python(),
+    });
+    let database = Database::open(engine.unwrap(), None).await.unwrap();
+    let session = database.new_session().unwrap();
+    all(&session, &[COUNTER, "CREATE ACTOR c FROM counter"]).await;
+    let expected = "actor pool \"p\" cannot have 4 actors, its min: there may be 4 (`actors_max`)";
+    let create = "CREATE ACTOR POOL p FROM counter WITH (min = 4, max = 8)";
+    let text = refused(&session, create).await;
+    assert!(text.contains(expected), "{text}");
+    assert!(text.contains("others have 1"), "{text}");
+    // As many as there may be, with the other one.
+    let create = create.replace("min = 4", "min = 3");
+    all(&session, &[&create]).await;
+    let alter = "ALTER ACTOR POOL p SET (min = 4)";
+    let text = refused(&session, alter).await;
+    assert!(text.contains(expected), "{text}");
+    let counts = "SELECT min || ' ' || actors FROM system.actor_pools";
+    assert_eq!(values(&session, counts).await, ["3 3"]);
+    all(&session, &["DROP ACTOR c", alter]).await;
+    session.database().engine().shutdown().await;
+}

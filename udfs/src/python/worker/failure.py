@@ -11,6 +11,8 @@ from . import limits
 
 MESSAGE_CHARS_MAX = 2000
 TRACEBACK_CHARS_MAX = 32 * 1024
+# Called for the state of a keyed actor, not for a block.
+_STATE = ("snapshot", "restore")
 # Shown instead of acted upon.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 # What must not wait for user code, which may take long: called before it is.
@@ -135,8 +137,10 @@ def text_of(error):
 
 
 def _user_line(error, shown, source):
-    """The innermost line of the body: `line 3: return a / b`."""
+    """The innermost line of the body: `line 3: return a / b`, and whether it is called for a
+    keyed actor's state."""
     number = text = None
+    within = next((f"in {f.name}(), " for f in shown.stack if f.filename == source and f.name in _STATE), "")
     if isinstance(error, SyntaxError) and error.filename == source:
         number, text = error.lineno, error.text
     else:
@@ -146,7 +150,7 @@ def _user_line(error, shown, source):
     if number is None:
         return None
     text = (text or "").strip()
-    return f"line {number}: {text}" if text else f"line {number}"
+    return f"{within}line {number}: {text}" if text else f"{within}line {number}"
 
 
 def _leave_out_worker(shown, depth=0):
