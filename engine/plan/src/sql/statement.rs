@@ -84,7 +84,7 @@ fn parse_statement(df: &mut DFParser<'_>, text: &Text<'_>) -> Result<MobulaState
         return altered.map(MobulaStatement::AlterPool);
     }
     if let Some(query) = create_actor::parse_show(parser) {
-        let mut shown = DFParserBuilder::new(&query)
+        let mut shown = DFParserBuilder::new(query.as_str())
             .build()
             .map_err(|e| text.refused(&e))?;
         let shown = shown.parse_statement().map_err(|e| text.refused(&e))?;
