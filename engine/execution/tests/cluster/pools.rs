@@ -388,7 +388,7 @@ async fn a_named_actor_lives_where_its_gpu_is_and_moves_when_that_is_lost() {
     let left = moved.split(' ').next().unwrap();
     free(&cluster, left, 2.0).await;
     let gone = classify(&cluster.query("select c.add(1)").await.unwrap_err());
-    assert_eq!(gone.class, ErrorClass::Setup, "{}", gone.message);
+    assert_eq!(gone.class, ErrorClass::Unavailable, "{}", gone.message);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
