@@ -13,7 +13,7 @@ mod ahead;
 #[cfg(test)]
 #[path = "workers/apart.rs"]
 mod apart;
-
+#[cfg(test)]
 #[path = "workers/bench.rs"]
 mod bench;
 #[cfg(test)]

@@ -21,6 +21,7 @@ mod reply;
 pub mod serve;
 mod snapshots;
 mod wire;
+mod words;
 
 #[cfg(test)]
 mod tests;

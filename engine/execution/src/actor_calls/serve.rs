@@ -22,8 +22,8 @@ use mobula_block::plain::{block_as, plain_block};
 use mobula_proto::actor::{self as wire_actor, AnswerTag, BlockDone, BlockTag};
 use mobula_proto::pool::StartActor;
 use mobula_udfs::{
-    ActorHost, ActorSpec, Answer, AnswerStream, BlockId, Down, FailedRow, PoolStats, TRAIN_BLOCKS,
-    UdfCall, UdfError, UdfPool,
+    ActorHost, ActorSpec, Answer, AnswerStream, Down, FailedRow, PoolStats, UdfCall, UdfError,
+    UdfPool,
 };
 use prost::Message;
 use tokio::sync::mpsc;
@@ -35,6 +35,7 @@ use super::snapshots;
 use super::wire::{
     BlockReader, BlockWriter, answer_schema, as_us, failed_to_wire, opened, rows_of,
 };
+use super::words::{blocks_of, down_of, malformed, named};
 use crate::classify::classify_any;
 use crate::error::ErrorClass;
 use crate::exchange::traffic::Traffic;
@@ -167,10 +168,6 @@ impl ActorCalls {
         let error = datafusion::common::DataFusionError::External(Box::new(error));
         wire_error::to_status(&error, &self.this_url)
     }
-}
-
-fn malformed(problem: impl Into<String>) -> Status {
-    Status::invalid_argument(format!("this is no call of an actor: {}", problem.into()))
 }
 
 /// A message that waits for the transport; its tag may still grow.
@@ -537,44 +534,6 @@ impl Serving {
             }),
         }
     }
-}
-
-fn down_of(error: &UdfError) -> wire_actor::Down {
-    match error {
-        UdfError::ActorDown { down, .. } => match down {
-            Down::Begun(_) => wire_actor::Down::Begun,
-            Down::NotBegun => wire_actor::Down::NotBegun,
-            Down::Failed(_) => wire_actor::Down::Failed,
-        },
-        _ => wire_actor::Down::No,
-    }
-}
-
-/// The blocks that `block` is: one, or several of `rows` rows each.
-fn blocks_of(block: RecordBatch, rows: u64) -> Result<Vec<RecordBatch>, Status> {
-    let Some(rows) = usize::try_from(rows).ok().filter(|rows| *rows > 0) else {
-        return Ok(vec![block]);
-    };
-    let (all, count) = (block.num_rows(), block.num_rows().div_ceil(rows));
-    if count > TRAIN_BLOCKS {
-        let most = format!("{count} blocks come as one, more than {TRAIN_BLOCKS}");
-        return Err(malformed(most));
-    }
-    let starts = (0..all).step_by(rows);
-    Ok(starts
-        .map(|start| block.slice(start, rows.min(all - start)))
-        .collect())
-}
-
-/// `blocks` of a message, with the names that it says.
-fn named(blocks: Vec<RecordBatch>, tag: &BlockTag) -> Vec<RecordBatch> {
-    let Some(first) = BlockId::from_parts([tag.stream_high, tag.stream_low, tag.number]) else {
-        return blocks;
-    };
-    let numbered = (0..).zip(blocks);
-    numbered
-        .map(|(number, block)| first.plus(number).name(block))
-        .collect()
 }
 
 impl Call {

@@ -16,16 +16,17 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use url::Url;
 
-use super::choose::{EndView, UNKNOWN_US, choose};
+use self::end::End;
+use super::choose::choose;
 use super::directory::Asker;
 use super::dispatch::{Found, PoolLine};
-use super::loads::Load;
 use super::placed_actor::directory_key;
 use crate::actor_calls::link::Place;
 use crate::actor_calls::pool::{RemoteActor, Way};
 use crate::spawn::{OwnedTask, spawn_named};
 
 mod asking;
+mod end;
 
 /// How often the coordinator is asked where actors are that are missed.
 const ASK_EVERY: Duration = Duration::from_millis(200);
@@ -34,13 +35,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A host that is still named so long after its loss has lost only the way to it: the
 /// coordinator has missed no heartbeat of it.
 const TRUST_AFTER: Duration = Duration::from_secs(10);
-/// A member that is built anew is asked again after so long.
-const DOWN_FOR: Duration = Duration::from_millis(300);
 /// Blocks of a task on their way to each actor, and to one that works on many at a time.
 const BLOCKS_PER_ACTOR: usize = 2;
 const BLOCKS_PER_ASYNC_ACTOR: usize = 16;
-/// How much the last block counts in what blocks take lately.
-const LAST_COUNTS: f64 = 0.3;
 
 /// The actors of one call, as one task reaches them.
 #[derive(Debug)]
@@ -82,101 +79,6 @@ struct State {
     is_over: bool,
     /// Why there are none: they cannot be built.
     failure: Option<String>,
-}
-
-/// Some actors, in one process.
-#[derive(Debug)]
-struct End {
-    host: PoolHost,
-    /// Blocks that may be on their way to it.
-    credits: usize,
-    pool: Arc<dyn UdfPool>,
-    is_local: bool,
-    in_flight: usize,
-    /// Of a named actor elsewhere: blocks of all tasks of this process.
-    load: Option<Arc<Load>>,
-    /// How long a block would wait there, and when its host has told so.
-    told: Option<(Duration, Instant)>,
-    mean_us: Option<f64>,
-    /// What the mean was made from.
-    seen: (u64, Duration),
-    lost_at: Option<Instant>,
-    /// Whether its host is there, and builds its actor anew.
-    is_down: bool,
-    /// The coordinator does not name it any more.
-    is_leaving: bool,
-}
-
-impl End {
-    fn view(&self) -> EndView {
-        EndView {
-            actors: self.host.actors,
-            in_flight: self.in_flight,
-            credits: self.credits,
-            mean_us: self.mean_us,
-            // Of its own that is counted by the block.
-            others_us: match self.in_flight {
-                0 => self.others_us(),
-                _ => 0.0,
-            },
-            is_local: self.is_local,
-            is_there: self.is_there(),
-        }
-    }
-
-    /// How long blocks of others keep it, as far as this process knows.
-    fn others_us(&self) -> f64 {
-        let told = self
-            .told
-            .map(|(wait, at)| wait.saturating_sub(at.elapsed()));
-        let told = told.unwrap_or_default().max(self.pool.wait_expected());
-        let mean_us = self.mean_us.unwrap_or(UNKNOWN_US);
-        told.as_micros() as f64 + self.blocks_of_others() as f64 * mean_us
-    }
-
-    /// Blocks of other tasks of this process on their way to it, if it is elsewhere.
-    fn blocks_of_others(&self) -> usize {
-        let all = self.load.as_ref().map_or(0, |load| load.blocks());
-        all.saturating_sub(self.in_flight)
-    }
-
-    fn is_there(&self) -> bool {
-        !self.is_lost() && !self.is_leaving
-    }
-
-    /// Whether one of its actors has nothing of this task to do.
-    fn is_free(&self) -> bool {
-        self.is_there() && self.in_flight < self.host.actors
-    }
-
-    fn is_lost(&self) -> bool {
-        self.lost_at.is_some()
-    }
-
-    fn is_of(&self, host: &PoolHost) -> bool {
-        (&self.host.executor_id, self.host.part) == (&host.executor_id, host.part)
-    }
-
-    /// What its actor is built anew for long enough gets blocks again, if `host` names it.
-    fn try_again(&mut self, host: &PoolHost) {
-        let down_for = self.lost_at.filter(|_| self.is_down).map(|at| at.elapsed());
-        if self.is_of(host) && down_for.is_some_and(|time| time >= DOWN_FOR) {
-            (self.lost_at, self.is_down) = (None, false);
-        }
-    }
-
-    /// Takes what its actors have done meanwhile into account.
-    fn learn(&mut self) {
-        let stats = self.pool.stats();
-        let (calls, time) = self.seen;
-        let new = stats.calls.saturating_sub(calls);
-        if new > 0 {
-            let lately = stats.user_time.saturating_sub(time).as_micros() as f64 / new as f64;
-            let before = self.mean_us.unwrap_or(lately);
-            self.mean_us = Some(before + LAST_COUNTS * (lately - before));
-            self.seen = (stats.calls, stats.user_time);
-        }
-    }
 }
 
 /// The right to one block on its way to an end.
