@@ -53,5 +53,6 @@ def test_few_large_blocks_are_on_their_way_where_memory_is_short(start, mode, tm
                 assert ("blocks_held_back=0" in plan) == (limit == "1GiB"), plan
         server.stop()
     assert most["1GiB"] == ACTORS
-    # As many as there is room for in half of it.
-    assert 1 <= most["8MiB"] <= 3, most
+    # Two or three find room in half of it beside the one that may always go; how many are at
+    # work at a moment depends on when room comes free.
+    assert 1 <= most["8MiB"] < ACTORS - 1, most
