@@ -172,6 +172,19 @@ async fn user_code_may_fork_where_the_next_block_is_prepared() {
 }
 
 #[tokio::test]
+async fn a_child_of_user_code_may_fork_where_the_next_block_is_prepared() {
+    let manager = manager();
+    let body = format!(
+        "\nimport os, time\ndef f(x):\n    child = os.fork()\n    if not child:\n        os.fork()\n        os._exit(0)\n    {NAP}\n    os.waitpid(child, 0)\n    return x"
+    );
+    let pool = Case::ints("f", &body).pool(&manager, 1);
+    for (x, found) in (0..).zip(one_by_one(&pool, 0..20).await) {
+        assert_eq!(found.unwrap(), [Some(x)]);
+    }
+    manager.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_call_that_is_dropped_on_its_way_takes_nobody_along() {
     let manager = manager();
     let body = "\nimport time\ndef f(x):\n    if x[0] < 0: time.sleep(0.5)\n    return x";

@@ -51,8 +51,9 @@ class Ahead:
             try:
                 while self.is_busy and not self._read():
                     pass
-            except OSError:
-                # The engine is gone, as the main thread finds out.
+            except BaseException as error:
+                # For the main thread, which reads next: half a word may be read.
+                self.channel.failure = error
                 return
 
     def _read(self):

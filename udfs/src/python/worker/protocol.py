@@ -90,6 +90,8 @@ class Channel:
         # Held by whichever thread reads; whether there is more than one, see `ahead`.
         self.reading = _thread.allocate_lock()
         self.is_shared = False
+        # What ended the other one.
+        self.failure = None
         # Whether the last request came so soon that looking for it was worth it.
         self.is_quick = False
 
@@ -135,6 +137,8 @@ class Channel:
 
     def read_one(self):
         """Reads a frame; news of slots are heard, requests wait."""
+        if self.failure is not None:
+            raise self.failure
         header, descriptors = bytearray(HEADER.size), array.array("i")
         count, ancillary, _, _ = self.sock.recvmsg_into([header], ANCILLARY_BYTES, CLOSE_ON_EXEC)
         for level, kind, data in ancillary:

@@ -345,7 +345,8 @@ def serve(sock):
     # On this signal: where every thread is, even in the middle of C code.
     faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True, chain=False)
     channel = Channel(sock)
-    os.register_at_fork(before=channel.before_fork, after_in_parent=channel.after_fork)
+    after = channel.after_fork
+    os.register_at_fork(before=channel.before_fork, after_in_parent=after, after_in_child=after)
     worker = Worker(channel)
     standard = {0: os.open(os.devnull, os.O_RDONLY), 1: os.dup(1), 2: os.dup(2)}
     while True:
