@@ -8,6 +8,7 @@ pub mod catalog;
 pub mod cli;
 pub mod database;
 pub mod error;
+pub mod http;
 pub mod python_env;
 mod replay;
 pub mod service;

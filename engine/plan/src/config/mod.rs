@@ -217,7 +217,7 @@ getters! {
         pool_retire_limit actor_block_time;
     flag -> bool: local_executor insecure udf_fuse udf_prestart;
     path -> Option<&Path>: python cluster_token_file data_dir;
-    plain -> &str: udf_priority udf_start_method exchange_compression cluster_listen listen log
+    plain -> &str: udf_priority udf_start_method exchange_compression cluster_listen listen http_listen log
         cpus gpus memory resource label roles;
 }
 

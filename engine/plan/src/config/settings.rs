@@ -381,6 +381,12 @@ pub static SETTINGS: &[Setting] = &[
         "HOST:PORT of the Flight SQL listener",
     ),
     process(
+        "http_listen",
+        SettingKind::Text,
+        "",
+        "HOST:PORT of an HTTP listener with /health, /ready and, on the coordinator, /metrics; empty: none",
+    ),
+    process(
         "insecure",
         SettingKind::Bool,
         "false",
