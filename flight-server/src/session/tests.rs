@@ -12,6 +12,7 @@ use mobula_execution::{Engine, EngineSettings};
 use mobula_plan::MobulaOptions;
 
 mod actors;
+mod kept_plans;
 
 fn python() -> std::path::PathBuf {
     std::env::var_os("MOBULA_PYTHON").map_or_else(|| "python3".into(), Into::into)
