@@ -1,4 +1,4 @@
-"""Values for parameters through the stock ADBC driver and pandas: types, many rows, errors, and
+"""Values for parameters through the stock ADBC driver and polars: types, many rows, errors, and
 point queries of a named pool, on one server and on three executors."""
 
 import datetime
@@ -6,6 +6,7 @@ import decimal
 
 import adbc_driver_manager
 import pandas
+import polars
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -79,11 +80,18 @@ def test_queries_of_a_table(cursor, table):
     assert cursor.fetchall() == [(100,)]
 
 
-def test_pandas_reads_with_parameters(server, cursor, table):
+def test_frames_are_read_with_parameters(server, cursor, table):
+    query = "SELECT id FROM t WHERE id >= ? ORDER BY id"
     with server.connect() as connection:
         for low in (95, 97):
-            frame = pandas.read_sql("SELECT id FROM t WHERE id >= ? ORDER BY id", connection, params=(low,))
+            # `pandas.read_sql` refuses parameters for all ADBC drivers.
+            cursor.execute(query, (low,))
+            frame = cursor.fetch_df()
+            assert isinstance(frame, pandas.DataFrame)
             assert frame["id"].tolist() == list(range(low, 100))
+            options = {"parameters": (low,)}
+            frame = polars.read_database(query, connection, execute_options=options)
+            assert frame["id"].to_list() == list(range(low, 100))
 
 
 def test_executemany_writes_all_rows_at_once(cursor, table, tmp_path):

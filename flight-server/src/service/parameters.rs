@@ -5,6 +5,7 @@
 //! `parameter_bytes_max`. Types that only carry a value in another form (dictionaries,
 //! views) become the plain ones, as in results.
 
+use arrow::array::Array;
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
@@ -80,7 +81,9 @@ pub async fn read(
     }
     let block = concat_batches(&schema, &blocks).map_err(|e| unreadable(e.into()))?;
     let block = wire_block(&wire_schema(&schema), block).map_err(|e| unreadable(e.into()))?;
-    let bytes = block.get_array_memory_size();
+    let columns = block.columns().iter();
+    let bytes = columns.map(|column| column.to_data().get_slice_memory_size());
+    let bytes = bytes.sum::<Result<_, _>>().map_err(|e| unreadable(e.into()))?;
     Ok(Some(Given { block, bytes }))
 }
 

@@ -275,7 +275,8 @@ async fn what_is_not_supported_says_what_is() {
     for (sql, hint) in [
         ("PREPARE p AS SELECT 1", "driver"),
         ("EXECUTE p", "driver"),
-        ("SELECT $1", "Write the values"),
+        ("SELECT $1", "none were bound"),
+        ("CREATE VIEW v AS SELECT ?", "Write the values"),
         ("SELECT 1; SELECT 2", "one at a time"),
         ("", "empty"),
         ("DROP SCHEMA public", "cannot be dropped"),
