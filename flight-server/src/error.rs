@@ -49,9 +49,7 @@ pub enum ServerError {
     )]
     Parameters,
 
-    #[error(
-        "{source}. If nothing says the type of a parameter there, write CAST({name} AS type)"
-    )]
+    #[error("{source}. If nothing says the type of a parameter there, write CAST({name} AS type)")]
     OpenType {
         name: String,
         #[source]

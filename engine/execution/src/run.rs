@@ -208,7 +208,12 @@ impl Engine {
             return explain::run(query_id, state, plan, explain, |plan| self.may_run(plan)).await;
         }
         let plan = match is_optimised {
-            true => state.query_planner().create_physical_plan(plan, state).await?,
+            true => {
+                state
+                    .query_planner()
+                    .create_physical_plan(plan, state)
+                    .await?
+            }
             false => state.create_physical_plan(plan).await?,
         };
         self.may_run(&plan)?;

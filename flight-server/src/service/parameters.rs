@@ -83,7 +83,9 @@ pub async fn read(
     let block = wire_block(&wire_schema(&schema), block).map_err(|e| unreadable(e.into()))?;
     let columns = block.columns().iter();
     let bytes = columns.map(|column| column.to_data().get_slice_memory_size());
-    let bytes = bytes.sum::<Result<_, _>>().map_err(|e| unreadable(e.into()))?;
+    let bytes = bytes
+        .sum::<Result<_, _>>()
+        .map_err(|e| unreadable(e.into()))?;
     Ok(Some(Given { block, bytes }))
 }
 

@@ -46,8 +46,8 @@ struct Entry {
     prepared: Arc<Prepared>,
     /// The plan has been used.
     ran: bool,
-    /// The values of the next runs.
-    given: Option<Given>,
+    /// The values of the next runs, and the statement with them, as it was then.
+    given: Option<(Given, Arc<Bound>)>,
     used: Instant,
 }
 
@@ -132,15 +132,21 @@ impl PreparedStatements {
         given: Option<Given>,
     ) -> Result<(), Status> {
         let prepared = self.current(session, handle).await?;
-        let block = given.as_ref().map(|given| given.block.clone());
-        if block.is_some() {
-            // What is wrong with them is told to whoever sent them.
-            bind(session, &prepared, block).await?;
-        }
+        let given = match given {
+            Some(given) => {
+                // What is wrong with them is told to whoever sent them.
+                let bound = bind(session, &prepared, Some(given.block.clone())).await?;
+                Some((given, bound))
+            }
+            None => None,
+        };
         let mut open = self.open.lock();
         let others = open.iter().filter(|(other, _)| *other != handle);
         let others = others.filter_map(|(_, entry)| entry.given.as_ref());
-        let bytes: usize = others.chain(given.as_ref()).map(|given| given.bytes).sum();
+        let bytes: usize = others
+            .chain(given.as_ref())
+            .map(|(given, _)| given.bytes)
+            .sum();
         if bytes > self.parameter_bytes_max {
             return Err(refuse(
                 Code::ResourceExhausted,
@@ -170,8 +176,14 @@ impl PreparedStatements {
             let mut open = self.open.lock();
             let entry = open.get_mut(handle).ok_or_else(unknown)?;
             entry.ran = true;
-            let given = given.as_ref().or(entry.given.as_ref());
-            given.map(|given| given.block.clone())
+            match (given, &entry.given) {
+                (Some(given), _) => Some(given.block),
+                (None, Some((_, bound))) if Arc::ptr_eq(bound.prepared(), &prepared) => {
+                    return Ok(Arc::clone(bound));
+                }
+                (None, Some((given, _))) => Some(given.block.clone()),
+                (None, None) => None,
+            }
         };
         bind(session, &prepared, block).await
     }

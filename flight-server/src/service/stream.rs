@@ -21,8 +21,8 @@ use arrow_flight::encode::{FlightDataEncoder, FlightDataEncoderBuilder};
 use arrow_flight::error::FlightError;
 use arrow_flight::{FlightData, IpcMessage, SchemaAsIpc};
 use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use futures::Stream;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Code, Status};
 
@@ -130,7 +130,9 @@ pub fn no_rows() -> BoxStream<'static, Result<FlightData, Status>> {
 type Rows = BoxStream<'static, Result<RecordBatch, Status>>;
 
 async fn start(lease: Arc<Lease>, bound: Arc<Bound>, run: usize) -> Result<Rows, Status> {
-    let running = lease.session.execute_run(&bound, run, std::future::pending());
+    let running = lease
+        .session
+        .execute_run(&bound, run, std::future::pending());
     match running.await {
         Ok(Outcome::Rows(run)) => {
             let sql = &bound.prepared().sql;

@@ -79,11 +79,7 @@ impl Updates {
     ///
     /// # Errors
     /// What the statement fails with, or too many updates.
-    pub async fn apply(
-        &self,
-        lease: Lease,
-        bound: Arc<Bound>,
-    ) -> Result<Option<u64>, Status> {
+    pub async fn apply(&self, lease: Lease, bound: Arc<Bound>) -> Result<Option<u64>, Status> {
         let (tell, told) = oneshot::channel();
         self.start(lease, bound, tell)?;
         match told.await {

@@ -112,7 +112,10 @@ impl Session {
         bound.first = match &bound.values {
             Values::Rows { rows: 0, columns } => {
                 let types: Vec<DataType> = columns.iter().map(|c| c.data_type().clone()).collect();
-                Some(Arc::new(written(with_types(plan.as_ref().clone(), &types)?)))
+                Some(Arc::new(written(with_types(
+                    plan.as_ref().clone(),
+                    &types,
+                )?)))
             }
             _ => self.ready_with(prepared, &bound.values(0)?)?,
         };
@@ -142,7 +145,7 @@ impl Session {
         let Work::Plan(plan) = &prepared.work else {
             return Ok(None);
         };
-        if let Some(ready) = prepared.optimised(&self.state(), values)? {
+        if let Some(ready) = prepared.optimised(self, values)? {
             return Ok(Some(Arc::new(ready)));
         }
         match values.is_empty() {

@@ -59,7 +59,8 @@ fn is_registered(session: &Session, name: &TableReference) -> bool {
     let full = {
         let state = state.read();
         let defaults = &state.config_options().catalog;
-        name.clone().resolve(&defaults.default_catalog, &defaults.default_schema)
+        name.clone()
+            .resolve(&defaults.default_catalog, &defaults.default_schema)
     };
     let catalog = session.database.catalogs().catalog(&full.catalog);
     let schema = catalog.and_then(|catalog| catalog.schema(&full.schema));

@@ -38,8 +38,8 @@ use mobula_plan::parameters::infer;
 use mobula_plan::{MobulaStatement, nearest, parse, unknown_method};
 
 pub use bound::Bound;
-use prepared::{Ready, Work};
 pub use prepared::{Parameter, Prepared, StatementKind};
+use prepared::{Ready, Work};
 
 use crate::plan_cache::Version;
 use crate::{Database, ServerError};
@@ -316,10 +316,7 @@ fn of_open_type(error: ServerError, parameters: &[String]) -> ServerError {
 }
 
 /// `work` with what is known of its parameters, which are written as `names`.
-fn with_parameters(
-    work: Work,
-    names: Vec<String>,
-) -> Result<(Work, Vec<Parameter>), ServerError> {
+fn with_parameters(work: Work, names: Vec<String>) -> Result<(Work, Vec<Parameter>), ServerError> {
     let Work::Plan(plan) = work else {
         return match names.is_empty() {
             true => Ok((work, vec![])),

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
-use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use mobula_plan::parameters::Ahead;
 use mobula_plan::{AlterPool, CreateActor, CreateFunction, DropActor};
 use parking_lot::Mutex;
 
+use super::Session;
 use crate::ServerError;
 use crate::plan_cache::Version;
 
@@ -115,18 +115,23 @@ impl Prepared {
     /// The optimised plan for `values`, from the second run with values of their types on.
     pub(super) fn optimised(
         &self,
-        state: &SessionState,
+        session: &Session,
         values: &[ScalarValue],
     ) -> Result<Option<Ready>, ServerError> {
         let Work::Plan(plan) = &self.work else {
             return Ok(None);
         };
         let types: Vec<DataType> = values.iter().map(ScalarValue::data_type).collect();
-        let Some(ahead) = self.ahead(state, plan, types) else {
+        let Some(ahead) = self.ahead(session, plan, types) else {
             return Ok(None);
         };
+        let options = {
+            let state = session.context.state_ref();
+            let state = state.read();
+            Arc::clone(state.config_options())
+        };
         Ok(Some(Ready {
-            plan: ahead.bind(state, values)?,
+            plan: ahead.bind(&options, values)?,
             is_optimised: true,
             schema: Arc::clone(ahead.schema()),
         }))
@@ -134,7 +139,7 @@ impl Prepared {
 
     fn ahead(
         &self,
-        state: &SessionState,
+        session: &Session,
         plan: &LogicalPlan,
         types: Vec<DataType>,
     ) -> Option<Arc<Ahead>> {
@@ -156,7 +161,7 @@ impl Prepared {
             }
         }
         // Not under the lock: it takes as long as planning does.
-        let made = Ahead::of(state, plan, types);
+        let made = Ahead::of(&session.state(), plan, types);
         let mut seen = self.ahead.lock();
         match made {
             Ok(Some(made)) => {

@@ -13,10 +13,11 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, ScalarValue};
+use datafusion::config::ConfigOptions;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
-use datafusion::optimizer::Optimizer;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
+use datafusion::optimizer::{Optimizer, OptimizerContext};
 
 use super::{Given, has_parameter, in_expressions, with_types};
 use crate::operator::map_batches::MapBatchesNode;
@@ -66,11 +67,16 @@ impl Ahead {
         &self.schema
     }
 
-    /// The optimised plan with `values`, which are of its types.
+    /// The optimised plan with `values`, which are of its types, under the settings that it
+    /// was made under.
     ///
     /// # Errors
     /// A constant that cannot be computed with them.
-    pub fn bind(&self, state: &SessionState, values: &[ScalarValue]) -> Result<LogicalPlan> {
+    pub fn bind(
+        &self,
+        options: &Arc<ConfigOptions>,
+        values: &[ScalarValue],
+    ) -> Result<LogicalPlan> {
         if self.types.is_empty() {
             return Ok(self.plan.clone());
         }
@@ -78,7 +84,8 @@ impl Ahead {
         let bound = self.plan.clone();
         let bound = bound.transform_up_with_subqueries(|node| in_expressions(node, &given))?;
         let folding = Optimizer::with_rules(vec![Arc::new(SimplifyExpressions::new())]);
-        folding.optimize(bound.data, state, |_, _| {})
+        let context = OptimizerContext::new_with_config_options(Arc::clone(options));
+        folding.optimize(bound.data, &context, |_, _| {})
     }
 }
 

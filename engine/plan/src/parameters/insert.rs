@@ -45,7 +45,11 @@ pub fn insert_all(plan: &LogicalPlan, rows: &[Vec<ScalarValue>]) -> Result<Optio
 fn values_below(plan: &LogicalPlan, rows: &[Vec<ScalarValue>]) -> Result<Option<LogicalPlan>> {
     match plan {
         LogicalPlan::Projection(projection) => {
-            if projection.expr.iter().any(|e| has_parameter(e) || has_subquery(e)) {
+            if projection
+                .expr
+                .iter()
+                .any(|e| has_parameter(e) || has_subquery(e))
+            {
                 return Ok(None);
             }
             let input = values_below(&projection.input, rows)?;
@@ -78,7 +82,10 @@ fn has_subquery(expr: &Expr) -> bool {
     let _ = expr.apply(|expr| {
         found |= matches!(
             expr,
-            Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_)
+            Expr::ScalarSubquery(_)
+                | Expr::Exists(_)
+                | Expr::InSubquery(_)
+                | Expr::SetComparison(_)
         );
         Ok(TreeNodeRecursion::Continue)
     });

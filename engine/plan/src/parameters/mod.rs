@@ -79,7 +79,9 @@ fn substituted(plan: LogicalPlan, given: &Given<'_>) -> Result<LogicalPlan> {
                 let types: Vec<_> = schema.fields().iter().map(|f| f.data_type()).collect();
                 let rows = values.into_iter().map(|row| in_values(row, &types, given));
                 let rows = rows.collect::<Result<Vec<_>>>()?;
-                return LogicalPlanBuilder::values(rows)?.build().map(Transformed::yes);
+                return LogicalPlanBuilder::values(rows)?
+                    .build()
+                    .map(Transformed::yes);
             }
             LogicalPlan::Extension(extension) => in_call(extension, given)?,
             node => node,

@@ -65,21 +65,57 @@ async fn a_value_means_what_a_literal_there_means() {
         ("SELECT ? + 1", vec![int(2)], "|3|"),
         ("SELECT ? + 1", vec![float(2.5)], "|3.5|"),
         ("SELECT $2, $1", vec![int(1), text("x")], "|x|1|"),
-        ("SELECT CAST($a AS VARCHAR) || $b || $a", vec![text("x"), text("y")], "|xyx|"),
+        (
+            "SELECT CAST($a AS VARCHAR) || $b || $a",
+            vec![text("x"), text("y")],
+            "|xyx|",
+        ),
         ("SELECT a FROM t WHERE a = ?", vec![int(3)], "|3|"),
         // Not cut to the type of the column.
         ("SELECT a FROM t WHERE a = ?", vec![float(3.5)], ""),
-        ("SELECT a FROM t WHERE a < ? ORDER BY a", vec![float(1.5)], "|0| |1|"),
-        ("SELECT a FROM t WHERE a IN (?, ?) ORDER BY a", vec![int(3), int(5)], "|3| |5|"),
+        (
+            "SELECT a FROM t WHERE a < ? ORDER BY a",
+            vec![float(1.5)],
+            "|0| |1|",
+        ),
+        (
+            "SELECT a FROM t WHERE a IN (?, ?) ORDER BY a",
+            vec![int(3), int(5)],
+            "|3| |5|",
+        ),
         ("SELECT a FROM t WHERE a = ?", vec![S::Null], ""),
-        ("SELECT a FROM t ORDER BY a LIMIT ? OFFSET ?", vec![int(2), int(1)], "|1| |2|"),
-        ("SELECT count(*) FROM t WHERE s = ?", vec![text("s1' OR '1' = '1")], "|0|"),
-        ("SELECT (SELECT count(*) FROM t WHERE a > ?)", vec![int(6)], "|2|"),
-        ("SELECT ? UNION ALL SELECT ?", vec![text("x"), text("x")], "|x| |x|"),
+        (
+            "SELECT a FROM t ORDER BY a LIMIT ? OFFSET ?",
+            vec![int(2), int(1)],
+            "|1| |2|",
+        ),
+        (
+            "SELECT count(*) FROM t WHERE s = ?",
+            vec![text("s1' OR '1' = '1")],
+            "|0|",
+        ),
+        (
+            "SELECT (SELECT count(*) FROM t WHERE a > ?)",
+            vec![int(6)],
+            "|2|",
+        ),
+        (
+            "SELECT ? UNION ALL SELECT ?",
+            vec![text("x"), text("x")],
+            "|x| |x|",
+        ),
         ("SELECT ? AS x", vec![text("x")], "|x|"),
         ("VALUES (?), (2)", vec![int(1)], "|1| |2|"),
-        ("SELECT x FROM (SELECT ? AS x) WHERE x = 'a'", vec![text("a")], "|a|"),
-        ("SELECT CASE WHEN ? THEN a ELSE 0 END FROM t WHERE a = 8", vec![S::Boolean(Some(true))], "|8|"),
+        (
+            "SELECT x FROM (SELECT ? AS x) WHERE x = 'a'",
+            vec![text("a")],
+            "|a|",
+        ),
+        (
+            "SELECT CASE WHEN ? THEN a ELSE 0 END FROM t WHERE a = 8",
+            vec![S::Boolean(Some(true))],
+            "|8|",
+        ),
     ] {
         assert_eq!(given(sql, &values).await, expected, "{sql} {values:?}");
     }
@@ -100,7 +136,10 @@ async fn types_are_inferred_where_something_says_them() {
     let state = state();
     for (sql, expected) in [
         ("SELECT ?", vec![None]),
-        ("SELECT a FROM t WHERE a = ? AND b < ?", vec![Some(T::Int64), Some(T::Float64)]),
+        (
+            "SELECT a FROM t WHERE a = ? AND b < ?",
+            vec![Some(T::Int64), Some(T::Float64)],
+        ),
         ("SELECT a FROM t WHERE s LIKE ?", vec![Some(T::Utf8)]),
         ("SELECT CAST(? AS INT)", vec![Some(T::Int32)]),
         ("SELECT a FROM t LIMIT ?", vec![Some(T::Int64)]),
@@ -113,7 +152,10 @@ async fn types_are_inferred_where_something_says_them() {
             "SELECT * FROM map_batches(TABLE(SELECT s FROM t WHERE a = ?), \"Embed\"(model => ?))",
             vec![Some(T::Int64), None],
         ),
-        ("INSERT INTO t VALUES (?, ?, 1, ?)", vec![Some(T::Int64), Some(T::Float64), Some(T::Utf8)]),
+        (
+            "INSERT INTO t VALUES (?, ?, 1, ?)",
+            vec![Some(T::Int64), Some(T::Float64), Some(T::Utf8)],
+        ),
     ] {
         assert_eq!(planned(&state, sql).await.1, expected, "{sql}");
     }
@@ -125,15 +167,24 @@ async fn arguments_of_constructors_take_values() {
     let sql = "SELECT * FROM map_batches(TABLE(SELECT s FROM t), \"Embed\"(model => ?, n => ?))";
     let (plan, _) = planned(&state, sql).await;
     let unbound = state.create_physical_plan(&plan).await.unwrap_err();
-    assert!(unbound.to_string().contains("parameter $1 has no value"), "{unbound}");
+    assert!(
+        unbound.to_string().contains("parameter $1 has no value"),
+        "{unbound}"
+    );
     let bound = bind(plan.clone(), &[text("b'ig"), int(-3)]).unwrap();
     let shown = bound.display_indent().to_string();
-    assert!(shown.contains("MapBatches: Embed(model => 'b''ig', n => -3) over [s]"), "{shown}");
+    assert!(
+        shown.contains("MapBatches: Embed(model => 'b''ig', n => -3) over [s]"),
+        "{shown}"
+    );
     let other = bind(plan.clone(), &[text("small"), int(-3)]).unwrap();
     assert_ne!(bound, other);
     let error = bind(plan, &[S::Date32(Some(1)), S::Null]).unwrap_err();
     let error = error.find_root().strip_backtrace();
-    assert!(error.contains("parameter $1 is an argument of a constructor"), "{error}");
+    assert!(
+        error.contains("parameter $1 is an argument of a constructor"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -164,34 +215,62 @@ async fn many_rows_are_one_insert() {
 #[tokio::test]
 async fn a_plan_made_ahead_gives_what_one_made_with_values_gives() {
     let state = state();
-    let joined = "SELECT t.a, u.x FROM t LEFT JOIN u ON t.a = u.a AND u.x > ? WHERE t.a < ? ORDER BY 1";
+    let joined =
+        "SELECT t.a, u.x FROM t LEFT JOIN u ON t.a = u.a AND u.x > ? WHERE t.a < ? ORDER BY 1";
     for (sql, runs) in [
-        ("SELECT ? + 1", vec![vec![int(1)], vec![int(5)], vec![S::Int64(None)]]),
-        ("SELECT a FROM t WHERE a = ?", vec![vec![int(3)], vec![int(8)], vec![int(99)]]),
-        ("SELECT a FROM t WHERE a = ? OR ? IS NULL ORDER BY a", vec![
-            vec![int(3), text("x")],
-            vec![int(3), S::Utf8(None)],
-        ]),
-        (joined, vec![vec![int(10), int(3)], vec![int(20), int(2)], vec![S::Int64(None), int(2)]]),
-        ("SELECT s, count(*) FROM t WHERE c = ? GROUP BY s ORDER BY s", vec![vec![int(1)], vec![int(2)]]),
-        ("SELECT a FROM t WHERE a > (SELECT min(a) FROM u WHERE x >= ?) AND s LIKE ? ORDER BY a", vec![
-            vec![int(20), text("s%")],
-            vec![int(10), text("%8")],
-        ]),
-        ("SELECT ? UNION SELECT s FROM t WHERE a = 1 ORDER BY 1", vec![vec![text("a")], vec![text("s1")]]),
+        (
+            "SELECT ? + 1",
+            vec![vec![int(1)], vec![int(5)], vec![S::Int64(None)]],
+        ),
+        (
+            "SELECT a FROM t WHERE a = ?",
+            vec![vec![int(3)], vec![int(8)], vec![int(99)]],
+        ),
+        (
+            "SELECT a FROM t WHERE a = ? OR ? IS NULL ORDER BY a",
+            vec![vec![int(3), text("x")], vec![int(3), S::Utf8(None)]],
+        ),
+        (
+            joined,
+            vec![
+                vec![int(10), int(3)],
+                vec![int(20), int(2)],
+                vec![S::Int64(None), int(2)],
+            ],
+        ),
+        (
+            "SELECT s, count(*) FROM t WHERE c = ? GROUP BY s ORDER BY s",
+            vec![vec![int(1)], vec![int(2)]],
+        ),
+        (
+            "SELECT a FROM t WHERE a > (SELECT min(a) FROM u WHERE x >= ?) AND s LIKE ? ORDER BY a",
+            vec![vec![int(20), text("s%")], vec![int(10), text("%8")]],
+        ),
+        (
+            "SELECT ? UNION SELECT s FROM t WHERE a = 1 ORDER BY 1",
+            vec![vec![text("a")], vec![text("s1")]],
+        ),
     ] {
         let (plan, _) = planned(&state, sql).await;
         let types = runs[0].iter().map(S::data_type).collect();
         let ahead = Ahead::of(&state, &plan, types).unwrap().expect(sql);
         for values in runs {
-            let kept = ahead.bind(&state, &values).unwrap();
-            let kept = state.query_planner().create_physical_plan(&kept, &state).await.unwrap();
+            let kept = ahead.bind(state.config_options(), &values).unwrap();
+            let kept = state
+                .query_planner()
+                .create_physical_plan(&kept, &state)
+                .await
+                .unwrap();
             let blocks = collect(kept, state.task_ctx()).await.unwrap();
-            let kept = arrow::util::pretty::pretty_format_batches(&blocks).unwrap().to_string();
+            let kept = arrow::util::pretty::pretty_format_batches(&blocks)
+                .unwrap()
+                .to_string();
             let plan = bind(plan.clone(), &values).unwrap();
             let plan = state.create_physical_plan(&plan).await.unwrap();
             let blocks = collect(plan, state.task_ctx()).await.unwrap();
-            let anew = arrow::util::pretty::pretty_format_batches(&blocks).unwrap().to_string();
+            let anew = arrow::util::pretty::pretty_format_batches(&blocks)
+                .unwrap()
+                .to_string();
             assert_eq!(kept, anew, "{sql} {values:?}");
         }
     }
@@ -202,7 +281,7 @@ async fn values_reach_the_scan_of_a_plan_made_ahead() {
     let state = state();
     let (plan, _) = planned(&state, "SELECT inc(a) FROM t WHERE a = CAST(? AS INT) + 1").await;
     let ahead = Ahead::of(&state, &plan, vec![T::Utf8]).unwrap().unwrap();
-    let bound = ahead.bind(&state, &[text("4")]).unwrap();
+    let bound = ahead.bind(state.config_options(), &[text("4")]).unwrap();
     let shown = bound.display_indent().to_string();
     assert!(shown.contains("a = Int64(5)"), "{shown}");
 }
@@ -223,7 +302,11 @@ async fn what_depends_on_its_run_is_not_planned_ahead() {
         let types = types.into_iter().map(|_| T::Int64).collect();
         assert!(Ahead::of(&state, &plan, types).unwrap().is_none(), "{sql}");
     }
-    for sql in ["SELECT random()", "SELECT inc(1)", "SELECT a FROM t LIMIT 3"] {
+    for sql in [
+        "SELECT random()",
+        "SELECT inc(1)",
+        "SELECT a FROM t LIMIT 3",
+    ] {
         let (plan, _) = planned(&state, sql).await;
         assert!(Ahead::of(&state, &plan, vec![]).unwrap().is_some(), "{sql}");
     }

@@ -99,7 +99,10 @@ mod tests {
         for (sql, expected) in [
             ("SELECT 1", "SELECT 1 []"),
             ("SELECT ?, ? + 1", r#"SELECT $1, $2 + 1 ["$1", "$2"]"#),
-            ("SELECT a-?-b, '?', \"?\"", r#"SELECT a - $1 - b, '?', "?" ["$1"]"#),
+            (
+                "SELECT a-?-b, '?', \"?\"",
+                r#"SELECT a - $1 - b, '?', "?" ["$1"]"#,
+            ),
             ("SELECT $2, $1, $2", r#"SELECT $2, $1, $2 ["$1", "$2"]"#),
             ("SELECT $3", r#"SELECT $3 ["$1", "$2", "$3"]"#),
             ("SELECT ?2, ?1", r#"SELECT $2, $1 ["$1", "$2"]"#),

@@ -7,10 +7,10 @@ mod errors;
 mod metadata;
 mod parameters;
 mod prepared;
-mod stale_plans;
 mod remote;
 mod sessions;
 mod sql_info;
+mod stale_plans;
 mod statements;
 mod updates;
 

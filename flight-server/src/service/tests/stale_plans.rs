@@ -62,7 +62,11 @@ async fn what_may_change_unseen_is_planned_each_time() {
     let path = dir.path().join("a.csv");
     std::fs::write(&path, "n\n1\n").unwrap();
     let file = format!("SELECT * FROM '{}'", path.display());
-    for sql in [file.as_str(), "SELECT count(*) FROM information_schema.tables", "SHOW TABLES"] {
+    for sql in [
+        file.as_str(),
+        "SELECT count(*) FROM information_schema.tables",
+        "SHOW TABLES",
+    ] {
         let first = session.prepare(sql).await.unwrap();
         let again = session.prepare(sql).await.unwrap();
         assert!(!Arc::ptr_eq(&first, &again), "{sql}");
@@ -85,7 +89,10 @@ async fn plans_are_few_and_end_with_their_session() {
     for n in 1..5 {
         session.prepare(&kept(n)).await.unwrap();
         // Used, and so not the one to go.
-        assert!(Arc::ptr_eq(&first, &session.prepare(&kept(0)).await.unwrap()));
+        assert!(Arc::ptr_eq(
+            &first,
+            &session.prepare(&kept(0)).await.unwrap()
+        ));
     }
     let (statements, bytes) = database.plans().size();
     assert_eq!(statements, 3);
@@ -111,11 +118,17 @@ async fn large_plans_are_not_kept() {
         session.prepare(&format!("SELECT {n}")).await.unwrap();
     }
     let (statements, bytes) = database.plans().size();
-    assert!((2..100).contains(&statements) && bytes <= 64 * 1024, "{statements} {bytes}");
+    assert!(
+        (2..100).contains(&statements) && bytes <= 64 * 1024,
+        "{statements} {bytes}"
+    );
 }
 
 /// One row, whose first column is the values one after the other.
-async fn once(client: &mut Client, prepared: &mut PreparedStatement<Channel>) -> Result<String, Status> {
+async fn once(
+    client: &mut Client,
+    prepared: &mut PreparedStatement<Channel>,
+) -> Result<String, Status> {
     let info = prepared.execute().await.map_err(status_of)?;
     let blocks = read(client, &info).await?;
     let block = blocks.iter().find(|block| block.num_rows() > 0);
@@ -128,15 +141,25 @@ async fn once(client: &mut Client, prepared: &mut PreparedStatement<Channel>) ->
 async fn across(sql: &str, value: Option<i64>, first: &str, changes: &[(&str, &str)]) {
     let server = TestServer::start().await;
     let (mut client, mut other) = (server.client().await, server.client().await);
-    run(&mut other, "CREATE TABLE t AS SELECT 1 AS a, 10 AS b").await.unwrap();
-    run(&mut other, "CREATE VIEW v AS SELECT a + 100 AS a FROM t").await.unwrap();
-    run(&mut other, "CREATE VIEW w AS SELECT a + 1000 AS a FROM v").await.unwrap();
+    run(&mut other, "CREATE TABLE t AS SELECT 1 AS a, 10 AS b")
+        .await
+        .unwrap();
+    run(&mut other, "CREATE VIEW v AS SELECT a + 100 AS a FROM t")
+        .await
+        .unwrap();
+    run(&mut other, "CREATE VIEW w AS SELECT a + 1000 AS a FROM v")
+        .await
+        .unwrap();
     let mut prepared = client.prepare(sql.to_owned(), None).await.unwrap();
     if let Some(values) = columns(value.as_slice()) {
         prepared.set_parameters(values).unwrap();
     }
     for _ in 0..3 {
-        assert_eq!(once(&mut client, &mut prepared).await.unwrap(), first, "{sql}");
+        assert_eq!(
+            once(&mut client, &mut prepared).await.unwrap(),
+            first,
+            "{sql}"
+        );
     }
     for (change, expected) in changes {
         run(&mut other, change).await.unwrap();
@@ -153,25 +176,40 @@ async fn across(sql: &str, value: Option<i64>, first: &str, changes: &[(&str, &s
 async fn a_table_made_anew_is_read() {
     let changes = [
         ("CREATE OR REPLACE TABLE t AS SELECT 2 AS a", "2"),
-        ("CREATE OR REPLACE TABLE t AS SELECT 'two' AS c, 3 AS a", "3"),
+        (
+            "CREATE OR REPLACE TABLE t AS SELECT 'two' AS c, 3 AS a",
+            "3",
+        ),
         ("DROP TABLE t", "table \"t\" does not exist"),
         ("CREATE TABLE t AS SELECT 4 AS a", "4"),
         ("INSERT INTO t VALUES (3)", "4"),
     ];
-    across("SELECT a FROM t WHERE a > ? ORDER BY a DESC", Some(0), "1", &changes).await;
+    across(
+        "SELECT a FROM t WHERE a > ? ORDER BY a DESC",
+        Some(0),
+        "1",
+        &changes,
+    )
+    .await;
     across("SELECT a FROM t ORDER BY a DESC", None, "1", &changes).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_made_anew_is_read() {
     let changes = [
-        ("CREATE OR REPLACE VIEW v AS SELECT a + 200 AS a FROM t", "1201"),
+        (
+            "CREATE OR REPLACE VIEW v AS SELECT a + 200 AS a FROM t",
+            "1201",
+        ),
         ("CREATE OR REPLACE TABLE t AS SELECT 2 AS a", "1202"),
         ("CREATE OR REPLACE VIEW w AS SELECT 'x' AS a", "x"),
         ("DROP VIEW w", "table \"w\" does not exist"),
     ];
     across("SELECT a FROM w", None, "1101", &changes).await;
-    let changes = [("CREATE OR REPLACE VIEW v AS SELECT a + 200 AS a FROM t", "1211")];
+    let changes = [(
+        "CREATE OR REPLACE VIEW v AS SELECT a + 200 AS a FROM t",
+        "1211",
+    )];
     across("SELECT a + ? FROM w", Some(10), "1111", &changes).await;
 }
 
@@ -190,8 +228,12 @@ async fn settings_of_the_session_count() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
     run(&mut client, "CREATE SCHEMA s").await.unwrap();
-    run(&mut client, "CREATE VIEW t AS SELECT 1 AS a").await.unwrap();
-    run(&mut client, "CREATE VIEW s.t AS SELECT 2 AS a").await.unwrap();
+    run(&mut client, "CREATE VIEW t AS SELECT 1 AS a")
+        .await
+        .unwrap();
+    run(&mut client, "CREATE VIEW s.t AS SELECT 2 AS a")
+        .await
+        .unwrap();
     let sql = "SELECT a FROM t".to_owned();
     let mut prepared = client.prepare(sql.clone(), None).await.unwrap();
     for (schema, expected) in [("public", "1"), ("s", "2"), ("public", "1")] {
@@ -202,8 +244,12 @@ async fn settings_of_the_session_count() {
             assert_eq!(value(&mut client, &sql).await, expected);
         }
     }
-    run(&mut client, "SET datafusion.catalog.default_schema = 's'").await.unwrap();
-    run(&mut client, "RESET datafusion.catalog.default_schema").await.unwrap();
+    run(&mut client, "SET datafusion.catalog.default_schema = 's'")
+        .await
+        .unwrap();
+    run(&mut client, "RESET datafusion.catalog.default_schema")
+        .await
+        .unwrap();
     assert_eq!(once(&mut client, &mut prepared).await.unwrap(), "1");
     let zone = "SELECT CAST(CAST(0 AS TIMESTAMP) AS TIMESTAMPTZ)::VARCHAR".to_owned();
     let mut prepared = client.prepare(zone, None).await.unwrap();
@@ -224,7 +270,10 @@ async fn settings_of_the_session_count() {
 async fn time_goes_on() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
-    let mut prepared = client.prepare("SELECT now()".to_owned(), None).await.unwrap();
+    let mut prepared = client
+        .prepare("SELECT now()".to_owned(), None)
+        .await
+        .unwrap();
     let mut seen = vec![];
     for _ in 0..4 {
         seen.push(once(&mut client, &mut prepared).await.unwrap());

@@ -13,7 +13,9 @@ async fn ask(session: &Session, sql: &str, text: &str) -> Result<String, String>
             let column = Arc::new(StringArray::from(vec![text])) as _;
             let given = arrow::array::RecordBatch::try_from_iter([("0", column)]);
             let bound = session.bind(&prepared, Some(given.unwrap())).await?;
-            let Outcome::Rows(run) = session.execute_run(&bound, 0, std::future::pending()).await?
+            let Outcome::Rows(run) = session
+                .execute_run(&bound, 0, std::future::pending())
+                .await?
             else {
                 panic!("{sql} gives no rows");
             };
