@@ -63,11 +63,8 @@ const fn counter(
     sql: &'static str,
 ) -> Figure {
     Figure {
-        name,
-        help,
         kind: Kind::Counter,
-        labels,
-        sql,
+        ..gauge(name, help, labels, sql)
     }
 }
 

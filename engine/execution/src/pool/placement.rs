@@ -1,9 +1,9 @@
 //! Which host gets which actors: pure.
 //!
 //! All that must be there fits at once, or nothing is placed. A call's actors are spread
-//! over the hosts that its labels prefer, or lie on as few of them as it says; where that
-//! leaves no room for all, all are packed, and where that does not either, combinations are tried, up to a bound. What
-//! calls may have besides goes where there is room after that.
+//! over the hosts that its labels prefer, or lie on few of them if it says so; where that
+//! leaves no room for all, all are packed, and where that does not either, combinations are
+//! tried, up to a bound. What calls may have besides goes where there is room after that.
 
 use std::collections::BTreeMap;
 
