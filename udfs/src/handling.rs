@@ -20,7 +20,8 @@ pub struct Handling {
     /// Whether batches are seen where they lie; else user code gets its own copy,
     /// to write to.
     pub zero_copy_batch: bool,
-    /// Whether blocks come out in the order they went in; `None`: values do.
+    /// Whether blocks come out in the order they went in; `None`: values do, unless
+    /// a planner finds that nobody asks for it.
     pub preserve_order: Option<bool>,
     /// Workers at once to start with, over the cluster; more only while blocks wait
     /// long. `None`: as many as may be had.

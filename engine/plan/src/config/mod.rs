@@ -216,7 +216,7 @@ getters! {
     duration -> Duration: udf_init_timeout udf_kill_grace udf_idle_ttl heartbeat_interval
         heartbeat_timeout session_ttl pool_interval pool_wait_target pool_idle_ttl pool_debounce
         pool_retire_limit actor_block_time;
-    flag -> bool: local_executor insecure udf_fuse udf_prestart;
+    flag -> bool: local_executor insecure udf_fuse udf_preserve_order udf_prestart;
     path -> Option<&Path>: python cluster_token_file data_dir;
     plain -> &str: udf_priority udf_start_method exchange_compression cluster_listen listen http_listen log
         cpus gpus memory resource label roles;

@@ -86,6 +86,12 @@ pub static SETTINGS: &[Setting] = &[
         "Whether one worker runs neighbouring calls one after another, where they ask for nothing of their own",
     ),
     session(
+        "udf_preserve_order",
+        SettingKind::Bool,
+        "false",
+        "Whether calls that do not say preserve_order keep the order of their rows also where nothing asks for it; one slow block then holds up all behind it",
+    ),
+    session(
         "udf_call_timeout",
         time(Duration::ZERO, DAY),
         "0",

@@ -9,6 +9,7 @@ pub mod fuse_calls;
 pub mod hoist_udf;
 pub mod in_list;
 pub mod lower_spread;
+pub mod order_where_asked;
 pub mod prune_call;
 pub mod raise_blocks;
 pub mod series_column;
@@ -45,6 +46,7 @@ pub fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
         Arc::new(yield_in_join::YieldInJoin),
         Arc::new(series_column::SeriesColumn),
         Arc::new(stream_above_call::StreamAboveCall),
+        Arc::new(order_where_asked::OrderWhereAsked),
         Arc::new(raise_blocks::RaiseBlocks),
         Arc::new(fuse_calls::FuseCalls),
         Arc::new(lower_spread::LowerSpread),

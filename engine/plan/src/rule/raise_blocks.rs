@@ -97,7 +97,7 @@ mod tests {
             "SELECT CASE WHEN a > 1 THEN inc(a) END FROM repartition(TABLE(SELECT a FROM t LIMIT 9), rows_per_block => 2)",
             expect![[r#"
                 ProjectionExec: expr=[CASE WHEN a@0 > 1 THEN inc(a)@2 END as CASE WHEN a > Int64(1) THEN inc(a) END]
-                  MapBatchesExec: udf=inc, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores, mask=__mask@1
+                  MapBatchesExec: udf=inc, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores, mask=__mask@1, preserve_order=false
                     BlocksExec: rows_per_block=2
                       ProjectionExec: expr=[a@0 as a, (a@0 > 1) IS NOT DISTINCT FROM true as __mask]
                         CoalescePartitionsExec: fetch=9

@@ -111,7 +111,7 @@ mod tests {
                 SortPreservingMergeExec: [g@0 ASC NULLS LAST]
                   UnionExec
                     ProjectionExec: expr=[1 as g, inc(t.a)@1 as inc(t.a)]
-                      MapBatchesExec: udf=inc, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores
+                      MapBatchesExec: udf=inc, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores, preserve_order=false
                         DataSourceExec: partitions=2, partition_sizes=[1, 1]
                     ProjectionExec: expr=[2 as g, CAST(a@0 AS Int64) as inc(t.a)]
                       DataSourceExec: partitions=2, partition_sizes=[1, 1]

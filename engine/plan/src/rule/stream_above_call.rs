@@ -140,9 +140,9 @@ mod tests {
               CoalescePartitionsExec
                 AggregateExec: mode=Partial, gby=[], aggr=[sum(inc)]
                   ProjectionExec: expr=[inc@1 as inc]
-                    MapBatchesExec: udf=inc, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores
+                    MapBatchesExec: udf=inc, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores, preserve_order=false
                       ProjectionExec: expr=[dice@1 * 2 as a]
-                        MapExec: udf=dice, kind=scalar, concurrency=cores
+                        MapExec: udf=dice, kind=scalar, concurrency=cores, preserve_order=false
                           ProjectionExec: expr=[value@0 as a]
                             LazyMemoryExec: partitions=1, batch_generators=[generate_series: start=1, end=9, batch_size=8192]
         "#]]).await;
@@ -155,8 +155,8 @@ mod tests {
             AggregateExec: mode=Final, gby=[], aggr=[avg(dice * a)]
               CoalescePartitionsExec
                 AggregateExec: mode=Partial, gby=[], aggr=[avg(dice * a)]
-                  RepartitionExec: partitioning=RoundRobinBatch(2), input_partitions=1, maintains_sort_order=true
-                    MapExec: udf=dice, kind=scalar, concurrency=cores
+                  RepartitionExec: partitioning=RoundRobinBatch(2), input_partitions=1
+                    MapExec: udf=dice, kind=scalar, concurrency=cores, preserve_order=false
                       ProjectionExec: expr=[value@0 as a]
                         LazyMemoryExec: partitions=1, batch_generators=[generate_series: start=1, end=9, batch_size=8192]
         "#]]).await;

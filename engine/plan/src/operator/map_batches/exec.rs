@@ -203,17 +203,36 @@ impl MapBatchesExec {
         parts.any(|part| part.spec.volatility == Volatility::Volatile)
     }
 
-    /// Whether blocks come out in the order they went in: values do unless told
-    /// otherwise, tables only if.
+    /// Whether blocks come out in the order they went in. Until a rule has found out who
+    /// asks for it (`rule::order_where_asked`) values do unless told otherwise, tables only if.
     pub(crate) fn keeps_order(&self) -> bool {
         keeps_order(&self.call, &self.shape)
     }
 
     /// Whether one worker has all blocks, one after the other: nothing is gained by giving
     /// rows out in another order.
-    fn keeps_order_for_nothing(&self) -> bool {
+    pub(crate) fn keeps_order_for_nothing(&self) -> bool {
         let is_alone = self.concurrency == Some(1) && !self.call.is_async();
         is_alone && self.call.handling.preserve_order.is_none()
+    }
+
+    /// The same call, whose blocks come out in order, or not.
+    ///
+    /// # Errors
+    /// An internal error when it did not fit its input before.
+    pub(crate) fn keeping_order(&self, keeps: bool) -> Result<Self> {
+        let mut call = self.call.as_ref().clone();
+        call.handling.preserve_order = Some(keeps);
+        self.remade(Arc::clone(&self.input), Arc::new(call))
+    }
+
+    /// The same exec in another place, under the same name.
+    fn remade(&self, input: Arc<dyn ExecutionPlan>, call: Arc<UdfCall>) -> Result<Self> {
+        let exec = Self::try_new(input, call, self.shape.clone(), self.concurrency)?;
+        let exec = exec.with_input_order(self.input_order.clone());
+        let mut exec = exec.with_call_id(self.call_id);
+        exec.runs = Arc::clone(&self.runs);
+        Ok(exec.with_grouping(self.grouping.clone()))
     }
 
     pub(crate) fn is_table(&self) -> bool {
@@ -411,25 +430,17 @@ fn properties(
 ) -> Result<PlanProperties> {
     let (equivalence, partitioning) = match shape {
         // Old columns keep their places, so all that was known of them holds.
-        ExecShape::Column { .. } if !keeps_order(call, shape) => {
-            let schema = appended(&input.schema(), &call.output);
-            let partitioning = input.output_partitioning().clone();
-            (EquivalenceProperties::new(schema), partitioning)
-        }
-        ExecShape::Filter { .. } if !keeps_order(call, shape) => (
-            EquivalenceProperties::new(input.schema()),
-            input.output_partitioning().clone(),
-        ),
-        ExecShape::Column { .. } => {
-            let schema = appended(&input.schema(), &call.output);
-            let known = input.equivalence_properties().clone();
-            let equivalence = EquivalenceProperties::new(schema).extend(known)?;
+        ExecShape::Column { .. } | ExecShape::Filter { .. } => {
+            let mut equivalence = input.equivalence_properties().clone();
+            if !keeps_order(call, shape) {
+                equivalence.clear_orderings();
+            }
+            if matches!(shape, ExecShape::Column { .. }) {
+                let schema = appended(&input.schema(), &call.output);
+                equivalence = EquivalenceProperties::new(schema).extend(equivalence)?;
+            }
             (equivalence, input.output_partitioning().clone())
         }
-        ExecShape::Filter { .. } => (
-            input.equivalence_properties().clone(),
-            input.output_partitioning().clone(),
-        ),
         ExecShape::Table { .. } => {
             let equivalence = EquivalenceProperties::new(Arc::clone(&call.output));
             let count = input.output_partitioning().partition_count();
@@ -495,12 +506,8 @@ impl ExecutionPlan for MapBatchesExec {
         let Ok([input]) = <[Arc<dyn ExecutionPlan>; 1]>::try_from(children) else {
             return internal_err!("{} has one input", self.name());
         };
-        let (call, shape) = (Arc::clone(&self.call), self.shape.clone());
-        let exec = Self::try_new(input, call, shape, self.concurrency)?;
-        let exec = exec.with_input_order(self.input_order.clone());
-        let mut exec = exec.with_call_id(self.call_id);
-        exec.runs = Arc::clone(&self.runs);
-        Ok(Arc::new(exec.with_grouping(self.grouping.clone())))
+        let call = Arc::clone(&self.call);
+        Ok(Arc::new(self.remade(input, call)?))
     }
 
     fn with_new_children(

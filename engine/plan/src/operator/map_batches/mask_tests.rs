@@ -26,7 +26,7 @@ async fn the_mask_is_a_column_of_the_input() {
         "SELECT CASE WHEN c = 1 THEN inc(a) ELSE 0 END AS r FROM t WHERE a > 2",
         expect![[r#"
             ProjectionExec: expr=[CASE WHEN c@1 = 1 THEN inc(t.a)@3 ELSE 0 END as r]
-              MapBatchesExec: udf=inc, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores, mask=__mask@2
+              MapBatchesExec: udf=inc, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores, mask=__mask@2, preserve_order=false
                 ProjectionExec: expr=[a@0 as a, c@1 as c, (c@1 = 1) IS NOT DISTINCT FROM true as __mask]
                   FilterExec: a@0 > 2
                     DataSourceExec: partitions=2, partition_sizes=[1, 1]

@@ -115,7 +115,7 @@ async fn conditions_move_below_a_filter_and_limits_do_not() {
             CoalescePartitionsExec: fetch=3
               ProjectionExec: expr=[s@1 as s]
                 LocalLimitExec: fetch=3
-                  UdfFilterExec: udf=big, kind=scalar, volatility=immutable, concurrency=cores
+                  UdfFilterExec: udf=big, kind=scalar, volatility=immutable, concurrency=cores, preserve_order=false
                     FilterExec: c@1 = 1, projection=[a@0, s@2]
                       DataSourceExec: partitions=2, partition_sizes=[1, 1]
         "#]],

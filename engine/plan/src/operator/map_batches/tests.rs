@@ -202,14 +202,14 @@ async fn unread_columns_are_pruned_and_filters_move_below() {
         ProjectionExec: expr=[net(t.a,t.b)@0 as n]
           FilterExec: net(t.a,t.b)@0 > 2
             ProjectionExec: expr=[net(t.a,t.b)@3 as net(t.a,t.b)]
-              MapBatchesExec: udf=net, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores
+              MapBatchesExec: udf=net, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores, preserve_order=false
                 FilterExec: c@2 = 1
                   DataSourceExec: partitions=2, partition_sizes=[1, 1]
     "#]]).await;
     check_plan("SELECT * FROM (SELECT a, dice(a) AS d FROM t) WHERE a = 1", expect![[r#"
         ProjectionExec: expr=[a@0 as a, dice(t.a)@1 as d]
           FilterExec: a@0 = 1
-            MapBatchesExec: udf=dice, kind=scalar, batch_size=block, batch_format=numpy, concurrency=cores
+            MapBatchesExec: udf=dice, kind=scalar, batch_size=block, batch_format=numpy, concurrency=cores, preserve_order=false
               DataSourceExec: partitions=2, partition_sizes=[1, 1]
     "#]]).await;
     check_plan(

@@ -10,7 +10,7 @@ use crate::test_session::{FakeHost, check_plan, physical_text, plan, session};
 async fn functions_of_the_same_rows_go_together() {
     check_plan("SELECT net(a, b), inc(c), dice(a + 1) FROM t", expect![[r#"
         ProjectionExec: expr=[net(t.a,t.b)@4 as net(t.a,t.b), inc(t.c)@5 as inc(t.c), dice(t.a + Int64(1))@6 as dice(t.a + Int64(1))]
-          MapBatchesExec: udf=net, then=[map_batches inc (volatility=immutable), map_batches dice], kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores
+          MapBatchesExec: udf=net, then=[map_batches inc (volatility=immutable), map_batches dice], kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores, preserve_order=false
             ProjectionExec: expr=[a@0 as a, b@1 as b, c@2 as c, a@0 + 1 as __dice_a]
               DataSourceExec: partitions=2, partition_sizes=[1, 1]
     "#]]).await;
@@ -20,13 +20,13 @@ async fn functions_of_the_same_rows_go_together() {
 async fn a_result_that_the_next_one_takes_stays_in_the_worker() {
     check_plan("SELECT inc(inc(a)), s FROM t", expect![[r#"
         ProjectionExec: expr=[inc(inc(t.a))@3 as inc(inc(t.a)), s@1 as s]
-          MapBatchesExec: udf=inc, then=[map_batches inc (volatility=immutable)], kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores
+          MapBatchesExec: udf=inc, then=[map_batches inc (volatility=immutable)], kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores, preserve_order=false
             DataSourceExec: partitions=2, partition_sizes=[1, 1]
     "#]]).await;
     check_plan("SELECT inc(c), net(inc(c), b) FROM t", expect![[r#"
         ProjectionExec: expr=[inc(t.c)@2 as inc(t.c), net(inc(t.c),t.b)@3 as net(inc(t.c),t.b)]
-          MapBatchesExec: udf=net, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores
-            MapBatchesExec: udf=inc, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores
+          MapBatchesExec: udf=net, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores, preserve_order=false
+            MapBatchesExec: udf=inc, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores, preserve_order=false
               DataSourceExec: partitions=2, partition_sizes=[1, 1]
     "#]]).await;
 }
@@ -37,7 +37,7 @@ async fn one_mask_is_for_all() {
         "SELECT CASE WHEN a > 1 THEN inc(a) + dice(c) END FROM t",
         expect![[r#"
             ProjectionExec: expr=[CASE WHEN a@0 > 1 THEN inc(t.a)@3 + dice(t.c)@4 END as CASE WHEN t.a > Int64(1) THEN inc(t.a) + dice(t.c) END]
-              MapBatchesExec: udf=inc, then=[map_batches dice], kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores, mask=__mask@2
+              MapBatchesExec: udf=inc, then=[map_batches dice], kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores, mask=__mask@2, preserve_order=false
                 ProjectionExec: expr=[a@0 as a, c@1 as c, (a@0 > 1) IS NOT DISTINCT FROM true as __mask]
                   DataSourceExec: partitions=2, partition_sizes=[1, 1]
         "#]],
@@ -47,8 +47,8 @@ async fn one_mask_is_for_all() {
         "SELECT CASE WHEN a > 1 THEN inc(a) END, inc(c) FROM t",
         expect![[r#"
             ProjectionExec: expr=[CASE WHEN a@0 > 1 THEN inc(t.a)@3 END as CASE WHEN t.a > Int64(1) THEN inc(t.a) END, inc(t.c)@4 as inc(t.c)]
-              MapBatchesExec: udf=inc, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores
-                MapBatchesExec: udf=inc, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores, mask=__mask@2
+              MapBatchesExec: udf=inc, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores, preserve_order=false
+                MapBatchesExec: udf=inc, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores, mask=__mask@2, preserve_order=false
                   ProjectionExec: expr=[a@0 as a, c@1 as c, (a@0 > 1) IS NOT DISTINCT FROM true as __mask]
                     DataSourceExec: partitions=2, partition_sizes=[1, 1]
         "#]],
@@ -118,7 +118,7 @@ async fn what_counts_for_one_call_keeps_it_apart() {
         expect![[r#"
             MapBatchesExec: udf=Embed, kind=scalar, batch_size=8, batch_format=numpy, concurrency=1
               ProjectionExec: expr=[s@1 as s, inc(t.a)@2 as inc(t.a)]
-                MapBatchesExec: udf=inc, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores
+                MapBatchesExec: udf=inc, kind=scalar, volatility=immutable, batch_size=block, batch_format=numpy, concurrency=cores, preserve_order=false
                   DataSourceExec: partitions=2, partition_sizes=[1, 1]
         "#]],
     )
