@@ -207,7 +207,7 @@ async fn a_slow_host_gets_few_blocks() {
         add(&mut cluster, id, &[("roles", "actors"), ("gpus", "1")]).await;
     }
     declare(&mut cluster, "slow", SLOW);
-    let sql = "select distinct slow from map_batches((SELECT k FROM repartition((SELECT k FROM numbers), rows_per_block => 100)), slow, concurrency => 3, num_gpus => 1, preserve_order => false)";
+    let sql = "select distinct slow from map_batches((SELECT k FROM repartition((SELECT k FROM numbers), rows_per_block => 100)), slow, concurrency => 3, num_gpus => 1)";
     let calls = texts(&cluster, sql).await;
     assert_eq!(calls.len(), 200);
     let calls: Vec<_> = calls.iter().map(|call| timed(call)).collect();

@@ -4,7 +4,7 @@
 //! SQL      SELECT * FROM filter(TABLE(t), big)    big(a, b) RETURNS BOOLEAN gets plain values
 //!          SELECT * FROM filter(TABLE(t), good)   good(row TABLE) RETURNS BOOLEAN gets a dict
 //! EXPLAIN  UdfFilterExec: udf=big, kind=scalar, concurrency=2
-//! Rows     those for which it gave true, in their order; the columns are the input's
+//! Rows     those for which it gave true, in order where it is asked for; the columns are the input's
 //! After    Ray Data's filter
 //! ```
 //!

@@ -4,7 +4,7 @@
 //! SQL      SELECT * FROM map(TABLE(t), net)      net(a, b) gets plain values: one column more
 //!          SELECT * FROM map(TABLE(t), clean)    clean(row TABLE) RETURNS TABLE(…) gets a dict, gives one
 //! EXPLAIN  MapExec: udf=net, kind=scalar, concurrency=2
-//! Rows     as many as the input's, in their order
+//! Rows     as many as the input's, in order where it is asked for
 //! After    Ray Data's map
 //! ```
 //!

@@ -212,7 +212,9 @@ impl MapBatchesExec {
     /// Whether one worker has all blocks, one after the other: nothing is gained by giving
     /// rows out in another order.
     pub(crate) fn keeps_order_for_nothing(&self) -> bool {
-        let is_alone = self.concurrency == Some(1) && !self.call.is_async();
+        // A method may be that of a pool.
+        let is_one = self.concurrency == Some(1) && !self.call.spec.is_method();
+        let is_alone = is_one && !self.call.is_async();
         is_alone && self.call.handling.preserve_order.is_none()
     }
 

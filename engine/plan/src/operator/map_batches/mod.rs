@@ -8,7 +8,7 @@
 //!                                                                RETURNS TABLE: other rows
 //! EXPLAIN  MapBatchesExec: udf=net, kind=scalar, batch_size=64, batch_format=numpy, concurrency=2, mask=ok@3
 //! Rows     scalar: as many as the input's; table: any number
-//! Order    kept within a partition (several blocks in flight, answered in order)
+//! Order    within a partition, where it is asked for (`rule::order_where_asked`)
 //! Parts    as the input's; asks for no distribution
 //! Memory   per partition one block in flight, over all partitions of a task
 //!          `concurrency` more, as far as `memory_limit` has room (`block_memory`); a block has udf_batch_rows rows or udf_batch_bytes bytes; beside
