@@ -1,11 +1,15 @@
 """HTTP beside Flight: health, readiness, and figures as Prometheus reads them."""
 
+import socket
 import threading
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
 
 from asking import rows, wait_until
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from servers import Process
 
 HTTP = ["--http-listen", "127.0.0.1:0"]
 CLASS = """CREATE FUNCTION waits(x BIGINT) RETURNS BIGINT LANGUAGE python AS $$
@@ -53,6 +57,43 @@ def test_a_process_says_how_it_is(start):
     assert status == 404 and "coordinator" in text
     executor.kill()
     wait_until(lambda: samples(figures)["mobula_executors",] == 0)
+
+
+def test_who_asks_for_nothing_keeps_nobody_out(start):
+    server = start(args=HTTP)
+    figures = server.address("figures")
+    where = urllib.parse.urlsplit(figures)
+    silent = []
+    try:
+        for _ in range(300):
+            connection = socket.create_connection((where.hostname, where.port), timeout=5)
+            connection.sendall(b"GET /health HTTP/1.1\r\nhost: ")
+            silent.append(connection)
+            if len(silent) % 100 == 0:
+                began = time.monotonic()
+                assert fetch(figures.replace("/metrics", "/health"))[0] == 200
+                assert time.monotonic() - began < 5
+    finally:
+        for connection in silent:
+            connection.close()
+
+
+def test_nobody_to_run_tasks_is_not_ready(start):
+    server = start(args=[*HTTP, "--no-local-executor"])
+    ready = server.address("figures").replace("/metrics", "/ready")
+    status, _, text = fetch(ready)
+    assert status == 503 and "no executor" in text
+    command = ["executor", "--coordinator", server.address("executors"), "--resource", "slot=2"]
+    executor = Process([*command, "--cluster-token-file", str(server.data_dir / "cluster-token"), "--id", "e"])
+    try:
+        wait_until(lambda: fetch(ready)[0] == 200)
+        found = samples(server.address("figures"))
+        assert found["mobula_resource", "e", "slot"] == found["mobula_resource_free", "e", "slot"] == 2
+        # The coordinator takes no work: what it has is nobody's.
+        assert [key[1] for key in found if key[0] == "mobula_resource" and key[2] == "memory"] == ["e"]
+    finally:
+        executor.stop()
+    wait_until(lambda: fetch(ready)[0] == 503)
 
 
 def test_figures_say_what_the_tables_say(start, tmp_path):

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use mobula_plan::{MobulaOptions, TaskHost};
@@ -305,12 +306,22 @@ impl Process {
 }
 
 fn runtime(options: &MobulaOptions) -> Result<Arc<RuntimeEnv>, ExecutionError> {
-    let mut builder = RuntimeEnvBuilder::new();
+    let mut builder = RuntimeEnvBuilder::new().with_cache_manager(caches(options));
     let limit = options.memory_limit();
     if limit > 0 {
         builder = builder.with_memory_pool(Arc::new(FairSpillPool::new(limit)));
     }
     builder.build_arc().map_err(ExecutionError::Runtime)
+}
+
+/// DataFusion would list a folder once and for ever: files that come later would not be
+/// seen, and those that went be read. What it keeps of a file it checks by its size and time.
+fn caches(options: &MobulaOptions) -> CacheManagerConfig {
+    let caches = CacheManagerConfig::default();
+    match options.list_files_ttl() {
+        Duration::ZERO => caches.with_list_files_cache_limit(0),
+        ttl => caches.with_list_files_cache_ttl(Some(ttl)),
+    }
 }
 
 fn worker_settings(

@@ -20,7 +20,7 @@ use crate::admission::{Admitted, Places};
 use crate::base::channel::PeerChannels;
 use crate::base::planner::{distributed_state, set_header};
 use crate::coordinator::query::{LossGuard, QueryRun, suspect_lost};
-use crate::engine::Engine;
+use crate::engine::{Cluster, Engine};
 use crate::error::ExecutionError;
 use crate::executor::task_output::TaskOutput;
 use crate::executor::task_run::TaskRun;
@@ -116,6 +116,12 @@ impl Engine {
         }
     }
 
+    /// Whether anybody would run a query now that reads tables or calls functions.
+    pub fn takes_tasks(&self) -> bool {
+        let takes = |cluster: &Cluster| cluster.local.is_some() || !task_takers(cluster).is_empty();
+        self.cluster().is_none_or(takes)
+    }
+
     fn participants(&self, plan: &LogicalPlan) -> Result<Participants> {
         let Some(cluster) = self.cluster() else {
             return Ok(Participants::Here);
@@ -124,13 +130,7 @@ impl Engine {
         if !needs_executor(plan)? {
             return Ok(Participants::Here);
         }
-        let mut urls: Vec<Url> = cluster
-            .control
-            .members()
-            .into_iter()
-            .filter(|m| !m.is_suspect && m.roles.tasks)
-            .map(|m| m.url)
-            .collect();
+        let mut urls = task_takers(cluster);
         if cluster.local.is_some() {
             urls.push(cluster.url.clone());
         }
@@ -297,6 +297,13 @@ impl Engine {
 
 /// The context of `last`, the last stage of query `query_id`, in this process; tasks of
 /// others get `header`.
+/// Executors that take tasks and are not known to be lost.
+fn task_takers(cluster: &Cluster) -> Vec<Url> {
+    let members = cluster.control.members().into_iter();
+    let takers = members.filter(|m| !m.is_suspect && m.roles.tasks);
+    takers.map(|m| m.url).collect()
+}
+
 fn task_context(
     state: &SessionState,
     query_id: &str,

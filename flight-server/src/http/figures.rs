@@ -102,19 +102,27 @@ const FIGURES: [Figure; 17] = [
     ),
     gauge(
         "mobula_resource",
-        "What a process has of a resource, cores, devices or bytes",
+        "What a process that takes work has of a resource, cores, devices, bytes or what it was told",
         &["executor", "resource"],
-        "SELECT executor_id, 'cpus', cpus FROM system.executors
-         UNION ALL SELECT executor_id, 'gpus', gpus FROM system.executors
-         UNION ALL SELECT executor_id, 'memory', memory_bytes FROM system.executors",
+        "WITH takers AS (SELECT * FROM system.executors WHERE takes_tasks OR runs_actors)
+         SELECT executor_id, 'cpus', cpus FROM takers
+         UNION ALL SELECT executor_id, 'gpus', gpus FROM takers
+         UNION ALL SELECT executor_id, 'memory', memory_bytes FROM takers
+         UNION ALL SELECT executor_id, split_part(r, '=', 1), CAST(split_part(r, '=', 2) AS DOUBLE)
+         FROM (SELECT executor_id, unnest(string_to_array(resources, ',')) AS r FROM takers)
+         WHERE r <> ''",
     ),
     gauge(
         "mobula_resource_free",
         "What of it no actor and no query has claimed",
         &["executor", "resource"],
-        "SELECT executor_id, 'cpus', cpus_free FROM system.executors
-         UNION ALL SELECT executor_id, 'gpus', gpus_free FROM system.executors
-         UNION ALL SELECT executor_id, 'memory', memory_free_bytes FROM system.executors",
+        "WITH takers AS (SELECT * FROM system.executors WHERE takes_tasks OR runs_actors)
+         SELECT executor_id, 'cpus', cpus_free FROM takers
+         UNION ALL SELECT executor_id, 'gpus', gpus_free FROM takers
+         UNION ALL SELECT executor_id, 'memory', memory_free_bytes FROM takers
+         UNION ALL SELECT executor_id, split_part(r, '=', 1), CAST(split_part(r, '=', 2) AS DOUBLE)
+         FROM (SELECT executor_id, unnest(string_to_array(resources_free, ',')) AS r FROM takers)
+         WHERE r <> ''",
     ),
     gauge(
         "mobula_executor_heartbeat_age_seconds",

@@ -6,6 +6,7 @@
 
 mod figures;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -21,12 +22,15 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mobula_execution::{OwnedTask, spawn_named};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::{Database, ServerError};
 
-/// Requests at a time; more wait.
-const CONNECTIONS_MAX: usize = 16;
+/// Connections at a time: one more ends the oldest, so that those who never finish what
+/// they ask keep nobody out.
+const CONNECTIONS_MAX: usize = 128;
+/// How long a client may take to say what it wants.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a request may take, until its last byte is sent.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a request's head.
@@ -85,11 +89,16 @@ impl HttpFront {
 /// Serves connections until it is dropped.
 async fn accept(listener: TcpListener, watched: Arc<Watched>) {
     let mut serving = JoinSet::new();
+    let mut by_age = VecDeque::<AbortHandle>::new();
     loop {
         tokio::select! {
-            accepted = listener.accept(), if serving.len() < CONNECTIONS_MAX => match accepted {
+            accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    serving.spawn(serve(stream, Arc::clone(&watched)));
+                    by_age.retain(|connection| !connection.is_finished());
+                    if let Some(oldest) = (by_age.len() >= CONNECTIONS_MAX).then(|| by_age.pop_front()) {
+                        oldest.inspect(AbortHandle::abort);
+                    }
+                    by_age.push_back(serving.spawn(serve(stream, Arc::clone(&watched))));
                 }
                 // No file is left, or the client has gone: others may come.
                 Err(error) => {
@@ -109,7 +118,7 @@ async fn serve(stream: TcpStream, watched: Arc<Watched>) {
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(REQUEST_TIMEOUT)
+        .header_read_timeout(HEAD_TIMEOUT)
         .keep_alive(false)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), answer);
@@ -131,6 +140,10 @@ impl Watched {
         }
         match (request.uri().path(), self.ready.get()) {
             ("/health", _) => text(StatusCode::OK, "it lives\n"),
+            ("/ready", Some(Some(database))) if !database.engine().takes_tasks() => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no executor that takes tasks is registered\n",
+            ),
             ("/ready", Some(_)) => text(StatusCode::OK, "it takes work\n"),
             ("/ready" | "/metrics", None) => {
                 text(StatusCode::SERVICE_UNAVAILABLE, "it is starting\n")

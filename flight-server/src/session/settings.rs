@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use datafusion::common::DataFusionError;
 use datafusion::config::ConfigField;
-use datafusion::execution::FunctionRegistry;
+use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::logical_expr::{LogicalPlan, Statement};
 
 use super::{Outcome, Session};
@@ -27,17 +27,7 @@ impl Session {
         // state, and waits for the lock there.
         self.settings.fetch_add(1, Ordering::Release);
         set.map_err(|error| bad_value(name, value, error))?;
-        // Some functions keep what they need of the settings (`now()` the time zone).
-        let options = Arc::clone(state.config_options());
-        let stale: Vec<_> = state
-            .scalar_functions()
-            .values()
-            .filter_map(|function| function.inner().with_updated_config(&options))
-            .collect();
-        for function in stale {
-            state.register_udf(Arc::new(function))?;
-        }
-        Ok(())
+        tell_functions(&mut state)
     }
 
     /// Gives an option the value that a new session has: what file, environment
@@ -54,9 +44,11 @@ impl Session {
             // Unknown, or known and unset by default: DataFusion tells them apart.
             None => {
                 let state = self.context.state_ref();
-                let reset = state.write().config_mut().options_mut().reset(name);
+                let mut state = state.write();
+                let reset = state.config_mut().options_mut().reset(name);
                 self.settings.fetch_add(1, Ordering::Release);
-                Ok(reset?)
+                reset?;
+                tell_functions(&mut state)
             }
         }
     }
@@ -69,6 +61,20 @@ impl Session {
         }
         Ok(Outcome::Affected(None))
     }
+}
+
+/// Some functions keep what they need of the settings (`now()` the time zone).
+fn tell_functions(state: &mut SessionState) -> Result<(), ServerError> {
+    let options = Arc::clone(state.config_options());
+    let stale: Vec<_> = state
+        .scalar_functions()
+        .values()
+        .filter_map(|function| function.inner().with_updated_config(&options))
+        .collect();
+    for function in stale {
+        state.register_udf(Arc::new(function))?;
+    }
+    Ok(())
 }
 
 /// DataFusion's errors of wrong values name neither the key nor the value.

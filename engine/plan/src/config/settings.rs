@@ -265,6 +265,12 @@ pub static SETTINGS: &[Setting] = &[
         "Bytes that operators of one process may hold before they spill; 0 means no limit",
     ),
     process(
+        "list_files_ttl",
+        time(Duration::ZERO, DAY),
+        "0",
+        "How long a folder or bucket of a table is taken to hold the files that it held when it was last listed; 0 means that each statement looks",
+    ),
+    process(
         "udf_memory_percent",
         count(0, 100),
         "50",

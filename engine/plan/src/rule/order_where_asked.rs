@@ -166,7 +166,8 @@ fn spreads(plan: &dyn ExecutionPlan) -> bool {
 /// Whether a known order is used without being required: which rows a limit lets
 /// through may be those of an ORDER BY that a sorted input has replaced.
 fn relies(plan: &dyn ExecutionPlan) -> bool {
-    let streams = |aggregate: &AggregateExec| *aggregate.input_order_mode() != InputOrderMode::Linear;
+    let streams =
+        |aggregate: &AggregateExec| *aggregate.input_order_mode() != InputOrderMode::Linear;
     plan.fetch().is_some()
         || plan.is::<GlobalLimitExec>()
         || plan.is::<LocalLimitExec>()
@@ -221,16 +222,24 @@ mod tests {
             UdfFilterExec: udf=good, kind=scalar, volatility=immutable, concurrency=cores, preserve_order=false
               DataSourceExec: partitions=2, partition_sizes=[1, 1]
         "#]]).await;
-        check_plan("SELECT dice FROM map(TABLE(t), dice, concurrency => 1)", expect![[r#"
+        check_plan(
+            "SELECT dice FROM map(TABLE(t), dice, concurrency => 1)",
+            expect![[r#"
             ProjectionExec: expr=[dice@1 as dice]
               MapExec: udf=dice, kind=scalar, concurrency=1
                 DataSourceExec: partitions=2, partition_sizes=[1, 1]
-        "#]]).await;
-        check_plan("SELECT dice FROM map(TABLE(t), dice, preserve_order => true)", expect![[r#"
+        "#]],
+        )
+        .await;
+        check_plan(
+            "SELECT dice FROM map(TABLE(t), dice, preserve_order => true)",
+            expect![[r#"
             ProjectionExec: expr=[dice@1 as dice]
               MapExec: udf=dice, kind=scalar, concurrency=cores, preserve_order=true
                 DataSourceExec: partitions=2, partition_sizes=[1, 1]
-        "#]]).await;
+        "#]],
+        )
+        .await;
     }
 
     #[tokio::test]
