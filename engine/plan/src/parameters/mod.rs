@@ -16,7 +16,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::{Cast, Placeholder};
@@ -111,11 +111,31 @@ fn in_expressions(node: LogicalPlan, given: &Given<'_>) -> Result<Transformed<Lo
 }
 
 fn replaced(expr: Expr, given: &Given<'_>) -> Result<Expr> {
-    let replaced = expr.transform_up(|expr| match expr {
+    let replaced = expr.transform_down(|expr| match expr {
         Expr::Placeholder(placeholder) => given.instead_of(&placeholder).map(Transformed::yes),
+        Expr::Cast(Cast { expr, field }) if matches!(*expr, Expr::Placeholder(_)) => {
+            let value = in_cast(replaced(*expr, given)?, field.data_type())?;
+            Ok(Transformed::yes(Expr::Cast(Cast {
+                expr: Box::new(value),
+                field,
+            })))
+        }
         other => Ok(Transformed::no(other)),
     })?;
     Ok(replaced.data)
+}
+
+/// A whole number that is cast to a TIMESTAMP counts seconds, as DataFusion's planner has it
+/// for what it sees to be one.
+fn in_cast(value: Expr, wanted: &DataType) -> Result<Expr> {
+    let (_, field) = value.to_field(&DFSchema::empty())?;
+    match (field.data_type(), wanted) {
+        (DataType::Int64, DataType::Timestamp(TimeUnit::Nanosecond, zone)) => {
+            let seconds = DataType::Timestamp(TimeUnit::Second, zone.clone());
+            value.cast_to(&seconds, &DFSchema::empty())
+        }
+        _ => Ok(value),
+    }
 }
 
 /// A row of VALUES whose columns were planned with `types`. Those of an INSERT are its
@@ -154,7 +174,10 @@ fn refuse_cut(placeholder: &Placeholder, value: &Expr, wanted: &DataType) -> Res
     }
     let there = value.cast_to(wanted);
     let back = there.and_then(|there| there.cast_to(&value.data_type()));
-    if back.is_ok_and(|back| back == *value) {
+    // A day is no number of days, nor is true 1.
+    let kind = |t: &DataType| (t.is_temporal(), *t == DataType::Boolean);
+    let same_kind = wanted.is_string() || kind(&value.data_type()) == kind(wanted);
+    if same_kind && back.is_ok_and(|back| back == *value) {
         return Ok(());
     }
     let problem = format!(

@@ -104,6 +104,16 @@ async fn a_value_means_what_a_literal_there_means() {
             vec![text("x"), text("x")],
             "|x| |x|",
         ),
+        (
+            "SELECT CAST(? AS TIMESTAMP)",
+            vec![int(1_700_000_000)],
+            "|2023-11-14T22:13:20|",
+        ),
+        (
+            "SELECT CAST(? AS TIMESTAMP)",
+            vec![text("2024-01-02")],
+            "|2024-01-02T00:00:00|",
+        ),
         ("SELECT ? AS x", vec![text("x")], "|x|"),
         ("VALUES (?), (2)", vec![int(1)], "|1| |2|"),
         (
@@ -129,6 +139,10 @@ async fn a_value_is_never_cut_in_silence() {
         "{cut}"
     );
     assert_eq!(given("VALUES (?), (2)", &[float(1.0)]).await, "|1| |2|");
+    for other in [S::Date32(Some(19726)), S::Boolean(Some(true))] {
+        let refused = given("VALUES (?), (2)", &[other]).await;
+        assert!(refused.contains("that is Int64, and"), "{refused}");
+    }
 }
 
 #[tokio::test]

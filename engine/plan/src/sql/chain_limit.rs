@@ -15,6 +15,9 @@ use crate::error::PlanError;
 /// or more make a level. A stack of 32 MiB, which our threads have, holds four
 /// times as many levels.
 const CHAIN_TOKENS: usize = 10_000;
+/// Parameters of one sum or the like. Their types are found by looking at all of it for
+/// each, and again for each part.
+const CHAIN_PARAMETERS: usize = 256;
 /// Joins, or set operations, of one query and the queries around it. Planning
 /// time grows with their square.
 const CHAIN_QUERIES: usize = 1000;
@@ -36,6 +39,8 @@ const BEGINS_EXPRESSION: &[Keyword] = &[
     Keyword::VALUES,
     Keyword::JOIN,
 ];
+/// Words between two sums of one expression.
+const ENDS_SUM: &[Keyword] = &[Keyword::AND, Keyword::OR, Keyword::LIKE];
 const CHAINS_QUERIES: &[Keyword] = &[
     Keyword::UNION,
     Keyword::EXCEPT,
@@ -47,6 +52,7 @@ const CHAINS_QUERIES: &[Keyword] = &[
 #[derive(Debug, Clone, Copy, Default)]
 struct Level {
     tokens: usize,
+    parameters: usize,
     queries: usize,
 }
 
@@ -56,7 +62,7 @@ struct Level {
 /// [`PlanError::SyntaxWithoutPlace`].
 pub(super) fn check(tokens: &[TokenWithSpan]) -> Result<(), PlanError> {
     let (mut outer, mut level) = (Vec::new(), Level::default());
-    let (mut chained, mut queries, mut selects) = (0, 0, 0);
+    let (mut chained, mut parameters, mut queries, mut selects) = (0, 0, 0, 0);
     for token in tokens {
         let mut counts = true;
         match &token.token {
@@ -66,13 +72,22 @@ pub(super) fn check(tokens: &[TokenWithSpan]) -> Result<(), PlanError> {
                 if let Some(around) = outer.pop() {
                     let closed = std::mem::replace(&mut level, around);
                     chained -= closed.tokens;
+                    parameters -= closed.parameters;
                     queries -= closed.queries;
                 }
                 counts = false;
             }
             Token::Comma | Token::SemiColon => {
                 chained -= std::mem::take(&mut level.tokens);
+                parameters -= std::mem::take(&mut level.parameters);
                 counts = false;
+            }
+            Token::Placeholder(_) => {
+                level.parameters += 1;
+                parameters += 1;
+            }
+            Token::Eq | Token::Neq | Token::Lt | Token::Gt | Token::LtEq | Token::GtEq => {
+                parameters -= std::mem::take(&mut level.parameters);
             }
             Token::Word(word) => {
                 if CHAINS_QUERIES.contains(&word.keyword) {
@@ -80,6 +95,9 @@ pub(super) fn check(tokens: &[TokenWithSpan]) -> Result<(), PlanError> {
                     queries += 1;
                 }
                 selects += usize::from(word.keyword == Keyword::SELECT);
+                if ENDS_SUM.contains(&word.keyword) || BEGINS_EXPRESSION.contains(&word.keyword) {
+                    parameters -= std::mem::take(&mut level.parameters);
+                }
                 if BEGINS_EXPRESSION.contains(&word.keyword) {
                     chained -= std::mem::take(&mut level.tokens);
                     counts = false;
@@ -101,6 +119,11 @@ pub(super) fn check(tokens: &[TokenWithSpan]) -> Result<(), PlanError> {
         if chained > CHAIN_TOKENS {
             return Err(too_long(format!(
                 "an expression is a chain of more than {CHAIN_TOKENS} words and signs. Use a list, as in x IN (1, 2, 3), or put parts of it into subqueries"
+            )));
+        }
+        if parameters > CHAIN_PARAMETERS {
+            return Err(too_long(format!(
+                "an expression has more than {CHAIN_PARAMETERS} parameters in a chain. Use a list, as in x IN (?, ?, ?), a subquery over VALUES, or put parts of it into subqueries"
             )));
         }
         if queries > CHAIN_QUERIES {
@@ -142,6 +165,9 @@ mod tests {
             format!("SELECT a IN ({})", many("1", ",", 50_000)),
             format!("INSERT INTO t VALUES {}", many("(1, 'x')", ", ", 50_000)),
             format!("SELECT CASE {} END", many("WHEN a = 1 THEN 2", " ", 5000)),
+            format!("SELECT a IN ({})", many("$1", ",", 5000)),
+            format!("SELECT {}", many("a = ? AND b < ?", " OR ", 900)),
+            format!("SELECT {}", many("(a + ? = ?)", " OR ", 900)),
             many("SELECT 1 + 1", "; ", 5000),
             many("SELECT 1", " UNION ALL ", 900),
             ")))".to_owned(),
@@ -155,6 +181,11 @@ mod tests {
             (
                 format!("SELECT {}", many("1", " + (1 + ", 6000) + &")".repeat(6000)),
                 "chain",
+            ),
+            (format!("SELECT {}", many("?", " + ", 300)), "parameters"),
+            (
+                format!("SELECT ?{}{}", " * (? + ".repeat(300), ")".repeat(300)),
+                "parameters",
             ),
             (many("SELECT 1", " UNION ALL ", 1500), "set operations"),
             (many("(SELECT 1)", ", ", 3000), "queries"),
