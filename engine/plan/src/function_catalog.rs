@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use mobula_udfs::{ActorSpec, FunctionSpec, Language};
+use mobula_udfs::{ActorSpec, FunctionSpec, Language, PoolBounds};
 
 use crate::error::PlanError;
 use crate::nearest;
@@ -19,6 +19,8 @@ const LISTED_MAX: usize = 20;
 #[derive(Debug, Default)]
 pub struct FunctionCatalog {
     functions: RwLock<BTreeMap<String, Arc<FunctionSpec>>>,
+    /// How many actors named pools have.
+    pools: RwLock<BTreeMap<String, PoolBounds>>,
 }
 
 impl FunctionCatalog {
@@ -41,6 +43,23 @@ impl FunctionCatalog {
         for method in &actor.methods {
             functions.insert(method.name.clone(), Arc::new(method.clone()));
         }
+        drop(functions);
+        self.set_pool(&actor.name, actor.pool);
+    }
+
+    /// How many actors `actor` has from now on; `None`: it is one, or none.
+    pub fn set_pool(&self, actor: &str, bounds: Option<PoolBounds>) {
+        let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        match bounds {
+            Some(bounds) => pools.insert(actor.to_owned(), bounds),
+            None => pools.remove(actor),
+        };
+    }
+
+    /// How many actors the pool called `actor` has; `None`: it is no pool.
+    pub fn pool(&self, actor: &str) -> Option<PoolBounds> {
+        let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
+        pools.get(actor).copied()
     }
 
     /// Takes the methods of an actor out; whether there were any.
@@ -51,7 +70,10 @@ impl FunctionCatalog {
             .unwrap_or_else(PoisonError::into_inner);
         let before = functions.len();
         functions.retain(|_, spec| !is_of(spec, actor));
-        functions.len() < before
+        let had_some = functions.len() < before;
+        drop(functions);
+        self.set_pool(actor, None);
+        had_some
     }
 
     /// Whether `name` is that of an actor.

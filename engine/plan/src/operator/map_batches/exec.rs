@@ -295,6 +295,7 @@ impl MapBatchesExec {
                 },
                 replay_bytes: options.udf_replay_bytes() as u64,
                 snapshot_max_bytes: options.udf_snapshot_max_bytes() as u64,
+                actors: keyed.actors,
             }),
             ..handling.clone()
         }
@@ -310,8 +311,21 @@ impl MapBatchesExec {
             return Ok(Some(partition));
         };
         let host = TaskHostHandle::of(context)?;
+        if self.call.spec.is_method() {
+            // As many as the pool has, also while some of them are missed.
+            let (streams, actors) = (self.streams(), self.concurrency.unwrap_or(1));
+            let (first, count) = host.task_lanes(context, actors);
+            return match count == streams {
+                true => Ok(Some(first + partition)),
+                false => internal_err!("{streams} streams for {count} of {actors} keyed actors"),
+            };
+        }
         let (first, count) = host.task_lanes(context, placed.actors());
         Ok(Some(first + partition % count))
+    }
+
+    fn streams(&self) -> usize {
+        self.properties.output_partitioning().partition_count()
     }
 
     /// Whether rows go to actors by key.
