@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from asking import rows, wait_until
-from test_keyed import COUNTS, GPUS, Cluster, kill_workers
+from test_keyed import COUNTS, GPUS, Cluster
 
 ROWS, KEYS, FILES = 3_000, 60, 4
 BLOCK_ROWS = 20
@@ -61,10 +61,25 @@ def kill_all(server):
     """Kills all actors of the pool, and waits until others are there."""
     with server.connect() as connection, connection.cursor() as cursor:
         there = "SELECT pid FROM system.actors WHERE pool = 'p' AND pid IS NOT NULL"
-        before = {pid for (pid,) in wait_until(lambda: len(found := rows(cursor, there)) == 3 and found)}
+
+        def all_but(others):
+            pids = {pid for (pid,) in rows(cursor, there)}
+            return len(pids) == 3 and not pids & others and pids
+
+        before = wait_until(lambda: all_but(set()))
         for pid in before:
             os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: len(found := {pid for (pid,) in rows(cursor, there)}) == 3 and not found & before)
+        wait_until(lambda: all_but(before))
+
+
+def kill_busy(server, times):
+    """Kills an actor that is at work, some times."""
+    with server.connect() as connection, connection.cursor() as cursor:
+        busy = "SELECT pid FROM system.actors WHERE pool = 'p' AND state = 'busy' AND pid IS NOT NULL"
+        for time_ in range(times):
+            pids = [pid for (pid,) in wait_until(lambda: rows(cursor, busy))]
+            os.kill(pids[time_ % len(pids)], signal.SIGKILL)
+            time.sleep(0.3)
 
 
 @pytest.mark.parametrize("executors", [0, 2])
@@ -76,7 +91,7 @@ def test_a_pool_keeps_the_state_of_its_keys_over_queries_and_kills(start, tmp_pa
         answers = [query(server, every)]
         kill_all(server)
         answers.append(query(server, every))
-        killer = threading.Thread(target=kill_workers, args=(server, 3))
+        killer = threading.Thread(target=kill_busy, args=(server, 3))
         killer.start()
         # Three at once, of sessions of their own.
         with ThreadPoolExecutor(3) as asking:
@@ -161,7 +176,8 @@ def test_a_host_that_stood_still_is_not_heard_when_it_wakes(cluster, tmp_path):
         with ThreadPoolExecutor(1) as asking:
             asked = asking.submit(query, server)
             busy = "SELECT pid FROM system.actors WHERE pool = 'p' AND state = 'busy'"
-            pids = [pid for (pid,) in wait_until(lambda: len(found := rows(cursor, busy)) >= 2 and found)]
+            found = wait_until(lambda: len(found := rows(cursor, busy)) >= 2 and found)
+            pids = [pid for (pid,) in found]
             cluster.add("other", *GPUS)
             for pid in pids:
                 os.kill(pid, signal.SIGSTOP)

@@ -8,6 +8,7 @@
 //!
 //! An actor that cannot tell its state begins anew, as its constructor makes it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -50,6 +51,8 @@ pub(super) struct Feeder {
     generations: Arc<AtomicU64>,
     /// The actor that has the lane; `None`: it is looked for.
     at: Option<Tenure>,
+    /// The one that was lost last, before it had caught up.
+    lost: Option<Tenure>,
     /// What an actor has told last; `None`: it is as the constructor made it.
     snapshot: Option<Buffer>,
     /// Blocks answered after that, and by which call.
@@ -79,6 +82,7 @@ impl Feeder {
             lane,
             generations,
             at: None,
+            lost: None,
             snapshot: None,
             since: vec![],
             share,
@@ -101,7 +105,8 @@ impl Feeder {
     async fn answer(&mut self, given: &Given) -> Result<(), UdfError> {
         let function = given.call.spec.name.as_str();
         self.share.states().check(function)?;
-        let (mut sends, mut reason) = (0, String::new());
+        let (mut lost, mut reason) = (BTreeSet::new(), String::new());
+        let (mut missed_since, patience) = (None, given.line.patience);
         loop {
             self.find(given, &reason).await?;
             let error = match self.once(given).await {
@@ -109,12 +114,15 @@ impl Feeder {
                 Err(Stop::Failed(error)) => return Err(error),
                 Err(Stop::Lost(error)) => error,
             };
-            let lost = self.at.take();
-            let executor = lost.map(|tenure| tenure.host.executor_id);
-            tracing::warn!(?executor, function, %error, "a keyed actor is lost; another goes on from its state");
             given.figures.lock().count(1, 0);
-            sends += 1;
-            if sends >= SENDS_MAX {
+            let since = *missed_since.get_or_insert_with(Instant::now);
+            // A host that is lost is named until that is known.
+            let member = self.at.take().or_else(|| self.lost.take());
+            let host = member.map(|tenure| tenure.host);
+            if host.is_some_and(|host| lost.insert((host.executor_id, host.part))) {
+                tracing::warn!(function, %error, "a keyed actor is lost; another goes on from its state");
+            }
+            if lost.len() >= SENDS_MAX as usize || since.elapsed() >= patience {
                 return Err(error);
             }
             reason = error.to_string();
@@ -170,7 +178,7 @@ impl Feeder {
     async fn once(&mut self, given: &Given) -> Result<(), Stop> {
         if let Err(stop) = self.catch_up(given).await {
             // It has seen a part of it.
-            self.at = None;
+            self.lost = self.at.take();
             return Err(stop);
         }
         let way = self.way(&given.line, &given.call).map_err(stop)?;

@@ -311,21 +311,16 @@ impl MapBatchesExec {
             return Ok(Some(partition));
         };
         let host = TaskHostHandle::of(context)?;
-        if self.call.spec.is_method() {
-            // As many as the pool has, also while some of them are missed.
-            let (streams, actors) = (self.streams(), self.concurrency.unwrap_or(1));
-            let (first, count) = host.task_lanes(context, actors);
-            return match count == streams {
-                true => Ok(Some(first + partition)),
-                false => internal_err!("{streams} streams for {count} of {actors} keyed actors"),
-            };
+        let named = self.concurrency.filter(|_| self.call.spec.is_method());
+        let (first, count) = host.task_lanes(context, named.unwrap_or(placed.actors()));
+        // Of named ones as many as there are to be, also while some of them are missed.
+        let streams = self.properties.output_partitioning().partition_count();
+        match named {
+            Some(actors) if count != streams => {
+                internal_err!("{streams} streams to {actors} actors")
+            }
+            _ => Ok(Some(first + partition % count)),
         }
-        let (first, count) = host.task_lanes(context, placed.actors());
-        Ok(Some(first + partition % count))
-    }
-
-    fn streams(&self) -> usize {
-        self.properties.output_partitioning().partition_count()
     }
 
     /// Whether rows go to actors by key.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch, StringArray, new_null_array};
 use arrow::datatypes::DataType;
-use datafusion::execution::SessionStateBuilder;
 use datafusion::physical_plan::collect;
 use datafusion::physical_plan::displayable;
 use expect_test::expect;
@@ -170,15 +169,9 @@ async fn as_many_streams_lead_to_a_pool_as_it_has_actors() {
     let functions = functions();
     functions.insert_actor(&pool(3, 3));
     let host = Arc::new(FakeHost::default());
-    let state = session_knowing(host, Arc::clone(&functions), MobulaOptions::default());
+    let mut state = session_knowing(host, Arc::clone(&functions), MobulaOptions::default());
     // Over many tasks too: which stream a key has depends on nothing else.
-    let config = state
-        .config()
-        .clone()
-        .with_extension(Arc::new(TaskLimit(8)));
-    let state = SessionStateBuilder::new_from_existing(state)
-        .with_config(config)
-        .build();
+    state.config_mut().set_extension(Arc::new(TaskLimit(8)));
     let sql =
         "SELECT * FROM map(TABLE(SELECT CAST(a AS INT) AS k, s FROM t), p, partition_by => (k, s))";
     let logical = plan(&state, sql).await.unwrap();
