@@ -177,7 +177,14 @@ async fn as_many_streams_lead_to_a_pool_as_it_has_actors() {
     let logical = plan(&state, sql).await.unwrap();
     let exec = state.create_physical_plan(&logical).await.unwrap();
     let shown = displayable(exec.as_ref()).indent(false).to_string();
-    expect![[]].assert_eq(&shown);
+    expect![[r#"
+        MapExec: udf=p, kind=scalar, partition_by=[k, s], batch_size=8, concurrency=3
+          SpreadExec: partitions=3, by=[k, s]
+            RepartitionExec: partitioning=Hash([CAST(k@0 AS Int64), s@1], 3), input_partitions=2
+              ProjectionExec: expr=[CAST(a@0 AS Int32) as k, s@1 as s]
+                DataSourceExec: partitions=2, partition_sizes=[1, 1]
+    "#]]
+    .assert_eq(&shown);
     functions.insert_actor(&pool(2, 3));
     let refused = plan(&state, sql).await.unwrap_err().to_string();
     assert!(
