@@ -115,18 +115,17 @@ async fn a_block_that_loses_its_actor_counts_once() {
     stage.create("c", &[]).await.unwrap();
     let add = stage.host.open_pool(by_key(&stage, "add", 3)).unwrap();
     let slow = stage.host.open_pool(by_key(&stage, "slow", 3)).unwrap();
-    let (mut sum, mut at_work) = (0, vec![]);
+    let mut sum = 0;
     for round in 0..3 {
         sum += 7;
         assert_eq!(ask(&add, 7).await.unwrap().0, sum);
-        let slow = Arc::clone(&slow);
-        at_work.push(tokio::spawn(
-            async move { ask(&slow, 300).await.unwrap().0 },
-        ));
-        stage.until("c", ActorState::Busy).await;
-        kill(&stage).await;
+        let killed = async {
+            stage.until("c", ActorState::Busy).await;
+            kill(&stage).await;
+        };
+        let (answer, ()) = tokio::join!(ask(&slow, 300), killed);
         sum += 1000;
-        assert_eq!(at_work.pop().unwrap().await.unwrap(), sum, "{round}");
+        assert_eq!(answer.unwrap().0, sum, "{round}");
     }
     // One that ends two actors is its own error, and is in no state.
     let dies = stage.host.open_pool(by_key(&stage, "dies", 3)).unwrap();
@@ -191,14 +190,16 @@ async fn a_block_at_work_for_who_had_the_state_does_not_count_for_who_has_it() {
     let first = stage.host.open_keyed("c", slow, state(1)).unwrap().unwrap();
     let warm = ask(&first, 0).await.unwrap();
     assert_eq!(warm.0, 1000);
-    let at_work = tokio::spawn(async move { ask(&first, 2000).await });
-    stage.until("c", ActorState::Busy).await;
-    let add = by_key(&stage, "add", 1);
-    let second = (2, warm.1);
-    let second = stage.host.open_keyed("c", add, second).unwrap().unwrap();
-    assert_eq!(ask(&second, 1).await.unwrap().0, 1001);
-    assert!(at_work.await.unwrap().is_err());
-    assert_eq!(ask(&second, 1).await.unwrap().0, 1002);
+    let taken_over = async {
+        stage.until("c", ActorState::Busy).await;
+        let add = by_key(&stage, "add", 1);
+        let second = (2, warm.1);
+        let second = stage.host.open_keyed("c", add, second).unwrap().unwrap();
+        assert_eq!(ask(&second, 1).await.unwrap().0, 1001);
+        assert_eq!(ask(&second, 1).await.unwrap().0, 1002);
+    };
+    let (late, ()) = tokio::join!(ask(&first, 2000), taken_over);
+    assert!(late.is_err());
     stage.end().await;
 }
 
