@@ -23,7 +23,6 @@ use crate::call::UdfCall;
 use crate::crew::{Claim, Crew, Vacancy};
 use crate::error::{Down, UdfError};
 use crate::exchange::Counters;
-use crate::failed_rows::OnError;
 use crate::keyed::{Keeper, KeptStates, KeyedState};
 use crate::line::Ticket;
 use crate::manager::TimeLimit;
@@ -164,12 +163,10 @@ impl Hosted {
         }
     }
 
-    /// Whether blocks of `call` go to others of its pool while it is not there. Where failed
-    /// rows are let through, who has lost a block finds those that do it; and others do not
+    /// Whether others of its pool take blocks of `call` while it is not there: they do not
     /// know the keys of this one.
     pub(crate) fn is_one_of_many(&self, call: &UdfCall) -> bool {
-        let has_others = self.spec.pool.is_some() && call.handling.keyed.is_none();
-        has_others && call.errors.on_error == OnError::Raise
+        self.spec.pool.is_some() && call.handling.keyed.is_none()
     }
 
     /// What is kept of it, for who has it now.
@@ -192,9 +189,12 @@ impl Hosted {
         Some(keeper)
     }
 
-    /// Its process is gone.
-    pub(crate) fn has_ended(&self) {
-        self.life.lock().process = None;
+    /// `process` is gone, and the actor with it unless it lives in another one by now.
+    pub(crate) fn has_ended(&self, process: &Arc<Process>) {
+        let mut life = self.life.lock();
+        life.process
+            .take_if(|of_actor| Arc::ptr_eq(of_actor, process));
+        drop(life);
         self.ended.notify_waiters();
     }
 
@@ -363,7 +363,7 @@ pub(crate) async fn keep(crew: Arc<Crew>) {
                 if crew.is_closed() {
                     return;
                 }
-                hosted.has_ended();
+                hosted.has_ended(&process);
                 tracing::warn!(actor, exit, "a named actor is built anew");
                 if since.elapsed() >= LONG_LIFE {
                     wait = Duration::ZERO;

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::catalog::DataDir;
+use crate::http::HttpFront;
 use crate::service::{self, ServiceSettings};
 use crate::{Database, ServerError, python_env};
 
@@ -33,6 +34,7 @@ pub async fn run(options: MobulaOptions, functions: RustFunctions) -> Result<(),
         address: listen.to_string(),
         source,
     })?;
+    let http = http(&options).await?;
     let coordinator = Coordinator::start(options, functions).await?;
     for line in coordinator.database.unusable().await {
         eprintln!("warning: {line}");
@@ -42,12 +44,30 @@ pub async fn run(options: MobulaOptions, functions: RustFunctions) -> Result<(),
     if let Some(cluster) = coordinator.database.engine().cluster_address() {
         println!("mobula: executors on grpc://{cluster}");
     }
+    if let Some(http) = &http {
+        println!("mobula: figures on http://{}/metrics", http.address());
+        http.ready(Some(Arc::clone(&coordinator.database)));
+    }
     println!("mobula: ready");
     let _ = std::io::stdout().flush();
     let database = Arc::clone(&coordinator.database);
     let result = service::serve(database, listener, settings, stop_signal()).await;
     coordinator.stop().await;
     result
+}
+
+/// The listener for HTTP, if the settings ask for one.
+///
+/// # Errors
+/// A wrong address, or a port in use.
+pub async fn http(options: &MobulaOptions) -> Result<Option<HttpFront>, ServerError> {
+    match options.http_listen() {
+        "" => Ok(None),
+        text => {
+            let at = address("--http-listen", text, options)?;
+            HttpFront::start(at).await.map(Some)
+        }
+    }
 }
 
 /// A database over a cluster, with the executors it started itself.
@@ -156,13 +176,14 @@ fn dealt(ids: &[String], n: usize) -> Vec<String> {
 }
 
 /// Settings that are the coordinator's alone.
-const OWN_SETTINGS: [&str; 10] = [
+const OWN_SETTINGS: [&str; 11] = [
     "listen",
     "cluster_listen",
     "cluster_token_file",
     "data_dir",
     "executors",
     "gpus",
+    "http_listen",
     "insecure",
     "local_executor",
     "python",

@@ -2,7 +2,7 @@
 //!
 //! It is the sender whose blocks an actor's state is made of, and so it keeps what an actor in
 //! place of another goes on from: the last state that was told, and the blocks since with the
-//! calls that they came by (ADR 23, 25). Where an actor is lost with its host, or the way to it
+//! calls that they came by (ADR 23, 26). Where an actor is lost with its host, or the way to it
 //! breaks, the next one is given that as another generation, then the block that was not
 //! answered. What another one than the last says has nobody that hears it.
 //!
