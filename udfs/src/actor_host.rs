@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::buffer::Buffer;
 use parking_lot::Mutex;
 
 use crate::actor::{ActorInfo, ActorSpec, ActorState};
@@ -16,6 +17,7 @@ use crate::call::{Priority, UdfCall};
 use crate::crew::Crew;
 use crate::error::UdfError;
 use crate::hosted::{Hosted, HostedPool, end, keep, kill, prepare, retire, wait_expected};
+use crate::keyed::KeptStates;
 use crate::manager::WorkerManager;
 use crate::order::CallOrder;
 use crate::pool::UdfPool;
@@ -32,6 +34,8 @@ pub struct ActorHost {
     /// What errors call this process.
     place: String,
     actors_max: usize,
+    /// What is kept of their states.
+    states: Arc<KeptStates>,
     actors: Mutex<BTreeMap<String, Arc<BuiltActor>>>,
     /// Those that no call finds: not yet, or not any more.
     apart: Apart,
@@ -71,9 +75,15 @@ impl ActorHost {
             manager,
             place: place.to_owned(),
             actors_max,
+            states: KeptStates::new(usize::MAX),
             actors: Mutex::default(),
             apart: Apart::default(),
         }
+    }
+
+    /// With what is kept of their states counted in `states`.
+    pub fn with_states(self, states: Arc<KeptStates>) -> Self {
+        Self { states, ..self }
     }
 
     /// Builds an actor that nobody can name yet. What it asks for it waits for, as long
@@ -192,6 +202,33 @@ impl ActorHost {
         actor: &str,
         call: Arc<UdfCall>,
     ) -> Result<Arc<dyn UdfPool>, UdfError> {
+        let found = self.find(actor, &call)?;
+        let order = CallOrder::try_new(call)?;
+        Ok(Arc::new(HostedPool::new(Arc::clone(&found.crew), order)))
+    }
+
+    /// As [`Self::open_member`], for who calls it by key as `generation`, from `snapshot` on,
+    /// and hears of later states: it has the actor's state from here on. `None` to who is too
+    /// late.
+    ///
+    /// # Errors
+    /// As [`Self::open_pool`].
+    pub fn open_keyed(
+        &self,
+        actor: &str,
+        call: Arc<UdfCall>,
+        (generation, snapshot): (u64, Option<Buffer>),
+    ) -> Result<Option<Arc<dyn UdfPool>>, UdfError> {
+        let crew = Arc::clone(&self.find(actor, &call)?.crew);
+        let order = CallOrder::try_new(call)?;
+        let hosted = crew.hosted.as_ref();
+        let keeper = hosted.and_then(|hosted| hosted.begin(&crew, generation, snapshot));
+        Ok(keeper
+            .map(|keeper| -> Arc<dyn UdfPool> { Arc::new(HostedPool::keyed(crew, order, keeper)) }))
+    }
+
+    /// The actor called `actor`, if `call` is of one of its methods.
+    fn find(&self, actor: &str, call: &UdfCall) -> Result<Arc<BuiltActor>, UdfError> {
         let (function, actor) = (call.spec.name.clone(), actor.to_owned());
         let found = self.actors.lock().get(&actor).cloned();
         let Some(found) = found else {
@@ -210,8 +247,7 @@ impl ActorHost {
         if !found.spec.methods.iter().any(same) {
             return Err(UdfError::ActorChanged { function, actor });
         }
-        let order = CallOrder::try_new(call)?;
-        Ok(Arc::new(HostedPool::new(Arc::clone(&found.crew), order)))
+        Ok(found)
     }
 
     /// About how long a block of `query` would wait that comes now to the actor called
@@ -301,7 +337,7 @@ impl ActorHost {
     }
 
     fn crew(&self, spec: &Arc<ActorSpec>) -> Arc<Crew> {
-        let hosted = Hosted::new(Arc::clone(spec));
+        let hosted = Hosted::new(Arc::clone(spec), Arc::clone(&self.states));
         let manager = Arc::clone(&self.manager);
         let takes = spec.demand.takes_resources();
         let share = takes.then(|| Share::new(&holder(spec), &spec.demand, 1));

@@ -31,7 +31,7 @@ use crate::crew::{Lease, Vacancy};
 use crate::error::{Down, ErrorBound, UdfError, UdfErrorClass, UserFailure};
 use crate::exchange::{Ahead, Exchange, Interruption, Part, Parts, answer_bytes};
 use crate::failed_rows::{FailedRow, OnError, RowFailure};
-use crate::keyed::{Answered, Keeper};
+use crate::keyed::Answered;
 use crate::line::Ticket;
 use crate::manager::leaves_worker_usable;
 use crate::pool::Answer;
@@ -152,7 +152,7 @@ pub(crate) async fn run(call: Arc<CallOn>, place: Place, blocks: Vec<RecordBatch
         place, mut held, ..
     } = run;
     if outcome.is_ok() {
-        let news = call.keeper.as_ref().and_then(Keeper::take_news);
+        let news = call.keeper.as_ref().and_then(|keeper| keeper.take_news());
         held.extend(news.map(Answer::Snapshot));
     }
     // The worker is free before the reader sees the end, so that a reader's next
@@ -251,7 +251,7 @@ impl BlockRun<'_> {
         let Some(hosted) = &self.call.crew.hosted else {
             return false;
         };
-        if error.class() != UdfErrorClass::Lost || !hosted.is_one_of_many() {
+        if error.class() != UdfErrorClass::Lost || !hosted.is_one_of_many(&self.call.order.call) {
             return false;
         }
         if let Some(Place::Worker(lease)) = &self.place {
@@ -306,7 +306,7 @@ impl BlockRun<'_> {
             unread: false,
             wall: &mut self.wall,
             has_more: false,
-            keeper: call.keeper.as_ref(),
+            keeper: call.keeper.as_deref(),
             answered: Answered::default(),
         };
         let mean = call.counters.mean.get();

@@ -268,6 +268,7 @@ mod tests {
                     snapshot_every: 3,
                     replay_bytes: 4,
                     snapshot_max_bytes: 5,
+                    actors: 6,
                 }),
             },
             input: schema(DataType::Utf8),

@@ -19,6 +19,7 @@ use crate::activity::WorkerState;
 use crate::error::UdfError;
 use crate::exchange::Counters;
 use crate::hosted::Hosted;
+use crate::keyed::inherit;
 use crate::line::{Line, Offer, Permit};
 use crate::manager::{TimeLimit, WorkerManager, leaves_worker_usable};
 use crate::order::CallOrder;
@@ -239,6 +240,7 @@ impl Crew {
                 let mut worker = employed.await?;
                 if let Some(hosted) = &self.hosted {
                     hosted.build(&mut worker, claim.limit).await?;
+                    inherit(self, hosted, &mut worker, claim).await?;
                 }
                 (worker, claim.limit.deadline())
             }

@@ -212,7 +212,7 @@ pub enum UdfError {
         place: String,
     },
     #[error(
-        "actor \"{actor}\" has other methods since \"{function}\" was planned. Prepare the statement again"
+        "actor \"{actor}\" has other methods, or is another number of actors, since \"{function}\" was planned. Prepare the statement again"
     )]
     ActorChanged { function: String, actor: String },
     #[error(
@@ -244,6 +244,14 @@ pub enum UdfError {
         "the actors of \"{function}\" are not at {place} any more: it was lost, or it has lost its coordinator. Run the query again"
     )]
     PoolGone { function: String, place: String },
+    #[error(
+        "\"{function}\" gets no more rows by key: the states that are kept of named actors take {used} bytes, more than `actor_states_max_bytes`, {limit}. Drop an actor, keep less in its state, or start with a higher limit"
+    )]
+    StatesMax {
+        function: String,
+        used: usize,
+        limit: usize,
+    },
     #[error("an actor of \"{function}\" has ended and is built anew: {down}")]
     ActorDown { function: String, down: Down },
     #[error(
@@ -421,7 +429,8 @@ impl UdfError {
             Self::NoFreeWorker { .. }
             | Self::NoResources { .. }
             | Self::DeadLetter { .. }
-            | Self::ActorsMax { .. } => UdfErrorClass::Exhausted,
+            | Self::ActorsMax { .. }
+            | Self::StatesMax { .. } => UdfErrorClass::Exhausted,
             Self::TimedOut { .. } | Self::NativeTimedOut { .. } => UdfErrorClass::Timeout,
             Self::ProtocolVersion { .. }
             | Self::Block { .. }

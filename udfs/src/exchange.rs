@@ -173,7 +173,7 @@ impl Counters {
 /// One call at work on one worker, which has it loaded.
 pub(crate) struct Exchange<'a> {
     pub(crate) lease: &'a mut Lease,
-    pub(crate) order: &'a CallOrder,
+    pub(crate) order: &'a Arc<CallOrder>,
     pub(crate) parts: &'a Parts,
     pub(crate) counters: &'a Counters,
     /// For each block; its `at` is set when the block is sent.

@@ -4,13 +4,14 @@
 //! time: in the order they came, or, where it is one of a pool, in turns (`turns`). A reader that goes takes the actor from nobody: a block
 //! that has been given to it runs to its end, within the call's time limit. When its
 //! process ends, it is built anew at once by its keeper, or by the call that lost it;
-//! what it kept is gone.
+//! what it kept is gone, unless it is called by key and can tell it (`keyed`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use arrow::buffer::Buffer;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
@@ -18,9 +19,11 @@ use tokio::time::Instant;
 
 use crate::actor::{ActorInfo, ActorSpec, ActorState};
 use crate::block_run::{Place, run};
+use crate::call::UdfCall;
 use crate::crew::{Claim, Crew, Vacancy};
 use crate::error::{Down, UdfError};
 use crate::exchange::Counters;
+use crate::keyed::{Keeper, KeptStates, KeyedState};
 use crate::line::Ticket;
 use crate::manager::TimeLimit;
 use crate::order::CallOrder;
@@ -61,6 +64,8 @@ pub(crate) struct Hosted {
     is_retired: AtomicBool,
     /// Its process has ended.
     ended: Notify,
+    /// What is kept of it beside it, where it is called by key.
+    state: KeyedState,
 }
 
 #[derive(Debug)]
@@ -81,8 +86,9 @@ struct Life {
 }
 
 impl Hosted {
-    pub(crate) fn new(spec: Arc<ActorSpec>) -> Self {
+    pub(crate) fn new(spec: Arc<ActorSpec>, states: Arc<KeptStates>) -> Self {
         Self {
+            state: KeyedState::new(states),
             spec,
             counters: Counters::default(),
             queue: AtomicUsize::new(0),
@@ -157,9 +163,30 @@ impl Hosted {
         }
     }
 
-    /// Whether others of its pool take blocks while it is not there.
-    pub(crate) fn is_one_of_many(&self) -> bool {
-        self.spec.pool.is_some()
+    /// Whether others of its pool take blocks of `call` while it is not there: they do not
+    /// know the keys of this one.
+    pub(crate) fn is_one_of_many(&self, call: &UdfCall) -> bool {
+        self.spec.pool.is_some() && call.handling.keyed.is_none()
+    }
+
+    /// What is kept of it, for who has it now.
+    pub(crate) fn keeper(&self) -> Arc<Keeper> {
+        self.state.keeper()
+    }
+
+    /// Gives its state to who calls it by key as `generation`, and brings that; `None` to who
+    /// is too late.
+    pub(crate) fn begin(
+        &self,
+        crew: &Crew,
+        generation: u64,
+        snapshot: Option<Buffer>,
+    ) -> Option<Arc<Keeper>> {
+        let (keeper, ends) = self.state.begin(generation, snapshot)?;
+        if ends && self.life.lock().calls > 0 {
+            kill(crew);
+        }
+        Some(keeper)
     }
 
     /// `process` is gone, and the actor with it unless it lives in another one by now.
@@ -412,8 +439,18 @@ pub(crate) struct HostedPool {
 
 impl HostedPool {
     pub(crate) fn new(crew: Arc<Crew>, order: CallOrder) -> Self {
+        let hosted = crew.hosted.as_ref();
+        let keyed = hosted.filter(|_| order.call.handling.keyed.is_some());
+        let keeper = keyed.map(Hosted::keeper);
         Self {
-            call: CallOn::new(crew, order),
+            call: CallOn::with_keeper(crew, order, keeper),
+        }
+    }
+
+    /// Of who calls it by key, and has its state as `keeper` keeps it.
+    pub(crate) fn keyed(crew: Arc<Crew>, order: CallOrder, keeper: Arc<Keeper>) -> Self {
+        Self {
+            call: CallOn::with_keeper(crew, order, Some(keeper)),
         }
     }
 }
@@ -435,9 +472,12 @@ impl UdfPool for HostedPool {
             return Err(UdfError::ShuttingDown { function });
         };
         let cut_off = gone(hosted, self.call.order.function());
+        if self.call.keeper.is_some() {
+            hosted.state.check_room(self.call.order.function())?;
+        }
         let ticket = {
             let _queued = hosted.queued();
-            let others_may = hosted.is_one_of_many();
+            let others_may = hosted.is_one_of_many(&self.call.order.call);
             tokio::select! {
                 biased;
                 down = hosted.down(), if others_may => {
@@ -465,6 +505,13 @@ impl UdfPool for HostedPool {
 
     fn wait_expected(&self) -> Duration {
         wait_expected(&self.call.crew, &self.call.turn)
+    }
+
+    fn keeps_state(&self) -> bool {
+        self.call
+            .keeper
+            .as_ref()
+            .is_some_and(|keeper| keeper.keeps_state())
     }
 
     fn concurrency(&self) -> usize {

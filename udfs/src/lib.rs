@@ -80,7 +80,7 @@ pub use error::{Down, ErrorBound, RemoteFailure, UdfError, UdfErrorClass, UserFa
 pub use failed_rows::{ErrorPolicy, FailedRow, OnError, RowFailure};
 pub use fused::{Step, Take};
 pub use handling::Handling;
-pub use keyed::Keyed;
+pub use keyed::{KeptShare, KeptStates, Keyed};
 pub use manager::{StartMethod, WorkerManager, WorkerSettings};
 pub use native::{
     Native, NativeError, NativeFunction, NativeFunctions, NativeInstance, NativePlace,

@@ -46,12 +46,12 @@ pub(crate) struct ProcessPool {
 #[derive(Debug)]
 pub(crate) struct CallOn {
     pub(crate) crew: Arc<Crew>,
-    pub(crate) order: CallOrder,
+    pub(crate) order: Arc<CallOrder>,
     pub(crate) counters: Counters,
     /// As who its blocks stand in line.
     pub(crate) turn: Turn,
     /// What is kept beside the one actor of a keyed call.
-    pub(crate) keeper: Option<Keeper>,
+    pub(crate) keeper: Option<Arc<Keeper>>,
 }
 
 impl ProcessPool {
@@ -136,7 +136,10 @@ impl UdfPool for ProcessPool {
     }
 
     fn keeps_state(&self) -> bool {
-        self.call.keeper.as_ref().is_some_and(Keeper::keeps_state)
+        self.call
+            .keeper
+            .as_ref()
+            .is_some_and(|keeper| keeper.keeps_state())
     }
 
     fn stats(&self) -> PoolStats {
@@ -154,7 +157,8 @@ impl Drop for ProcessPool {
 
 impl CallOn {
     pub(crate) fn new(crew: Arc<Crew>, order: CallOrder) -> Arc<Self> {
-        let keeper = order.call.handling.keyed.map(Keeper::new);
+        let keyed = order.call.handling.keyed;
+        let keeper = keyed.map(|_| Arc::new(Keeper::default()));
         Self::with_keeper(crew, order, keeper)
     }
 
@@ -162,7 +166,7 @@ impl CallOn {
     pub(crate) fn with_keeper(
         crew: Arc<Crew>,
         order: CallOrder,
-        keeper: Option<Keeper>,
+        keeper: Option<Arc<Keeper>>,
     ) -> Arc<Self> {
         // A single actor promises to take calls as they come.
         let hosted = crew.hosted.as_ref();
@@ -171,7 +175,7 @@ impl CallOn {
             turn: Turn::of(&order.call, shares),
             crew,
             keeper,
-            order,
+            order: Arc::new(order),
             counters: Counters::default(),
         })
     }
@@ -213,7 +217,7 @@ impl CallOn {
     pub(crate) fn claim(&self) -> Claim<'_> {
         Claim {
             function: self.order.function(),
-            order: Some(&self.order),
+            order: Some(self.order.as_ref()),
             limit: self.init_limit(),
             counters: &self.counters,
         }

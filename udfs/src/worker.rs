@@ -258,7 +258,8 @@ impl Worker {
             .request(function, Kind::Load, &body, order.schemas(), deadline)
             .await?;
         let ready = self.answer(function, seq, deadline).await?;
-        self.keeps_state = self.ready(&ready, function)?.keeps_state;
+        // Of a named actor it is known by its keyed calls alone.
+        self.keeps_state |= self.ready(&ready, function)?.keeps_state;
         let mut sender = self.channel.sender().lock().await;
         sender.add_loaded(order.key, id, encoder);
         Ok(())

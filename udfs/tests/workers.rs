@@ -69,6 +69,9 @@ mod lost_values;
 #[path = "workers/misuse.rs"]
 mod misuse;
 #[cfg(test)]
+#[path = "workers/named_keyed.rs"]
+mod named_keyed;
+#[cfg(test)]
 #[path = "workers/odd_values.rs"]
 mod odd_values;
 #[cfg(test)]

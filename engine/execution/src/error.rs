@@ -193,6 +193,10 @@ pub enum ExecutionError {
         hosts: usize,
         others: usize,
     },
+    #[error(
+        "{what} has been called by key, and a key stays with one of its {actors} actors, so its min and its max stay {actors}. CREATE OR REPLACE ACTOR POOL begins anew, without what it has kept"
+    )]
+    KeyedPool { what: String, actors: usize },
 
     #[error(
         "the actors of this query could not be started for {waited:?}: {reason}. Run the query again"
@@ -304,7 +308,8 @@ impl ExecutionError {
             | Self::DemandTooMany { .. }
             | Self::DemandOfAll { .. }
             | Self::ActorNeverHad { .. }
-            | Self::PoolNeverHad { .. } => ErrorClass::User,
+            | Self::PoolNeverHad { .. }
+            | Self::KeyedPool { .. } => ErrorClass::User,
             Self::Malformed { .. } => ErrorClass::Internal,
         }
     }

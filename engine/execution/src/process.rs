@@ -14,7 +14,7 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use mobula_plan::{MobulaOptions, TaskHost};
 use mobula_proto::cluster::ExecutorLoad;
-use mobula_udfs::{ActorHost, Ledger, StartMethod, WorkerManager, WorkerSettings};
+use mobula_udfs::{ActorHost, KeptStates, Ledger, StartMethod, WorkerManager, WorkerSettings};
 
 use crate::actor_calls::pool::ActorLine;
 use crate::base::worker::{TaskSessions, TaskSource};
@@ -31,6 +31,7 @@ use crate::functions::RustFunctions;
 use crate::pool::dispatch::PoolLine;
 use crate::pool::hosting::Hosting;
 use crate::pool::loads::Loads;
+use crate::pool::named_lanes::NamedLanes;
 use crate::pool::placed_actor::directory_key;
 use crate::row_errors::RowErrors;
 use crate::stores::ObjectStores;
@@ -88,8 +89,9 @@ impl Process {
             channels.clone(),
         ));
         let operators = Arc::new(OperatorRuns::new(options.operators_kept()));
+        let states = KeptStates::new(options.actor_states_max_bytes());
         let actors = ActorHost::new(Arc::clone(&workers), executor_id, options.actors_max());
-        let actors = Arc::new(actors);
+        let actors = Arc::new(actors.with_states(Arc::clone(&states)));
         let traffic = Arc::new(Traffic::default());
         let actor_line = Arc::new(ActorLine::new(
             channels.clone(),
@@ -114,6 +116,7 @@ impl Process {
             coordinator: OnceLock::new(),
             loads: Loads::default(),
             opened: AtomicUsize::new(0),
+            named: Arc::new(NamedLanes::new(states)),
         });
         let host = ProcessTaskHost {
             pool_line: Arc::clone(&pool_line),
@@ -201,7 +204,7 @@ impl Process {
     }
 
     /// Where its tasks find those.
-    pub fn pool_line(&self) -> &PoolLine {
+    pub fn pool_line(&self) -> &Arc<PoolLine> {
         &self.pool_line
     }
 

@@ -94,6 +94,7 @@ fn decode_spread(message: SpreadExecNode, inputs: &[Arc<dyn ExecutionPlan>]) -> 
         partitions: at_least_one(message.partitions)?,
         tasks: at_least_one(message.tasks)?,
         by: places(message.by),
+        alike: false,
     };
     let columns = input.schema().fields().len();
     match spread.by.iter().find(|column| **column >= columns) {

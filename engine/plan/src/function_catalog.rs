@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use mobula_udfs::{ActorSpec, FunctionSpec, Language};
+use mobula_udfs::{ActorSpec, FunctionSpec, Language, PoolBounds};
 
 use crate::error::PlanError;
 use crate::nearest;
@@ -20,6 +20,8 @@ const LISTED_MAX: usize = 20;
 #[derive(Debug, Default)]
 pub struct FunctionCatalog {
     functions: RwLock<BTreeMap<String, Arc<FunctionSpec>>>,
+    /// How many actors named pools have.
+    pools: RwLock<BTreeMap<String, PoolBounds>>,
     version: AtomicU64,
 }
 
@@ -54,15 +56,34 @@ impl FunctionCatalog {
                 functions.insert(method.name.clone(), Arc::new(method.clone()));
             }
         });
+        self.set_pool(&actor.name, actor.pool);
+    }
+
+    /// How many actors `actor` has from now on; `None`: it is one, or none.
+    pub fn set_pool(&self, actor: &str, bounds: Option<PoolBounds>) {
+        let mut pools = self.pools.write().unwrap_or_else(PoisonError::into_inner);
+        match bounds {
+            Some(bounds) => pools.insert(actor.to_owned(), bounds),
+            None => pools.remove(actor),
+        };
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// How many actors the pool called `actor` has; `None`: it is no pool.
+    pub fn pool(&self, actor: &str) -> Option<PoolBounds> {
+        let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
+        pools.get(actor).copied()
     }
 
     /// Takes the methods of an actor out; whether there were any.
     pub fn remove_actor(&self, actor: &str) -> bool {
-        self.change(|functions| {
+        let had_some = self.change(|functions| {
             let before = functions.len();
             functions.retain(|_, spec| !is_of(spec, actor));
             functions.len() < before
-        })
+        });
+        self.set_pool(actor, None);
+        had_some
     }
 
     /// Whether `name` is that of an actor.

@@ -127,7 +127,12 @@ fn map_batches(
         let grouping = exec_grouping(node, keys)?;
         let actors = node.call().concurrency().unwrap_or(1);
         // As many streams as actors, so that each key has one.
-        let spread = Spread::over(actors, tasks, grouping.keys.clone());
+        let keys = grouping.keys.clone();
+        let spread = match node.call().spec().is_method() {
+            // A key has the same actor in all queries.
+            true => Spread::alike(actors, keys),
+            false => Spread::over(actors, tasks, keys),
+        };
         let input = Arc::new(SpreadExec::new(Arc::clone(input), spread, false));
         let exec = MapBatchesExec::try_new(input, call, shape, Some(actors))?;
         return Ok(exec.with_grouping(Some(grouping)));

@@ -285,6 +285,14 @@ pub fn session(host: Arc<FakeHost>) -> SessionState {
 }
 
 pub fn session_with(host: Arc<FakeHost>, options: MobulaOptions) -> SessionState {
+    session_knowing(host, functions(), options)
+}
+
+pub fn session_knowing(
+    host: Arc<FakeHost>,
+    functions: Arc<FunctionCatalog>,
+    options: MobulaOptions,
+) -> SessionState {
     let config = SessionConfig::new()
         .with_target_partitions(2)
         .with_information_schema(true)
@@ -292,10 +300,7 @@ pub fn session_with(host: Arc<FakeHost>, options: MobulaOptions) -> SessionState
     let state = SessionStateBuilder::new()
         .with_config(config)
         .with_default_features()
-        .with_mobula(MobulaPlanning {
-            functions: functions(),
-            options,
-        })
+        .with_mobula(MobulaPlanning { functions, options })
         .build();
     add_table(&state, "t", vec![rows_of_t(0..5), rows_of_t(5..9)]);
     let u = [

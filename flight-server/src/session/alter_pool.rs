@@ -40,6 +40,8 @@ impl Session {
         if let Some(spec) = actors.with_bounds(name, bounds)? {
             self.store_pool(&spec)?;
             actors.set_bounds(name, bounds);
+            let functions = self.database().engine().functions();
+            functions.set_pool(name, Some(bounds));
         }
         Ok(Outcome::Affected(None))
     }

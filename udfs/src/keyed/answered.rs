@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
 
-use super::Keyed;
 use crate::error::{UdfError, UserFailure};
 use crate::exchange::Exchange;
 use crate::order::CallOrder;
@@ -29,9 +28,9 @@ impl SnapshotParts {
         worker: &Worker,
         frame: &Frame,
         order: &CallOrder,
-        keyed: Keyed,
     ) -> Result<(), UdfError> {
         let function = order.function();
+        let keyed = order.call.handling.keyed.unwrap_or_default();
         let Snapshot { generation, more } = worker.read(frame, function)?;
         if generation != worker.restored {
             return Err(worker.fenced(function));
@@ -79,7 +78,7 @@ impl Exchange<'_> {
     ) -> Result<(), UdfError> {
         let worker = &self.lease.worker;
         match self.keeper {
-            Some(keeper) => parts.take(worker, frame, self.order, keeper.keyed),
+            Some(_) => parts.take(worker, frame, self.order),
             None => {
                 let problem = "it sent a snapshot that nobody asked for".to_owned();
                 Err(worker.broken(self.order.function(), problem))
@@ -100,7 +99,9 @@ impl Exchange<'_> {
         if snapshot.is_some() {
             self.counters.snapshots.fetch_add(1, Ordering::Relaxed);
         }
-        let kept = keeper.answered(worker.generation, block, snapshot);
+        // Those of a named actor come by several calls.
+        let order = self.order.call.spec.is_method().then_some(self.order);
+        let kept = keeper.answered(worker.generation, (block, order), snapshot);
         kept.map_err(|_| worker.fenced(self.order.function()))?;
         if keeper.keeps_state() {
             self.answered.rows += block.num_rows();

@@ -56,7 +56,7 @@ impl HostedLane {
             return Ok(None);
         }
         let keyed = self.call.handling.keyed;
-        let keeper = keyed.map(|keyed| Keeper::from_elsewhere(keyed, snapshot));
+        let keeper = keyed.map(|_| Arc::new(Keeper::from_elsewhere(snapshot)));
         let crew = ProcessPool::crew(Arc::clone(&self.manager), &self.call, [1, 1], 1);
         let call = CallOn::with_keeper(crew, order, keeper);
         now.generation = generation;

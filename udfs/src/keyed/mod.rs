@@ -12,20 +12,28 @@
 //!
 //! An actor may live elsewhere than the task whose lane it has (`hosted_lane`). Then the task
 //! keeps the same beside it: the host's loss is to the task what a worker's is to the host.
+//!
+//! A named actor has all its state beside itself (`hosted`), whoever calls it by key: it
+//! outlives them. A worker that is built in its place is given it at once, by the calls that
+//! there have been; what is kept counts together (`kept_states`).
 
 mod answered;
 mod hosted_lane;
 mod keeper;
+mod kept_states;
 mod lanes;
 mod resume;
+mod tenure;
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use answered::{Answered, SnapshotParts};
 pub(crate) use hosted_lane::HostedLane;
 pub(crate) use keeper::Keeper;
+pub use kept_states::{KeptShare, KeptStates};
 pub(crate) use lanes::KeyedPool;
-pub(crate) use resume::resume;
+pub(crate) use resume::{inherit, resume};
+pub(crate) use tenure::KeyedState;
 
 /// How the state of a call's actors is kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,4 +44,7 @@ pub struct Keyed {
     pub replay_bytes: u64,
     /// Most bytes of a snapshot.
     pub snapshot_max_bytes: u64,
+    /// How many actors the named actor or pool has that is called; 0: the call has its own.
+    #[serde(default)]
+    pub actors: u64,
 }

@@ -80,6 +80,7 @@ fn keyed(mut case: Case, snapshot_every: u64) -> Case {
             snapshot_every,
             replay_bytes: 1 << 20,
             snapshot_max_bytes: 1 << 20,
+            actors: 0,
         }),
         ..case.handling
     };

@@ -312,9 +312,10 @@ impl Link {
             }
             End::Lost(reason) => reason,
         };
-        // A lane goes on from the state that who has it brings: not by the same exchange.
-        let is_lane = self.way.lane.is_some();
-        if block.tries < TRIES && !block.passed_on && !is_lane {
+        // A lane goes on from the state that who has it brings: not by the same exchange. A
+        // block that a named actor may have seen would count twice in its state.
+        let is_keyed = self.call.handling.keyed.is_some();
+        if block.tries < TRIES && !block.passed_on && !is_keyed {
             return true;
         }
         block.reply.end(Err(self.unreachable(reason.clone())));

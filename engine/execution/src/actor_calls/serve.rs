@@ -39,6 +39,7 @@ use super::words::{blocks_of, down_of, malformed, named};
 use crate::classify::classify_any;
 use crate::error::ErrorClass;
 use crate::exchange::traffic::Traffic;
+use crate::pool::dispatch::PoolLine;
 use crate::pool::hosting::Hosting;
 use crate::spawn::spawn_named;
 use crate::wire_error;
@@ -58,6 +59,8 @@ pub struct ActorCalls {
     pub actors: Arc<ActorHost>,
     /// Those of queries.
     pub hosting: Arc<Hosting>,
+    /// Has the lanes of named actors that are called by key.
+    pub line: Arc<PoolLine>,
     pub executor_id: String,
     pub traffic: Arc<Traffic>,
     /// Where others reach this process: errors name it.
@@ -134,7 +137,7 @@ impl ActorCalls {
             });
         }
         if !way.member.is_empty() {
-            return match self.actors.open_member(&way.member, Arc::clone(call)) {
+            return match self.member(call, way) {
                 // It was here when its caller was told.
                 Err(UdfError::ActorElsewhere { function, .. }) => Err(UdfError::PoolGone {
                     function,
@@ -143,6 +146,10 @@ impl ActorCalls {
                 other => other,
             };
         }
+        if let Some(lane) = &way.lane {
+            let lane = usize::try_from(lane.lane).unwrap_or(usize::MAX);
+            return self.line.open_named_lane(call, lane);
+        }
         match self.actors.open_pool(Arc::clone(call)) {
             // It was here when the query was planned.
             Err(UdfError::ActorElsewhere {
@@ -150,6 +157,22 @@ impl ActorCalls {
             }) if self.has_actors => Err(UdfError::ActorGone { function, actor }),
             other => other,
         }
+    }
+
+    /// The way to a named actor that was placed here; by key, to who is not too late.
+    fn member(&self, call: &Arc<UdfCall>, way: &Way) -> Result<Arc<dyn UdfPool>, UdfError> {
+        let Some(lane) = &way.lane else {
+            return self.actors.open_member(&way.member, Arc::clone(call));
+        };
+        let state = (lane.generation, lane.snapshot.clone());
+        let call = Arc::clone(call);
+        let opened = self
+            .actors
+            .open_keyed(&way.member, Arc::clone(&call), state)?;
+        opened.ok_or_else(|| UdfError::PoolGone {
+            function: call.spec.name.clone(),
+            place: self.executor_id.clone(),
+        })
     }
 
     /// Builds a named actor here.

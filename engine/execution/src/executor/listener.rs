@@ -82,6 +82,7 @@ impl Listener {
         let actors = ActorCalls {
             actors: Arc::clone(process.actors()),
             hosting: Arc::clone(process.hosting()),
+            line: Arc::clone(process.pool_line()),
             executor_id: process.executor_id().to_owned(),
             traffic: Arc::clone(process.traffic()),
             this_url: url.to_string(),

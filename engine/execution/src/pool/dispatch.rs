@@ -9,7 +9,8 @@
 //! `udf_init_timeout`. The actors of a pool that follows its load may become more or fewer
 //! meanwhile: a task that has given each of them something to do asks, too.
 //!
-//! Rows of a keyed call have their actor by key: `keyed` and `lane` are its way.
+//! Rows of a keyed call have their actor by key: `keyed` and `lane` are its way, and
+//! `named_lanes` that of named actors.
 //!
 //! Bounds: two blocks for each actor on their way from each task, sixteen where it is
 //! async.
@@ -34,6 +35,7 @@ use super::ends::{Ends, Turn};
 use super::hosting::Hosting;
 use super::keyed::KeyedDispatch;
 use super::loads::Loads;
+use super::named_lanes::NamedLanes;
 use crate::actor_calls::pool::answer_to_nothing;
 use crate::exchange::action::act;
 use crate::exchange::channels::ChannelPool;
@@ -67,6 +69,8 @@ pub struct PoolLine {
     pub loads: Loads,
     /// Ways to actors that were opened so far.
     pub opened: AtomicUsize,
+    /// Of the coordinator, in its process: the states of named actors.
+    pub named: Arc<NamedLanes>,
 }
 
 impl PoolLine {
@@ -85,6 +89,9 @@ impl PoolLine {
         call: Arc<UdfCall>,
         placed: &PlacedPool,
     ) -> Result<Arc<dyn UdfPool>, UdfError> {
+        if call.handling.keyed.is_some() && !placed.actor.is_empty() {
+            return self.open_named(&call);
+        }
         if call.handling.keyed.is_some() {
             return Ok(Arc::new(KeyedDispatch::new(self, call, placed)));
         }

@@ -27,12 +27,12 @@ use crate::actor_calls::pool::LaneWay;
 use crate::spawn::{OwnedTask, spawn_named};
 
 /// How often it is asked where an actor is that is missed.
-const ASK_EVERY: Duration = Duration::from_millis(200);
+pub(super) const ASK_EVERY: Duration = Duration::from_millis(200);
 /// Answers to a block that may wait for their reader.
-const ANSWERS_WAITING: usize = 2;
+pub(super) const ANSWERS_WAITING: usize = 2;
 
 /// What a reader gets: an answer, or the end.
-type Part = Result<Option<Answer>, UdfError>;
+pub(super) type Part = Result<Option<Answer>, UdfError>;
 
 /// A lane, and who feeds it.
 #[derive(Debug)]
@@ -80,23 +80,27 @@ impl Lane {
             reader,
             lost: BTreeSet::new(),
         });
-        let function = self.function.clone();
-        stream::unfold(Some((answers, function)), |state| async {
-            let (mut answers, function) = state?;
-            match answers.recv().await {
-                Some(Ok(Some(answer))) => Some((Ok(answer), Some((answers, function)))),
-                Some(Ok(None)) => None,
-                Some(Err(error)) => Some((Err(error), None)),
-                // Its Tokio runtime is going down, or it panicked.
-                None => Some((Err(UdfError::ShuttingDown { function }), None)),
-            }
-        })
-        .boxed()
+        reading(answers, self.function.clone())
     }
 }
 
+/// What the reader of a block gets, who is told `answers`.
+pub(super) fn reading(answers: mpsc::Receiver<Part>, function: String) -> AnswerStream {
+    stream::unfold(Some((answers, function)), |state| async {
+        let (mut answers, function) = state?;
+        match answers.recv().await {
+            Some(Ok(Some(answer))) => Some((Ok(answer), Some((answers, function)))),
+            Some(Ok(None)) => None,
+            Some(Err(error)) => Some((Err(error), None)),
+            // Its Tokio runtime is going down, or it panicked.
+            None => Some((Err(UdfError::ShuttingDown { function }), None)),
+        }
+    })
+    .boxed()
+}
+
 /// Why a block is not answered.
-enum Stop {
+pub(super) enum Stop {
     /// The way to its actor is lost, and its reader has heard nothing.
     Lost(UdfError),
     Failed(UdfError),
@@ -262,7 +266,7 @@ impl Feeder {
 
 /// Hands on what `actor` answers to `block`, from its end on, or from when it is too much to
 /// be kept; the state that it tells.
-async fn answered(
+pub(super) async fn answered(
     actor: &Arc<dyn UdfPool>,
     block: RecordBatch,
     reader: &mpsc::Sender<Part>,
@@ -299,7 +303,7 @@ async fn give(reader: &mpsc::Sender<Part>, held: &mut Vec<Answer>) {
     }
 }
 
-fn stop(error: UdfError) -> Stop {
+pub(super) fn stop(error: UdfError) -> Stop {
     match is_loss(&error) {
         true => Stop::Lost(error),
         false => Stop::Failed(error),

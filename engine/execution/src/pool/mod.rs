@@ -19,6 +19,9 @@
 //! (`query_scaling`). A named actor or pool that replaces another may have to have what that has
 //! (`replace`).
 //!
+//! A named actor that is called by key has one sender that outlives queries (`named_lanes`,
+//! `named_feeder`), in the process that they are sent to.
+//!
 //! Pools of a query end with it: when its stream does, or when their host has lost the
 //! coordinator.
 
@@ -35,6 +38,8 @@ mod lane;
 pub mod line;
 pub mod loads;
 pub mod named;
+mod named_feeder;
+pub mod named_lanes;
 pub mod placed_actor;
 pub mod placement;
 pub mod query_scaling;

@@ -22,6 +22,7 @@ use super::replace::said;
 use super::scaling::{Scaling, Short};
 use super::starter::Starter;
 use crate::coordinator::queries::Queries;
+use crate::error::ExecutionError;
 use crate::process::Process;
 use crate::resource_check::check_actors;
 use crate::spawn::spawn_named;
@@ -70,6 +71,7 @@ impl NamedActors {
                 executor_id: process.executor_id().to_owned(),
                 url: url.to_owned(),
                 directory: Arc::clone(&process.pool_line().directory),
+                keyed: Arc::clone(&process.pool_line().named),
                 starter,
                 init_timeout: options.udf_init_timeout(),
                 kill_grace: options.udf_kill_grace(),
@@ -148,6 +150,7 @@ impl NamedActors {
                 let replaced = shared.actors.put(built).map(NamedActor::Here);
                 let placed = shared.placed.lock().remove(&name);
                 if placed.is_some() {
+                    shared.keyed.forget(&name);
                     shared.directory.remove(&directory_key(&name));
                 }
                 replaced
@@ -158,6 +161,8 @@ impl NamedActors {
             NamedActor::Placed(placed) => {
                 let name = placed.spec.name.clone();
                 let here = shared.actors.take(&name).map(NamedActor::Here);
+                // What the one before kept goes with it.
+                shared.keyed.forget(&name);
                 let replaced = shared.placed.lock().insert(name, Arc::clone(&placed));
                 *placed.instead_of.lock() = None;
                 shared.tell(&placed);
@@ -176,6 +181,7 @@ impl NamedActors {
         let here = self.shared.actors.take(name).map(NamedActor::Here);
         let placed = self.shared.placed.lock().remove(name);
         if let Some(placed) = &placed {
+            self.shared.keyed.forget(name);
             self.shared.directory.remove(&directory_key(name));
             placed.ended.notify_waiters();
         }
@@ -283,6 +289,11 @@ impl NamedActors {
         let Some(placed) = placed.filter(|placed| placed.spec.pool.is_some()) else {
             return Ok(None);
         };
+        let keyed = self.shared.keyed.actors(name);
+        if let Some(actors) = keyed.filter(|actors| [bounds.min, bounds.max] != [*actors; 2]) {
+            let what = placed.what();
+            return Err(external(ExecutionError::KeyedPool { what, actors }));
+        }
         let call = placed.demand(bounds.min);
         let checked = check_actors(&placed.what(), &call, &self.shared.hosts());
         checked.map_err(external)?;

@@ -22,6 +22,7 @@ use url::Url;
 use super::absent::{Absence, Absent};
 use super::directory::Directory;
 use super::line::{ActorHostNow, ClusterClaim, TimedOut};
+use super::named_lanes::NamedLanes;
 use super::scaling::{Following, Scaling};
 use super::starter::Starter;
 use crate::coordinator::queries::{Listed, Queries, Wait};
@@ -40,6 +41,8 @@ pub(super) struct Hosts {
     pub(super) executor_id: String,
     pub(super) url: String,
     pub(super) directory: Arc<Directory>,
+    /// What is kept of those that are called by key.
+    pub(super) keyed: Arc<NamedLanes>,
     /// `None`: this process is all there is.
     pub(super) starter: Option<Arc<Starter>>,
     pub(super) init_timeout: Duration,

@@ -208,7 +208,7 @@ getters! {
     count -> usize: udf_batch_rows udf_batch_bytes udf_max_frame_bytes
         udf_errors_max_bytes operators_kept udf_worker_max_blocks udf_worker_memory memory_limit
         actors_max tasks_kept udf_memory_percent udf_batch_every udf_snapshot_every udf_replay_bytes
-        udf_snapshot_max_bytes
+        udf_snapshot_max_bytes actor_states_max_bytes
         scan_bytes_per_task max_tasks_per_stage task_skew_max
         exchange_stream_window exchange_message_bytes
         executors max_sessions prepared_max sql_max_bytes wire_batch_bytes

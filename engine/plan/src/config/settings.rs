@@ -170,6 +170,12 @@ pub static SETTINGS: &[Setting] = &[
         "Named actors that there may be at once; each has a process of its own for as long as it lives",
     ),
     process(
+        "actor_states_max_bytes",
+        bytes(KIB, TIB),
+        "1GiB",
+        "Bytes of states of named actors, and of blocks since, that the process that queries are sent to keeps for keyed calls; beyond it they get no more blocks",
+    ),
+    process(
         "pool_interval",
         time(MS_10, HOUR),
         "100ms",

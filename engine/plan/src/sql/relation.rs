@@ -98,7 +98,10 @@ impl RelationPlanner for OperatorPlanner {
         let node = match written.grouping.given() {
             Some(_) if op.mode != CallMode::Groups => {
                 let grouping = |columns: &DFSchema| written.grouping.over(op.sql, columns);
-                keyed_over(op, input, spec, written.args, &written.options, grouping)?
+                let actor = spec.actor.as_ref().map(|method| &method.actor);
+                let pool = actor.and_then(|actor| self.functions.pool(actor));
+                let called = (spec, pool);
+                keyed_over(op, input, called, written.args, &written.options, grouping)?
             }
             Some(_) => {
                 let grouping = |columns: &DFSchema| written.grouping.over(op.sql, columns);

@@ -68,11 +68,21 @@ class Call:
         self.yields = any(map(inspect.isgeneratorfunction, (self.code, type(self.code).__call__)))
         # A batch and what user code is called with for it, if made ahead.
         self.made = None
-        self.keeper = Keeper(self.source, self.function, self.code, *body["keyed"]) if body["keyed"] else None
+        # Of a keyed call: how often it tells its state.
+        self.tells = body["keyed"]
+        self.keeper = self._keeper(instance) if self.tells else None
         if self.is_async:
             self._overlap(body["retry"], **body["overlap"])
         elif body["retry"]:
             self.code = Retrying(self.code, self.by_row, *body["retry"])
+
+    def _keeper(self, instance):
+        """A named actor has one state for all its methods."""
+        if self.method is None:
+            return Keeper(self.source, self.function, self.code)
+        if instance.keeper is None:
+            instance.keeper = Keeper(instance.source, self.function, instance.object)
+        return instance.keeper
 
     def _instance(self, args):
         if self.is_async:
@@ -202,6 +212,8 @@ class Instance:
     def __init__(self, actor, args, **source):
         self.source = Source(**source, owner=actor)
         self.object = _built(self.source, args)
+        # Of its state, once it is called by key.
+        self.keeper = None
 
 
 class Worker:
@@ -285,7 +297,7 @@ class Worker:
             self._send_failures(frame.seq, failures)
             self._send_block(frame.seq, output)
             since = time.perf_counter_ns()
-        state = call.keeper.seen(frame.payload.size) if call.keeper is not None else None
+        state = call.keeper.seen(frame.payload.size, *call.tells) if call.keeper is not None else None
         spent += time.perf_counter_ns() - since
         self._send_failures(frame.seq, failures)
         if state is not None:

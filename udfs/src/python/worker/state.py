@@ -16,11 +16,11 @@ _OWN_MODULE = "mobula_function_"
 
 
 class Keeper:
-    """Counts what an actor has seen since it last told its state."""
+    """Counts what an actor has seen since it last told its state, whichever of its methods saw it."""
 
-    def __init__(self, source, function, code, every, most_bytes):
+    def __init__(self, source, function, code):
         self.module = source.module.__name__
-        self.function, self.every, self.most_bytes = function, every, most_bytes
+        self.function = function
         self.snapshot, self.restore = (getattr(code, name, None) for name in ("snapshot", "restore"))
         if (self.snapshot is None) != (self.restore is None):
             has, lacks = ("snapshot()", "restore(state)") if self.restore is None else ("restore(state)", "snapshot()")
@@ -34,13 +34,13 @@ class Keeper:
     def keeps_state(self):
         return self.snapshot is not None
 
-    def seen(self, size):
-        """One more block of `size` bytes is through; the state, if it is to be told now."""
+    def seen(self, size, every, most_bytes):
+        """One more block of `size` bytes is through; the state, if it is to be told now: after `every` blocks, or so many bytes."""
         if not self.keeps_state:
             return None
         self.blocks += 1
         self.bytes += size
-        if self.blocks < self.every and self.bytes < self.most_bytes:
+        if self.blocks < every and self.bytes < most_bytes:
             return None
         self.blocks = self.bytes = 0
         state = run(self.function, self.snapshot)

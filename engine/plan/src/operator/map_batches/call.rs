@@ -129,14 +129,19 @@ impl FunctionCall {
     }
 
     /// A call whose rows go to actors by key; these tell their state after so many blocks,
-    /// 0: as the session is set.
-    pub fn keyed(mut self, snapshot_every: u64) -> Self {
+    /// 0: as the session is set. `named`: how many there are, of a named actor or pool.
+    pub fn keyed(mut self, snapshot_every: u64, named: Option<usize>) -> Self {
         self.handling.keyed = Some(Keyed {
             snapshot_every,
+            actors: named.unwrap_or(0) as u64,
             ..Keyed::default()
         });
         self.identity.push_str(" keyed ");
         self.identity.push_str(&snapshot_every.to_string());
+        if let Some(actors) = named {
+            self.concurrency = Some(actors);
+            self.identity.push_str(&format!(" by {actors}"));
+        }
         self
     }
 

@@ -316,6 +316,7 @@ impl MapBatchesExec {
                 },
                 replay_bytes: options.udf_replay_bytes() as u64,
                 snapshot_max_bytes: options.udf_snapshot_max_bytes() as u64,
+                actors: keyed.actors,
             }),
             ..handling.clone()
         }
@@ -331,8 +332,16 @@ impl MapBatchesExec {
             return Ok(Some(partition));
         };
         let host = TaskHostHandle::of(context)?;
-        let (first, count) = host.task_lanes(context, placed.actors());
-        Ok(Some(first + partition % count))
+        let named = self.concurrency.filter(|_| self.call.spec.is_method());
+        let (first, count) = host.task_lanes(context, named.unwrap_or(placed.actors()));
+        // Of named ones as many as there are to be, also while some of them are missed.
+        let streams = self.properties.output_partitioning().partition_count();
+        match named {
+            Some(actors) if count != streams => {
+                internal_err!("{streams} streams to {actors} actors")
+            }
+            _ => Ok(Some(first + partition % count)),
+        }
     }
 
     /// Whether rows go to actors by key.

@@ -5,9 +5,14 @@ use std::sync::Arc;
 use arrow::array::{AsArray, RecordBatch, StringArray, new_null_array};
 use arrow::datatypes::DataType;
 use datafusion::physical_plan::collect;
+use datafusion::physical_plan::displayable;
 use expect_test::expect;
+use mobula_udfs::{ActorSpec, Demand, PoolBounds};
 
-use crate::test_session::{FakeHost, check_plan, plan, session};
+use crate::config::MobulaOptions;
+use crate::operator::repartition::TaskLimit;
+use crate::sql::actor_methods::actor_methods;
+use crate::test_session::{FakeHost, check_plan, functions, plan, session, session_knowing};
 
 #[tokio::test]
 async fn rows_are_spread_by_their_keys() {
@@ -136,4 +141,56 @@ async fn what_is_no_keyed_call_is_refused() {
         let error = error.unwrap_err().to_string();
         assert!(error.contains(wanted), "{call}: {error}");
     }
+}
+
+/// `Embed` as a pool of so many actors.
+fn pool(min: usize, max: usize) -> ActorSpec {
+    let mut spec = ActorSpec {
+        name: "p".to_owned(),
+        class: functions().get("Embed").unwrap().as_ref().clone(),
+        args: vec![],
+        timeout: None,
+        init_timeout: None,
+        methods: vec![],
+        demand: Demand::default(),
+        pool: Some(PoolBounds {
+            min,
+            max,
+            idle_ttl: None,
+        }),
+        member: 0,
+    };
+    spec.methods = actor_methods(&spec, vec![]);
+    spec
+}
+
+#[tokio::test]
+async fn as_many_streams_lead_to_a_pool_as_it_has_actors() {
+    let functions = functions();
+    functions.insert_actor(&pool(3, 3));
+    let host = Arc::new(FakeHost::default());
+    let mut state = session_knowing(host, Arc::clone(&functions), MobulaOptions::default());
+    // Over many tasks too: which stream a key has depends on nothing else.
+    state.config_mut().set_extension(Arc::new(TaskLimit(8)));
+    let sql =
+        "SELECT * FROM map(TABLE(SELECT CAST(a AS INT) AS k, s FROM t), p, partition_by => (k, s))";
+    let logical = plan(&state, sql).await.unwrap();
+    let exec = state.create_physical_plan(&logical).await.unwrap();
+    let shown = displayable(exec.as_ref()).indent(false).to_string();
+    expect![[r#"
+        MapExec: udf=p, kind=scalar, partition_by=[k, s], batch_size=8, concurrency=3
+          SpreadExec: partitions=3, by=[k, s]
+            RepartitionExec: partitioning=Hash([CAST(k@0 AS Int64), s@1], 3), input_partitions=2
+              ProjectionExec: expr=[CAST(a@0 AS Int32) as k, s@1 as s]
+                DataSourceExec: partitions=2, partition_sizes=[1, 1]
+    "#]]
+    .assert_eq(&shown);
+    functions.insert_actor(&pool(2, 3));
+    let refused = plan(&state, sql).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("\"p\" is of a pool of 2 to 3 actors"),
+        "{refused}"
+    );
+    functions.set_pool("p", Some(pool(2, 2).pool.unwrap()));
+    assert!(plan(&state, sql).await.is_ok());
 }

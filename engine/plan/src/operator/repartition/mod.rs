@@ -19,8 +19,10 @@
 //! `node` is planned; `spread` and `blocks` are its execs, one for streams and one for
 //! blocks. DataFusion removes each RepartitionExec that nobody requires, so `spread`
 //! gets one below it by the last physical rule, `rule::lower_spread`. Without keys
-//! `route` numbers the rows, since only hashes move rows between executors.
+//! `route` numbers the rows, since only hashes move rows between executors. Where the same key
+//! must have the same stream in all queries, keys of one kind are made `alike` first.
 
+mod alike;
 mod blocks;
 mod node;
 mod route;

@@ -25,6 +25,7 @@ use datafusion::physical_plan::{
 };
 use futures::StreamExt;
 
+use super::alike::widest;
 use super::route::{ROUTE, RouteExec};
 
 /// How many tasks a stage may have, as an extension of DataFusion's session
@@ -40,6 +41,9 @@ pub struct Spread {
     pub tasks: usize,
     /// Columns of the input; none: rows in turn.
     pub by: Vec<usize>,
+    /// Whether the same key has the same stream in all queries. Means nothing once there is a
+    /// RepartitionExec below.
+    pub alike: bool,
 }
 
 impl Spread {
@@ -50,6 +54,16 @@ impl Spread {
             partitions: partitions.div_ceil(tasks).max(1),
             tasks,
             by,
+            alike: false,
+        }
+    }
+
+    /// `partitions` streams of one task, so that which one a key has depends on nothing but the
+    /// key.
+    pub fn alike(partitions: usize, by: Vec<usize>) -> Self {
+        Self {
+            alike: true,
+            ..Self::over(partitions, 1, by)
         }
     }
 }
@@ -108,8 +122,14 @@ impl SpreadExec {
                 (routed, vec![key(ROUTE, schema.fields().len())])
             }
             by => {
-                let keys = by.iter().map(|at| key(schema.field(*at).name(), *at));
-                (Arc::clone(&self.input), keys.collect())
+                let keys = by.iter().map(|at| {
+                    let key = key(schema.field(*at).name(), *at);
+                    match self.spread.alike {
+                        true => widest(key, &schema),
+                        false => Ok(key),
+                    }
+                });
+                (Arc::clone(&self.input), keys.collect::<Result<_>>()?)
             }
         };
         let partitioning = Partitioning::Hash(keys, self.spread.partitions);
@@ -131,6 +151,7 @@ impl DisplayAs for SpreadExec {
             partitions,
             tasks,
             by,
+            ..
         } = &self.spread;
         write!(f, "partitions={}", partitions * tasks)?;
         if *tasks > 1 {
