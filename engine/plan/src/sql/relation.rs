@@ -20,7 +20,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
-use datafusion::common::{Column, DFSchema, Result};
+use datafusion::common::{Column, DFSchema, Result, not_impl_err};
 use datafusion::logical_expr::planner::{
     PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning,
 };
@@ -57,12 +57,28 @@ impl OperatorPlanner {
     }
 }
 
+/// DataFusion reads the clause and takes all rows.
+fn refuse_sample(relation: &TableFactor) -> Result<()> {
+    match relation {
+        TableFactor::Table {
+            sample: Some(_), ..
+        }
+        | TableFactor::Derived {
+            sample: Some(_), ..
+        } => not_impl_err!(
+            "TABLESAMPLE is not supported. Write WHERE random() < 0.1 for a tenth of the rows"
+        ),
+        _ => Ok(()),
+    }
+}
+
 impl RelationPlanner for OperatorPlanner {
     fn plan_relation(
         &self,
         relation: TableFactor,
         context: &mut dyn RelationPlannerContext,
     ) -> Result<RelationPlanning> {
+        refuse_sample(&relation)?;
         let named = match &relation {
             TableFactor::Table {
                 name,
