@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Rows that a schema is learned from.
 ROWS = 100
 # Options of a call that its probe has too: what the worker needs to be able to run the code.
-_OF_PROBES = ("num_cpus", "num_gpus", "memory", "resources", "label_selector", "init_timeout", "timeout")
+_OF_PROBES = ("zero_copy_batch", "num_cpus", "num_gpus", "memory", "resources", "label_selector", "init_timeout", "timeout")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,6 +34,7 @@ from .errors import CodeRefused
 # Of one function, packed. Each task of a query carries it, and a statement has an end
 # (`sql_max_bytes`, 16 MiB).
 BYTES_MAX = 8 << 20
+_HIDDEN_FILE = "<dynamic-code>"
 _HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -107,7 +108,9 @@ def _pickled(value: Any, called: str, sources: dict[str, dict[int, str]]) -> byt
 
     def reduced(code: types.CodeType):
         _note_source(code, sources)
-        return pickler._code_reduce(code)
+        make, parts = pickler._code_reduce(code)
+        # cloudpickle hides the file, which tracebacks are to name.
+        return make, tuple(code.co_filename if part == _HIDDEN_FILE else part for part in parts)
 
     class Recording(pickler.Pickler):
         dispatch_table = collections.ChainMap({types.CodeType: reduced}, pickler.Pickler.dispatch_table)
