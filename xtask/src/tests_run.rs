@@ -41,7 +41,16 @@ pub fn run(root: &Path, filters: &[String]) -> Result<(), String> {
     if let Some(filter) = filters.first() {
         clients.args(["-k", filter]);
     }
-    step("Python clients", &mut clients, root)
+    step("Python clients", &mut clients, root)?;
+    let mut package = Command::new(&python);
+    package
+        .args(["-m", "pytest", "-q", "-x", "python/tests"])
+        .env("PYTHONPATH", root.join("python"))
+        .env("MOBULA_BIN", &binary);
+    if let Some(filter) = filters.first() {
+        package.args(["-k", filter]);
+    }
+    step("Python package", &mut package, root)
 }
 
 /// Cargo, as if called by hand. What `cargo run` tells us about this package
