@@ -108,7 +108,7 @@ class Engine:
                 url = line.removeprefix("mobula: clients on ")
             if line == "mobula: ready" and url:
                 return url
-        said = pathlib.Path(self._log).read_text(errors="replace").strip()
+        said = " ".join(pathlib.Path(self._log).read_text(errors="replace").split())
         ended = self._process.poll() is not None or time.monotonic() < deadline
         self.close()
         problem = "ended at its start" if ended else f"was not ready within {START_SECONDS:.0f} s"

@@ -114,7 +114,7 @@ def translating(where: str) -> Iterator[None]:
 
 
 def _is_transport(text: str) -> bool:
-    signs = ("connection error", "transport", "dial tcp", "EOF", "connection refused", "name resolver", "no such host")
+    signs = ("connection error", "error reading from server", "connection reset", "transport", "dial tcp", "EOF", "connection refused", "name resolver", "no such host")
     return any(sign in text for sign in signs)
 
 

@@ -150,7 +150,7 @@ def read_names(text: str) -> set[str]:
 
 
 def with_relations(text: str, relations: Mapping[str, str]) -> str:
-    """The query `text` in which each name stands for a query."""
+    """The query `text` in which each name stands for a query, before those it has itself."""
     if not relations:
         return text
     made = ", ".join(f"{key} AS ({query})" for key, query in relations.items())

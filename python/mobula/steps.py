@@ -39,7 +39,7 @@ class Rendering:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self._names: dict[int, str] = {}
-        self._parts: list[str] = []
+        self._parts: dict[str, str] = {}
 
     def query(self, step: Step) -> str:
         """The whole query of `step`."""
@@ -50,13 +50,13 @@ class Rendering:
         if id(step) not in self._names:
             sql = step.sql(self)
             name = f"mobula_{len(self._parts) + 1}"
-            self._parts.append(f"{name} AS ({sql})")
+            self._parts[name] = sql
             self._names[id(step)] = name
         return self._names[id(step)]
 
     def over(self, sql: str) -> str:
         """`sql`, which may use the names given so far, as a query of its own."""
-        return f"WITH {', '.join(self._parts)} {sql}" if self._parts else sql
+        return sql_text.with_relations(sql, self._parts)
 
     def columns_of(self, step: Step) -> list[str]:
         """The names of its columns, from the server."""

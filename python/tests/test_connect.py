@@ -82,7 +82,7 @@ def test_wrong_addresses(url, error, text):
 
 
 def test_engines_that_do_not_start(monkeypatch, tmp_path):
-    with pytest.raises(mobula.EngineFailed, match="no_such_setting"):
+    with pytest.raises(mobula.EngineFailed, match="no-such-setting"):
         mobula.connect(settings={"no_such_setting": 1})
     monkeypatch.setenv("MOBULA_BIN", str(tmp_path / "mobula"))
     with pytest.raises(mobula.EngineFailed, match="no program"):
