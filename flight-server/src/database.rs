@@ -2,12 +2,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use datafusion::catalog::CatalogProviderList;
 use mobula_execution::Engine;
+use tokio::sync::MutexGuard;
 
 use crate::ServerError;
 use crate::catalog::{Catalog, DataDir};
+use crate::plan_cache::PlanCache;
 use crate::replay::Unusable;
 use crate::session::Session;
 
@@ -17,7 +20,10 @@ pub struct Database {
     catalogs: Arc<dyn CatalogProviderList>,
     catalog: Catalog,
     /// DDL is applied and stored as one step.
-    pub(crate) ddl: tokio::sync::Mutex<()>,
+    ddl: tokio::sync::Mutex<()>,
+    /// Rises with every change of what names mean.
+    version: AtomicU64,
+    plans: PlanCache,
     /// What of the catalog cannot be used now.
     pub(crate) unusable: tokio::sync::Mutex<Vec<Unusable>>,
     data_dir: Option<DataDir>,
@@ -36,11 +42,15 @@ impl Database {
     ) -> Result<Arc<Self>, ServerError> {
         let catalog = Catalog::open(data_dir.as_ref().map(DataDir::path))?;
         let catalogs = engine.new_catalogs()?;
+        let options = engine.options();
+        let plans = PlanCache::new(options.plan_cache_max(), options.plan_cache_bytes());
         let database = Arc::new(Self {
             engine,
             catalogs,
             catalog,
             ddl: tokio::sync::Mutex::new(()),
+            version: AtomicU64::new(0),
+            plans,
             unusable: tokio::sync::Mutex::new(vec![]),
             data_dir,
         });
@@ -60,6 +70,30 @@ impl Database {
         &self.catalog
     }
 
+    /// The right to change what names mean, of one statement at a time. What was planned
+    /// before it is dropped is planned anew.
+    pub(crate) async fn change(&self) -> Change<'_> {
+        Change {
+            version: &self.version,
+            _one_at_a_time: self.ddl.lock().await,
+        }
+    }
+
+    /// Read it before planning: what was planned when it was lower may be another plan now.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Names mean something else now.
+    pub(crate) fn changed(&self) {
+        self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Statements that were planned.
+    pub(crate) fn plans(&self) -> &PlanCache {
+        &self.plans
+    }
+
     /// Where data is kept; `None` in memory.
     pub fn data_dir(&self) -> Option<&Path> {
         self.data_dir.as_ref().map(DataDir::path)
@@ -71,5 +105,17 @@ impl Database {
     /// None today; a limit on sessions is the service's.
     pub fn new_session(self: &Arc<Self>) -> Result<Arc<Session>, ServerError> {
         Ok(Arc::new(Session::new(Arc::clone(self))))
+    }
+}
+
+/// See [`Database::change`]. A change that fails or is given up half way counts as one.
+pub(crate) struct Change<'a> {
+    version: &'a AtomicU64,
+    _one_at_a_time: MutexGuard<'a, ()>,
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        self.version.fetch_add(1, Ordering::Release);
     }
 }

@@ -8,6 +8,8 @@ use mobula_execution::{Classified, ErrorClass, ExecutionError, classify, classif
 use mobula_plan::PlanError;
 use mobula_udfs::UdfError;
 
+use crate::Parameter;
+
 /// Errors of this crate; every text is one line that names the way out.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
@@ -42,8 +44,30 @@ pub enum ServerError {
     #[error("{n} statements came at once. Send one at a time")]
     ManyStatements { n: usize },
 
-    #[error("parameters are not supported yet. Write the values into the statement")]
+    #[error(
+        "parameters are for queries, INSERT, COPY and CREATE TABLE … AS. Write the values into this statement"
+    )]
     Parameters,
+
+    #[error("{source}. If nothing says the type of a parameter there, write CAST({name} AS type)")]
+    OpenType {
+        name: String,
+        #[source]
+        source: Box<ServerError>,
+    },
+
+    #[error("the statement takes values for its parameters ({names}), and none were bound")]
+    NoValues { names: String },
+
+    #[error("the statement takes {wanted} parameters, and values for {found} were bound")]
+    ParameterCount { wanted: usize, found: usize },
+
+    #[error("row {row} of the parameters: {source}. The statement was done for those before it")]
+    ParameterRow {
+        row: usize,
+        #[source]
+        source: Box<ServerError>,
+    },
 
     #[error("{kind} \"{name}\" exists already. {hint}")]
     Exists {
@@ -184,9 +208,25 @@ pub enum ServerError {
 }
 
 impl ServerError {
+    /// A statement with `parameters` that was bound to nothing.
+    pub fn no_values(parameters: &[Parameter]) -> Self {
+        const LISTED_MAX: usize = 20;
+        let listed = parameters.iter().take(LISTED_MAX);
+        let mut names: Vec<_> = listed.map(|p| p.name.as_str()).collect();
+        if parameters.len() > LISTED_MAX {
+            names.push("…");
+        }
+        let names = names.join(", ");
+        Self::NoValues { names }
+    }
+
     /// Class, line and place.
     pub fn classified(&self) -> Classified {
         match self {
+            Self::ParameterRow { source, .. } | Self::OpenType { source, .. } => Classified {
+                message: self.to_string(),
+                ..source.classified()
+            },
             Self::Query(e) => classify(e),
             Self::Plan(e) => classify_any(e),
             Self::Execution(e) => classify_any(e),

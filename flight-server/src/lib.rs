@@ -8,6 +8,8 @@ pub mod catalog;
 pub mod cli;
 pub mod database;
 pub mod error;
+pub mod http;
+mod plan_cache;
 pub mod python_env;
 mod replay;
 pub mod service;
@@ -19,4 +21,4 @@ pub mod wire_schema;
 
 pub use database::Database;
 pub use error::ServerError;
-pub use session::{Outcome, Prepared, Session, StatementKind};
+pub use session::{Bound, Outcome, Parameter, Prepared, Session, StatementKind};

@@ -57,6 +57,7 @@ impl Database {
         }
         let definitions = unusable.iter().map(|u| u.definition.clone()).collect();
         *unusable = self.apply(definitions).await;
+        self.changed();
         unusable.iter().find(|u| named(u)).map(Unusable::error)
     }
 

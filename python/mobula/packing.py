@@ -1,6 +1,6 @@
 """User code by value: whatever it refers to, packed into the body of an SQL function.
 
-cloudpickle, the library of the field, does the work (ADR 26). Its text travels along, so
+cloudpickle, the library of the field, does the work (ADR 27). Its text travels along, so
 that workers need no package for it and both ends have the same version. Modules that lie
 beside the user's script travel by value too; installed ones are imported by the worker.
 With the code go the lines of its source, for tracebacks, and the Python version, since

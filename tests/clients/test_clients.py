@@ -74,7 +74,7 @@ def test_settings_belong_to_a_session(start):
         ("SELECT * FROM no_such_table", "no_such_table"),
         ("CREATE EXTERNAL TABLE x STORED AS PARQUET LOCATION '/no/such/file'", "/no/such/file"),
         ("SET mobula.udf_batch_rows = 'many'", "udf_batch_rows"),
-        ("SELECT ?", "parameters"),
+        ("SELECT ?", "none were bound"),
         (
             "CREATE FUNCTION f(x BIGINT) RETURNS BIGINT LANGUAGE python AS $$\n"
             "def f(x, y):\n    return x\n$$",

@@ -66,12 +66,14 @@ def check(found):
 
 
 def kill_workers(server, times, pause=0.4):
-    """Kills one of the actors, some times."""
-    killed = []
+    """Kills one of the actors, some times: the one that has been there for longest. Another may
+    be at the block that ended the one before it, which a second death would make the user's."""
+    killed, known = [], []
     with server.connect() as connection, connection.cursor() as cursor:
-        for time_ in range(times):
+        for _ in range(times):
             pids = wait_until(lambda: [pid for pid, _ in rows(cursor, BUSY)])
-            pid = pids[time_ % len(pids)]
+            known += [pid for pid in pids if pid not in known]
+            pid = next(pid for pid in known if pid in pids)
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
             time.sleep(pause)

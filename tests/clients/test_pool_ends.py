@@ -1,6 +1,8 @@
 """Actors that take no calls: on their way out, being built, not to be built, with nowhere to
 live. They are seen, and DROP ends them, wherever they are."""
 
+import os
+import signal
 import threading
 
 import adbc_driver_manager
@@ -91,6 +93,21 @@ def test_drop_ends_actors_that_are_on_their_way_out(server, cursor):
         caller.join(30)
     assert len(failures) == 3, failures
     check_nothing_is_left(cursor)
+
+
+@pytest.mark.parametrize("on_error", ["raise", "drop"])
+def test_blocks_go_to_who_is_there(tmp_path, server, cursor, on_error):
+    cursor.execute("CREATE ACTOR POOL p FROM waits WITH (min = 2, num_gpus = 1)")
+    pids = rows(cursor, "SELECT pid FROM system.actors")
+    (tmp_path / "hang").touch()
+    os.kill(pids[0][0], signal.SIGKILL)
+    # It is built for as long as the file is there.
+    wait_until(lambda: states(cursor) != ["idle", "idle"])
+    source = "TABLE(SELECT value AS x FROM generate_series(1, 200))"
+    call = f"map_batches({source}, p, batch_size => 5, on_error => '{on_error}')"
+    assert value(cursor, f"SELECT sum(p) FROM {call}") == 200 * 201 // 2
+    (tmp_path / "hang").unlink()
+    wait_until(lambda: states(cursor) == ["idle", "idle"])
 
 
 def test_drop_ends_actors_that_are_being_built(tmp_path, server, cursor):

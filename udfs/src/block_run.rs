@@ -245,18 +245,20 @@ impl BlockRun<'_> {
     }
 
     /// Whether another actor of its pool takes a block that has ended this one, of which
-    /// nobody has had anything.
+    /// nobody has had anything. Where failed rows are let through, who has lost it finds those
+    /// that do it.
     fn goes_to_others(&self, error: &UdfError) -> bool {
         let Some(hosted) = &self.call.crew.hosted else {
             return false;
         };
-        let goes = error.class() == UdfErrorClass::Lost
-            && hosted.is_one_of_many(&self.call.order.call)
-            && self.held.is_empty();
-        if goes {
-            hosted.has_ended();
+        if error.class() != UdfErrorClass::Lost || !hosted.is_one_of_many() {
+            return false;
         }
-        goes
+        if let Some(Place::Worker(lease)) = &self.place {
+            // What stands in line for it need not wait until it is built anew.
+            hosted.has_ended(lease.worker.process());
+        }
+        self.call.order.call.errors.on_error == OnError::Raise && self.held.is_empty()
     }
 
     /// Has `next` answered, before those of `rest`, the last of which goes with it.

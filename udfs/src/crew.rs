@@ -535,6 +535,12 @@ impl Lease {
         drop(permit);
     }
 
+    /// Ends the worker: what it has is others'.
+    pub(crate) fn dismiss(self) {
+        let Self { worker, turn, .. } = self;
+        turn.crew.manager.end(worker);
+    }
+
     /// The right to another worker, this one gone.
     pub(crate) fn into_vacancy(self) -> Vacancy {
         let Self {

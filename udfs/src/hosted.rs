@@ -18,11 +18,9 @@ use tokio::time::Instant;
 
 use crate::actor::{ActorInfo, ActorSpec, ActorState};
 use crate::block_run::{Place, run};
-use crate::call::UdfCall;
 use crate::crew::{Claim, Crew, Vacancy};
 use crate::error::{Down, UdfError};
 use crate::exchange::Counters;
-use crate::failed_rows::OnError;
 use crate::line::Ticket;
 use crate::manager::TimeLimit;
 use crate::order::CallOrder;
@@ -159,15 +157,17 @@ impl Hosted {
         }
     }
 
-    /// Whether blocks of `call` go to others of its pool while it is not there. Where failed
-    /// rows are let through, who has lost a block finds those that do it.
-    pub(crate) fn is_one_of_many(&self, call: &UdfCall) -> bool {
-        self.spec.pool.is_some() && call.errors.on_error == OnError::Raise
+    /// Whether others of its pool take blocks while it is not there.
+    pub(crate) fn is_one_of_many(&self) -> bool {
+        self.spec.pool.is_some()
     }
 
-    /// Its process is gone.
-    pub(crate) fn has_ended(&self) {
-        self.life.lock().process = None;
+    /// `process` is gone, and the actor with it unless it lives in another one by now.
+    pub(crate) fn has_ended(&self, process: &Arc<Process>) {
+        let mut life = self.life.lock();
+        life.process
+            .take_if(|of_actor| Arc::ptr_eq(of_actor, process));
+        drop(life);
         self.ended.notify_waiters();
     }
 
@@ -336,7 +336,7 @@ pub(crate) async fn keep(crew: Arc<Crew>) {
                 if crew.is_closed() {
                     return;
                 }
-                hosted.has_ended();
+                hosted.has_ended(&process);
                 tracing::warn!(actor, exit, "a named actor is built anew");
                 if since.elapsed() >= LONG_LIFE {
                     wait = Duration::ZERO;
@@ -437,7 +437,7 @@ impl UdfPool for HostedPool {
         let cut_off = gone(hosted, self.call.order.function());
         let ticket = {
             let _queued = hosted.queued();
-            let others_may = hosted.is_one_of_many(&self.call.order.call);
+            let others_may = hosted.is_one_of_many();
             tokio::select! {
                 biased;
                 down = hosted.down(), if others_may => {

@@ -8,6 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::crew::Crew;
 use crate::spawn::spawn_named;
 
@@ -33,6 +35,14 @@ impl Crew {
                 }
             }
         }));
+    }
+
+    /// Ready when a worker that has had nothing to do from `since` on is kept no longer.
+    pub(crate) async fn idle_since(&self, since: Instant) {
+        // Others may begin to wait for it meanwhile.
+        while since.elapsed() < self.idle_for() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// How long a worker is kept now.

@@ -88,7 +88,7 @@ pub use native::{
 };
 pub use overlap::{DEFAULT_IN_FLIGHT, Overlap, ROW_PLACES};
 pub use pool::{Answer, AnswerStream, PoolStats, UdfPool, one_by_one};
-pub use resources::{Amount, Capacity, Claim, Demand, LabelSelector, Ledger};
+pub use resources::{Amount, Capacity, Claim, Demand, LabelSelector, Ledger, Placement};
 pub use spec::{
     BatchFormat, CallDefaults, FunctionSpec, Language, MethodOf, ObjectKind, Param, ParamKind,
     Returns, UnknownBatchFormat, Volatility,

@@ -42,6 +42,8 @@ enum Participants {
 struct Starting<'a> {
     query_id: String,
     plan: &'a LogicalPlan,
+    /// The rules have been over `plan`.
+    is_optimised: bool,
     places: &'a mut Places,
     /// What its tasks on executors are told.
     header: Option<QueryHeader>,
@@ -68,12 +70,37 @@ impl Engine {
         plan: LogicalPlan,
         sql: &str,
     ) -> Result<QueryRun> {
+        self.start(state, plan, false, sql).await
+    }
+
+    /// As [`Self::run_statement`], of a plan that `state` has optimised: it is planned
+    /// physically alone.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_optimised(
+        &self,
+        state: &SessionState,
+        plan: LogicalPlan,
+        sql: &str,
+    ) -> Result<QueryRun> {
+        self.start(state, plan, true, sql).await
+    }
+
+    async fn start(
+        &self,
+        state: &SessionState,
+        plan: LogicalPlan,
+        is_optimised: bool,
+        sql: &str,
+    ) -> Result<QueryRun> {
         let query_id = uuid::Uuid::new_v4().simple().to_string();
         let mut places = Places::new(self.queries().list(&query_id, sql));
         loop {
             let starting = Starting {
                 query_id: query_id.clone(),
                 plan: &plan,
+                is_optimised,
                 places: &mut places,
                 header: None,
             };
@@ -173,13 +200,22 @@ impl Engine {
         let Starting {
             query_id,
             plan,
+            is_optimised,
             places,
             header,
         } = starting;
         if let Some(explain) = explain::explained(plan) {
             return explain::run(query_id, state, plan, explain, |plan| self.may_run(plan)).await;
         }
-        let plan = state.create_physical_plan(plan).await?;
+        let plan = match is_optimised {
+            true => {
+                state
+                    .query_planner()
+                    .create_physical_plan(plan, state)
+                    .await?
+            }
+            false => state.create_physical_plan(plan).await?,
+        };
         self.may_run(&plan)?;
         let line = self.cluster().map(|cluster| &cluster.starter.line);
         let admitted = self.admission().admit(&query_id, &plan, places, line);

@@ -249,9 +249,9 @@ mod tests {
              retry_exceptions => 'OSError', max_retries => 2, on_error => 'drop', max_errors => 7, max_error_ratio => 0.5)",
         ),
         (
-            "num_cpus=2, num_gpus=0.5, memory=1GiB, resources=fpga=1,slot=0.25, label_selector=zone=a,disk!=hdd|zone=b",
+            "num_cpus=2, num_gpus=0.5, memory=1GiB, resources=fpga=1,slot=0.25, label_selector=zone=a,disk!=hdd|zone=b, placement=pack",
             "SELECT inc FROM map_batches(TABLE(v), inc, num_cpus => 2, num_gpus => 0.5, memory => '1GiB', \
-             resources => 'slot=0.25, fpga=1', label_selector => 'zone=a, disk!=hdd | zone=b')",
+             resources => 'slot=0.25, fpga=1', label_selector => 'zone=a, disk!=hdd | zone=b', placement => 'pack')",
         ),
         (
             "FlatMapExec: udf=twice, then=[map same (volatility=immutable), filter big (volatility=immutable)]",

@@ -17,7 +17,9 @@ use datafusion::common::{DFSchema, Result};
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
-use mobula_udfs::{Amount, BatchFormat, FunctionSpec, LabelSelector, Literal, OnError, Volatility};
+use mobula_udfs::{
+    Amount, BatchFormat, FunctionSpec, LabelSelector, Literal, OnError, Placement, Volatility,
+};
 
 use crate::error::PlanError;
 use crate::function_catalog::FunctionCatalog;
@@ -196,6 +198,12 @@ impl Call {
     /// Which processes will do; none in it: any.
     pub fn label_selector(mut self, labels: LabelSelector) -> Self {
         self.options.demand.labels = Some(labels);
+        self
+    }
+
+    /// Whether its workers lie on many hosts or on few.
+    pub fn placement(mut self, placement: Placement) -> Self {
+        self.options.demand.placement = Some(placement);
         self
     }
 
@@ -472,11 +480,12 @@ mod tests {
             .num_gpus(Amount::from_milli(1200))
             .memory(1 << 30)
             .resources(&[("slot", Amount::from_milli(250)), ("fpga", Amount::ONE)])
-            .label_selector("zone=a,disk!=hdd|zone=b".parse().unwrap());
+            .label_selector("zone=a,disk!=hdd|zone=b".parse().unwrap())
+            .placement(Placement::Pack);
         same(
             t().await.map_batches(call).unwrap(),
             "SELECT * FROM map_batches(TABLE(t), inc, num_cpus => 2, num_gpus => 2, memory => '1GiB', \
-             resources => 'fpga=1, slot=0.25', label_selector => 'zone=a, disk!=hdd | zone=b')",
+             resources => 'fpga=1, slot=0.25', label_selector => 'zone=a, disk!=hdd | zone=b', placement => 'PACK')",
         )
         .await;
         same(

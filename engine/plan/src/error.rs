@@ -19,6 +19,8 @@ pub enum PlanError {
     },
     #[error("syntax error: {message}")]
     SyntaxWithoutPlace { message: String },
+    #[error("parameter {name} {problem}")]
+    Parameter { name: String, problem: String },
     #[error("unknown setting \"{key}\"{hint}")]
     UnknownSetting { key: String, hint: String },
     #[error("invalid value \"{value}\" for mobula.{key}: expected {expected}")]
@@ -200,6 +202,14 @@ pub enum PlanError {
 }
 
 impl PlanError {
+    /// What is wrong with the parameter written as `name`.
+    pub fn parameter(name: &str, problem: impl Into<String>) -> Self {
+        Self::Parameter {
+            name: name.to_owned(),
+            problem: problem.into(),
+        }
+    }
+
     /// Why the actor, or pool, called `name` cannot be created.
     pub fn new_actor(name: &str, is_pool: bool, problem: String) -> Self {
         let name = name.to_owned();

@@ -5,6 +5,7 @@
 //! impossible: no method returns a guard.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use mobula_udfs::{ActorSpec, FunctionSpec, Language};
@@ -19,39 +20,49 @@ const LISTED_MAX: usize = 20;
 #[derive(Debug, Default)]
 pub struct FunctionCatalog {
     functions: RwLock<BTreeMap<String, Arc<FunctionSpec>>>,
+    version: AtomicU64,
 }
 
 impl FunctionCatalog {
-    /// Adds `spec` under its name; gives back the function it replaces.
-    pub fn insert(&self, spec: Arc<FunctionSpec>) -> Option<Arc<FunctionSpec>> {
+    /// A number that rises with every change: what was planned when it was lower may call
+    /// functions that are others now. Read it before planning.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Changes what `change` says, and then the version.
+    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Arc<FunctionSpec>>) -> T) -> T {
         let mut functions = self
             .functions
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        functions.insert(spec.name.clone(), spec)
+        let changed = change(&mut functions);
+        self.version.fetch_add(1, Ordering::Release);
+        changed
+    }
+
+    /// Adds `spec` under its name; gives back the function it replaces.
+    pub fn insert(&self, spec: Arc<FunctionSpec>) -> Option<Arc<FunctionSpec>> {
+        self.change(|functions| functions.insert(spec.name.clone(), spec))
     }
 
     /// Adds the methods of an actor, instead of those it had.
     pub fn insert_actor(&self, actor: &ActorSpec) {
-        let mut functions = self
-            .functions
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        functions.retain(|_, spec| !is_of(spec, &actor.name));
-        for method in &actor.methods {
-            functions.insert(method.name.clone(), Arc::new(method.clone()));
-        }
+        self.change(|functions| {
+            functions.retain(|_, spec| !is_of(spec, &actor.name));
+            for method in &actor.methods {
+                functions.insert(method.name.clone(), Arc::new(method.clone()));
+            }
+        });
     }
 
     /// Takes the methods of an actor out; whether there were any.
     pub fn remove_actor(&self, actor: &str) -> bool {
-        let mut functions = self
-            .functions
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        let before = functions.len();
-        functions.retain(|_, spec| !is_of(spec, actor));
-        functions.len() < before
+        self.change(|functions| {
+            let before = functions.len();
+            functions.retain(|_, spec| !is_of(spec, actor));
+            functions.len() < before
+        })
     }
 
     /// Whether `name` is that of an actor.
@@ -61,11 +72,7 @@ impl FunctionCatalog {
 
     /// Takes the function named `name` out.
     pub fn remove(&self, name: &str) -> Option<Arc<FunctionSpec>> {
-        let mut functions = self
-            .functions
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        functions.remove(name)
+        self.change(|functions| functions.remove(name))
     }
 
     /// The function named `name`.

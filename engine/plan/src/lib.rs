@@ -16,6 +16,7 @@ pub mod function_catalog;
 pub mod nearest;
 pub mod operator;
 pub mod operator_run;
+pub mod parameters;
 pub mod physical_planner;
 pub mod rule;
 pub mod session;
@@ -41,7 +42,7 @@ pub use sql::create_actor::{CreateActor, DropActor};
 pub use sql::create_function::CreateFunction;
 pub use sql::method_call::unknown_method;
 pub use sql::overlap_options::check_overlap;
-pub use sql::statement::{MobulaStatement, parse_statements};
+pub use sql::statement::{MobulaStatement, Parsed, parse, parse_statements};
 pub use task_host::{
     FailedRows, Interactive, ListedRow, PlacedPool, PlacedPools, PoolHost, QueryId, TaskHost,
     TaskHostHandle,

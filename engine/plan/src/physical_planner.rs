@@ -52,6 +52,9 @@ impl ExtensionPlanner for ExtensionNodes {
         }
         match node.as_any().downcast_ref::<MapBatchesNode>() {
             Some(node) => {
+                if let Some((_, parameter)) = node.call().parameters().first() {
+                    return Err(PlanError::parameter(parameter, "has no value").into());
+                }
                 let tasks = session.config().get_extension::<TaskLimit>();
                 let tasks = tasks.map_or(1, |limit| limit.0);
                 Ok(Some(Arc::new(map_batches(node, input, tasks)?)))

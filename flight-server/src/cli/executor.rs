@@ -39,6 +39,7 @@ pub async fn run(
         }
         _ => SocketAddr::from(([127, 0, 0, 1], 0)),
     };
+    let http = super::serve::http(&options).await?;
     let settings = ExecutorSettings {
         coordinator,
         token,
@@ -54,6 +55,10 @@ pub async fn run(
         executor.id(),
         executor.address()
     );
+    if let Some(http) = &http {
+        println!("mobula: health on http://{}/health", http.address());
+        http.ready(None);
+    }
     println!("mobula: ready");
     let _ = std::io::stdout().flush();
     let with_stdin = matches.get_flag("exit_with_stdin");

@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::embedded::{Embedded, parent_gone};
 use crate::catalog::DataDir;
+use crate::http::HttpFront;
 use crate::service::{self, Entry, ServiceSettings};
 use crate::{Database, ServerError, python_env};
 
@@ -41,6 +42,7 @@ pub async fn run(
         address: listen.to_string(),
         source,
     })?;
+    let http = http(&options).await?;
     let coordinator = Coordinator::start(options, functions).await?;
     for line in coordinator.database.unusable().await {
         eprintln!("warning: {line}");
@@ -49,6 +51,10 @@ pub async fn run(
     println!("mobula: clients on grpc://{address}");
     if let Some(cluster) = coordinator.database.engine().cluster_address() {
         println!("mobula: executors on grpc://{cluster}");
+    }
+    if let Some(http) = &http {
+        println!("mobula: figures on http://{}/metrics", http.address());
+        http.ready(Some(Arc::clone(&coordinator.database)));
     }
     println!("mobula: ready");
     let _ = std::io::stdout().flush();
@@ -63,6 +69,20 @@ pub async fn run(
     let result = service::serve_guarded(database, listener, settings, entry, stop).await;
     coordinator.stop().await;
     result
+}
+
+/// The listener for HTTP, if the settings ask for one.
+///
+/// # Errors
+/// A wrong address, or a port in use.
+pub async fn http(options: &MobulaOptions) -> Result<Option<HttpFront>, ServerError> {
+    match options.http_listen() {
+        "" => Ok(None),
+        text => {
+            let at = address("--http-listen", text, options)?;
+            HttpFront::start(at).await.map(Some)
+        }
+    }
 }
 
 /// A database over a cluster, with the executors it started itself.
@@ -171,13 +191,14 @@ fn dealt(ids: &[String], n: usize) -> Vec<String> {
 }
 
 /// Settings that are the coordinator's alone.
-const OWN_SETTINGS: [&str; 10] = [
+const OWN_SETTINGS: [&str; 11] = [
     "listen",
     "cluster_listen",
     "cluster_token_file",
     "data_dir",
     "executors",
     "gpus",
+    "http_listen",
     "insecure",
     "local_executor",
     "python",

@@ -3,17 +3,16 @@
 //! arrow-flight's own SQL trait answers for GetSchema, PollFlightInfo and most
 //! actions itself, so this implements the plain Flight service and sorts the
 //! commands by hand: statements go to `statement`, what describes the database
-//! to `metadata`, actions to `actions`.
+//! to `metadata`, values that are bound to `parameters`, actions to `actions`.
 //!
 //! Deliberately absent: DoExchange and ListFlights, which Flight SQL does not
-//! use; binding of parameters, transactions, Substrait and ingestion, which say
-//! so when asked for.
+//! use; transactions, Substrait and ingestion, which say so when asked for.
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use arrow_flight::flight_service_server::FlightService;
-use arrow_flight::sql::{Any, Command, DoPutUpdateResult};
+use arrow_flight::sql::{Any, Command, DoPutPreparedStatementResult, DoPutUpdateResult};
 use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo,
     HandshakeRequest, HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
@@ -29,8 +28,7 @@ use super::statement::{announced_schema, flight_info, prepare};
 use super::stream::{encoded_schema, one_block};
 use super::tickets::Tickets;
 use super::updates::Updates;
-use super::{ServiceSettings, actions};
-use crate::Prepared;
+use super::{ServiceSettings, actions, parameters};
 use crate::status::{malformed, refuse};
 
 /// What DoGet gives.
@@ -109,14 +107,13 @@ impl FlightService for FlightFront {
         let lease = self.lease(&request)?;
         let schema = match command(&request.get_ref().cmd)? {
             Command::CommandStatementQuery(asked) => {
-                announced_schema(self.plan(&lease, &asked.query).await?.as_ref())
+                let planned = prepare(&lease.session, &asked.query).await?;
+                announced_schema(planned.kind, &planned.schema)
             }
-            Command::CommandPreparedStatementQuery(asked) => announced_schema(
-                lease
-                    .prepared
-                    .look(&asked.prepared_statement_handle)?
-                    .as_ref(),
-            ),
+            Command::CommandPreparedStatementQuery(asked) => {
+                let planned = lease.prepared.look(&asked.prepared_statement_handle)?;
+                announced_schema(planned.kind, &planned.schema)
+            }
             other => self.described(&lease, other)?.schema(),
         };
         Ok(Response::new(SchemaResult {
@@ -144,11 +141,8 @@ impl FlightService for FlightFront {
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoPutStream>, Status> {
         let lease = self.lease(&request)?;
-        let record_count = self.put(lease, request.into_inner()).await?;
-        let answer = DoPutUpdateResult { record_count };
-        Ok(Response::new(one(PutResult {
-            app_metadata: answer.encode_to_vec().into(),
-        })))
+        let app_metadata = self.put(lease, request.into_inner()).await?.into();
+        Ok(Response::new(one(PutResult { app_metadata })))
     }
 
     async fn do_action(
@@ -193,12 +187,13 @@ impl FlightFront {
         match command(&descriptor.cmd)? {
             Command::CommandStatementQuery(asked) => {
                 refuse_transaction(asked.transaction_id.as_ref())?;
-                let prepared = self.plan(&lease, &asked.query).await?;
-                self.start(lease, prepared, descriptor).await
+                let bound = self.plan(&lease, &asked.query).await?;
+                self.start(lease, bound, descriptor).await
             }
             Command::CommandPreparedStatementQuery(asked) => {
-                let prepared = self.take(&lease, &asked.prepared_statement_handle).await?;
-                self.start(lease, prepared, descriptor).await
+                let handle = &asked.prepared_statement_handle;
+                let bound = lease.prepared.take(&lease.session, handle, None).await?;
+                self.start(lease, bound, descriptor).await
             }
             other => {
                 let schema: SchemaRef = self.described(&lease, other)?.schema();
@@ -215,8 +210,9 @@ impl FlightFront {
             .ok_or_else(|| unsupported(format!("{name} is not supported yet")))
     }
 
-    /// Applies the update that the first message names.
-    async fn put(&self, lease: Lease, mut data: Streaming<FlightData>) -> Result<i64, Status> {
+    /// Does what the first message names, an update or the binding of values, and gives the
+    /// metadata of the answer.
+    async fn put(&self, lease: Lease, mut data: Streaming<FlightData>) -> Result<Vec<u8>, Status> {
         let first = data
             .message()
             .await?
@@ -225,27 +221,34 @@ impl FlightFront {
             .flight_descriptor
             .as_ref()
             .ok_or_else(|| malformed("the first message of DoPut has no descriptor"))?;
-        match command(&named.cmd)? {
+        let bound = match command(&named.cmd)? {
             Command::CommandStatementUpdate(asked) => {
                 refuse_transaction(asked.transaction_id.as_ref())?;
-                let prepared = self.plan(&lease, &asked.query).await?;
-                self.update(lease, prepared).await
+                self.plan(&lease, &asked.query).await?
             }
             Command::CommandPreparedStatementUpdate(asked) => {
-                refuse_parameters(&first)?;
-                let prepared = self.take(&lease, &asked.prepared_statement_handle).await?;
-                self.update(lease, prepared).await
+                let given = parameters::read(first, data, &self.settings).await?;
+                let handle = &asked.prepared_statement_handle;
+                lease.prepared.take(&lease.session, handle, given).await?
             }
-            Command::CommandPreparedStatementQuery(_) => Err(no_parameters()),
-            other => Err(unsupported(format!(
-                "DoPut of {} is not supported yet",
-                short_name(other.type_url())
-            ))),
-        }
-    }
-
-    async fn take(&self, lease: &Lease, handle: &Bytes) -> Result<Arc<Prepared>, Status> {
-        lease.prepared.take(&lease.session, handle).await
+            Command::CommandPreparedStatementQuery(asked) => {
+                let given = parameters::read(first, data, &self.settings).await?;
+                let handle = asked.prepared_statement_handle;
+                lease.prepared.give(&lease.session, &handle, given).await?;
+                let answer = DoPutPreparedStatementResult {
+                    prepared_statement_handle: Some(handle),
+                };
+                return Ok(answer.encode_to_vec());
+            }
+            other => {
+                return Err(unsupported(format!(
+                    "DoPut of {} is not supported yet",
+                    short_name(other.type_url())
+                )));
+            }
+        };
+        let record_count = self.update(lease, bound).await?;
+        Ok(DoPutUpdateResult { record_count }.encode_to_vec())
     }
 
     /// Plans a statement and keeps it for the session.
@@ -278,24 +281,6 @@ pub(super) fn refuse_transaction(id: Option<&Bytes>) -> Result<(), Status> {
         )),
         _ => Ok(()),
     }
-}
-
-/// Drivers send an empty schema where there is nothing to bind.
-fn refuse_parameters(first: &FlightData) -> Result<(), Status> {
-    if first.data_header.is_empty() {
-        return Ok(());
-    }
-    let schema = Schema::try_from(first)
-        .map_err(|error| malformed(format!("cannot read the schema of the parameters: {error}")))?;
-    if schema.fields().is_empty() {
-        Ok(())
-    } else {
-        Err(no_parameters())
-    }
-}
-
-fn no_parameters() -> Status {
-    unsupported("parameters are not supported yet. Write the values into the statement")
 }
 
 pub(super) fn unsupported(text: impl std::fmt::Display) -> Status {

@@ -17,6 +17,7 @@ mod flight;
 mod keys;
 mod metadata;
 mod name_pattern;
+mod parameters;
 mod prepared;
 mod session_options;
 mod sessions;
@@ -66,6 +67,10 @@ pub struct ServiceSettings {
     pub session_ttl: Duration,
     /// Prepared statements a session.
     pub prepared_max: usize,
+    /// Rows of values bound at once.
+    pub parameter_rows_max: usize,
+    /// Bytes of values bound to the statements of a session.
+    pub parameter_bytes_max: usize,
     /// Bytes of a statement's text.
     pub sql_max_bytes: usize,
     /// Bytes of a message of rows; a single larger row still goes as one.
@@ -84,6 +89,8 @@ impl ServiceSettings {
             max_sessions: options.max_sessions(),
             session_ttl: options.session_ttl(),
             prepared_max: options.prepared_max(),
+            parameter_rows_max: options.parameter_rows_max(),
+            parameter_bytes_max: options.parameter_bytes_max(),
             sql_max_bytes: options.sql_max_bytes(),
             wire_batch_bytes: options.wire_batch_bytes(),
             drain: Duration::from_secs(5),
@@ -151,7 +158,7 @@ impl Front {
             db,
             Arc::clone(&tickets),
             settings.max_sessions,
-            settings.prepared_max,
+            (settings.prepared_max, settings.parameter_bytes_max),
             settings.session_ttl,
         );
         Self {

@@ -1,8 +1,11 @@
 //! Prepared statements of one session: planned once, run as often as asked.
 //!
-//! The first run uses the plan made at Prepare, so a driver that prepares every
-//! statement pays for one planning. Later runs plan anew from the text, because
-//! tables may have changed since. Handles are random and belong to a session;
+//! A run uses the plan made at Prepare, so a driver that prepares every statement
+//! pays for one planning, unless what it was made of has changed since: tables,
+//! functions, settings. Then the text is planned anew, as it is for each run but the
+//! first where it reads what may change unseen (`session/keep`). Values that were bound
+//! stay until others are; those of one session are limited by `parameter_bytes_max`.
+//! Handles are random and belong to a session;
 //! drivers that leak them are stopped by `prepared_max`, after handles idle for
 //! the session's TTL have been dropped.
 
@@ -16,11 +19,12 @@ use prost::Message;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use super::statement::{prepare, returns_rows};
+use super::parameters::{Given, parameter_schema};
+use super::statement::{bind, prepare, returns_rows};
 use super::stream::encoded_schema;
 use crate::status::refuse;
 use crate::wire_schema::wire_schema;
-use crate::{Prepared, Session};
+use crate::{Bound, Prepared, Session};
 
 /// The answer to CreatePreparedStatement, with the field that arrow-flight's
 /// message lacks: without it drivers take every statement whose schema is not
@@ -40,8 +44,10 @@ pub struct CreatePreparedResult {
 
 struct Entry {
     prepared: Arc<Prepared>,
-    /// The plan of Prepare has been used.
+    /// The plan has been used.
     ran: bool,
+    /// The values of the next runs, and the statement with them, as it was then.
+    given: Option<(Given, Arc<Bound>)>,
     used: Instant,
 }
 
@@ -49,14 +55,16 @@ struct Entry {
 pub struct PreparedStatements {
     open: Mutex<HashMap<Bytes, Entry>>,
     max: usize,
+    parameter_bytes_max: usize,
 }
 
 impl PreparedStatements {
-    /// At most `max` at a time.
-    pub fn new(max: usize) -> Self {
+    /// At most `max` at a time, with values of at most `parameter_bytes_max` together.
+    pub fn new(max: usize, parameter_bytes_max: usize) -> Self {
         Self {
             open: Mutex::new(HashMap::new()),
             max,
+            parameter_bytes_max,
         }
     }
 
@@ -65,11 +73,15 @@ impl PreparedStatements {
     /// # Errors
     /// Too many are open.
     pub fn create(&self, prepared: Arc<Prepared>) -> Result<CreatePreparedResult, Status> {
-        let rows = returns_rows(&prepared);
+        let rows = returns_rows(prepared.kind);
         let dataset_schema = if rows {
             encoded_schema(&wire_schema(&prepared.schema))?
         } else {
             Bytes::new()
+        };
+        let parameter_schema = match prepared.parameters.is_empty() {
+            true => Bytes::new(),
+            false => encoded_schema(&parameter_schema(&prepared))?,
         };
         let handle = Bytes::from(Uuid::new_v4().into_bytes().to_vec());
         let mut open = self.open.lock();
@@ -85,13 +97,14 @@ impl PreparedStatements {
         let entry = Entry {
             prepared,
             ran: false,
+            given: None,
             used: Instant::now(),
         };
         open.insert(handle.clone(), entry);
         Ok(CreatePreparedResult {
             prepared_statement_handle: handle,
             dataset_schema,
-            parameter_schema: Bytes::new(),
+            parameter_schema,
             is_update: Some(!rows),
         })
     }
@@ -107,25 +120,91 @@ impl PreparedStatements {
         Ok(Arc::clone(&entry.prepared))
     }
 
-    /// The plan for one run.
+    /// Gives a statement the values of its next runs, instead of those it had.
     ///
     /// # Errors
-    /// The handle is unknown, or the statement can no longer be planned.
-    pub async fn take(&self, session: &Session, handle: &Bytes) -> Result<Arc<Prepared>, Status> {
+    /// The handle is unknown, the values are too many for the session, or not what the
+    /// statement takes.
+    pub async fn give(
+        &self,
+        session: &Session,
+        handle: &Bytes,
+        given: Option<Given>,
+    ) -> Result<(), Status> {
+        let prepared = self.current(session, handle).await?;
+        let given = match given {
+            Some(given) => {
+                // What is wrong with them is told to whoever sent them.
+                let bound = bind(session, &prepared, Some(given.block.clone())).await?;
+                Some((given, bound))
+            }
+            None => None,
+        };
+        let mut open = self.open.lock();
+        let others = open.iter().filter(|(other, _)| *other != handle);
+        let others = others.filter_map(|(_, entry)| entry.given.as_ref());
+        let bytes: usize = others
+            .chain(given.as_ref())
+            .map(|(given, _)| given.bytes)
+            .sum();
+        if bytes > self.parameter_bytes_max {
+            return Err(refuse(
+                Code::ResourceExhausted,
+                format!(
+                    "the values bound to the statements of this session have {bytes} bytes. Close some, or raise mobula.parameter_bytes_max"
+                ),
+            ));
+        }
+        let entry = open.get_mut(handle).ok_or_else(unknown)?;
+        entry.given = given;
+        Ok(())
+    }
+
+    /// What is to run, with `given` or else the values it was given before.
+    ///
+    /// # Errors
+    /// The handle is unknown, the statement can no longer be planned, or its values are
+    /// not what it takes.
+    pub async fn take(
+        &self,
+        session: &Session,
+        handle: &Bytes,
+        given: Option<Given>,
+    ) -> Result<Arc<Bound>, Status> {
+        let prepared = self.current(session, handle).await?;
+        let block = {
+            let mut open = self.open.lock();
+            let entry = open.get_mut(handle).ok_or_else(unknown)?;
+            entry.ran = true;
+            match (given, &entry.given) {
+                (Some(given), _) => Some(given.block),
+                (None, Some((_, bound))) if Arc::ptr_eq(bound.prepared(), &prepared) => {
+                    return Ok(Arc::clone(bound));
+                }
+                (None, Some((given, _))) => Some(given.block.clone()),
+                (None, None) => None,
+            }
+        };
+        bind(session, &prepared, block).await
+    }
+
+    /// The statement as it would be planned now.
+    async fn current(&self, session: &Session, handle: &Bytes) -> Result<Arc<Prepared>, Status> {
         let (prepared, ran) = {
             let mut open = self.open.lock();
             let entry = open.get_mut(handle).ok_or_else(unknown)?;
             entry.used = Instant::now();
-            (
-                Arc::clone(&entry.prepared),
-                std::mem::replace(&mut entry.ran, true),
-            )
+            (Arc::clone(&entry.prepared), entry.ran)
         };
-        if ran {
-            prepare(session, &prepared.sql).await
-        } else {
-            Ok(prepared)
+        if session.is_current(&prepared) && (prepared.is_lasting() || !ran) {
+            return Ok(prepared);
         }
+        let anew = prepare(session, &prepared.sql).await?;
+        let mut open = self.open.lock();
+        let entry = open.get_mut(handle).ok_or_else(unknown)?;
+        entry.prepared = Arc::clone(&anew);
+        entry.ran = false;
+        Ok(anew)
     }
 
     /// Forgets a statement. An unknown handle is no error: closing twice, or

@@ -116,18 +116,20 @@ pub struct Sessions {
     tickets: Arc<Tickets>,
     open: Mutex<Open>,
     max_sessions: usize,
-    prepared_max: usize,
+    /// Prepared statements of a session, and bytes of values bound to them.
+    prepared_max: (usize, usize),
     ttl: Duration,
     draining: AtomicBool,
 }
 
 impl Sessions {
-    /// `ttl` is how long a session may be idle.
+    /// `prepared_max`: statements of a session, and bytes of values bound to them. `ttl` is
+    /// how long a session may be idle.
     pub fn new(
         db: Arc<Database>,
         tickets: Arc<Tickets>,
         max_sessions: usize,
-        prepared_max: usize,
+        prepared_max: (usize, usize),
         ttl: Duration,
     ) -> Self {
         Self {
@@ -241,7 +243,7 @@ impl Sessions {
         let made = Arc::new(ClientSession {
             identity: identity.clone(),
             session,
-            prepared: PreparedStatements::new(self.prepared_max),
+            prepared: PreparedStatements::new(self.prepared_max.0, self.prepared_max.1),
             unread: Mutex::new(VecDeque::new()),
             used: Mutex::new(Instant::now()),
             leases: AtomicUsize::new(0),

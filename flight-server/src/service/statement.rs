@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
 use arrow_flight::sql::{ProstMessageExt, TicketStatementQuery};
 use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, Ticket};
 use bytes::Bytes;
@@ -21,7 +22,7 @@ use super::stream::{ResultStream, encoded_schema, no_rows};
 use super::tickets::NO_ROWS;
 use crate::status::{malformed, status};
 use crate::wire_schema::wire_schema;
-use crate::{Prepared, Session, StatementKind};
+use crate::{Bound, Prepared, Session, StatementKind};
 
 /// Parses and plans one statement.
 ///
@@ -31,15 +32,28 @@ pub async fn prepare(session: &Session, sql: &str) -> Result<Arc<Prepared>, Stat
     session.prepare(sql).await.map_err(|error| status(&error))
 }
 
-/// True for queries: only they have a stream of rows.
-pub fn returns_rows(prepared: &Prepared) -> bool {
-    matches!(prepared.kind, StatementKind::Query)
+/// `prepared` with the rows of its values.
+///
+/// # Errors
+/// They are not what its parameters take.
+pub async fn bind(
+    session: &Session,
+    prepared: &Arc<Prepared>,
+    given: Option<RecordBatch>,
+) -> Result<Arc<Bound>, Status> {
+    let bound = session.bind(prepared, given).await;
+    bound.map_err(|error| status(&error))
 }
 
-/// What clients are told of the rows of `prepared`.
-pub fn announced_schema(prepared: &Prepared) -> SchemaRef {
-    if returns_rows(prepared) {
-        wire_schema(&prepared.schema)
+/// True for queries: only they have a stream of rows.
+pub fn returns_rows(kind: StatementKind) -> bool {
+    matches!(kind, StatementKind::Query)
+}
+
+/// What clients are told of the rows of a statement, whose own have `schema`.
+pub fn announced_schema(kind: StatementKind, schema: &Schema) -> SchemaRef {
+    if returns_rows(kind) {
+        wire_schema(schema)
     } else {
         Arc::new(Schema::empty())
     }
@@ -69,23 +83,24 @@ pub fn record_count(rows: Option<u64>) -> i64 {
 }
 
 impl FlightFront {
-    /// Plans `sql` for a session.
-    pub(super) async fn plan(&self, lease: &Lease, sql: &str) -> Result<Arc<Prepared>, Status> {
-        prepare(&lease.session, sql).await
+    /// Plans `sql`, which is not prepared and so has no parameters, for a session.
+    pub(super) async fn plan(&self, lease: &Lease, sql: &str) -> Result<Arc<Bound>, Status> {
+        let prepared = prepare(&lease.session, sql).await?;
+        bind(&lease.session, &prepared, None).await
     }
 
     /// Answers GetFlightInfo for a planned statement.
     pub(super) async fn start(
         &self,
         lease: Lease,
-        prepared: Arc<Prepared>,
+        bound: Arc<Bound>,
         descriptor: FlightDescriptor,
     ) -> Result<FlightInfo, Status> {
-        let schema = announced_schema(&prepared);
-        let (handle, records) = if returns_rows(&prepared) {
-            (self.tickets.issue(lease.session(), prepared), -1)
+        let schema = announced_schema(bound.kind(), &bound.schema);
+        let (handle, records) = if returns_rows(bound.kind()) {
+            (self.tickets.issue(lease.session(), bound), -1)
         } else {
-            let rows = self.updates.apply(lease, prepared).await?;
+            let rows = self.updates.apply(lease, bound).await?;
             (Bytes::from_static(NO_ROWS), record_count(rows))
         };
         let ticket = TicketStatementQuery {
@@ -104,25 +119,21 @@ impl FlightFront {
         if ticket.statement_handle == NO_ROWS {
             return Ok(no_rows());
         }
-        let (lease, prepared, running) = self.tickets.redeem(&ticket.statement_handle)?;
-        let schema = announced_schema(&prepared);
+        let (lease, bound, running) = self.tickets.redeem(&ticket.statement_handle)?;
+        let schema = announced_schema(bound.kind(), &bound.schema);
         let bytes = self.settings.wire_batch_bytes;
         Ok(Box::pin(ResultStream::run(
-            lease, prepared, running, schema, bytes,
+            lease, bound, running, schema, bytes,
         )))
     }
 
     /// Answers DoPut for an update: applies it and gives the count.
-    pub(super) async fn update(
-        &self,
-        lease: Lease,
-        prepared: Arc<Prepared>,
-    ) -> Result<i64, Status> {
-        if returns_rows(&prepared) {
+    pub(super) async fn update(&self, lease: Lease, bound: Arc<Bound>) -> Result<i64, Status> {
+        if returns_rows(bound.kind()) {
             return Err(malformed(
                 "the statement returns rows. Run it as a query, not as an update",
             ));
         }
-        Ok(record_count(self.updates.apply(lease, prepared).await?))
+        Ok(record_count(self.updates.apply(lease, bound).await?))
     }
 }

@@ -21,8 +21,8 @@ use arrow_flight::encode::{FlightDataEncoder, FlightDataEncoderBuilder};
 use arrow_flight::error::FlightError;
 use arrow_flight::{FlightData, IpcMessage, SchemaAsIpc};
 use bytes::Bytes;
+use futures::Stream;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
-use futures::{FutureExt, Stream};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::{Code, Status};
 
@@ -30,7 +30,7 @@ use super::sessions::Lease;
 use super::tickets::Running;
 use crate::status::{internal, query_status, refuse, status};
 use crate::wire_schema::wire_block;
-use crate::{Outcome, Prepared};
+use crate::{Bound, Outcome};
 
 /// The largest row that stock drivers can receive (they stop at 16 MiB).
 pub const ROW_LIMIT: usize = 15 * 1024 * 1024;
@@ -54,17 +54,20 @@ pub struct ResultStream {
 }
 
 impl ResultStream {
-    /// Runs `prepared` and streams its rows as `schema`, which is its wire schema.
+    /// Runs `bound`, once for each row of its values, one after the other, and streams the
+    /// rows as `schema`, which is its wire schema.
     pub fn run(
         lease: Lease,
-        prepared: Arc<Prepared>,
+        bound: Arc<Bound>,
         running: Running,
         schema: SchemaRef,
         message_bytes: usize,
     ) -> Self {
         let lease = Arc::new(lease);
-        let rows = start(Arc::clone(&lease), prepared)
-            .into_stream()
+        let session = Arc::clone(&lease);
+        let runs = futures::stream::iter(0..bound.runs());
+        let rows = runs
+            .then(move |run| start(Arc::clone(&session), Arc::clone(&bound), run))
             .try_flatten()
             .boxed();
         Self {
@@ -126,10 +129,14 @@ pub fn no_rows() -> BoxStream<'static, Result<FlightData, Status>> {
 
 type Rows = BoxStream<'static, Result<RecordBatch, Status>>;
 
-async fn start(lease: Arc<Lease>, prepared: Arc<Prepared>) -> Result<Rows, Status> {
-    match lease.session.execute(&prepared).await {
+async fn start(lease: Arc<Lease>, bound: Arc<Bound>, run: usize) -> Result<Rows, Status> {
+    let running = lease
+        .session
+        .execute_run(&bound, run, std::future::pending());
+    match running.await {
         Ok(Outcome::Rows(run)) => {
-            tracing::debug!(query_id = %run.query_id, sql = %prepared.sql, "query started");
+            let sql = &bound.prepared().sql;
+            tracing::debug!(query_id = %run.query_id, sql, "query started");
             Ok(run.stream.map_err(|error| query_status(&error)).boxed())
         }
         Ok(Outcome::Affected(_)) => Err(internal("a query returned no rows but a count")),

@@ -20,7 +20,7 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use super::sessions::{ClientSession, Lease};
-use crate::Prepared;
+use crate::Bound;
 use crate::status::refuse;
 
 /// The handle of a result without columns and rows.
@@ -29,7 +29,7 @@ pub const NO_ROWS: &[u8] = b"no-rows";
 /// A query to run, and whose it is.
 pub struct Waiting {
     pub session: Arc<ClientSession>,
-    pub prepared: Arc<Prepared>,
+    pub bound: Arc<Bound>,
     since: Instant,
 }
 
@@ -66,12 +66,12 @@ impl Tickets {
         }
     }
 
-    /// A ticket for one run of `prepared`.
-    pub fn issue(&self, session: &Arc<ClientSession>, prepared: Arc<Prepared>) -> Bytes {
+    /// A ticket to read `bound` with.
+    pub fn issue(&self, session: &Arc<ClientSession>, bound: Arc<Bound>) -> Bytes {
         let handle = Bytes::from(Uuid::new_v4().into_bytes().to_vec());
         let waiting = Waiting {
             session: Arc::clone(session),
-            prepared,
+            bound,
             since: Instant::now(),
         };
         let oldest = {
@@ -96,7 +96,7 @@ impl Tickets {
     pub fn redeem(
         self: &Arc<Self>,
         handle: &Bytes,
-    ) -> Result<(Lease, Arc<Prepared>, Running), Status> {
+    ) -> Result<(Lease, Arc<Bound>, Running), Status> {
         let mut open = self.open.lock();
         let Some(Ticket::Waiting(waiting)) = open.remove(handle) else {
             drop(open);
@@ -115,7 +115,7 @@ impl Tickets {
             handle: handle.clone(),
             cancelled,
         };
-        Ok((Lease::new(waiting.session), waiting.prepared, running))
+        Ok((Lease::new(waiting.session), waiting.bound, running))
     }
 
     /// Cancels the query of a ticket, unread or running. False if it is unknown.

@@ -8,17 +8,49 @@
 //! them before it lets go.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use datafusion::common::DataFusionError;
 use mobula_execution::{OwnedTask, spawn_named};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tonic::{Code, Status};
 
 use super::sessions::Lease;
-use crate::status::{internal, refuse, status};
-use crate::{Outcome, Prepared, ServerError};
+use crate::status::{refuse, status};
+use crate::{Bound, Outcome, ServerError};
+
+/// Applies `bound` for each row of its values, in order, and sums what they touched. One
+/// that fails ends it.
+async fn all_runs(
+    lease: &Lease,
+    bound: &Bound,
+    left: impl Future<Output = ()>,
+) -> Result<Option<u64>, ServerError> {
+    let mut left = pin!(left);
+    let mut touched = (bound.runs() == 0).then_some(0);
+    for run in 0..bound.runs() {
+        let outcome = lease.session.execute_run(bound, run, left.as_mut()).await;
+        let outcome = outcome.map_err(|error| match bound.runs() {
+            1 => error,
+            _ => ServerError::ParameterRow {
+                row: run + 1,
+                source: Box::new(error),
+            },
+        });
+        match outcome? {
+            Outcome::Affected(Some(rows)) => touched = Some(touched.unwrap_or(0) + rows),
+            Outcome::Affected(None) => {}
+            Outcome::Rows(_) => {
+                let text = "a statement without rows returned some".to_owned();
+                return Err(DataFusionError::Internal(text).into());
+            }
+        }
+    }
+    Ok(touched)
+}
 
 /// Statements that are being applied.
 #[derive(Default)]
@@ -42,21 +74,16 @@ impl Updates {
         }
     }
 
-    /// Applies `prepared` once and gives the rows it touched, `None` where the
-    /// statement has no such number. Dropping the future does not stop it.
+    /// Applies `bound`, once for each row of its values, and gives the rows it touched, `None`
+    /// where the statement has no such number. Dropping the future does not stop it.
     ///
     /// # Errors
     /// What the statement fails with, or too many updates.
-    pub async fn apply(
-        &self,
-        lease: Lease,
-        prepared: Arc<Prepared>,
-    ) -> Result<Option<u64>, Status> {
+    pub async fn apply(&self, lease: Lease, bound: Arc<Bound>) -> Result<Option<u64>, Status> {
         let (tell, told) = oneshot::channel();
-        self.start(lease, prepared, tell)?;
+        self.start(lease, bound, tell)?;
         match told.await {
-            Ok(Ok(Outcome::Affected(rows))) => Ok(rows),
-            Ok(Ok(Outcome::Rows(_))) => Err(internal("a statement without rows returned some")),
+            Ok(Ok(rows)) => Ok(rows),
             Ok(Err(error)) => Err(status(&error)),
             Err(_) => Err(refuse(
                 Code::Unavailable,
@@ -68,8 +95,8 @@ impl Updates {
     fn start(
         &self,
         lease: Lease,
-        prepared: Arc<Prepared>,
-        mut tell: oneshot::Sender<Result<Outcome, ServerError>>,
+        bound: Arc<Bound>,
+        mut tell: oneshot::Sender<Result<Option<u64>, ServerError>>,
     ) -> Result<(), Status> {
         let mut applying = self.applying.lock();
         if applying.tasks.len() >= self.max {
@@ -86,12 +113,11 @@ impl Updates {
         let owner = Arc::clone(&self.applying);
         // The lock is held until the task is listed: it cannot end unlisted.
         let task = spawn_named("update", async move {
-            let executing = lease.session.execute_for(&prepared, tell.closed());
-            let outcome = executing.await;
+            let outcome = all_runs(&lease, &bound, tell.closed()).await;
             drop(lease);
             if let Err(outcome) = tell.send(outcome) {
                 let done = outcome.is_ok();
-                tracing::info!(done, sql = %prepared.sql, "the client of a statement has left");
+                tracing::info!(done, sql = %bound.prepared().sql, "the client of a statement has left");
             }
             owner.lock().tasks.remove(&number);
         });

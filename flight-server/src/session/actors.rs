@@ -49,7 +49,7 @@ impl Session {
             () = left => return Err(ServerError::Cancelled),
         };
         let replaced = {
-            let _one_at_a_time = self.database().ddl.lock().await;
+            let _one_at_a_time = self.database().change().await;
             if self.has_actor(create)? {
                 return Ok(DONE);
             }
@@ -158,7 +158,7 @@ impl Session {
             });
         }
         let (known, stored, actor) = {
-            let _one_at_a_time = self.database().ddl.lock().await;
+            let _one_at_a_time = self.database().change().await;
             let stored = self.database().catalog().remove(ObjectKind::Actor, name)?;
             let known = engine.functions().remove_actor(name);
             let actor = engine.actors().take(name);

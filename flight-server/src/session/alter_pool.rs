@@ -16,7 +16,7 @@ impl Session {
             options,
         } = alter;
         let actors = self.database().engine().actors();
-        let _one_at_a_time = self.database().ddl.lock().await;
+        let _one_at_a_time = self.database().change().await;
         let Some(before) = actors.bounds(name) else {
             return match (actors.is_pool(name), if_exists) {
                 (Some(_), _) => Err(ServerError::OtherKind {

@@ -28,7 +28,7 @@ impl Session {
         ddl: &DdlStatement,
         sql: &str,
     ) -> Result<Outcome, ServerError> {
-        let _one_at_a_time = self.database().ddl.lock().await;
+        let _one_at_a_time = self.database().change().await;
         refuse_system(ddl)?;
         let done = self.apply_and_store(ddl, sql).await?;
         let changed = match ddl {

@@ -31,7 +31,7 @@ impl Session {
         // Slow (a worker compiles the body), so not under the lock.
         spec.object = self.database().engine().describe_function(&spec).await?;
         check_overlap(&spec)?;
-        let _one_at_a_time = self.database().ddl.lock().await;
+        let _one_at_a_time = self.database().change().await;
         self.refuse_actor_name(name)?;
         if self.is_there(create)? {
             return Ok(DONE);
@@ -83,7 +83,7 @@ impl Session {
         name: &str,
         if_exists: bool,
     ) -> Result<Outcome, ServerError> {
-        let _one_at_a_time = self.database().ddl.lock().await;
+        let _one_at_a_time = self.database().change().await;
         let functions = self.database().engine().functions();
         let native = functions.is_native(name);
         let is_method = functions.get(name).is_some_and(|spec| spec.is_method());

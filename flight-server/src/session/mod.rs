@@ -1,15 +1,18 @@
 //! One client's session: its settings, and statements in two steps.
 //!
 //! [`Session::prepare`] parses and plans without side effect;
-//! [`Session::execute`] runs, once a call. Queries stream; DDL and DML are
+//! [`Session::execute`] runs, once a call. A statement with parameters is bound to
+//! their values in between ([`Session::bind`]). Queries stream; DDL and DML are
 //! applied when `execute` returns. Tables, views, functions and actors belong to the
 //! database and are seen by all sessions, settings (`SET`) to the session alone.
 
 mod actors;
 mod alter_pool;
+mod bound;
 mod ddl;
 mod files;
 mod functions;
+mod keep;
 mod prepared;
 mod settings;
 mod show_functions;
@@ -21,20 +24,24 @@ mod writes;
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use datafusion::common::{DataFusionError, TableReference};
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use futures::{FutureExt, StreamExt};
 use mobula_execution::QueryRun;
-use mobula_plan::{MobulaStatement, nearest, parse_statements, unknown_method};
+use mobula_plan::parameters::infer;
+use mobula_plan::{MobulaStatement, nearest, parse, unknown_method};
 
-use prepared::Work;
-pub use prepared::{Prepared, StatementKind};
+pub use bound::Bound;
+pub use prepared::{Parameter, Prepared, StatementKind};
+use prepared::{Ready, Work};
 
+use crate::plan_cache::Version;
 use crate::{Database, ServerError};
 
 /// What a statement gives.
@@ -51,6 +58,16 @@ pub struct Session {
     database: Arc<Database>,
     /// Holds the state that `SET` changes and resolves `FROM 'file'`.
     context: SessionContext,
+    /// Rises with every SET.
+    settings: AtomicU64,
+    /// Of the functions that the state has, the version.
+    synced: AtomicU64,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.database.plans().forget(&self.id);
+    }
 }
 
 impl Session {
@@ -67,6 +84,8 @@ impl Session {
             id,
             database,
             context,
+            settings: AtomicU64::new(0),
+            synced: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -86,14 +105,34 @@ impl Session {
 
     /// Takes over functions that other sessions created or dropped.
     fn sync(&self) {
+        let version = self.database.engine().functions().version();
+        if self.synced.load(Ordering::Acquire) == version {
+            return;
+        }
         let state = self.context.state_ref();
         self.database.engine().sync_functions(&mut state.write());
+        self.synced.store(version, Ordering::Release);
     }
 
-    /// Parses and plans one statement.
+    /// What a statement that is planned now is planned under. Ask before planning it.
+    fn version(&self) -> Version {
+        Version {
+            database: self.database.version(),
+            functions: self.database.engine().functions().version(),
+            settings: self.settings.load(Ordering::Acquire),
+        }
+    }
+
+    /// Whether `prepared` would be planned today as it was.
+    pub fn is_current(&self, prepared: &Prepared) -> bool {
+        prepared.version == self.version()
+    }
+
+    /// Parses and plans one statement, unless this session has it planned and all that it
+    /// depends on is as it was.
     ///
     /// # Errors
-    /// A wrong statement, several at once, or one with parameters.
+    /// A wrong statement, or several at once.
     pub async fn prepare(&self, sql: &str) -> Result<Arc<Prepared>, ServerError> {
         caught(self.parse_and_plan(sql)).await
     }
@@ -106,14 +145,28 @@ impl Session {
                 limit,
             });
         }
-        let mut statements = parse_statements(sql)?;
+        let version = self.version();
+        if let Some(known) = self.database.plans().get(&self.id, sql, version) {
+            return Ok(known);
+        }
+        let parsed = parse(sql)?;
+        let mut statements = parsed.statements;
         let statement = match (statements.pop(), statements.len()) {
             (Some(only), 0) => only,
             (None, _) => return Err(ServerError::Empty),
             (Some(_), before) => return Err(ServerError::ManyStatements { n: before + 1 }),
         };
-        let work = self.plan(statement).await?;
-        Ok(Arc::new(Prepared::new(sql.to_owned(), work)))
+        let planned = self.plan(statement).await;
+        let work = planned.map_err(|error| of_open_type(error, &parsed.parameters))?;
+        let (work, parameters) = with_parameters(work, parsed.parameters)?;
+        let kept_bytes = keep::bytes_if_lasting(self, &work)?;
+        let is_lasting = kept_bytes.is_some();
+        let prepared = Prepared::new(sql.to_owned(), work, parameters, version, is_lasting);
+        let prepared = Arc::new(prepared);
+        if let Some(bytes) = kept_bytes {
+            self.database.plans().put(&self.id, &prepared, bytes);
+        }
+        Ok(prepared)
     }
 
     async fn plan(&self, statement: MobulaStatement) -> Result<Work, ServerError> {
@@ -128,9 +181,6 @@ impl Session {
             MobulaStatement::DataFusion(statement) => {
                 let plan = self.logical_plan(*statement).await?;
                 settings::refuse_unsupported(&plan)?;
-                if !plan.get_parameter_names()?.is_empty() {
-                    return Err(ServerError::Parameters);
-                }
                 Work::Plan(Box::new(plan))
             }
         })
@@ -165,44 +215,56 @@ impl Session {
         }
     }
 
-    /// Runs what was prepared; DDL and DML exactly once a call.
+    /// Runs what was prepared and has no parameters; DDL and DML exactly once a call.
     ///
     /// # Errors
     /// What the statement fails with; a query's later errors come from its
     /// stream.
     pub async fn execute(&self, prepared: &Prepared) -> Result<Outcome, ServerError> {
-        self.execute_for(prepared, std::future::pending()).await
+        if !prepared.parameters.is_empty() {
+            return Err(ServerError::no_values(&prepared.parameters));
+        }
+        caught(self.perform(prepared, None, std::future::pending())).await
     }
 
-    /// As [`Session::execute`], for a client that has gone when `left` ends: what it alone
+    /// Makes run `run` of `bound`, for a client that has gone when `left` ends: what it alone
     /// was waited for is let go then, as an actor that is still being built.
     ///
     /// # Errors
     /// As [`Session::execute`]; [`ServerError::Cancelled`] of what was let go.
-    pub async fn execute_for(
+    pub async fn execute_run(
         &self,
-        prepared: &Prepared,
+        bound: &Bound,
+        run: usize,
         left: impl Future<Output = ()>,
     ) -> Result<Outcome, ServerError> {
-        caught(self.perform(prepared, left)).await
+        let ready = self.ready(bound, run)?;
+        caught(self.perform(bound.prepared(), ready.as_deref(), left)).await
     }
 
+    /// Runs `prepared`, by the plan `ready` if there is one.
     async fn perform(
         &self,
         prepared: &Prepared,
+        ready: Option<&Ready>,
         left: impl Future<Output = ()>,
     ) -> Result<Outcome, ServerError> {
+        let sql = &prepared.sql;
         match &prepared.work {
             Work::CreateFunction(create) => self.create_function(create).await,
             Work::DropFunction { name, if_exists } => self.drop_function(name, *if_exists).await,
-            Work::CreateActor(create) => self.create_actor(create, &prepared.sql, left).await,
+            Work::CreateActor(create) => self.create_actor(create, sql, left).await,
             Work::DropActor(drop) => self.drop_actor(drop).await,
             Work::AlterPool(alter) => self.alter_pool(alter).await,
-            Work::Plan(plan) => match plan.as_ref() {
-                LogicalPlan::Ddl(ddl) => self.define(ddl, &prepared.sql).await,
+            Work::Plan(plan) => match ready.map_or(plan.as_ref(), |ready| &ready.plan) {
+                LogicalPlan::Ddl(ddl) => self.define(ddl, sql).await,
                 LogicalPlan::Statement(statement) => self.change_setting(statement),
-                _ if prepared.kind == StatementKind::Dml => self.write(plan, &prepared.sql).await,
-                _ => self.run(plan, &prepared.sql).await.map(Outcome::Rows),
+                plan if prepared.kind == StatementKind::Dml => self.write(plan, sql).await,
+                plan => {
+                    let is_optimised = ready.is_some_and(|ready| ready.is_optimised);
+                    let run = self.run(plan, is_optimised, sql).await?;
+                    Ok(Outcome::Rows(run))
+                }
             },
         }
     }
@@ -216,11 +278,19 @@ impl Session {
         self.execute(&prepared).await
     }
 
-    async fn run(&self, plan: &LogicalPlan, sql: &str) -> Result<QueryRun, ServerError> {
+    async fn run(
+        &self,
+        plan: &LogicalPlan,
+        is_optimised: bool,
+        sql: &str,
+    ) -> Result<QueryRun, ServerError> {
         files::check_present(plan)?;
         let state = self.state();
         let engine = self.database.engine();
-        let running = engine.run_statement(&state, plan.clone(), sql).await;
+        let running = match is_optimised {
+            true => engine.run_optimised(&state, plan.clone(), sql).await,
+            false => engine.run_statement(&state, plan.clone(), sql).await,
+        };
         let mut run = running.map_err(|error| files::while_reading(plan, error))?;
         let rows = AssertUnwindSafe(run.stream).catch_unwind();
         let plan = plan.clone();
@@ -231,6 +301,44 @@ impl Session {
         run.stream = Box::pin(RecordBatchStreamAdapter::new(run.plan.schema(), rows));
         Ok(run)
     }
+}
+
+/// A parameter whose type nothing says has that of NULL while it is planned; some functions
+/// and operators then find no type for their result.
+fn of_open_type(error: ServerError, parameters: &[String]) -> ServerError {
+    match parameters.first() {
+        Some(name) if error.to_string().contains("Null") => ServerError::OpenType {
+            name: name.clone(),
+            source: Box::new(error),
+        },
+        _ => error,
+    }
+}
+
+/// `work` with what is known of its parameters, which are written as `names`.
+fn with_parameters(work: Work, names: Vec<String>) -> Result<(Work, Vec<Parameter>), ServerError> {
+    let Work::Plan(plan) = work else {
+        return match names.is_empty() {
+            true => Ok((work, vec![])),
+            false => Err(ServerError::Parameters),
+        };
+    };
+    let takes_none = match plan.as_ref() {
+        // Its text would be stored without them.
+        LogicalPlan::Ddl(ddl) => !matches!(ddl, DdlStatement::CreateMemoryTable(_)),
+        LogicalPlan::Statement(_) => true,
+        _ => false,
+    };
+    if takes_none && !names.is_empty() {
+        return Err(ServerError::Parameters);
+    }
+    let (plan, types) = match names.is_empty() && plan.get_parameter_names()?.is_empty() {
+        true => (*plan, vec![]),
+        false => infer(*plan, names.len())?,
+    };
+    let parameters = names.into_iter().zip(types);
+    let parameters = parameters.map(|(name, data_type)| Parameter { name, data_type });
+    Ok((Work::Plan(Box::new(plan)), parameters.collect()))
 }
 
 /// A library's panic, at a damaged file above all, is the error of one statement

@@ -2,9 +2,16 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use datafusion::common::ScalarValue;
 use datafusion::logical_expr::LogicalPlan;
+use mobula_plan::parameters::Ahead;
 use mobula_plan::{AlterPool, CreateActor, CreateFunction, DropActor};
+use parking_lot::Mutex;
+
+use super::Session;
+use crate::ServerError;
+use crate::plan_cache::Version;
 
 /// How a statement answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,13 +24,52 @@ pub enum StatementKind {
     Ddl,
 }
 
+/// A parameter of a statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameter {
+    /// `$1`, or `$name` as it was written.
+    pub name: String,
+    /// What its values should be; `None` where nothing says it.
+    pub data_type: Option<DataType>,
+}
+
 /// A planned statement.
 pub struct Prepared {
     pub sql: String,
     pub kind: StatementKind,
     /// Of the rows; empty for all but queries.
     pub schema: SchemaRef,
+    /// What it is given when it runs, in order.
+    pub parameters: Vec<Parameter>,
     pub(super) work: Work,
+    /// What it was planned under.
+    pub(crate) version: Version,
+    /// See [`Self::is_lasting`].
+    is_lasting: bool,
+    ahead: Mutex<Optimised>,
+}
+
+/// What is known of the types of values, run after run.
+#[derive(Default)]
+enum Optimised {
+    /// It has not run.
+    #[default]
+    Unused,
+    /// It ran once with values of these types.
+    Once(Vec<DataType>),
+    /// It runs again and again with such values.
+    Ahead(Arc<Ahead>),
+    /// Its plan has to wait for the values.
+    Never,
+}
+
+/// A plan to run.
+pub(crate) struct Ready {
+    pub plan: LogicalPlan,
+    /// The rules have been over it.
+    pub is_optimised: bool,
+    /// Of its rows, as they are announced.
+    pub schema: SchemaRef,
 }
 
 /// What running it means.
@@ -37,7 +83,13 @@ pub(super) enum Work {
 }
 
 impl Prepared {
-    pub(super) fn new(sql: String, work: Work) -> Self {
+    pub(super) fn new(
+        sql: String,
+        work: Work,
+        parameters: Vec<Parameter>,
+        version: Version,
+        is_lasting: bool,
+    ) -> Self {
         let kind = work.kind();
         let schema = match (&work, kind) {
             (Work::Plan(plan), StatementKind::Query) => Arc::new(plan.schema().as_arrow().clone()),
@@ -47,7 +99,85 @@ impl Prepared {
             sql,
             kind,
             schema,
+            parameters,
             work,
+            version,
+            is_lasting,
+            ahead: Mutex::default(),
+        }
+    }
+
+    /// Whether it may run again as it is planned, while its version holds.
+    pub fn is_lasting(&self) -> bool {
+        self.is_lasting
+    }
+
+    /// The optimised plan for `values`, from the second run with values of their types on.
+    pub(super) fn optimised(
+        &self,
+        session: &Session,
+        values: &[ScalarValue],
+    ) -> Result<Option<Ready>, ServerError> {
+        let Work::Plan(plan) = &self.work else {
+            return Ok(None);
+        };
+        let types: Vec<DataType> = values.iter().map(ScalarValue::data_type).collect();
+        let Some(ahead) = self.ahead(session, plan, types) else {
+            return Ok(None);
+        };
+        let options = {
+            let state = session.context.state_ref();
+            let state = state.read();
+            Arc::clone(state.config_options())
+        };
+        Ok(Some(Ready {
+            plan: ahead.bind(&options, values)?,
+            is_optimised: true,
+            schema: Arc::clone(ahead.schema()),
+        }))
+    }
+
+    fn ahead(
+        &self,
+        session: &Session,
+        plan: &LogicalPlan,
+        types: Vec<DataType>,
+    ) -> Option<Arc<Ahead>> {
+        if !self.is_lasting || self.kind != StatementKind::Query {
+            return None;
+        }
+        {
+            let mut seen = self.ahead.lock();
+            match &*seen {
+                Optimised::Never => return None,
+                Optimised::Ahead(ahead) if ahead.types() == types => {
+                    return Some(Arc::clone(ahead));
+                }
+                Optimised::Once(before) if *before == types => {}
+                _ => {
+                    *seen = Optimised::Once(types);
+                    return None;
+                }
+            }
+        }
+        // Not under the lock: it takes as long as planning does.
+        let made = Ahead::of(&session.state(), plan, types);
+        let mut seen = self.ahead.lock();
+        match made {
+            Ok(Some(made)) => {
+                let made = Arc::new(made);
+                *seen = Optimised::Ahead(Arc::clone(&made));
+                Some(made)
+            }
+            Ok(None) => {
+                *seen = Optimised::Never;
+                None
+            }
+            // Its run with the values tells what is wrong; others may be right.
+            Err(_) => {
+                *seen = Optimised::Unused;
+                None
+            }
         }
     }
 }

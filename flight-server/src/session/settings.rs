@@ -1,6 +1,7 @@
 //! `SET` and `RESET`: of one session, checked by whoever defined the setting.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use datafusion::common::DataFusionError;
 use datafusion::config::ConfigField;
@@ -22,6 +23,9 @@ impl Session {
             return Err(ServerError::ShortSetting { name: name.into() });
         }
         let set = state.config_mut().options_mut().set(name, value);
+        // What fails may have set a part of it. Whoever plans reads the number before the
+        // state, and waits for the lock there.
+        self.settings.fetch_add(1, Ordering::Release);
         set.map_err(|error| bad_value(name, value, error))?;
         // Some functions keep what they need of the settings (`now()` the time zone).
         let options = Arc::clone(state.config_options());
@@ -50,7 +54,9 @@ impl Session {
             // Unknown, or known and unset by default: DataFusion tells them apart.
             None => {
                 let state = self.context.state_ref();
-                Ok(state.write().config_mut().options_mut().reset(name)?)
+                let reset = state.write().config_mut().options_mut().reset(name);
+                self.settings.fetch_add(1, Ordering::Release);
+                Ok(reset?)
             }
         }
     }

@@ -12,6 +12,7 @@ use mobula_execution::{Engine, EngineSettings};
 use mobula_plan::MobulaOptions;
 
 mod actors;
+mod kept_plans;
 
 fn python() -> std::path::PathBuf {
     std::env::var_os("MOBULA_PYTHON").map_or_else(|| "python3".into(), Into::into)
@@ -274,7 +275,8 @@ async fn what_is_not_supported_says_what_is() {
     for (sql, hint) in [
         ("PREPARE p AS SELECT 1", "driver"),
         ("EXECUTE p", "driver"),
-        ("SELECT $1", "Write the values"),
+        ("SELECT $1", "none were bound"),
+        ("CREATE VIEW v AS SELECT ?", "Write the values"),
         ("SELECT 1; SELECT 2", "one at a time"),
         ("", "empty"),
         ("DROP SCHEMA public", "cannot be dropped"),

@@ -41,7 +41,7 @@ impl Session {
     }
 
     async fn write_rows(&self, plan: &LogicalPlan, sql: &str) -> Result<Outcome, ServerError> {
-        let run = self.run(plan, sql).await?;
+        let run = self.run(plan, false, sql).await?;
         let blocks: Vec<_> = run.stream.try_collect().await?;
         let counts = blocks.iter().filter_map(|block| {
             let column = block.column_by_name("count")?;

@@ -42,6 +42,8 @@ const GRACE: Duration = Duration::from_secs(1);
 enum End {
     /// There is nothing more to do.
     Over,
+    /// Others of the pool are enough, see [`Queue::leave`].
+    Idle,
     /// Nobody waits for what it is at.
     Abandoned,
     Lost(UdfError),
@@ -51,16 +53,20 @@ enum End {
 pub(super) struct Hand {
     pub(super) call: Arc<CallOn>,
     pub(super) queue: Arc<Queue>,
+    /// Whether it still counts as one.
+    pub(super) counts: bool,
 }
 
 impl Drop for Hand {
     fn drop(&mut self) {
-        self.queue.gone();
+        if self.counts {
+            self.queue.gone();
+        }
     }
 }
 
 impl Hand {
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let mut kept = None;
         while self.queue.has_work().await {
             let vacancy = match kept.take() {
@@ -88,11 +94,15 @@ impl Hand {
             self.queue.ready(true);
             let at_work = Mutex::new(AtWork::new());
             let end = self.serve(&mut lease.worker, &at_work).await;
-            self.queue.ready(false);
+            self.counts = !matches!(end, End::Idle);
+            if self.counts {
+                self.queue.ready(false);
+            }
             let tally = lease.worker.channel.take_tally();
             self.call.counters.add_slots(tally);
             match end {
                 End::Over => return lease.end(),
+                End::Idle => return lease.dismiss(),
                 // Dropped: ended at once.
                 End::Abandoned => return,
                 End::Lost(error) => {
@@ -115,8 +125,9 @@ impl Hand {
     async fn serve(&self, worker: &mut Worker, at_work: &Mutex<AtWork>) -> End {
         let sender = Arc::clone(worker.channel.sender());
         let process = Arc::clone(worker.process());
+        let is_claimed = worker.is_claimed();
         let hear = self.hear(worker, at_work);
-        let feed = self.feed(&sender, at_work, &process);
+        let feed = self.feed(&sender, at_work, &process, is_claimed);
         let (mut hear, mut feed) = (pin!(hear), pin!(feed));
         tokio::select! {
             biased;
@@ -160,13 +171,16 @@ impl Hand {
         }
     }
 
-    /// Gives the worker jobs until there are no more.
+    /// Gives the worker jobs until there are no more, or it has had nothing to do for long and
+    /// has nothing that was claimed for the pool.
     async fn feed(
         &self,
         sender: &tokio::sync::Mutex<Sender>,
         at_work: &Mutex<AtWork>,
         process: &Process,
+        is_claimed: bool,
     ) -> End {
+        let mut idle_since = None;
         loop {
             let mut changed = pin!(self.queue.changed.notified());
             // From here on no change is missed.
@@ -181,6 +195,7 @@ impl Hand {
                 continue;
             }
             if let Some(job) = self.next(at_work) {
+                idle_since = None;
                 process.enter(WorkerState::Busy, Some(self.call.order.function()));
                 match self.send(sender, at_work, job).await {
                     Ok(()) => continue,
@@ -203,7 +218,19 @@ impl Hand {
                     (false, false) => {}
                 }
             }
-            changed.await;
+            if is_claimed || !at_work.lock().is_empty() {
+                changed.await;
+                continue;
+            }
+            let since = *idle_since.get_or_insert_with(Instant::now);
+            tokio::select! {
+                biased;
+                () = changed => {}
+                () = self.call.crew.idle_since(since) => match self.queue.leave() {
+                    true => return End::Idle,
+                    false => idle_since = None,
+                },
+            }
         }
     }
 

@@ -108,8 +108,15 @@ impl UdfPool for AsyncPool {
         };
         if self.queue.push(job) {
             let (call, queue) = (Arc::clone(&self.call), Arc::clone(&self.queue));
-            let hand = spawn_named("udf-hand", Hand { call, queue }.run());
-            self.hands.lock().push(hand);
+            let counts = true;
+            let hand = Hand {
+                call,
+                queue,
+                counts,
+            };
+            let mut hands = self.hands.lock();
+            hands.retain(|hand| !hand.is_finished());
+            hands.push(spawn_named("udf-hand", hand.run()));
         }
         Ok(reader.boxed())
     }

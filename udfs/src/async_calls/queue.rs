@@ -135,6 +135,16 @@ impl Queue {
         }
     }
 
+    /// Whether a hand whose worker has nothing to do may go, and with it the worker: there are
+    /// enough without it. It does not count from then on.
+    pub(super) fn leave(&self) -> bool {
+        let mut state = self.state.lock();
+        let may = state.hands > state.least && state.waiting.is_empty();
+        state.hands -= usize::from(may);
+        state.ready -= usize::from(may);
+        may
+    }
+
     /// A hand is gone.
     pub(super) fn gone(&self) {
         self.state.lock().hands -= 1;

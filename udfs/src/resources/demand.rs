@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +28,49 @@ pub struct Demand {
     /// Which processes will do.
     #[serde(skip_serializing_if = "LabelSelector::is_empty")]
     pub labels: LabelSelector,
+    /// How the actors of a call lie on those that will do.
+    #[serde(skip_serializing_if = "Placement::is_default")]
+    pub placement: Placement,
+}
+
+/// How actors are dealt out to hosts that their labels like alike.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Placement {
+    /// On as many hosts as there are: the loss of one costs least, and each has the others'
+    /// cores and disks for what it reads.
+    #[default]
+    Spread,
+    /// On as few as have room: what lies on one host together stays there, and others are
+    /// left whole.
+    Pack,
+}
+
+impl Placement {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl FromStr for Placement {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text.to_ascii_lowercase().as_str() {
+            "spread" => Ok(Self::Spread),
+            "pack" => Ok(Self::Pack),
+            _ => Err(()),
+        }
+    }
+}
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Spread => "spread",
+            Self::Pack => "pack",
+        })
+    }
 }
 
 /// A kind of resource: what one waits for is not in the way of who wants another.
@@ -41,7 +85,7 @@ pub enum Class<'a> {
 impl Demand {
     /// Whether it asks for nothing.
     pub fn is_none(&self) -> bool {
-        *self == Self::default()
+        !self.takes_resources() && self.labels.is_empty()
     }
 
     /// Whether it takes some of what a process has. Such a worker is a process of its
@@ -53,6 +97,7 @@ impl Demand {
             memory_bytes,
             custom,
             labels: _,
+            placement: _,
         } = self;
         cpus.is_some() || gpus.is_some() || memory_bytes.is_some() || !custom.is_empty()
     }
@@ -95,6 +140,9 @@ impl Demand {
         }
         if !self.labels.is_empty() {
             options.push(("label_selector", self.labels.to_string()));
+        }
+        if !self.placement.is_default() {
+            options.push(("placement", self.placement.to_string()));
         }
         options
     }
@@ -160,6 +208,7 @@ mod tests {
             memory_bytes: Some(2 << 30),
             custom: [("fpga".to_owned(), Amount::ONE)].into(),
             labels: "zone=a|zone=b".parse().unwrap(),
+            placement: Placement::Pack,
         };
         assert_eq!(
             demand.to_string(),
@@ -171,7 +220,7 @@ mod tests {
             .map(|(name, value)| format!("{name}={value}"));
         assert_eq!(
             options.collect::<Vec<_>>().join(" "),
-            "num_cpus=2 num_gpus=0.5 memory=2GiB resources=fpga=1 label_selector=zone=a|zone=b"
+            "num_cpus=2 num_gpus=0.5 memory=2GiB resources=fpga=1 label_selector=zone=a|zone=b placement=pack"
         );
         assert!(Demand::default().is_none() && !Demand::default().takes_resources());
         let no_gpu = Demand {

@@ -19,7 +19,7 @@ mod waiting;
 
 pub use amount::{Amount, BadAmount};
 pub use capacity::{Capacity, Lack};
-pub use demand::{Class, Demand};
+pub use demand::{Class, Demand, Placement};
 pub use detect::{Detected, detect};
 pub use devices::{BadGpus, Gpus};
 pub use free::{Free, Taken};

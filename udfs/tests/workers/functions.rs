@@ -6,7 +6,7 @@ use std::time::Duration;
 use arrow::array::{Array, Float64Array, RecordBatch, RecordBatchOptions, StringArray};
 use arrow::datatypes::DataType;
 use futures::TryStreamExt;
-use mobula_udfs::{Answer, Literal, ObjectKind};
+use mobula_udfs::{Answer, Literal, ObjectKind, OnError};
 
 use crate::bench::*;
 
@@ -216,6 +216,39 @@ async fn a_table_function_may_return_any_relation() {
         let out = f.once(counting(4)).await.unwrap();
         assert_eq!(out.num_rows(), 4, "{returned}");
     }
+}
+
+#[tokio::test]
+async fn user_code_may_write_to_what_it_returned() {
+    let body = "
+import numpy as np
+out = np.empty(8, 'int64')
+def f(x):
+    made = out[:len(x)]
+    np.multiply(np.asarray(x), 2, out=made)
+    if 10 in made: raise ValueError(10)
+    return made";
+    let manager = manager();
+    let case = Case::ints("f", body).batches_of(2);
+    let out = run(&case.pool(&manager, 1), counting(5)).await.unwrap();
+    assert_eq!(
+        values(&out),
+        (0..5).map(|x| Some(2 * x)).collect::<Vec<_>>()
+    );
+    for rows in [2, 7] {
+        let case = Case::ints("f", body).batches_of(rows).immutable();
+        let case = case.on_error(OnError::Null);
+        let (out, failed) = run_whole(&case.pool(&manager, 1), counting(7))
+            .await
+            .unwrap();
+        let expected = [0, 2, 4, 6, 8, 10, 12].map(|x| (x != 10).then_some(x));
+        assert_eq!(
+            (values(&out), failed.len()),
+            (expected.to_vec(), 1),
+            "{rows}"
+        );
+    }
+    manager.shutdown().await;
 }
 
 #[tokio::test]

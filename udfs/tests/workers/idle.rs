@@ -173,3 +173,37 @@ async def f(x):
     at_most(0, &manager).await;
     manager.shutdown().await;
 }
+
+#[tokio::test]
+async fn event_loops_that_came_for_a_burst_go_after_it_and_come_again() {
+    let ledger = ledger_of(3);
+    let manager = manager_that(Duration::from_millis(300), &ledger);
+    let (claim, _) = ledger.claim("q", vec![gpu()], PATIENCE).await.unwrap();
+    let body = "
+import asyncio
+async def f(x):
+    await asyncio.sleep(0.02)
+    return x";
+    let mut case = rows(body, 2);
+    case.query = "q".into();
+    case.handling.min_workers = Some(1);
+    case.handling.demand = gpu();
+    let pool = case.pool(&manager, 3);
+    for started in [3, 5] {
+        let since = Instant::now();
+        while pool.stats().workers_started < started {
+            assert!(since.elapsed() < PATIENCE, "{:?}", pool.stats());
+            for out in join_all((0..9).map(|_| run_whole(&pool, counting(2)))).await {
+                assert_eq!(out.unwrap().0.num_rows(), 2);
+            }
+        }
+        // The one that has what was claimed stays, and answers.
+        at_most(1, &manager).await;
+        assert_eq!(ledger.free().gpus_sum(), Amount::whole(2));
+        run_whole(&pool, counting(3)).await.unwrap();
+        assert_eq!(pool.stats().workers_started, started);
+    }
+    drop((pool, claim));
+    at_most(0, &manager).await;
+    manager.shutdown().await;
+}

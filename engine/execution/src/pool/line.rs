@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use url::Url;
 
-use super::placement::{Group, Room, at_once, place, take};
+use super::placement::{Group, Room, at_once, place, preference, take};
 
 mod instead;
 
@@ -437,7 +437,7 @@ impl State {
         line.any(|group| !group.demand.classes().is_disjoint(&mine))
     }
 
-    /// One more actor for that group of `query`, where it has the fewest.
+    /// One more actor for that group of `query`, where it likes it best.
     fn add_one(&mut self, query: &str, at: usize) -> Option<()> {
         let demand = self.group(query, at)?.demand.clone();
         if self.is_wanted(&demand) {
@@ -450,8 +450,8 @@ impl State {
             self.more_on(query, at, id, host) > 0 && take(&mut room, &demand).is_some()
         });
         let id = fitting.min_by_key(|(id, host)| {
-            let preferred = demand.labels.alternative(&host.room.labels);
-            (preferred, of_host(id), (*id).clone())
+            let liked = preference(&demand, &host.room, of_host(id));
+            (liked, (*id).clone())
         })?;
         let id = id.0.clone();
         let host = self.hosts.get_mut(&id)?;

@@ -1,17 +1,19 @@
 //! Which host gets which actors: pure.
 //!
 //! All that must be there fits at once, or nothing is placed. A call's actors are spread
-//! over the hosts that its labels prefer; where that leaves no room for all, they are
-//! packed, and where that does not either, combinations are tried, up to a bound. What
-//! calls may have besides goes where there is room after that.
+//! over the hosts that its labels prefer, or lie on few of them if it says so; where that
+//! leaves no room for all, all are packed, and where that does not either, combinations are
+//! tried, up to a bound. What calls may have besides goes where there is room after that.
 
 use std::collections::BTreeMap;
 
 use mobula_udfs::resources::{Free, Taken};
-use mobula_udfs::{Capacity, Demand};
+use mobula_udfs::{Capacity, Demand, Placement};
 
 /// Combinations that are tried at most.
 const MAX_STEPS: usize = 10_000;
+/// So many more actors on a host are as good as any number.
+const MOST_COUNTED: usize = 256;
 
 /// What a host could give.
 #[derive(Debug, Clone)]
@@ -59,7 +61,7 @@ pub struct Seat {
 pub fn place(rooms: &mut [Room], groups: &[Group]) -> Option<Vec<Vec<Seat>>> {
     let items = items(groups);
     let mut after = rooms.to_vec();
-    let mut placed = greedily(&mut after, groups, &items, Way::Spread)
+    let mut placed = greedily(&mut after, groups, &items, Way::AsAsked)
         .or_else(|| {
             after = rooms.to_vec();
             greedily(&mut after, groups, &items, Way::Pack)
@@ -95,8 +97,22 @@ pub fn at_once(rooms: &[Room], demand: &Demand, most: usize) -> usize {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    Spread,
+    AsAsked,
     Pack,
+}
+
+/// How much a host with `room`, which has `has` actors of the same call, is liked for one more
+/// with `demand`: least is most. First comes which of its labels it meets.
+pub fn preference(demand: &Demand, room: &Room, has: usize) -> (Option<usize>, usize) {
+    let by_place = match demand.placement {
+        Placement::Spread => has,
+        // Where they are already, and where most can be, so that few hosts have all.
+        Placement::Pack => {
+            let more = at_once(std::slice::from_ref(room), demand, MOST_COUNTED);
+            usize::MAX - 2 * has - more
+        }
+    };
+    (demand.labels.alternative(&room.labels), by_place)
 }
 
 /// The group of each actor that must be placed: those that ask for most come first.
@@ -145,9 +161,11 @@ fn greedily(rooms: &mut [Room], groups: &[Group], items: &[usize], way: Way) -> 
         });
         let host = fitting
             .min_by_key(|(host, room)| {
-                let preferred = demand.labels.alternative(&room.labels);
                 match way {
-                    Way::Spread => (preferred, of_group(*host), of_all(*host), *host),
+                    Way::AsAsked => {
+                        let (preferred, by_group) = preference(demand, room, of_group(*host));
+                        (preferred, by_group, of_all(*host), *host)
+                    }
                     // Where others are already, and whatever labels are liked.
                     Way::Pack => (None, 0, usize::MAX - of_all(*host), *host),
                 }
@@ -227,8 +245,7 @@ fn add_more(rooms: &mut [Room], groups: &[Group], placed: &mut [Vec<Seat>]) {
                 has_core && take(&mut after, &group.demand).is_some()
             });
             let host = fitting.min_by_key(|(host, room)| {
-                let preferred = group.demand.labels.alternative(&room.labels);
-                (preferred, of_group(*host), *host)
+                (preference(&group.demand, room, of_group(*host)), *host)
             });
             let Some(host) = host.map(|(host, _)| host) else {
                 continue;

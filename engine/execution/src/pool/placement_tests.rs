@@ -194,3 +194,26 @@ fn what_is_spread_differs_by_one_at_most_where_there_is_room() {
         assert!(most.unwrap() - least.unwrap() <= 1, "{counts:?}");
     }
 }
+
+#[test]
+fn a_call_that_says_so_lies_on_as_few_hosts_as_have_room() {
+    let pack = |mut group: Group| {
+        group.demand.placement = Placement::Pack;
+        group
+    };
+    let on = |rooms: &[Room], group: Group| {
+        let placed = place(&mut rooms.to_vec(), &[group]).unwrap();
+        placed[0].iter().map(|seat| seat.host).collect::<Vec<_>>()
+    };
+    let rooms = [room(2, 8, "a"), room(4, 8, "a"), room(2, 8, "b")];
+    assert_eq!(on(&rooms, gpus(1000, 3)), [0, 1, 2]);
+    assert_eq!(on(&rooms, pack(gpus(1000, 3))), [1, 1, 1]);
+    assert_eq!(on(&rooms, pack(gpus(1000, 6))), [1, 1, 1, 1, 0, 0]);
+    // Those that it may have besides as well, and labels come first.
+    let mut more = pack(gpus(1000, 1));
+    more.most = Some(5);
+    assert_eq!(on(&rooms, more), [1, 1, 1, 1, 0]);
+    let mut liked = pack(gpus(1000, 3));
+    liked.demand.labels = "zone=b | zone=a".parse().unwrap();
+    assert_eq!(on(&rooms, liked), [2, 2, 1]);
+}

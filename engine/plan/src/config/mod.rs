@@ -211,13 +211,14 @@ getters! {
         udf_snapshot_max_bytes
         scan_bytes_per_task max_tasks_per_stage task_skew_max
         exchange_stream_window exchange_message_bytes
-        executors max_sessions prepared_max sql_max_bytes wire_batch_bytes;
+        executors max_sessions prepared_max sql_max_bytes wire_batch_bytes
+        parameter_rows_max parameter_bytes_max plan_cache_max plan_cache_bytes;
     duration -> Duration: udf_init_timeout udf_kill_grace udf_idle_ttl heartbeat_interval
         heartbeat_timeout session_ttl pool_interval pool_wait_target pool_idle_ttl pool_debounce
         pool_retire_limit actor_block_time;
     flag -> bool: local_executor insecure udf_fuse udf_prestart;
     path -> Option<&Path>: python cluster_token_file data_dir;
-    plain -> &str: udf_priority udf_start_method exchange_compression cluster_listen listen log
+    plain -> &str: udf_priority udf_start_method exchange_compression cluster_listen listen http_listen log
         cpus gpus memory resource label roles;
 }
 

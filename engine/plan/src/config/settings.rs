@@ -381,6 +381,12 @@ pub static SETTINGS: &[Setting] = &[
         "HOST:PORT of the Flight SQL listener",
     ),
     process(
+        "http_listen",
+        SettingKind::Text,
+        "",
+        "HOST:PORT of an HTTP listener with /health, /ready and, on the coordinator, /metrics; empty: none",
+    ),
+    process(
         "insecure",
         SettingKind::Bool,
         "false",
@@ -403,6 +409,30 @@ pub static SETTINGS: &[Setting] = &[
         count(1, 1 << 20),
         "256",
         "Most prepared statements of one session",
+    ),
+    process(
+        "parameter_rows_max",
+        count(1, 1 << 24),
+        "100000",
+        "Most rows of values bound to a statement at once; a query runs once for each",
+    ),
+    process(
+        "parameter_bytes_max",
+        bytes(KIB, GIB),
+        "64MiB",
+        "Most bytes of values bound to the statements of one session",
+    ),
+    process(
+        "plan_cache_max",
+        count(0, 1 << 20),
+        "256",
+        "Most statements whose plans are kept for their next run, over all sessions; 0: none",
+    ),
+    process(
+        "plan_cache_bytes",
+        bytes(0, GIB),
+        "32MiB",
+        "About how many bytes the kept plans may have; 0: none is kept",
     ),
     process(
         "sql_max_bytes",

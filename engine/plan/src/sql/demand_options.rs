@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! num_gpus => 0.5, num_cpus => 2, memory => '2GiB', resources => 'fpga=1',
-//! label_selector => 'zone=a, disk!=hdd | zone=b'
+//! label_selector => 'zone=a, disk!=hdd | zone=b', placement => 'pack'
 //! ```
 //!
 //! A part of [`CallOptions`](super::call_options::CallOptions). What a call does not say,
@@ -12,18 +12,19 @@ use std::collections::BTreeMap;
 
 use datafusion::sql::sqlparser::ast::{Expr, UnaryOperator, Value};
 use mobula_udfs::resources::amounts_of;
-use mobula_udfs::{Amount, Demand, LabelSelector, Literal};
+use mobula_udfs::{Amount, Demand, LabelSelector, Literal, Placement};
 
 use super::call_options::literal;
 use crate::config::bytes;
 
 /// The options, for lists and hints.
-pub(super) const NAMES: [&str; 5] = [
+pub(super) const NAMES: [&str; 6] = [
     "num_cpus",
     "num_gpus",
     "memory",
     "resources",
     "label_selector",
+    "placement",
 ];
 
 /// Most cores or GPUs of one worker.
@@ -33,6 +34,7 @@ const GPUS: &str =
     "a share below 1 with at most three decimals, a whole number up to 1024, or NULL";
 const MEMORY: &str = "bytes above 0, as in '2GiB', or NULL";
 const RESOURCES: &str = "names with amounts above 0, as in 'fpga=1, slot=0.5', or NULL";
+const PLACEMENT: &str = "'spread' or 'pack', or NULL";
 const LABELS: &str = "labels, as in 'zone=a, disk!=hdd | zone=b', or NULL";
 
 /// As given; `Some` of nothing where NULL was.
@@ -43,6 +45,7 @@ pub struct DemandOptions {
     pub(crate) memory_bytes: Option<Option<u64>>,
     pub(crate) custom: Option<BTreeMap<String, Amount>>,
     pub(crate) labels: Option<LabelSelector>,
+    pub(crate) placement: Option<Placement>,
 }
 
 impl DemandOptions {
@@ -66,6 +69,10 @@ impl DemandOptions {
                 let given = text(value).and_then(|text| text.parse().ok());
                 put(&mut self.labels, is_null, given, LABELS)
             }
+            "placement" => {
+                let given = text(value).and_then(|text| text.parse().ok());
+                put(&mut self.placement, is_null, given, PLACEMENT)
+            }
             _ => return None,
         })
     }
@@ -79,6 +86,7 @@ impl DemandOptions {
             memory_bytes: self.memory_bytes.unwrap_or(defaults.memory_bytes),
             custom: custom.unwrap_or(&defaults.custom).clone(),
             labels: labels.unwrap_or(&defaults.labels).clone(),
+            placement: self.placement.unwrap_or(defaults.placement),
         }
     }
 }
@@ -184,6 +192,7 @@ mod tests {
                 "'zone=a' 'a=b|a!=c'",
                 "'' 'zone' '|' true",
             ),
+            ("placement", "'pack' 'SPREAD'", "'' 'packed' 1 true"),
         ] {
             for value in good.split(' ').chain(["NULL"]) {
                 let mut options = CallOptions::default();
@@ -191,7 +200,8 @@ mod tests {
                 let twice = set(&mut options, name, value).unwrap_err();
                 assert!(twice.contains("is given twice"), "{twice}");
                 let demand = options.demand.over(&Demand::default());
-                assert_eq!(demand.is_none(), value == "NULL", "{name} {value}");
+                let asks = value != "NULL" && name != "placement";
+                assert_eq!(demand.is_none(), !asks, "{name} {value}");
             }
             for value in bad.split(' ') {
                 let refused = set(&mut CallOptions::default(), name, value).unwrap_err();

@@ -1,6 +1,6 @@
 //! From SQL text to statements, and from `FROM map_batches(…)` to a node.
 //!
-//! `statement` splits and parses (with `chain_limit` and `table_argument` before
+//! `statement` splits and parses (with `chain_limit`, `placeholder` and `table_argument` before
 //! the parser, `create_function`, `create_actor` and `alter_pool` for our DDL, and `method_call` after it);
 //! `actor_methods` makes functions of what a worker found in an actor's class; `relation` is
 //! called back by DataFusion's planner; `call_options` reads options both in DDL and in calls
@@ -21,6 +21,7 @@ mod keyed;
 mod literal;
 pub mod method_call;
 pub mod overlap_options;
+mod placeholder;
 pub mod pool_options;
 mod reader;
 pub mod relation;

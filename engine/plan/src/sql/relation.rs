@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! input     (query), which table_argument also makes of TABLE(query) and TABLE(name)
-//! function  name | 'name' | name(argument => literal, …)   constructor of a class
+//! function  name | 'name' | name(argument => literal, …)   constructor of a class;
+//!                                                         a parameter is a literal to come
 //!           | actor.method
 //! options   those of call_options; batch_format of map_batches alone
 //! ```
@@ -26,7 +27,7 @@ use datafusion::logical_expr::planner::{
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use datafusion::sql::sqlparser::ast::{
     Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, ObjectName, ObjectNamePart,
-    TableFactor,
+    TableFactor, Value, ValueWithSpan,
 };
 use mobula_udfs::{CallMode, FunctionSpec, Literal, Returns};
 
@@ -105,6 +106,7 @@ impl RelationPlanner for OperatorPlanner {
             }
             None => operator_over(op, input, spec, written.args, &written.options)?,
         };
+        let node = node.with_parameters(written.parameters);
         let planned = PlannedRelation::new(node.into_plan(), alias);
         Ok(RelationPlanning::Planned(Box::new(planned)))
     }
@@ -203,6 +205,8 @@ struct Written {
     input: TableFactor,
     function: String,
     args: Vec<(String, Literal)>,
+    /// The arguments among them that are parameters, with their names.
+    parameters: Vec<(String, String)>,
     options: CallOptions,
     grouping: WrittenGrouping,
 }
@@ -245,10 +249,20 @@ impl Written {
         };
         check_grouping(op, &options, &grouping)?;
         let (function, args) = read_function(op, function)?;
+        let parameters = args.iter().filter_map(|(name, value)| match value {
+            Argument::Parameter(parameter) => Some((name.clone(), parameter.clone())),
+            Argument::Literal(_) => None,
+        });
+        let parameters = parameters.collect();
+        let args = args.into_iter().map(|(name, value)| match value {
+            Argument::Literal(value) => (name, value),
+            Argument::Parameter(_) => (name, Literal::Null),
+        });
         Ok(Self {
             input: read_input(op.sql, input)?,
             function,
-            args,
+            args: args.collect(),
+            parameters,
             options,
             grouping,
         })
@@ -333,11 +347,29 @@ pub(super) fn read_input(operator: &'static str, expr: SqlExpr) -> Result<TableF
     }
 }
 
+/// An argument of a constructor, as written.
+enum Argument {
+    Literal(Literal),
+    Parameter(String),
+}
+
+impl Argument {
+    fn read(expr: &SqlExpr) -> Option<Self> {
+        match expr {
+            SqlExpr::Value(ValueWithSpan {
+                value: Value::Placeholder(name),
+                ..
+            }) => Some(Self::Parameter(name.clone())),
+            other => literal(other).map(Self::Literal),
+        }
+    }
+}
+
 /// `f`, `'f'`, `f(k => v, …)` or `actor.method`.
 fn read_function(
     op: &Operator,
     expr: SqlExpr,
-) -> Result<(String, Vec<(String, Literal)>), PlanError> {
+) -> Result<(String, Vec<(String, Argument)>), PlanError> {
     match expr {
         SqlExpr::Identifier(name) => Ok((normalized(&name), vec![])),
         SqlExpr::CompoundIdentifier(parts) if parts.len() == 2 => {
@@ -376,10 +408,10 @@ fn constructor_argument(
     op: &Operator,
     function: &str,
     arg: FunctionArg,
-) -> Result<(String, Literal), PlanError> {
+) -> Result<(String, Argument), PlanError> {
     match split(op.sql, arg)? {
-        (Some(name), value) => match literal(&value) {
-            Some(literal) => Ok((name, literal)),
+        (Some(name), value) => match Argument::read(&value) {
+            Some(argument) => Ok((name, argument)),
             None => Err(relation(
                 op,
                 &format!("argument \"{name}\" of {function} {}", no_literal(&value)),
@@ -542,7 +574,7 @@ mod tests {
         )
         .await;
         check("SELECT * FROM map_batches(TABLE(t), inc, num_gpus => 1.5)", expect![[r#"External error: invalid value 1.5 for option "num_gpus" of map_batches: expected a share below 1 with at most three decimals, a whole number up to 1024, or NULL"#]]).await;
-        check("SELECT * FROM map_batches(TABLE(t), inc, batchsize => 1)", expect![[r#"External error: unknown option "batchsize" of map_batches. Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, init_timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving, reads, volatility, strict, snapshot_every, num_cpus, num_gpus, memory, resources, label_selector, max_in_flight and rate_limit. Did you mean "batch_size"?"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(t), inc, batchsize => 1)", expect![[r#"External error: unknown option "batchsize" of map_batches. Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, init_timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving, reads, volatility, strict, snapshot_every, num_cpus, num_gpus, memory, resources, label_selector, placement, max_in_flight and rate_limit. Did you mean "batch_size"?"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc, batch_size => 'x')", expect![[r#"External error: invalid value 'x' for option "batch_size" of map_batches: expected a count from 1 to 1048576, or NULL"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc, concurrency => 100000)", expect![[r#"External error: invalid value 100000 for option "concurrency" of map_batches: expected a count of workers from 1 to 1024, 'min..max', or NULL"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc(k => 1))", expect![[r#"External error: cannot plan map_batches: "inc" is a def and has no constructor for "k". Only a class takes arguments here"#]]).await;

@@ -15,7 +15,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Toke
 use super::alter_pool::{self, AlterPool};
 use super::create_actor::{self, CreateActor, DropActor};
 use super::create_function::{self, CreateFunction};
-use super::{chain_limit, method_call, normalized, table_argument};
+use super::{chain_limit, method_call, normalized, placeholder, table_argument};
 use crate::error::PlanError;
 
 /// Deepest nesting of a statement that is parsed.
@@ -38,17 +38,35 @@ pub enum MobulaStatement {
     DataFusion(Box<Statement>),
 }
 
+/// A text, parsed.
+#[derive(Debug)]
+pub struct Parsed {
+    pub statements: Vec<MobulaStatement>,
+    /// The names of its parameters (`$1`, `$name`), in the order of their numbers: in the
+    /// statements all are numbers.
+    pub parameters: Vec<String>,
+}
+
 /// Parses `sql` into its statements, separated by semicolons.
 ///
 /// # Errors
 /// [`PlanError::Syntax`] with the place in `sql`, and what
 /// [`CREATE FUNCTION`](create_function) refuses.
 pub fn parse_statements(sql: &str) -> Result<Vec<MobulaStatement>, PlanError> {
+    parse(sql).map(|parsed| parsed.statements)
+}
+
+/// As [`parse_statements`], with the parameters of all of them.
+///
+/// # Errors
+/// As [`parse_statements`], and [`PlanError::Parameter`].
+pub fn parse(sql: &str) -> Result<Parsed, PlanError> {
     let text = Text { sql };
-    let tokens = Tokenizer::new(&GenericDialect {}, sql)
+    let mut tokens = Tokenizer::new(&GenericDialect {}, sql)
         .tokenize_with_location()
         .map_err(|e| text.syntax(&e.to_string()))?;
     chain_limit::check(&tokens)?;
+    let parameters = placeholder::number(&mut tokens)?;
     let mut df = DFParserBuilder::new(table_argument::rewrite(tokens))
         .with_recursion_limit(RECURSION_LIMIT)
         .build()
@@ -57,7 +75,10 @@ pub fn parse_statements(sql: &str) -> Result<Vec<MobulaStatement>, PlanError> {
     loop {
         while df.parser.consume_token(&Token::SemiColon) {}
         if df.parser.peek_token_ref().token == Token::EOF {
-            return Ok(statements);
+            return Ok(Parsed {
+                statements,
+                parameters,
+            });
         }
         statements.push(parse_statement(&mut df, &text)?);
         let next = df.parser.peek_token_ref();

@@ -5,10 +5,12 @@
 mod cancel;
 mod errors;
 mod metadata;
+mod parameters;
 mod prepared;
 mod remote;
 mod sessions;
 mod sql_info;
+mod stale_plans;
 mod statements;
 mod updates;
 
@@ -56,6 +58,8 @@ fn settings() -> ServiceSettings {
         max_sessions: 16,
         session_ttl: Duration::from_secs(600),
         prepared_max: 8,
+        parameter_rows_max: 1000,
+        parameter_bytes_max: 64 * 1024,
         sql_max_bytes: 64 * 1024,
         wire_batch_bytes: 256 * 1024,
         drain: Duration::from_secs(10),

@@ -8,7 +8,7 @@ use arrow_flight::sql::{
 use super::*;
 use crate::service::prepared::CreatePreparedResult;
 
-async fn create(client: &mut Client, sql: &str) -> Result<CreatePreparedResult, Status> {
+pub(super) async fn create(client: &mut Client, sql: &str) -> Result<CreatePreparedResult, Status> {
     let asked = ActionCreatePreparedStatementRequest {
         query: sql.to_owned(),
         transaction_id: None,
@@ -145,24 +145,5 @@ async fn handles_belong_to_their_session() {
         .get_flight_info(run_descriptor(&made))
         .await;
     assert_code(&foreign.unwrap_err(), Code::NotFound);
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn parameters_are_refused_clearly() {
-    let server = TestServer::start().await;
-    let mut client = server.client().await;
-    let refused = create(&mut client, "SELECT $1 + 1").await.unwrap_err();
-    assert!(
-        refused.message().contains("parameters are not supported"),
-        "{refused}"
-    );
-    let mut prepared = client.prepare("SELECT 1".to_owned(), None).await.unwrap();
-    let bound: arrow::array::ArrayRef = Arc::new(arrow::array::Int64Array::from(vec![1]));
-    let bound = RecordBatch::try_from_iter(vec![("0", bound)]).unwrap();
-    prepared.set_parameters(bound).unwrap();
-    let refused = status_of(prepared.execute().await.unwrap_err());
-    assert_code(&refused, Code::Unimplemented);
-    assert!(refused.message().contains("parameters are not supported"));
     server.stop().await;
 }

@@ -9,6 +9,7 @@ values have the types that the first one declares, as if they had been sent back
 import pyarrow as pa
 
 from .failure import of_function
+from .isolation import own
 
 
 class Chain:
@@ -45,7 +46,8 @@ class Chain:
     def _values(self, block):
         made = []
         for step in self.steps:
-            made.append(_column(step, block.columns, made))
+            # One that comes twice may write to what it returned the first time.
+            made.append(own(_column(step, block.columns, made)))
         return pa.RecordBatch.from_arrays(made, names=[step.output.names[0] for step in self.steps])
 
     def _rows(self, rows, place):

@@ -76,7 +76,14 @@ def isolated_column(call, batch, kind, start, failures):
         halves = _failed(call, batch, start, error, failures)
     if halves is None:
         return pa.nulls(batch.num_rows, kind)
-    return pa.concat_arrays([isolated_column(call, part, kind, at, failures) for part, at in halves])
+    # The function may write to what it returned when it is called for the other half.
+    return pa.concat_arrays([own(isolated_column(call, part, kind, at, failures)) for part, at in halves])
+
+
+def own(column):
+    """The same values in memory that user code knows nothing of."""
+    # Of two arrays a new one is made; of one not.
+    return pa.concat_arrays([column, column.slice(0, 0)])
 
 
 def isolated_parts(call, batch, start, failures):
@@ -87,10 +94,17 @@ def isolated_parts(call, batch, start, failures):
         return converted_groups(call, groups, failures)
     try:
         # All of them: a part that is sent cannot be taken back.
-        return [valid_batch(part) for part in call.parts(batch)]
+        kept = _own_batch if call.yields else valid_batch
+        return [kept(part) for part in call.parts(batch)]
     except (Raised, Refused) as error:
         halves = _failed(call, batch, start, error, failures)
-    return [made for part, at in halves or () for made in isolated_parts(call, part, at, failures)]
+    return [_own_batch(made) for part, at in halves or () for made in isolated_parts(call, part, at, failures)]
+
+
+def _own_batch(batch):
+    """As `own`, of all columns of what is valid."""
+    columns = [own(column) for column in valid_batch(batch).columns]
+    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
 
 def _failed(call, batch, start, error, failures):

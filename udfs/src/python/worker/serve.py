@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import inspect
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ from .ahead import Ahead
 from .arguments import prepare, scalar_arguments, table_argument
 from .chain import Chain
 from .failure import RowTooLarge, Refused, of_function, owners, report, run
-from .isolation import Failures, isolated_column, isolated_parts
+from .isolation import Failures, isolated_column, isolated_parts, own
 from .methods import described
 from .overlap import Runner, within_loop
 from .protocol import Channel
@@ -63,6 +64,8 @@ class Call:
             self.code = self._instance(body["args"])
         else:
             self.code = self.source.object
+        # Whether its next part may be made in the memory of the last one.
+        self.yields = any(map(inspect.isgeneratorfunction, (self.code, type(self.code).__call__)))
         # A batch and what user code is called with for it, if made ahead.
         self.made = None
         self.keeper = Keeper(self.source, self.function, self.code, *body["keyed"]) if body["keyed"] else None
@@ -135,9 +138,13 @@ class Call:
                 failures.places = np.flatnonzero(valid)
         kind = self.output.field(0).type
         if failures is None:
-            pieces = [self.piece(batch, kind) for _, batch in self.batches(block)]
+            pieces = (self.piece(batch, kind) for _, batch in self.batches(block))
         else:
-            pieces = [isolated_column(self, batch, kind, start, failures) for start, batch in self.batches(block)]
+            pieces = (isolated_column(self, batch, kind, start, failures) for start, batch in self.batches(block))
+        if block.num_rows > (self.batch_size or block.num_rows):
+            # The function may write to what it returned as soon as it is called again.
+            pieces = map(own, pieces)
+        pieces = list(pieces)
         if len(pieces) == 1:
             column = pieces[0]
         else:

@@ -27,6 +27,8 @@ pub struct FunctionCall {
     mode: CallMode,
     /// Keyword arguments of a class's constructor.
     args: Vec<(String, Literal)>,
+    /// Those of `args` that wait for the value of a parameter: their names, and its.
+    parameters: Vec<(String, String)>,
     batch_size: Option<usize>,
     batch_format: BatchFormat,
     concurrency: Option<usize>,
@@ -75,6 +77,7 @@ impl FunctionCall {
             spec,
             mode,
             args,
+            parameters: vec![],
             batch_size,
             batch_format,
             concurrency,
@@ -86,6 +89,36 @@ impl FunctionCall {
             in_order: false,
             identity,
         }
+    }
+
+    /// A call that is built with `parameters`, as pairs of an argument and the parameter
+    /// whose value it gets.
+    pub fn with_parameters(mut self, parameters: Vec<(String, String)>) -> Self {
+        if !parameters.is_empty() {
+            self.identity.push_str(&format!(" with {parameters:?}"));
+            self.parameters = parameters;
+        }
+        self
+    }
+
+    /// Its parameters that have no value yet.
+    pub fn parameters(&self) -> &[(String, String)] {
+        &self.parameters
+    }
+
+    /// The call with what `value` says of each of its parameters.
+    ///
+    /// # Errors
+    /// What `value` refuses.
+    pub fn with_values<E>(mut self, value: impl Fn(&str) -> Result<Literal, E>) -> Result<Self, E> {
+        for (name, parameter) in std::mem::take(&mut self.parameters) {
+            let literal = value(&parameter)?;
+            self.identity.push_str(&format!(" {name} => {literal:?}"));
+            if let Some((_, arg)) = self.args.iter_mut().find(|(arg, _)| *arg == name) {
+                *arg = literal;
+            }
+        }
+        Ok(self)
     }
 
     /// A call that an ORDER BY inside the input has a meaning for.

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, Result, internal_err};
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore};
-use mobula_udfs::{FunctionSpec, Returns};
+use mobula_udfs::{FunctionSpec, Literal, Returns};
 
 use super::{FunctionCall, Grouping};
 use crate::error::PlanError;
@@ -194,6 +194,21 @@ impl MapBatchesNode {
     pub fn with_keys(mut self, keys: Option<Grouping>) -> Self {
         self.keys = keys;
         self
+    }
+
+    /// The same, built with parameters.
+    pub(crate) fn with_parameters(mut self, parameters: Vec<(String, String)>) -> Self {
+        self.call = self.call.with_parameters(parameters);
+        self
+    }
+
+    /// The same with the values of the parameters it is built with.
+    pub(crate) fn with_values<E>(
+        mut self,
+        value: impl Fn(&str) -> std::result::Result<Literal, E>,
+    ) -> std::result::Result<Self, E> {
+        self.call = self.call.with_values(value)?;
+        Ok(self)
     }
 
     /// By what rows go to actors; `None`: to any.

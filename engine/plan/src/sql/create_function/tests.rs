@@ -77,6 +77,7 @@ $$",
                             labels: LabelSelector(
                                 [],
                             ),
+                            placement: Spread,
                         },
                         overlap: Overlap {
                             max_in_flight: None,
@@ -171,6 +172,7 @@ fn a_table_function_with_clauses_in_another_order() {
                             labels: LabelSelector(
                                 [],
                             ),
+                            placement: Spread,
                         },
                         overlap: Overlap {
                             max_in_flight: None,
@@ -264,7 +266,7 @@ fn refused_declarations() {
     check(
         &with("WITH (batchsize = 1)"),
         expect![[
-            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, init_timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving, reads, volatility, strict, snapshot_every, num_cpus, num_gpus, memory, resources, label_selector, max_in_flight and rate_limit. Did you mean "batch_size"?"#
+            r#"unknown option "batchsize" of function "f". Options are batch_size, concurrency, batch_format, zero_copy_batch, preserve_order, schema, timeout, init_timeout, retry_exceptions, max_retries, on_error, max_errors, max_error_ratio, passthrough, row_preserving, reads, volatility, strict, snapshot_every, num_cpus, num_gpus, memory, resources, label_selector, placement, max_in_flight and rate_limit. Did you mean "batch_size"?"#
         ]],
     );
     check(
@@ -330,6 +332,7 @@ fn refused_declarations() {
                             labels: LabelSelector(
                                 [],
                             ),
+                            placement: Spread,
                         },
                         overlap: Overlap {
                             max_in_flight: None,
