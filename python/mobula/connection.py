@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
 from . import local_rows, sql_text
+from .bound import Values
 from .dataset import Dataset
 from .errors import ConnectionFailed, Error, NotSupported, QueryFailed
 from .functions import Functions
@@ -100,9 +101,10 @@ class Connection:
         """The rows of a query, which runs when they are read.
 
         Args:
-            values: what stands for `$name` in the query; of a dataset, DataFrame or Arrow
-                table what stands for the relation `name`. Those that the caller has as
-                variables are found without being named here.
+            values: what `$name` is in the query: a value, which travels beside the text and
+                never becomes SQL. Of a dataset, DataFrame or Arrow table what stands for the
+                relation `name`; those that the caller has as variables are found without
+                being named here.
 
         >>> import pandas
         >>> prices = pandas.DataFrame({"item": ["a", "b"], "price": [1.5, 20.0]})
@@ -116,8 +118,9 @@ class Connection:
         for name, value in self._in_scope(sql_text.read_names(query) - relations.keys()).items():
             relations[name] = value
         steps = {name: step for name, value in relations.items() if (step := self._relation(name, value)) is not None}
-        text = sql_text.filled(query, scalars).strip().rstrip(";")
-        return Dataset(self, Query(text, steps))
+        # What is wrong with values is said now.
+        Values().placed(query, scalars)
+        return Dataset(self, Query(query.strip().rstrip(";"), steps, scalars))
 
     def execute(self, statement: str, /, **values: Any) -> int:
         """Runs a statement now: DDL, SET, INSERT, COPY. Returns the rows it changed, or -1.
@@ -129,7 +132,9 @@ class Connection:
         [{'total': 6}]
         >>> con.close()
         """
-        return self._link.run(sql_text.filled(statement, values) if values else statement)
+        bound = Values()
+        text = bound.placed(statement, values) if values else statement
+        return self._link.run(text, bound.row())
 
     def cursor(self) -> adbc_driver_manager.dbapi.Cursor:
         """A DB-API 2.0 cursor of this session."""
@@ -287,14 +292,14 @@ class Connection:
             self._files[id(step)] = (step, path)
         return self._files[id(step)][1]
 
-    def _table(self, sql: str) -> pa.Table:
+    def _table(self, sql: str, values: Values | None = None) -> pa.Table:
         import pyarrow as pa
 
-        schema, batches = self._link.stream(sql)
+        schema, batches = self._link.stream(sql, values and values.row())
         return pa.Table.from_batches(batches, schema)
 
-    def _value(self, sql: str) -> Any:
-        return self._table(sql).column(0)[0].as_py()
+    def _value(self, sql: str, values: Values) -> Any:
+        return self._table(sql, values).column(0)[0].as_py()
 
 
 def _united(datasets: list[Dataset]) -> Dataset:

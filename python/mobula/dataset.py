@@ -376,7 +376,7 @@ class Dataset(Results):
 
     def _one(self, function: str, column: str) -> Any:
         step = Wrapped(f"SELECT {function}({sql_text.name(column)}) AS value", self._step, "", function)
-        return self._connection._value(self._then(step).to_sql())
+        return self._then(step).to_arrow().column(0)[0].as_py()
 
     def _then(self, step: Step) -> Dataset:
         return Dataset(self._connection, step)

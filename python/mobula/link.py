@@ -57,10 +57,14 @@ class Link:
             self._dbapi = adbc_driver_manager.dbapi.Connection(self._database, self._connection, autocommit=True)
         return self._dbapi
 
-    def stream(self, sql: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-        """The rows of a statement as they come. It has begun when this returns."""
+    def stream(self, sql: str, values: pa.RecordBatch | None = None) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        """The rows of a statement as they come. It has begun when this returns.
+
+        `values`: one row, with a column for each `$name` of the statement.
+        """
         statement = self._statement(sql)
         try:
+            statement.bind(values)
             reader = statement.execute()
             with translating(self.where):
                 schema = reader.schema
@@ -80,10 +84,11 @@ class Link:
         finally:
             statement.close()
 
-    def run(self, sql: str) -> int:
-        """Runs a statement to its end: the rows it changed, or -1."""
+    def run(self, sql: str, values: pa.RecordBatch | None = None) -> int:
+        """Runs a statement to its end: the rows it changed, or -1. `values`: as of `stream`."""
         statement = self._statement(sql)
         try:
+            statement.bind(values)
             return statement.call(statement.handle.execute_update)
         finally:
             statement.close()
@@ -125,6 +130,13 @@ class _Statement:
         # Waits outside of Python; an interrupt cancels.
         with translating(self.where):
             return _lib._blocking_call(function, (), {}, self.handle.cancel)
+
+    def bind(self, values: pa.RecordBatch | None) -> None:
+        """Says what the parameters are, if there are some."""
+        if values is not None:
+            self.call(self.handle.prepare)
+            with translating(self.where):
+                self.handle.bind(values)
 
     def execute(self) -> pa.RecordBatchReader:
         from adbc_driver_manager import _reader

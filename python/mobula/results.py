@@ -37,8 +37,10 @@ class Results:
     _step: Step
 
     def to_sql(self) -> str:
-        """The query that reading this runs. Declares its functions on the server."""
-        return Rendering(self._connection).query(self._step)
+        """The query that reading this runs, with values as literals. Declares its functions
+        on the server."""
+        query = Rendering(self._connection)
+        return query.values.as_literals(query.query(self._step))
 
     # --- Rows in Python
 
@@ -143,7 +145,7 @@ class Results:
         """
         query = Rendering(self._connection)
         name = query.name_of(self._step)
-        return self._connection._value(query.over(f"SELECT count(*) FROM {name}"))
+        return self._connection._value(query.over(f"SELECT count(*) FROM {name}"), query.values)
 
     def schema(self) -> pa.Schema:
         """Names and types of the columns. Runs nothing, but for code whose types nobody said."""
@@ -186,7 +188,9 @@ class Results:
         target = self._connection._path(path)
         if not os.path.splitext(target)[1] and not target.endswith("/"):
             target += "/"
-        return self._connection._link.run(f"COPY ({self.to_sql()}) TO {sql_text.string(target)} STORED AS {kind}")
+        query = Rendering(self._connection)
+        rows = query.query(self._step)
+        return self._connection._link.run(f"COPY ({rows}) TO {sql_text.string(target)} STORED AS {kind}", query.values.row())
 
     def __repr__(self) -> str:
         return f"Dataset\n{tree(self._step, 1)}"
@@ -198,4 +202,5 @@ class Results:
         raise NotImplementedError
 
     def _stream(self) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-        return self._connection._link.stream(self.to_sql())
+        query = Rendering(self._connection)
+        return self._connection._link.stream(query.query(self._step), query.values.row())

@@ -1,8 +1,8 @@
-"""Pieces of SQL text: names, literals, and values put in the place of `$name`.
+"""Pieces of SQL text: names, literals, and where `$name` and relations stand.
 
-Values become literals here, with their types, and never as text: a string is quoted, its
-quotes doubled, and whatever has no literal is refused. Statements are read token by token,
-so that what stands in strings, quoted names, comments and `$$` bodies is left alone.
+A value that becomes a literal does so with its type, and never as text: a string is quoted,
+its quotes doubled, and whatever has no literal is refused. Statements are read token by
+token, so that what stands in strings, quoted names, comments and `$$` bodies is left alone.
 """
 
 from __future__ import annotations
@@ -125,14 +125,13 @@ def filled(text: str, values: Mapping[str, Any]) -> str:
     Raises:
         QueryFailed: a parameter without a value.
     """
-    made = []
-    for kind, token in tokens(text):
-        if kind == "parameter":
-            if token[1:] not in values:
-                raise QueryFailed(f"no value is given for {token}. Call sql(…, {token[1:]}=value)")
-            token = literal(values[token[1:]])
-        made.append(token)
-    return "".join(made)
+    return "".join(literal(_value_of(token, values)) if kind == "parameter" else token for kind, token in tokens(text))
+
+
+def _value_of(parameter: str, values: Mapping[str, Any]) -> Any:
+    if parameter[1:] not in values:
+        raise QueryFailed(f"no value is given for {parameter}. Call sql(…, {parameter[1:]}=value)")
+    return values[parameter[1:]]
 
 
 def read_names(text: str) -> set[str]:

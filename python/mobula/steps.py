@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import sql_text
+from .bound import Values
 from .errors import QueryFailed
 from .functions import Code
 
@@ -38,6 +39,7 @@ class Rendering:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.values = Values()
         self._names: dict[int, str] = {}
         self._parts: dict[str, str] = {}
 
@@ -60,15 +62,20 @@ class Rendering:
 
     def columns_of(self, step: Step) -> list[str]:
         """The names of its columns, from the server."""
-        return self.connection._link.schema(self.over(f"SELECT * FROM {self.name_of(step)}")).names
+        return self.connection._link.schema(self.alone(f"SELECT * FROM {self.name_of(step)}")).names
+
+    def alone(self, sql: str) -> str:
+        """As `over`, with literals for what else is bound beside it."""
+        return self.values.as_literals(self.over(sql))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Query(Step):
-    """A query of the user's, over named relations of theirs."""
+    """A query of the user's, over named relations of theirs, with values for its `$name`."""
 
     text: str
     relations: Mapping[str, Step] = dataclasses.field(default_factory=dict)
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[Step, ...]:  # type: ignore[override]
@@ -81,7 +88,7 @@ class Query(Step):
 
     def sql(self, query: Rendering) -> str:
         relations = {name: f"SELECT * FROM {query.name_of(step)}" for name, step in self.relations.items()}
-        return sql_text.with_relations(self.text, relations)
+        return sql_text.with_relations(query.values.placed(self.text, self.values), relations)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -195,7 +202,7 @@ class Apply(Step):
     def sql(self, query: Rendering) -> str:
         name = query.name_of(self.source)
         # A query that stands alone: rows to learn from are read by it.
-        learned = query.over(f"SELECT * FROM {name}")
+        learned = query.alone(f"SELECT * FROM {name}")
         return query.connection._functions.call(self.code, f"SELECT * FROM {name}", learned)
 
 

@@ -1,4 +1,4 @@
-"""Values as literals, and where parameters and relations stand in a statement."""
+"""Values as literals, and where relations stand in a statement."""
 
 import datetime
 import decimal
