@@ -2,14 +2,17 @@
 //!
 //!     cargo xt tidy            layout, names, layering, versions
 //!     cargo xt test [FILTER]   installs what tests need and runs all of them
+//!     cargo xt wheel           the Python package with the engine in it, built and tried
 //!
 //! Depends on almost nothing, so that it starts in seconds on a fresh machine.
 
 mod layering;
 mod names;
 mod prerequisites;
+mod pytest;
 mod tests_run;
 mod versions;
+mod wheel;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -37,7 +40,8 @@ fn main() -> ExitCode {
     let result = match command.as_str() {
         "tidy" => tidy(),
         "test" => tests_run::run(&root(), &rest),
-        _ => Err("usage: cargo xt tidy | cargo xt test [FILTER]".to_owned()),
+        "wheel" => tests_run::make_wheel(&root()),
+        _ => Err("usage: cargo xt tidy | cargo xt test [FILTER] | cargo xt wheel".to_owned()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,44 +4,114 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use crate::prerequisites;
+use crate::pytest::{Found, Suite};
+use crate::{prerequisites, wheel};
 
 /// Packages of the Python tests.
 const REQUIREMENTS: &str = "tests/clients/requirements.txt";
 
-/// Runs the Rust tests, the SQL files and the Python clients. Filters choose
-/// among the Rust tests and, with `-k`, among the Python ones.
+/// The Python tests, in one environment.
+const PYTHON: [Suite; 2] = [
+    Suite {
+        name: "Python clients",
+        folder: "tests/clients",
+        package: None,
+        limit: Duration::from_secs(30 * 60),
+    },
+    Suite {
+        name: "Python package",
+        folder: "python/tests",
+        package: Some("python"),
+        limit: Duration::from_secs(5 * 60),
+    },
+];
+
+/// Runs the Rust tests, the SQL files, the Python clients and the package, and tries its
+/// wheel. Filters choose among the Rust tests and, with `-k`, among the Python ones; each
+/// part may have none of them, all together not.
 ///
 /// # Errors
 /// What is missing on this machine, or which part failed.
 pub fn run(root: &Path, filters: &[String]) -> Result<(), String> {
-    prerequisites::check()?;
-    let target = target_dir(root);
-    let python = environment(root, &target)?;
-    let binary = target.join("release/mobula");
-    // The whole workspace in one go: a part alone would pick other features and
-    // build everything anew.
-    step(
-        "build",
-        cargo().args(["build", "--release", "--workspace", "--bins"]),
-        root,
-    )?;
+    let Built {
+        target,
+        python,
+        binary,
+    } = Built::of(root)?;
     let mut rust = cargo();
     rust.args(["test", "--release", "--workspace", "--"])
         .args(filters)
         .env("MOBULA_PYTHON", &python)
         .env("MOBULA_BIN", &binary);
     step("Rust tests", &mut rust, root)?;
-    let mut clients = Command::new(&python);
-    clients
-        .args(["-m", "pytest", "-q", "-x", "tests/clients"])
-        .env("MOBULA_PYTHON", &python)
-        .env("MOBULA_BIN", &binary);
-    if let Some(filter) = filters.first() {
-        clients.args(["-k", filter]);
+    let mut found = Vec::new();
+    for suite in PYTHON {
+        let mut command = Command::new(&python);
+        command
+            .env("MOBULA_PYTHON", &python)
+            .env("MOBULA_BIN", &binary);
+        found.push(suite.run(command, root, filters)?);
     }
-    step("Python clients", &mut clients, root)
+    if filters.is_empty() {
+        let wheel = wheel::make(root, &target, &python, &binary)?;
+        return wheel::check(root, &target, &wheel);
+    }
+    match found.contains(&Found::Tests) || any_in_rust(root, filters)? {
+        true => Ok(()),
+        false => Err(format!("no test has {} in its name", filters.join(" or "))),
+    }
+}
+
+/// Builds the wheel of the Python package, and tries it.
+///
+/// # Errors
+/// What is missing on this machine, or which part failed.
+pub fn make_wheel(root: &Path) -> Result<(), String> {
+    let built = Built::of(root)?;
+    let wheel = wheel::make(root, &built.target, &built.python, &built.binary)?;
+    wheel::check(root, &built.target, &wheel)
+}
+
+/// The optimised build, and a Python with the packages of the tests.
+struct Built {
+    target: PathBuf,
+    python: PathBuf,
+    binary: PathBuf,
+}
+
+impl Built {
+    fn of(root: &Path) -> Result<Self, String> {
+        prerequisites::check()?;
+        let target = target_dir(root);
+        let python = environment(root, &target)?;
+        let binary = target.join("release/mobula");
+        // The whole workspace in one go: a part alone would pick other features and
+        // build everything anew.
+        step(
+            "build",
+            cargo().args(["build", "--release", "--workspace", "--bins"]),
+            root,
+        )?;
+        Ok(Self {
+            target,
+            python,
+            binary,
+        })
+    }
+}
+
+/// Whether a Rust test has one of `filters` in its name.
+fn any_in_rust(root: &Path, filters: &[String]) -> Result<bool, String> {
+    let mut list = cargo();
+    list.args(["test", "--release", "--workspace", "--quiet", "--"])
+        .args(filters)
+        .arg("--list");
+    let listed = list.current_dir(root).output();
+    let listed = listed.map_err(|e| format!("cargo test --list: cannot start: {e}"))?;
+    let text = String::from_utf8_lossy(&listed.stdout);
+    Ok(text.lines().any(|line| line.ends_with(": test")))
 }
 
 /// Cargo, as if called by hand. What `cargo run` tells us about this package
@@ -77,7 +147,9 @@ fn step(name: &str, command: &mut Command, root: &Path) -> Result<(), String> {
 }
 
 fn target_dir(root: &Path) -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
+    let named = std::env::var_os("CARGO_TARGET_DIR");
+    // What is started elsewhere finds it too.
+    root.join(named.map_or_else(|| PathBuf::from("target"), PathBuf::from))
 }
 
 /// The Python of an environment with the packages of [`REQUIREMENTS`]; made

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use clap::ArgMatches;
 use mobula_execution::{ClusterToken, Executor, ExecutorSettings, RustFunctions, parse_address};
 use mobula_plan::MobulaOptions;
-use tokio::io::AsyncReadExt;
 
 use crate::{ServerError, python_env};
 
@@ -67,7 +66,7 @@ pub async fn run(
         .run(async move {
             tokio::select! {
                 () = super::serve::stop_signal() => {}
-                () = parent_gone(), if with_stdin => {}
+                () = super::embedded::parent_gone(), if with_stdin => {}
             }
         })
         .await?;
@@ -76,11 +75,4 @@ pub async fn run(
 
 fn is_default_listen(options: &MobulaOptions) -> bool {
     !options.non_default().iter().any(|(key, _)| key == "listen")
-}
-
-/// Completes when standard input closes: whoever started us is gone.
-async fn parent_gone() {
-    let mut stdin = tokio::io::stdin();
-    let mut buffer = [0; 64];
-    while matches!(stdin.read(&mut buffer).await, Ok(n) if n > 0) {}
 }

@@ -1,6 +1,7 @@
 //! The command line of `mobula`.
 
 mod demo;
+mod embedded;
 mod executor;
 mod serve;
 mod settings;
@@ -85,7 +86,7 @@ async fn run(
 ) -> Result<(), ServerError> {
     match name {
         "sql" => sql::run(matches, options, functions).await,
-        "serve" => serve::run(options, functions).await,
+        "serve" => serve::run(matches, options, functions).await,
         "executor" => executor::run(matches, options, functions).await,
         "demo" => demo::run(matches, options).await,
         "tpch-data" => tpch_data_command(matches).await,
@@ -123,8 +124,7 @@ fn start_log(options: &MobulaOptions) {
 fn command() -> Command {
     let subcommands = [
         sql_command(),
-        Command::new("serve")
-            .about("Serve Flight SQL clients, alone or as the coordinator of executors"),
+        serve_command(),
         executor_command(),
         demo_command(),
     ];
@@ -178,6 +178,18 @@ fn sql_command() -> Command {
                 .long("connect")
                 .value_name("URL")
                 .help("Server to talk to, grpc://HOST:PORT [default: embedded in this process]"),
+        )
+}
+
+fn serve_command() -> Command {
+    Command::new("serve")
+        .about("Serve Flight SQL clients, alone or as the coordinator of executors")
+        .arg(
+            Arg::new("embedded")
+                .long("embedded")
+                .value_name("DIR")
+                .value_parser(clap::value_parser!(PathBuf))
+                .hide(true),
         )
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::ArgMatches;
 use mobula_execution::{
     ClusterSettings, ClusterToken, Engine, EngineSettings, LocalExecutors, RustFunctions,
 };
@@ -13,19 +14,26 @@ use mobula_plan::MobulaOptions;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::embedded::{Embedded, parent_gone};
 use crate::catalog::DataDir;
 use crate::http::HttpFront;
-use crate::service::{self, ServiceSettings};
+use crate::service::{self, Entry, ServiceSettings};
 use crate::{Database, ServerError, python_env};
 
 /// Own executors have so long to register.
 const EXECUTORS_WAIT: Duration = Duration::from_secs(30);
 
-/// Serves until SIGINT or SIGTERM.
+/// Serves until SIGINT or SIGTERM, or until the program is gone that it is embedded in.
 ///
 /// # Errors
 /// What keeps it from starting: ports, data directory, token.
-pub async fn run(options: MobulaOptions, functions: RustFunctions) -> Result<(), ServerError> {
+pub async fn run(
+    matches: &ArgMatches,
+    options: MobulaOptions,
+    functions: RustFunctions,
+) -> Result<(), ServerError> {
+    let embedded = matches.get_one::<PathBuf>("embedded");
+    let embedded = embedded.map(|dir| Embedded::take(dir)).transpose()?;
     let listen = address("--listen", options.listen(), &options)?;
     let settings = ServiceSettings::from_options(&options);
     // First, so that a port in use costs no executors.
@@ -51,7 +59,14 @@ pub async fn run(options: MobulaOptions, functions: RustFunctions) -> Result<(),
     println!("mobula: ready");
     let _ = std::io::stdout().flush();
     let database = Arc::clone(&coordinator.database);
-    let result = service::serve(database, listener, settings, stop_signal()).await;
+    let entry = embedded.as_ref().map_or_else(Entry::open, Embedded::entry);
+    let stop = async {
+        tokio::select! {
+            () = stop_signal() => {}
+            () = parent_gone(), if embedded.is_some() => {}
+        }
+    };
+    let result = service::serve_guarded(database, listener, settings, entry, stop).await;
     coordinator.stop().await;
     result
 }

@@ -12,6 +12,7 @@
 mod actions;
 pub mod client;
 mod connection;
+mod entry;
 mod flight;
 mod keys;
 mod metadata;
@@ -39,8 +40,10 @@ use mobula_execution::{OwnedTask, spawn_named};
 use mobula_plan::MobulaOptions;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
+pub use self::entry::Entry;
 use self::flight::FlightFront;
 use self::sessions::Sessions;
 use self::tickets::Tickets;
@@ -118,7 +121,25 @@ pub async fn serve(
     settings: ServiceSettings,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
-    serve_front(Front::new(db, settings), listener, shutdown).await
+    serve_guarded(db, listener, settings, Entry::open(), shutdown).await
+}
+
+/// As [`serve`], for clients that `entry` lets in.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_guarded(
+    db: Arc<Database>,
+    listener: TcpListener,
+    settings: ServiceSettings,
+    entry: Entry,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServerError> {
+    let front = Front {
+        entry,
+        ..Front::new(db, settings)
+    };
+    serve_front(front, listener, shutdown).await
 }
 
 /// The parts of a server that outlive a connection.
@@ -127,6 +148,7 @@ struct Front {
     tickets: Arc<Tickets>,
     updates: Arc<Updates>,
     settings: ServiceSettings,
+    entry: Entry,
 }
 
 impl Front {
@@ -144,11 +166,12 @@ impl Front {
             tickets,
             updates: Arc::new(Updates::new(UPDATES_MAX)),
             settings,
+            entry: Entry::open(),
         }
     }
 
-    fn service(&self) -> FlightServiceServer<FlightFront> {
-        FlightServiceServer::new(FlightFront {
+    fn service(&self) -> InterceptedService<FlightServiceServer<FlightFront>, Entry> {
+        let service = FlightServiceServer::new(FlightFront {
             sessions: Arc::clone(&self.sessions),
             tickets: Arc::clone(&self.tickets),
             updates: Arc::clone(&self.updates),
@@ -156,7 +179,8 @@ impl Front {
         })
         .max_decoding_message_size(self.settings.received_bytes_max())
         // Rows are cut to size before they get here; this must not cut again.
-        .max_encoding_message_size(usize::MAX)
+        .max_encoding_message_size(usize::MAX);
+        InterceptedService::new(service, self.entry.clone())
     }
 
     /// Ends what is idle too long, now and then.

@@ -5,6 +5,7 @@ frames, in files named `<mobula …>`, never reach a user.
 """
 
 import contextlib
+import os
 import traceback
 
 from . import limits
@@ -19,6 +20,9 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) i
 first = []
 # Whose body the file of a function's code is, where it is not its own.
 owners = {}
+# Files of a client whose code came by value: the Python package adds them when it unpacks
+# code, and tells `linecache` their lines.
+carried = set()
 
 
 class Raised(Exception):
@@ -137,20 +141,22 @@ def text_of(error):
 
 
 def _user_line(error, shown, source):
-    """The innermost line of the body: `line 3: return a / b`, and whether it is called for a
-    keyed actor's state."""
+    """The innermost line of the body, `line 3: return a / b`, or of a file that came with it,
+    `train.py, line 3: return a / b`, and whether it is called for a keyed actor's state."""
     number = text = None
+    place = ""
     within = next((f"in {f.name}(), " for f in shown.stack if f.filename == source and f.name in _STATE), "")
     if isinstance(error, SyntaxError) and error.filename == source:
         number, text = error.lineno, error.text
     else:
         for frame in shown.stack:
-            if frame.filename == source:
+            if frame.filename == source or frame.filename in carried:
                 number, text = frame.lineno, frame.line
+                place = "" if frame.filename == source else os.path.basename(frame.filename) + ", "
     if number is None:
         return None
     text = (text or "").strip()
-    return f"{within}line {number}: {text}" if text else f"{within}line {number}"
+    return f"{within}{place}line {number}: {text}" if text else f"{within}{place}line {number}"
 
 
 def _leave_out_worker(shown, depth=0):

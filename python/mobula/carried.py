@@ -1,0 +1,120 @@
+"""Runs in workers: makes user code out of what the client packed (see `packing`).
+
+The text of this file is part of the body of each function that the client declares, so it
+needs nothing of the package and nothing but the standard library. Its frames are called
+`<mobula carried>` there, which tracebacks leave out.
+"""
+
+import inspect
+import linecache
+import pickle
+import sys
+import types
+
+PICKLER = "mobula_cloudpickle"
+
+
+def load(packed):
+    """The object that the worker calls: a function, or a class that it builds."""
+    packed = pickle.loads(packed)
+    _check_version(packed["python"])
+    _install_pickler(packed["pickler"])
+    _tell_lines(packed["sources"])
+    code, construct, call = pickle.loads(packed["code"])
+    if packed["wrapped"]:
+        return _Built.of(code, construct, call) if isinstance(code, type) else _with_arguments(code, call)
+    return code
+
+
+def _check_version(client):
+    if tuple(client) != sys.version_info[:2]:
+        sent, here = ".".join(map(str, client)), "%d.%d" % sys.version_info[:2]
+        raise RuntimeError(
+            f"it was sent by Python {sent}, and this worker is Python {here} ({sys.executable}):"
+            f" compiled code fits one minor version alone. Use Python {here} for the client,"
+            f" or start the server with --python of a Python {sent}"
+        )
+
+
+def _install_pickler(text):
+    if PICKLER in sys.modules:
+        return
+    module = types.ModuleType(PICKLER)
+    sys.modules[PICKLER] = module
+    try:
+        exec(compile(text, f"<mobula {PICKLER}>", "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[PICKLER]
+        raise
+
+
+def _tell_lines(sources):
+    """Tracebacks show the lines of files that are not here; the worker names them."""
+    worker = sys.modules.get("mobula_worker.failure")
+    known = getattr(worker, "carried", set())
+    for file, blocks in sources.items():
+        lines = linecache.cache.get(file, (0, None, [], file))[2]
+        for first, text in blocks:
+            block = text.splitlines(keepends=True)
+            lines = lines + ["\n"] * (first - 1 + len(block) - len(lines))
+            lines[first - 1 : first - 1 + len(block)] = block
+        linecache.cache[file] = (sum(map(len, lines)), None, lines, file)
+        known.add(file)
+
+
+def _with_arguments(code, call):
+    """`code` with more arguments behind the batch or row."""
+    args, kwargs = call
+    if not args and not kwargs:
+        return code
+    if inspect.isasyncgenfunction(code):
+
+        async def called(given):
+            async for part in code(given, *args, **kwargs):
+                yield part
+
+    elif inspect.iscoroutinefunction(code):
+
+        async def called(given):
+            return await code(given, *args, **kwargs)
+
+    else:
+
+        def called(given):
+            return code(given, *args, **kwargs)
+
+    return called
+
+
+class _Built:
+    """Makes the class that the worker builds: its constructor has its arguments already."""
+
+    @staticmethod
+    def of(code, construct, call):
+        args, kwargs = construct
+
+        class Actor:
+            def __init__(self):
+                self._instance = code(*args, **kwargs)
+                self._call = _with_arguments(self._instance.__call__, call)
+
+        asked = code.__call__
+        if inspect.isasyncgenfunction(asked):
+
+            async def called(self, given):
+                async for part in self._call(given):
+                    yield part
+
+        elif inspect.iscoroutinefunction(asked):
+
+            async def called(self, given):
+                return await self._call(given)
+
+        else:
+
+            def called(self, given):
+                return self._call(given)
+
+        Actor.__call__ = called
+        Actor.__name__ = Actor.__qualname__ = code.__name__
+        return Actor

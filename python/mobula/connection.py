@@ -1,0 +1,326 @@
+"""`mobula.connect()`: an engine of one's own, or a server.
+
+A `Connection` makes datasets, runs statements, and gives DB-API's and ADBC's objects of the
+same session: settings made in one are seen in all.
+"""
+
+from __future__ import annotations
+
+import glob
+import inspect
+import os
+import uuid
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Union
+
+from . import local_rows, sql_text
+from .bound import Values
+from .dataset import Dataset
+from .errors import ConnectionFailed, Error, NotSupported, QueryFailed
+from .functions import Functions
+from .link import Link
+from .steps import Local, Query, Step
+
+if TYPE_CHECKING:
+    import adbc_driver_manager.dbapi
+    import pandas
+    import polars
+    import pyarrow as pa
+
+    from .engine import Engine
+
+_HERE = os.path.dirname(__file__)
+Paths = Union[str, "os.PathLike[str]", "Sequence[str | os.PathLike[str]]"]
+
+
+def connect(
+    url: str | None = None,
+    *,
+    executors: int = 0,
+    data_dir: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    options: Mapping[str, str] | None = None,
+) -> Connection:
+    """Starts an engine of one's own, or connects to a server.
+
+    Args:
+        url: `grpc://HOST:PORT` or `grpc+tls://USER:PASSWORD@HOST:PORT`. Without it an engine
+            starts, which ends with this connection or this process.
+        executors: of an engine of one's own: processes that do the work, as on a cluster;
+            0: one process does all.
+        data_dir: of an engine of one's own: where tables and functions are kept.
+        settings: as in docs/settings.md, without `mobula.`; of a server those of a session.
+        options: of the ADBC driver, such as certificates.
+
+    Raises:
+        EngineFailed: the engine does not start.
+        ConnectionFailed: no server answers.
+        LoginFailed: it does not know the user.
+
+    >>> with mobula.connect() as con:
+    ...     con.sql("SELECT 6 * $n AS answer", n=7).take()
+    [{'answer': 42}]
+    """
+    if url is None:
+        from .engine import Engine
+
+        engine = Engine(executors, settings, data_dir)
+        # While it starts, what the first query needs is imported.
+        import pyarrow  # noqa: F401
+
+        return Connection(Link(engine.wait(), token=engine.token, options=options), engine)
+    if executors or data_dir is not None:
+        raise ValueError("executors and data_dir are of an engine of one's own. A server has what it was started with")
+    made = Connection(Link(url, options=options), None)
+    try:
+        # The driver connects at the first call: say now what is wrong with the URL.
+        made._table("SELECT 1")
+        for key, value in (settings or {}).items():
+            made.execute(f"SET mobula.{key} = {sql_text.string(str(value))}")
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+class Connection:
+    """A session of an engine or a server. Closes what it opened when it is closed, when
+    nobody has it any more, and when Python ends."""
+
+    def __init__(self, link: Link, engine: Engine | None) -> None:
+        self._link = link
+        self._engine = engine
+        self._functions = Functions(link)
+        self._files: dict[int, tuple[Step, str]] = {}
+        self._end = weakref.finalize(self, _close, link, self._functions, engine)
+
+    # --- Statements
+
+    def sql(self, query: str, /, **values: Any) -> Dataset:
+        """The rows of a query, which runs when they are read.
+
+        Args:
+            values: what `$name` is in the query: a value, which travels beside the text and
+                never becomes SQL. Of a dataset, DataFrame or Arrow table what stands for the
+                relation `name`; those that the caller has as variables are found without
+                being named here.
+
+        >>> import pandas
+        >>> prices = pandas.DataFrame({"item": ["a", "b"], "price": [1.5, 20.0]})
+        >>> mobula.sql("SELECT item FROM prices WHERE price > $least", least=10).take()
+        [{'item': 'b'}]
+        """
+        if not sql_text.is_query(query):
+            raise QueryFailed("sql() is for queries, which give rows. Run other statements by execute()")
+        relations = {name: value for name, value in values.items() if self._relation(name, value) is not None}
+        scalars = {name: value for name, value in values.items() if name not in relations}
+        for name, value in self._in_scope(sql_text.read_names(query) - relations.keys()).items():
+            relations[name] = value
+        steps = {name: step for name, value in relations.items() if (step := self._relation(name, value)) is not None}
+        # What is wrong with values is said now.
+        Values().placed(query, scalars)
+        return Dataset(self, Query(query.strip().rstrip(";"), steps, scalars))
+
+    def execute(self, statement: str, /, **values: Any) -> int:
+        """Runs a statement now: DDL, SET, INSERT, COPY. Returns the rows it changed, or -1.
+
+        >>> con = mobula.connect()
+        >>> con.execute("CREATE VIEW few AS SELECT value FROM generate_series(1, 3)")
+        -1
+        >>> con.sql("SELECT sum(value) AS total FROM few").take()
+        [{'total': 6}]
+        >>> con.close()
+        """
+        bound = Values()
+        text = bound.placed(statement, values) if values else statement
+        return self._link.run(text, bound.row())
+
+    def cursor(self) -> adbc_driver_manager.dbapi.Cursor:
+        """A DB-API 2.0 cursor of this session."""
+        return self._link.dbapi().cursor()
+
+    @property
+    def adbc(self) -> adbc_driver_manager.dbapi.Connection:
+        """The ADBC connection: for `pandas.read_sql`, `polars.read_database` and others."""
+        return self._link.dbapi()
+
+    def commit(self) -> None:
+        """Does nothing: every statement commits by itself."""
+
+    def rollback(self) -> None:
+        """Not there.
+
+        Raises:
+            NotSupported: always.
+        """
+        raise NotSupported("there are no transactions: every statement commits by itself")
+
+    def close(self) -> None:
+        """Ends the session, its queries, and an engine of one's own."""
+        self._end()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        kind = "embedded engine" if self._engine else self._link.where
+        return f"<mobula.Connection to {kind}{'' if self._end.alive else ', closed'}>"
+
+    # --- Datasets
+
+    def table(self, name: str) -> Dataset:
+        """A table or view of the server, by its name as SQL has it."""
+        return Dataset(self, Query(f"SELECT * FROM {name}"))
+
+    def read_parquet(self, paths: Paths, *, columns: Sequence[str] | None = None) -> Dataset:
+        """The rows of Parquet files: paths or URLs of files, directories or patterns.
+
+        The server reads them: relative paths are made absolute here if it is of one's own.
+        """
+        return self._read(paths, ".parquet", columns)
+
+    def read_csv(self, paths: Paths, *, columns: Sequence[str] | None = None) -> Dataset:
+        """The rows of CSV files with a header; paths as those of `read_parquet`."""
+        return self._read(paths, ".csv", columns)
+
+    def read_json(self, paths: Paths, *, columns: Sequence[str] | None = None) -> Dataset:
+        """The rows of files with a JSON object a line; paths as those of `read_parquet`."""
+        return self._read(paths, ".json", columns)
+
+    def range(self, n: int) -> Dataset:
+        """The numbers from 0 to `n - 1` in a column `id`.
+
+        >>> mobula.range(2).take()
+        [{'id': 0}, {'id': 1}]
+        """
+        if n < 0:
+            raise ValueError(f"range of {n} rows")
+        # A series cannot be empty.
+        limit = " LIMIT 0" if n == 0 else ""
+        return Dataset(self, Query(f"SELECT value AS id FROM generate_series(0, {max(n - 1, 0)}){limit}"))
+
+    def from_arrow(self, tables: Any) -> Dataset:
+        """Rows of a pyarrow Table, RecordBatch or reader, or of anything with an Arrow C
+        stream, or of a list of those."""
+        if isinstance(tables, (list, tuple)):
+            return _united([self.from_arrow(table) for table in tables])
+        step = self._relation("from_arrow", tables)
+        if step is None:
+            raise TypeError(f"{type(tables).__name__} is no Arrow table and has no __arrow_c_stream__")
+        return Dataset(self, step)
+
+    def from_pandas(self, dfs: pandas.DataFrame | Sequence[pandas.DataFrame]) -> Dataset:
+        """Rows of pandas DataFrames, without their index."""
+        return self.from_arrow(dfs)
+
+    def from_polars(self, dfs: polars.DataFrame | polars.LazyFrame | Sequence[polars.DataFrame]) -> Dataset:
+        """Rows of polars DataFrames."""
+        return self.from_arrow(dfs)
+
+    def from_items(self, items: Sequence[Any]) -> Dataset:
+        """A row for each dict, or for each value in a column `item`.
+
+        >>> mobula.from_items([{"a": 1}, {"a": None, "b": "x"}]).take()
+        [{'a': 1, 'b': None}, {'a': None, 'b': 'x'}]
+        """
+        return self.from_arrow(local_rows.of_items(items))
+
+    def from_numpy(self, ndarrays: Any) -> Dataset:
+        """Rows of an array, in a column `data`, or of a dict of arrays."""
+        return self.from_arrow(local_rows.of_numpy(ndarrays))
+
+    # --- For the other modules
+
+    def _read(self, paths: Paths, suffix: str, columns: Sequence[str] | None) -> Dataset:
+        one = isinstance(paths, (str, os.PathLike))
+        given = [paths] if one else list(paths)  # type: ignore[arg-type, list-item]
+        if not given:
+            raise ValueError("no paths to read")
+        chosen = sql_text.names(list(columns)) if columns else "*"
+        found = []
+        for path in given:
+            location = self._path(path)  # type: ignore[arg-type]
+            if self._engine is not None and os.path.isdir(location):
+                location = _inside(location, suffix)
+            text = f"SELECT {chosen} FROM {sql_text.string(location)}"
+            found.append(Dataset(self, Query(text)))
+        return _united(found)
+
+    def _path(self, path: str | os.PathLike[str]) -> str:
+        text = os.fspath(path)
+        if self._engine is None or "://" in text:
+            return text
+        absolute = os.path.abspath(os.path.expanduser(text))
+        return absolute + "/" if text.endswith("/") else absolute
+
+    def _relation(self, name: str, value: Any) -> Step | None:
+        """What a value stands for in FROM, if it holds rows."""
+        if isinstance(value, Dataset):
+            if value._connection is not self:
+                raise QueryFailed(f"{name} is a dataset of another connection. Read both through one")
+            return value._step
+        read = local_rows.reader_of(value)
+        return None if read is None else Local(read, f"{name}: {type(value).__module__.partition('.')[0]} {type(value).__name__}")
+
+    def _in_scope(self, names: set[str]) -> dict[str, Any]:
+        """Variables of the code that called the package, which hold rows."""
+        frame = inspect.currentframe()
+        while frame is not None and os.path.dirname(frame.f_code.co_filename) == _HERE:
+            frame = frame.f_back
+        found: dict[str, Any] = {}
+        for name in names if frame is not None else ():
+            value = frame.f_locals.get(name, frame.f_globals.get(name))  # type: ignore[union-attr]
+            if isinstance(value, Dataset) or local_rows.reader_of(value) is not None:
+                found[name] = value
+        return found
+
+    def _uploaded(self, step: Local, read: Any) -> str:
+        """The file that has the rows of `step`, written at its first use."""
+        if self._engine is None:
+            raise NotSupported(
+                "this server takes no rows of ours yet: it has no bulk ingestion. Write them to a file that it can read,"
+                " and use read_parquet, or use an engine of your own: mobula.connect()"
+            )
+        if id(step) not in self._files:
+            path = os.path.join(self._engine.directory, f"{uuid.uuid4().hex}.parquet")
+            local_rows.write(read(), path)
+            # The step is kept, so that its id names no other one.
+            self._files[id(step)] = (step, path)
+        return self._files[id(step)][1]
+
+    def _table(self, sql: str, values: Values | None = None) -> pa.Table:
+        import pyarrow as pa
+
+        schema, batches = self._link.stream(sql, values and values.row())
+        return pa.Table.from_batches(batches, schema)
+
+    def _value(self, sql: str, values: Values) -> Any:
+        return self._table(sql, values).column(0)[0].as_py()
+
+
+def _united(datasets: list[Dataset]) -> Dataset:
+    if not datasets:
+        raise ValueError("an empty list has no rows and no columns")
+    return datasets[0].union(*datasets[1:])
+
+
+def _inside(directory: str, suffix: str) -> str:
+    """All files of a directory, if they lie in it, else those below it."""
+    deep = not glob.glob(os.path.join(glob.escape(directory), f"*{suffix}"))
+    return os.path.join(directory, "**" if deep else "", f"*{suffix}")
+
+
+def _close(link: Link, functions: Functions, engine: Engine | None) -> None:
+    try:
+        if engine is None:
+            functions.drop()
+    except (Error, ConnectionFailed):
+        # The server is gone, and forgets nothing that we could mend.
+        pass
+    link.close()
+    if engine is not None:
+        engine.close()

@@ -1,0 +1,413 @@
+"""`Dataset`: a lazy table with Ray Data's methods, which is a query underneath.
+
+Methods return new datasets and run nothing. Where Ray Data wants an expression object or a
+Python string, this wants SQL: `ds.filter(expr="price > 10 AND day >= DATE '2026-01-01'")`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import formats, sql_text
+from .compute import Compute, Concurrency, call_options
+from .errors import QueryFailed
+from .functions import Code
+from .packing import pack
+from .results import Results
+from .schemas import Schema, annotated
+from .steps import JOINS, Apply, Join, Renamed, Step, Union, WithColumn, Wrapped
+
+if TYPE_CHECKING:
+    from .connection import Connection
+    from .grouped import GroupedData
+
+
+class Dataset(Results):
+    """Rows that somewhere are, or will be computed. Made by `mobula.read_parquet` and its
+    like, by `Connection.sql`, and by the methods of other datasets."""
+
+    def __init__(self, connection: Connection, step: Step) -> None:
+        self._connection = connection
+        self._step = step
+
+    # --- User code
+
+    def map_batches(
+        self,
+        fn: Callable[..., Any],
+        *,
+        batch_size: int | None = None,
+        compute: Compute | None = None,
+        batch_format: str | None = "default",
+        zero_copy_batch: bool = True,
+        fn_args: Iterable[Any] | None = None,
+        fn_kwargs: Mapping[str, Any] | None = None,
+        fn_constructor_args: Iterable[Any] | None = None,
+        fn_constructor_kwargs: Mapping[str, Any] | None = None,
+        num_cpus: float | None = None,
+        num_gpus: float | None = None,
+        memory: float | str | None = None,
+        concurrency: Concurrency = None,
+        resources: Mapping[str, float] | None = None,
+        label_selector: Mapping[str, str] | str | None = None,
+        schema: Schema | None = None,
+        **options: Any,
+    ) -> Dataset:
+        """Calls `fn` with batches of rows; what it returns are the rows of the new dataset.
+
+        Args:
+            fn: a function, or a class that is built once in each actor and called. It gets a
+                batch and returns one with any number of rows, or yields several.
+            batch_size: rows of a batch; `None`: as the engine cuts them, up to 65,536.
+            batch_format: what `fn` gets: `"numpy"` (a dict of arrays), `"pandas"`,
+                `"polars"`, `"pyarrow"`. It may return any of these.
+            zero_copy_batch: arrays are read-only and lie where the engine has them; `False`:
+                copies that may be written to.
+            compute, concurrency: how many workers; see `ActorPoolStrategy`.
+            num_cpus, num_gpus, memory: what each worker asks for, and is counted.
+            schema: the columns that come back: a `pyarrow.Schema`, a dict of names and types,
+                or SQL text. Without it, `fn` is called with up to 100 first rows to see.
+            options: of the engine, such as `timeout="30s"`, `on_error="drop"`,
+                `preserve_order=True`: docs/operators/map_batches.md.
+
+        Raises:
+            CodeRefused: `fn` cannot be sent, or what it returns is not known.
+            FunctionFailed: when the rows are read, and `fn` raises.
+
+        >>> def double(batch):
+        ...     return {"twice": batch["id"] * 2}
+        >>> mobula.range(3).map_batches(double).take()
+        [{'twice': 0}, {'twice': 2}, {'twice': 4}]
+        """
+        if batch_size is not None:
+            options["batch_size"] = batch_size
+        call = _Call(compute, concurrency, num_cpus, num_gpus, memory, resources, label_selector, options)
+        form = {"batch_format": sql_text.string(formats.check(batch_format))}
+        if not zero_copy_batch:
+            form["zero_copy_batch"] = "FALSE"
+        packed = pack(
+            fn,
+            fn_args=fn_args,
+            fn_kwargs=fn_kwargs,
+            fn_constructor_args=fn_constructor_args,
+            fn_constructor_kwargs=fn_constructor_kwargs,
+        )
+        code = Code(packed, "map_batches", form | call.sql(packed.is_class), schema)
+        return self._then(Apply(self._step, code))
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *,
+        compute: Compute | None = None,
+        fn_args: Iterable[Any] | None = None,
+        fn_kwargs: Mapping[str, Any] | None = None,
+        fn_constructor_args: Iterable[Any] | None = None,
+        fn_constructor_kwargs: Mapping[str, Any] | None = None,
+        num_cpus: float | None = None,
+        num_gpus: float | None = None,
+        memory: float | str | None = None,
+        concurrency: Concurrency = None,
+        resources: Mapping[str, float] | None = None,
+        label_selector: Mapping[str, str] | str | None = None,
+        schema: Schema | None = None,
+        **options: Any,
+    ) -> Dataset:
+        """Calls `fn` with each row, a dict; the dict that it returns is the new row.
+
+        Arguments as those of `map_batches`. A return annotation with fields, such as a
+        `TypedDict`, is a schema too. Where `fn` could take arrays, `map_batches` is many
+        times faster.
+
+        >>> mobula.range(2).map(lambda row: {"text": f"row {row['id']}"}).take()
+        [{'text': 'row 0'}, {'text': 'row 1'}]
+        """
+        call = _Call(compute, concurrency, num_cpus, num_gpus, memory, resources, label_selector, options)
+        packed = pack(
+            fn,
+            fn_args=fn_args,
+            fn_kwargs=fn_kwargs,
+            fn_constructor_args=fn_constructor_args,
+            fn_constructor_kwargs=fn_constructor_kwargs,
+        )
+        code = Code(packed, "map", call.sql(packed.is_class), schema if schema is not None else annotated(fn))
+        return self._then(Apply(self._step, code))
+
+    def flat_map(
+        self,
+        fn: Callable[..., Any],
+        *,
+        compute: Compute | None = None,
+        fn_args: Iterable[Any] | None = None,
+        fn_kwargs: Mapping[str, Any] | None = None,
+        fn_constructor_args: Iterable[Any] | None = None,
+        fn_constructor_kwargs: Mapping[str, Any] | None = None,
+        num_cpus: float | None = None,
+        num_gpus: float | None = None,
+        memory: float | str | None = None,
+        concurrency: Concurrency = None,
+        resources: Mapping[str, float] | None = None,
+        label_selector: Mapping[str, str] | str | None = None,
+        schema: Schema | None = None,
+        **options: Any,
+    ) -> Dataset:
+        """Calls `fn` with each row; it returns a list of rows, or yields them.
+
+        Arguments as those of `map`.
+
+        >>> mobula.range(3).flat_map(lambda row: [row] * row["id"]).take()
+        [{'id': 1}, {'id': 2}, {'id': 2}]
+        """
+        call = _Call(compute, concurrency, num_cpus, num_gpus, memory, resources, label_selector, options)
+        packed = pack(
+            fn,
+            fn_args=fn_args,
+            fn_kwargs=fn_kwargs,
+            fn_constructor_args=fn_constructor_args,
+            fn_constructor_kwargs=fn_constructor_kwargs,
+        )
+        code = Code(packed, "flat_map", call.sql(packed.is_class), schema if schema is not None else annotated(fn))
+        return self._then(Apply(self._step, code))
+
+    def filter(
+        self,
+        fn: Callable[..., Any] | None = None,
+        expr: str | None = None,
+        *,
+        compute: Compute | None = None,
+        fn_args: Iterable[Any] | None = None,
+        fn_kwargs: Mapping[str, Any] | None = None,
+        fn_constructor_args: Iterable[Any] | None = None,
+        fn_constructor_kwargs: Mapping[str, Any] | None = None,
+        num_cpus: float | None = None,
+        num_gpus: float | None = None,
+        memory: float | str | None = None,
+        concurrency: Concurrency = None,
+        resources: Mapping[str, float] | None = None,
+        label_selector: Mapping[str, str] | str | None = None,
+        **options: Any,
+    ) -> Dataset:
+        """Keeps the rows for which `fn` says so, or for which the SQL condition `expr` holds.
+
+        An `expr` is planned with everything else: it prunes files and moves below other steps.
+
+        >>> mobula.range(10).filter(expr="id % 4 = 0").filter(lambda row: row["id"] > 0).take()
+        [{'id': 4}, {'id': 8}]
+        """
+        if (fn is None) == (expr is None):
+            raise ValueError("filter takes a function or expr, one of them")
+        if fn is None:
+            return self._then(Wrapped("SELECT *", self._step, f" WHERE {expr}", f"filter {expr}"))
+        call = _Call(compute, concurrency, num_cpus, num_gpus, memory, resources, label_selector, options)
+        packed = pack(
+            fn,
+            fn_args=fn_args,
+            fn_kwargs=fn_kwargs,
+            fn_constructor_args=fn_constructor_args,
+            fn_constructor_kwargs=fn_constructor_kwargs,
+        )
+        return self._then(Apply(self._step, Code(packed, "filter", call.sql(packed.is_class))))
+
+    # --- Columns
+
+    def with_column(self, column_name: str, expr: str) -> Dataset:
+        """Adds a column of an SQL expression, or replaces the one of that name.
+
+        >>> mobula.range(2).with_column("half", "id / 2.0").take()
+        [{'id': 0, 'half': 0.0}, {'id': 1, 'half': 0.5}]
+        """
+        return self._then(WithColumn(self._step, column_name, expr))
+
+    def select_columns(self, cols: str | Sequence[str]) -> Dataset:
+        """These columns, in this order."""
+        chosen = [cols] if isinstance(cols, str) else list(cols)
+        if not chosen:
+            raise ValueError("select_columns without a column")
+        return self._then(Wrapped(f"SELECT {sql_text.names(chosen)}", self._step, "", f"select_columns {', '.join(chosen)}"))
+
+    def drop_columns(self, cols: str | Sequence[str]) -> Dataset:
+        """All columns but these."""
+        dropped = [cols] if isinstance(cols, str) else list(cols)
+        if not dropped:
+            return self
+        return self._then(Wrapped(f"SELECT * EXCEPT ({sql_text.names(dropped)})", self._step, "", f"drop_columns {', '.join(dropped)}"))
+
+    def rename_columns(self, names: Mapping[str, str] | Sequence[str]) -> Dataset:
+        """Other names: a dict of old and new ones, or one for each column.
+
+        >>> mobula.range(1).rename_columns({"id": "key"}).take()
+        [{'key': 0}]
+        """
+        return self._then(Renamed(self._step, names if isinstance(names, Mapping) else list(names)))
+
+    # --- Rows
+
+    def limit(self, limit: int) -> Dataset:
+        """The first `limit` rows; those of no order in particular, if nothing sorted them."""
+        if limit < 0:
+            raise ValueError(f"limit is {limit}")
+        return self._then(Wrapped("SELECT *", self._step, f" LIMIT {limit}", f"limit {limit}"))
+
+    def sort(self, key: str | Sequence[str], descending: bool | Sequence[bool] = False) -> Dataset:
+        """Sorted by columns; NULLs come last.
+
+        >>> mobula.range(3).sort("id", descending=True).take(1)
+        [{'id': 2}]
+        """
+        keys = [key] if isinstance(key, str) else list(key)
+        downs = [descending] * len(keys) if isinstance(descending, bool) else list(descending)
+        if not keys or len(downs) != len(keys):
+            raise ValueError(f"sort by {len(keys)} columns with {len(downs)} directions")
+        terms = (f"{sql_text.name(one)} {'DESC' if down else 'ASC'} NULLS LAST" for one, down in zip(keys, downs))
+        return self._then(Wrapped("SELECT *", self._step, f" ORDER BY {', '.join(terms)}", f"sort {', '.join(keys)}"))
+
+    def union(self, *other: Dataset) -> Dataset:
+        """All rows of this and the others. Columns go together by name; missing ones are NULL."""
+        self._check_same_connection(*other)
+        return self._then(Union((self._step, *(one._step for one in other)))) if other else self
+
+    def join(
+        self,
+        ds: Dataset,
+        join_type: str = "inner",
+        *,
+        on: str | Sequence[str],
+        right_on: str | Sequence[str] | None = None,
+        left_suffix: str | None = None,
+        right_suffix: str | None = None,
+    ) -> Dataset:
+        """Joins rows with equal keys. Keys come out once, under their names here.
+
+        Args:
+            join_type: `"inner"`, `"left_outer"`, `"right_outer"`, `"full_outer"`, `"left_semi"`,
+                `"right_semi"`, `"left_anti"` or `"right_anti"`.
+            on: keys here; `right_on`: those of `ds`, if they have other names.
+            left_suffix, right_suffix: behind other columns that both have.
+
+        >>> names = mobula.from_items([{"id": 1, "name": "one"}])
+        >>> mobula.range(3).join(names, on="id").take()
+        [{'id': 1, 'name': 'one'}]
+        """
+        self._check_same_connection(ds)
+        if join_type not in JOINS:
+            raise ValueError(f"join_type is {join_type!r}. There are {', '.join(JOINS)}")
+        left_on = (on,) if isinstance(on, str) else tuple(on)
+        other_on = left_on if right_on is None else (right_on,) if isinstance(right_on, str) else tuple(right_on)
+        if not left_on or len(left_on) != len(other_on):
+            raise ValueError(f"join on {len(left_on)} columns here and {len(other_on)} there")
+        return self._then(Join(self._step, ds._step, join_type, left_on, other_on, (left_suffix, right_suffix)))
+
+    def unique(self, column: str, ignore_nulls: bool = False) -> list[Any]:
+        """The different values of a column, in no order. Runs the query.
+
+        >>> sorted(mobula.range(9).with_column("k", "id % 2").unique("k"))
+        [0, 1]
+        """
+        quoted = sql_text.name(column)
+        condition = f" WHERE {quoted} IS NOT NULL" if ignore_nulls else ""
+        found = self._then(Wrapped(f"SELECT DISTINCT {quoted}", self._step, condition, f"unique {column}"))
+        return found.to_arrow().column(0).to_pylist()
+
+    def random_sample(self, fraction: float) -> Dataset:
+        """Each row with the probability `fraction`; others at each run."""
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"fraction is {fraction}. Give a number from 0 to 1")
+        return self._then(Wrapped("SELECT *", self._step, f" WHERE random() < {sql_text.literal(float(fraction))}", f"random_sample {fraction}"))
+
+    def random_shuffle(self) -> Dataset:
+        """All rows in another order at each run. It sorts: data beyond memory spills."""
+        return self._then(Wrapped("SELECT *", self._step, " ORDER BY random()", "random_shuffle"))
+
+    def repartition(
+        self,
+        num_blocks: int | None = None,
+        target_num_rows_per_block: int | None = None,
+        *,
+        keys: str | Sequence[str] | None = None,
+    ) -> Dataset:
+        """The same rows in other streams and blocks: docs/operators/repartition.md.
+
+        Args:
+            num_blocks: streams, over the whole cluster.
+            target_num_rows_per_block: blocks of so many rows for the function right above.
+            keys: rows with equal values of these columns in one stream.
+        """
+        chosen = [keys] if isinstance(keys, str) else list(keys or [])
+        words = [str(num_blocks)] if num_blocks is not None else []
+        words += [f"by => ({sql_text.names(chosen)})"] if chosen else []
+        words += [f"rows_per_block => {target_num_rows_per_block}"] if target_num_rows_per_block is not None else []
+        if not words:
+            raise ValueError("repartition takes num_blocks, target_num_rows_per_block or keys")
+        text = ", ".join(words)
+        return self._then(Wrapped("SELECT * FROM repartition(TABLE(SELECT *", self._step, f"), {text})", f"repartition {text}"))
+
+    # --- Groups and sums
+
+    def groupby(self, key: str | Sequence[str]) -> GroupedData:
+        """Groups of rows with equal keys, to be aggregated or mapped."""
+        from .grouped import GroupedData
+
+        return GroupedData(self, [key] if isinstance(key, str) else list(key))
+
+    def sum(self, on: str) -> Any:
+        """The sum of a column. Runs the query."""
+        return self._one("sum", on)
+
+    def min(self, on: str) -> Any:
+        """The least value of a column. Runs the query."""
+        return self._one("min", on)
+
+    def max(self, on: str) -> Any:
+        """The greatest value of a column. Runs the query."""
+        return self._one("max", on)
+
+    def mean(self, on: str) -> Any:
+        """The mean of a column. Runs the query.
+
+        >>> mobula.range(4).mean("id")
+        1.5
+        """
+        return self._one("avg", on)
+
+    def std(self, on: str) -> Any:
+        """The standard deviation of a column, of a sample. Runs the query."""
+        return self._one("stddev", on)
+
+    def _one(self, function: str, column: str) -> Any:
+        step = Wrapped(f"SELECT {function}({sql_text.name(column)}) AS value", self._step, "", function)
+        return self._then(step).to_arrow().column(0)[0].as_py()
+
+    def _then(self, step: Step) -> Dataset:
+        return Dataset(self._connection, step)
+
+    def _limited(self, limit: int) -> Dataset:
+        return self.limit(limit)
+
+    def _check_same_connection(self, *other: Dataset) -> None:
+        for one in other:
+            if one._connection is not self._connection:
+                raise QueryFailed("the two datasets belong to different connections. Read both through one")
+
+
+class _Call:
+    """Options of a call, before it is known what is called."""
+
+    def __init__(self, compute, concurrency, num_cpus, num_gpus, memory, resources, label_selector, engine) -> None:
+        self._size = engine.pop("batch_size", None)
+        self._given = dict(
+            compute=compute,
+            concurrency=concurrency,
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            memory=memory,
+            resources=resources,
+            label_selector=label_selector,
+            engine=engine,
+        )
+
+    def sql(self, is_class: bool) -> dict[str, str]:
+        made = call_options(is_class=is_class, **self._given)
+        if self._size is not None:
+            made["batch_size"] = str(int(self._size))
+        return made

@@ -1,0 +1,82 @@
+"""The functions of the module itself, on a connection that is made at the first use."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .connection import Connection, Paths, connect
+from .dataset import Dataset
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+
+_lock = threading.Lock()
+_made: tuple[int, Connection] | None = None
+
+
+def default_connection() -> Connection:
+    """The connection of `mobula.sql`, `mobula.read_parquet` and the like.
+
+    An embedded engine, started at the first call and again after it was closed. `MOBULA_URL`
+    names a server instead.
+    """
+    global _made
+    with _lock:
+        # A forked child must not speak over its parent's connection.
+        if _made is None or _made[0] != os.getpid() or not _made[1]._end.alive:
+            _made = (os.getpid(), connect(os.environ.get("MOBULA_URL")))
+        return _made[1]
+
+
+def sql(query: str, /, **values: Any) -> Dataset:
+    """`Connection.sql` of the default connection."""
+    return default_connection().sql(query, **values)
+
+
+def read_parquet(paths: Paths, *, columns: Sequence[str] | None = None) -> Dataset:
+    """`Connection.read_parquet` of the default connection."""
+    return default_connection().read_parquet(paths, columns=columns)
+
+
+def read_csv(paths: Paths, *, columns: Sequence[str] | None = None) -> Dataset:
+    """`Connection.read_csv` of the default connection."""
+    return default_connection().read_csv(paths, columns=columns)
+
+
+def read_json(paths: Paths, *, columns: Sequence[str] | None = None) -> Dataset:
+    """`Connection.read_json` of the default connection."""
+    return default_connection().read_json(paths, columns=columns)
+
+
+def range(n: int) -> Dataset:
+    """`Connection.range` of the default connection."""
+    return default_connection().range(n)
+
+
+def from_arrow(tables: Any) -> Dataset:
+    """`Connection.from_arrow` of the default connection."""
+    return default_connection().from_arrow(tables)
+
+
+def from_pandas(dfs: pandas.DataFrame | Sequence[pandas.DataFrame]) -> Dataset:
+    """`Connection.from_pandas` of the default connection."""
+    return default_connection().from_pandas(dfs)
+
+
+def from_polars(dfs: polars.DataFrame | polars.LazyFrame | Sequence[polars.DataFrame]) -> Dataset:
+    """`Connection.from_polars` of the default connection."""
+    return default_connection().from_polars(dfs)
+
+
+def from_items(items: Sequence[Any]) -> Dataset:
+    """`Connection.from_items` of the default connection."""
+    return default_connection().from_items(items)
+
+
+def from_numpy(ndarrays: Any) -> Dataset:
+    """`Connection.from_numpy` of the default connection."""
+    return default_connection().from_numpy(ndarrays)

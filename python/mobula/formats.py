@@ -1,0 +1,80 @@
+"""Batches of rows in the form that was asked for: what workers get, the client gets alike.
+
+`"numpy"` (the default): a dict of arrays, masked where there are NULLs and a number cannot
+say so. `"pyarrow"`: a Table. `"pandas"`, `"polars"`: a DataFrame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+FORMATS = ("default", "numpy", "pandas", "pyarrow", "polars")
+
+
+def check(batch_format: str | None) -> str:
+    """The format by its own name.
+
+    Raises:
+        ValueError: there is no such format.
+    """
+    if batch_format in (None, "default"):
+        return "numpy"
+    if batch_format not in FORMATS:
+        raise ValueError(f"batch_format is {batch_format!r}. There are {', '.join(FORMATS)}")
+    return batch_format
+
+
+def converted(table: pa.Table, batch_format: str) -> Any:
+    """A table in another form."""
+    if batch_format == "pyarrow":
+        return table
+    if batch_format == "pandas":
+        return table.to_pandas()
+    if batch_format == "polars":
+        import polars
+
+        return polars.from_arrow(table)
+    return {name: to_numpy(column) for name, column in zip(table.schema.names, table.columns)}
+
+
+def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+    """A column as an array; where numbers, truths or times are NULL it is masked."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.types as t
+
+    kind = column.type
+    plain = t.is_integer(kind) or t.is_boolean(kind) or t.is_floating(kind)
+    if column.null_count == 0 or not plain:
+        return column.to_numpy()
+    filled = column.fill_null(pa.scalar(False if t.is_boolean(kind) else 0, kind))
+    return np.ma.MaskedArray(filled.to_numpy(), mask=column.is_null().to_numpy())
+
+
+def rebatched(batches: Iterator[pa.RecordBatch], rows: int | None, drop_last: bool) -> Iterator[pa.Table]:
+    """Tables of `rows` rows, the last one perhaps with fewer; `None`: as the rows come."""
+    import pyarrow as pa
+
+    held: list[pa.RecordBatch] = []
+    n_held = 0
+    for batch in batches:
+        if rows is None:
+            if batch.num_rows:
+                yield pa.Table.from_batches([batch])
+            continue
+        start = 0
+        while n_held + batch.num_rows - start >= rows:
+            taken = rows - n_held
+            held.append(batch.slice(start, taken))
+            yield pa.Table.from_batches(held)
+            start, held, n_held = start + taken, [], 0
+        if start < batch.num_rows:
+            held.append(batch.slice(start))
+            n_held += batch.num_rows - start
+    if held and not drop_last:
+        yield pa.Table.from_batches(held)

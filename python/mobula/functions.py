@@ -1,0 +1,116 @@
+"""User code on a server: declared once a connection, its schema found where none is given.
+
+A piece of code becomes an SQL function, `CREATE FUNCTION name(rows TABLE) …`, whose body
+carries it (see `packing`). SQL has to know the columns that come back before a query runs.
+They are, in this order: those of `schema=`; those of the return annotation; those that the
+code gives for the first rows of its input, run by a worker once (see `learning`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from . import schemas
+from .errors import CodeRefused
+from .packing import Packed
+
+if TYPE_CHECKING:
+    from .link import Link
+
+# Rows that a schema is learned from.
+ROWS = 100
+# Options of a call that its probe has too: what the worker needs to be able to run the code.
+_OF_PROBES = ("zero_copy_batch", "num_cpus", "num_gpus", "memory", "resources", "label_selector", "init_timeout", "timeout")
+
+
+@dataclasses.dataclass(frozen=True)
+class Code:
+    """User code as one step of a dataset calls it."""
+
+    packed: Packed
+    operator: str
+    """`map`, `flat_map`, `filter`, `map_batches` or `map_groups`."""
+    options: dict[str, str]
+    """Of the call, as SQL has them."""
+    schema: Any = None
+    """What comes back, as `schemas.columns_of` takes it."""
+
+
+class Functions:
+    """What one connection has declared."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        # Functions belong to all sessions of a server: names of two clients must differ.
+        self._suffix = secrets.token_hex(3)
+        self._declared: dict[str, str] = {}
+        self._learned: dict[str, str] = {}
+
+    def call(self, code: Code, source: str, alone: str) -> str:
+        """A query that calls `code` for the rows of the query `source`; `alone` is the same
+        as a query that needs nothing around it."""
+        if code.operator == "filter":
+            returns = "BOOLEAN"
+        elif code.schema is not None:
+            returns = f"TABLE({schemas.columns_of(code.schema)})"
+        else:
+            returns = f"TABLE({self._learn(code, alone)})"
+        function = self._declare(code.packed, returns)
+        return _query(code.operator, source, function, code.options)
+
+    def drop(self) -> None:
+        """Forgets them on the server."""
+        for function in self._declared.values():
+            self._link.run(f"DROP FUNCTION IF EXISTS {function}")
+        self._declared.clear()
+
+    def _declare(self, packed: Packed, returns: str, probe: str | None = None) -> str:
+        key = hashlib.blake2b(f"{packed.digest} {returns} {probe}".encode(), digest_size=4).hexdigest()
+        if key not in self._declared:
+            function = f"{packed.name}_{self._suffix}{key}"
+            body = packed.body(function, probe)
+            # The columns of the answer may be named like options, so they are quoted.
+            self._link.run(f"CREATE FUNCTION {function}(rows TABLE) RETURNS {returns} LANGUAGE python AS $${body}$$")
+            self._declared[key] = function
+        return self._declared[key]
+
+    def _learn(self, code: Code, source: str) -> str:
+        """The columns that the code gives for the first rows of `source`."""
+        key = f"{code.packed.digest} {code.operator} {code.options} {source}"
+        if key not in self._learned:
+            self._learned[key] = self._ask(code, source)
+        return self._learned[key]
+
+    def _ask(self, code: Code, source: str) -> str:
+        import pyarrow as pa
+
+        in_rows = code.operator in ("map", "flat_map")
+        function = self._declare(code.packed, "TABLE(schema BYTEA)", "rows" if in_rows else "batches")
+        options = {key: code.options[key] for key in _OF_PROBES if key in code.options}
+        options["concurrency"] = "1"
+        options["batch_format"] = "'rows'" if in_rows else code.options.get("batch_format", "'numpy'")
+        operator, n_rows = "map_batches", ROWS
+        if code.operator == "map_groups":
+            operator, options["partition_by"] = "map_groups", code.options["partition_by"]
+        else:
+            asked = code.options.get("batch_size", "NULL")
+            n_rows = ROWS if asked == "NULL" else min(ROWS, int(asked))
+            options["batch_size"] = str(n_rows)
+        rows = f"SELECT * FROM ({source}) LIMIT {n_rows}"
+        query = _query(operator, rows, function, options)
+        _, batches = self._link.stream(f"SELECT schema FROM ({query}) LIMIT 1")
+        found = [value for batch in batches for value in batch.column(0).to_pylist()]
+        if not found:
+            raise CodeRefused(f"{code.packed.name} gets no rows to learn from what it returns. Say it: schema={{'column': type}}")
+        schema = pa.ipc.read_schema(pa.py_buffer(found[0]))
+        if not len(schema):
+            raise CodeRefused(f"{code.packed.name} gives nothing for the first rows, so its columns are not known. Say them: schema={{'column': type}}")
+        return schemas.columns_of(schema)
+
+
+def _query(operator: str, source: str, function: str, options: dict[str, str]) -> str:
+    words = "".join(f", {key} => {value}" for key, value in options.items())
+    return f"SELECT * FROM {operator}(TABLE({source}), {function}{words})"

@@ -1,0 +1,191 @@
+"""One ADBC connection to a server: statements in, Arrow out.
+
+Below DB-API on purpose: `adbc_driver_manager.dbapi` imports pyarrow.dataset and, where they
+are installed, pandas and polars, which takes longer than an embedded engine takes to start
+and to answer. Whoever asks for a cursor gets DB-API's objects over the same connection.
+"""
+
+from __future__ import annotations
+
+import urllib.parse
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import adbc_driver_flightsql
+import adbc_driver_manager
+from adbc_driver_manager import _lib
+
+from .errors import ConnectionFailed, translating
+
+if TYPE_CHECKING:
+    import adbc_driver_manager.dbapi
+    import pyarrow as pa
+
+_SCHEMES = {"grpc": "grpc", "grpc+tcp": "grpc", "grpc+tls": "grpc+tls", "grpc+unix": "grpc+unix"}
+# Rows come in messages of 2 MiB; one row may be longer.
+_MESSAGE_BYTES_MAX = 1 << 30
+_TOKEN_HEADER = adbc_driver_flightsql.DatabaseOptions.RPC_CALL_HEADER_PREFIX.value + "x-mobula-token"
+
+
+class Link:
+    """A connection. Closing it closes what is open on it."""
+
+    def __init__(self, url: str, *, token: str | None = None, options: Mapping[str, str] | None = None) -> None:
+        target, self.where, credentials = _parsed(url)
+        kwargs = {adbc_driver_flightsql.DatabaseOptions.WITH_MAX_MSG_SIZE.value: str(_MESSAGE_BYTES_MAX), **credentials}
+        if token is not None:
+            kwargs[_TOKEN_HEADER] = token
+        kwargs.update(options or {})
+        self._open: weakref.WeakSet[_Statement] = weakref.WeakSet()
+        self._dbapi: adbc_driver_manager.dbapi.Connection | None = None
+        self._closed = False
+        with translating(self.where):
+            self._database = adbc_driver_flightsql.connect(target, kwargs)
+            try:
+                self._connection = _lib.AdbcConnection(self._database)
+            except BaseException:
+                self._database.close()
+                raise
+
+    def dbapi(self) -> adbc_driver_manager.dbapi.Connection:
+        """DB-API's connection over this one; made at the first call."""
+        self._check_open()
+        if self._dbapi is None:
+            import adbc_driver_manager.dbapi
+
+            self._dbapi = adbc_driver_manager.dbapi.Connection(self._database, self._connection, autocommit=True)
+        return self._dbapi
+
+    def stream(self, sql: str, values: pa.RecordBatch | None = None) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        """The rows of a statement as they come. It has begun when this returns.
+
+        `values`: one row, with a column for each `$name` of the statement.
+        """
+        statement = self._statement(sql)
+        try:
+            statement.bind(values)
+            reader = statement.execute()
+            with translating(self.where):
+                schema = reader.schema
+        except BaseException:
+            statement.close()
+            raise
+        return schema, statement.batches(reader)
+
+    def schema(self, sql: str) -> pa.Schema:
+        """The columns of a query, which is planned and not run."""
+        import pyarrow as pa
+
+        statement = self._statement(sql)
+        try:
+            handle = statement.call(statement.handle.execute_schema)
+            return pa.Schema._import_from_c(handle.address)
+        finally:
+            statement.close()
+
+    def run(self, sql: str, values: pa.RecordBatch | None = None) -> int:
+        """Runs a statement to its end: the rows it changed, or -1. `values`: as of `stream`."""
+        statement = self._statement(sql)
+        try:
+            statement.bind(values)
+            return statement.call(statement.handle.execute_update)
+        finally:
+            statement.close()
+
+    def close(self) -> None:
+        """Cancels what still runs. Twice does no harm."""
+        if self._closed:
+            return
+        self._closed = True
+        for statement in list(self._open):
+            statement.close()
+        if self._dbapi is not None:
+            _quietly(self._dbapi.close)
+            return
+        _quietly(self._connection.close)
+        _quietly(self._database.close)
+
+    def _statement(self, sql: str) -> _Statement:
+        self._check_open()
+        statement = _Statement(self, _lib.AdbcStatement(self._connection))
+        self._open.add(statement)
+        statement.handle.set_sql_query(sql)
+        return statement
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConnectionFailed("this connection is closed. Open another one: mobula.connect()")
+
+
+class _Statement:
+    """A statement that runs, and is cancelled by Ctrl-C."""
+
+    def __init__(self, link: Link, handle: _lib.AdbcStatement) -> None:
+        self.where = link.where
+        self.handle = handle
+        self._is_open = True
+
+    def call(self, function: Callable[..., Any]) -> Any:
+        # Waits outside of Python; an interrupt cancels.
+        with translating(self.where):
+            return _lib._blocking_call(function, (), {}, self.handle.cancel)
+
+    def bind(self, values: pa.RecordBatch | None) -> None:
+        """Says what the parameters are, if there are some."""
+        if values is not None:
+            self.call(self.handle.prepare)
+            with translating(self.where):
+                self.handle.bind(values)
+
+    def execute(self) -> pa.RecordBatchReader:
+        from adbc_driver_manager import _reader
+
+        stream, _ = self.call(self.handle.execute_query)
+        with translating(self.where):
+            return _reader.AdbcRecordBatchReader._import_from_c(stream.address)
+
+    def batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        try:
+            while True:
+                try:
+                    batch = self.call(reader.read_next_batch)
+                except StopIteration:
+                    return
+                yield batch
+        finally:
+            _quietly(reader.close)
+            self.close()
+
+    def close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            _quietly(self.handle.close)
+
+
+def _quietly(end: Callable[[], object]) -> None:
+    """What ends anyway may have lost its server already."""
+    try:
+        end()
+    except (adbc_driver_manager.Error, RuntimeError, ValueError):
+        pass
+
+
+def _parsed(url: str) -> tuple[str, str, dict[str, str]]:
+    """What the driver connects to, what errors call it, and its user and password."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ConnectionFailed(f'"{url}" is no URL: {error}. Write grpc://HOST:PORT') from None
+    scheme = _SCHEMES.get(parts.scheme)
+    has_place = bool(parts.hostname and port) or scheme == "grpc+unix"
+    if scheme is None or not has_place:
+        raise ConnectionFailed(f'"{url}" is no address of a server. Write grpc://HOST:PORT, or grpc+tls://USER:PASSWORD@HOST:PORT')
+    credentials = {}
+    if parts.username is not None:
+        credentials["username"] = urllib.parse.unquote(parts.username)
+        credentials["password"] = urllib.parse.unquote(parts.password or "")
+    place = parts.netloc.rpartition("@")[2]
+    target = f"{scheme}://{place}{parts.path if scheme == 'grpc+unix' else ''}"
+    return target, f"the server at {target}", credentials

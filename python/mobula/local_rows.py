@@ -1,0 +1,107 @@
+"""Rows of this process as Arrow, whatever library holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .errors import QueryFailed
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Rows of a part of the file that the server reads: each can be a task's.
+ROWS_OF_GROUP = 1 << 17
+
+
+def reader_of(value: Any) -> Callable[[], pa.RecordBatchReader] | None:
+    """What reads `value` as Arrow, if it holds rows; else `None`.
+
+    pandas and polars frames, and whatever has an Arrow C stream: pyarrow tables, batches and
+    readers, DuckDB relations, other libraries.
+    """
+    kind = type(value).__module__.partition(".")[0]
+    if kind == "pandas" and type(value).__name__ == "DataFrame":
+        return lambda: _of_pandas(value)
+    if kind == "polars" and type(value).__name__ == "LazyFrame":
+        return lambda: _of_stream(value.collect())
+    if kind == "pyarrow" and type(value).__name__ == "RecordBatch":
+        return lambda: _of_batch(value)
+    if hasattr(value, "__arrow_c_stream__") and not isinstance(value, type):
+        return lambda: _of_stream(value)
+    return None
+
+
+def of_items(items: Sequence[Any]) -> pa.Table:
+    """A table of dicts, or of single values in a column `item`, as Ray Data has it."""
+    import pyarrow as pa
+
+    rows = list(items)
+    if not rows:
+        raise QueryFailed("from_items without items: no columns are known. Give from_arrow an empty table")
+    if not all(isinstance(row, Mapping) for row in rows):
+        return pa.table({"item": pa.array(rows)})
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+
+
+def of_numpy(arrays: Any) -> pa.Table:
+    """A table of a dict of arrays, or of one array as the column `data`."""
+    import pyarrow as pa
+
+    columns = arrays if isinstance(arrays, Mapping) else {"data": arrays}
+    return pa.table({name: _array(values) for name, values in columns.items()})
+
+
+def write(reader: pa.RecordBatchReader, path: str) -> None:
+    """Writes rows where the server reads them."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = _storable(reader.schema)
+    with pq.ParquetWriter(path, schema, compression="lz4", write_statistics=True) as writer:
+        for batch in reader:
+            table = pa.Table.from_batches([batch])
+            writer.write_table(table if table.schema.equals(schema) else table.cast(schema), ROWS_OF_GROUP)
+
+
+def _storable(schema: pa.Schema) -> pa.Schema:
+    """Types that a Parquet file keeps: no views, and dictionaries as what they hold."""
+    import pyarrow as pa
+    import pyarrow.types as t
+
+    fields = []
+    for field in schema:
+        kind = field.type
+        if t.is_dictionary(kind):
+            kind = kind.value_type
+        if t.is_string_view(kind):
+            kind = pa.string()
+        elif t.is_binary_view(kind):
+            kind = pa.binary()
+        fields.append(pa.field(field.name, kind))
+    return pa.schema(fields)
+
+
+def _array(values: Any) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.array(list(values) if getattr(values, "ndim", 1) > 1 else values)
+
+
+def _of_pandas(frame: Any) -> pa.RecordBatchReader:
+    import pyarrow as pa
+
+    return pa.Table.from_pandas(frame, preserve_index=False).to_reader()
+
+
+def _of_batch(batch: pa.RecordBatch) -> pa.RecordBatchReader:
+    import pyarrow as pa
+
+    return pa.RecordBatchReader.from_batches(batch.schema, [batch])
+
+
+def _of_stream(value: Any) -> pa.RecordBatchReader:
+    import pyarrow as pa
+
+    return pa.RecordBatchReader.from_stream(value)

@@ -1,0 +1,206 @@
+"""What reads a dataset: rows to Python, Arrow, pandas, polars, NumPy and files.
+
+Nothing runs before one of these is called, and nothing is kept: each call runs the query
+anew. Rows stream; only what is named `to_…` or `take…` holds all that it returns.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from . import formats, sql_text
+from .errors import NotSupported
+from .steps import Rendering, Step, tree
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas
+    import polars
+    import pyarrow as pa
+
+    from .connection import Connection
+
+
+class Text(str):
+    """A text that shows itself as it is, in a notebook too."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class Results:
+    """The reading half of `Dataset`."""
+
+    _connection: Connection
+    _step: Step
+
+    def to_sql(self) -> str:
+        """The query that reading this runs, with values as literals. Declares its functions
+        on the server."""
+        query = Rendering(self._connection)
+        return query.values.as_literals(query.query(self._step))
+
+    # --- Rows in Python
+
+    def take(self, limit: int = 20) -> list[dict[str, Any]]:
+        """The first `limit` rows, as dicts. Scans and workers stop when they are there.
+
+        >>> mobula.range(1_000_000).take(2)
+        [{'id': 0}, {'id': 1}]
+        """
+        return self._limited(limit).to_arrow().to_pylist()
+
+    def take_all(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """All rows as dicts. `limit`: more rows than this are a `ValueError`."""
+        rows = (self if limit is None else self._limited(limit + 1)).to_arrow()
+        if limit is not None and rows.num_rows > limit:
+            raise ValueError(f"the dataset has more than {limit} rows. Use take({limit}), or a higher limit")
+        return rows.to_pylist()
+
+    def take_batch(self, batch_size: int = 20, *, batch_format: str | None = "default") -> Any:
+        """The first `batch_size` rows as one batch.
+
+        >>> mobula.range(3).take_batch(2)
+        {'id': array([0, 1])}
+        """
+        kind = formats.check(batch_format)
+        return formats.converted(self._limited(batch_size).to_arrow(), kind)
+
+    def show(self, limit: int = 20) -> None:
+        """Prints the first `limit` rows, one a line."""
+        for row in self.take(limit):
+            print(row)
+
+    def iter_rows(self) -> Iterator[dict[str, Any]]:
+        """Rows as dicts, as they come."""
+        _, batches = self._stream()
+        for batch in batches:
+            yield from batch.to_pylist()
+
+    def iter_batches(
+        self, *, batch_size: int | None = 256, batch_format: str | None = "default", drop_last: bool = False
+    ) -> Iterator[Any]:
+        """Batches of `batch_size` rows as they come; `None`: as the engine cuts them.
+
+        No more is held than a batch and what is on its way: the query waits for a slow reader.
+        Leaving the loop ends the query.
+
+        Args:
+            batch_format: `"numpy"` (a dict of arrays), `"pandas"`, `"polars"` or `"pyarrow"`.
+            drop_last: leave out a last batch with fewer rows.
+
+        >>> [len(batch["id"]) for batch in mobula.range(5).iter_batches(batch_size=2)]
+        [2, 2, 1]
+        """
+        kind = formats.check(batch_format)
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}. Give 1 or more, or None")
+        _, batches = self._stream()
+        for table in formats.rebatched(batches, batch_size, drop_last):
+            yield formats.converted(table, kind)
+
+    # --- All rows at once
+
+    def to_arrow(self) -> pa.Table:
+        """All rows as an Arrow table."""
+        import pyarrow as pa
+
+        schema, batches = self._stream()
+        return pa.Table.from_batches(batches, schema)
+
+    def to_pandas(self, limit: int | None = None) -> pandas.DataFrame:
+        """All rows as a pandas DataFrame. `limit`: more rows than this are a `ValueError`."""
+        rows = (self if limit is None else self._limited(limit + 1)).to_arrow()
+        if limit is not None and rows.num_rows > limit:
+            raise ValueError(f"the dataset has more than {limit} rows. Use limit({limit}), or a higher limit")
+        return rows.to_pandas()
+
+    def to_polars(self) -> polars.DataFrame:
+        """All rows as a polars DataFrame."""
+        return formats.converted(self.to_arrow(), "polars")
+
+    def to_numpy(self) -> dict[str, np.ndarray]:
+        """All rows as one array a column; masked where numbers are NULL."""
+        return formats.converted(self.to_arrow(), "numpy")
+
+    def to_arrow_reader(self) -> pa.RecordBatchReader:
+        """The rows as a stream that other libraries read: DuckDB, polars, pyarrow.dataset."""
+        import pyarrow as pa
+
+        return pa.RecordBatchReader.from_batches(*self._stream())
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """The Arrow C stream: `polars.DataFrame(ds)`, `pyarrow.table(ds)`, `duckdb.sql("FROM ds")`."""
+        return self.to_arrow_reader().__arrow_c_stream__(requested_schema)
+
+    # --- About it
+
+    def count(self) -> int:
+        """How many rows there are.
+
+        >>> mobula.range(7).count()
+        7
+        """
+        query = Rendering(self._connection)
+        name = query.name_of(self._step)
+        return self._connection._value(query.over(f"SELECT count(*) FROM {name}"), query.values)
+
+    def schema(self) -> pa.Schema:
+        """Names and types of the columns. Runs nothing, but for code whose types nobody said."""
+        return self._connection._link.schema(self.to_sql())
+
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return self.schema().names
+
+    def explain(self, *, analyze: bool = False) -> str:
+        """The plan as the server makes it. `analyze`: runs it, with rows and times."""
+        words = "EXPLAIN ANALYZE" if analyze else "EXPLAIN"
+        table = self._connection._table(f"{words} {self.to_sql()}")
+        rows = table.to_pylist()
+        return Text("\n".join(f"{row['plan_type']}\n{row['plan']}" for row in rows))
+
+    def stats(self) -> str:
+        """What each operator did: runs the query, and drops its rows."""
+        return self.explain(analyze=True)
+
+    # --- Files
+
+    def write_parquet(self, path: str | os.PathLike[str]) -> int:
+        """Writes the rows as Parquet, and returns how many.
+
+        `path`: a file if it ends in `.parquet`, else a directory, which gets several. The
+        server writes, and reads the path where it runs.
+        """
+        return self._write(path, "PARQUET")
+
+    def write_csv(self, path: str | os.PathLike[str]) -> int:
+        """Writes the rows as CSV with a header; otherwise as `write_parquet`."""
+        return self._write(path, "CSV")
+
+    def write_json(self, path: str | os.PathLike[str]) -> int:
+        """Writes the rows as JSON, one a line; otherwise as `write_parquet`."""
+        return self._write(path, "JSON")
+
+    def _write(self, path: str | os.PathLike[str], kind: str) -> int:
+        target = self._connection._path(path)
+        if not os.path.splitext(target)[1] and not target.endswith("/"):
+            target += "/"
+        query = Rendering(self._connection)
+        rows = query.query(self._step)
+        return self._connection._link.run(f"COPY ({rows}) TO {sql_text.string(target)} STORED AS {kind}", query.values.row())
+
+    def __repr__(self) -> str:
+        return f"Dataset\n{tree(self._step, 1)}"
+
+    def __iter__(self) -> Iterator[Any]:
+        raise NotSupported("a dataset has rows and batches. Use iter_rows() or iter_batches()")
+
+    def _limited(self, limit: int) -> Results:
+        raise NotImplementedError
+
+    def _stream(self) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        query = Rendering(self._connection)
+        return self._connection._link.stream(query.query(self._step), query.values.row())

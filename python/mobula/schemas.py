@@ -1,0 +1,145 @@
+"""Types of columns: of Arrow and of Python, as SQL says them.
+
+A schema for user code is a `pyarrow.Schema`, a dict of names and types, a class with
+annotations (`TypedDict`, dataclass, `NamedTuple`), or SQL text, `"a BIGINT, b VARCHAR"`.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import datetime
+import decimal
+import typing
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Union
+
+from . import sql_text
+from .errors import CodeRefused
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Schema = Union["pa.Schema", Mapping[str, Any], type, str]
+"""What `schema=` takes."""
+
+_OF_PYTHON = {
+    bool: "BOOLEAN",
+    int: "BIGINT",
+    float: "DOUBLE",
+    str: "VARCHAR",
+    bytes: "BYTEA",
+    datetime.datetime: "TIMESTAMP",
+    datetime.date: "DATE",
+    datetime.time: "TIME",
+    datetime.timedelta: "INTERVAL",
+    decimal.Decimal: "DECIMAL(38, 10)",
+}
+_OF_ARROW = {
+    "bool": "BOOLEAN",
+    "int8": "TINYINT",
+    "int16": "SMALLINT",
+    "int32": "INT",
+    "int64": "BIGINT",
+    "uint8": "TINYINT UNSIGNED",
+    "uint16": "SMALLINT UNSIGNED",
+    "uint32": "INT UNSIGNED",
+    "uint64": "BIGINT UNSIGNED",
+    "halffloat": "REAL",
+    "float": "REAL",
+    "double": "DOUBLE",
+    "string": "VARCHAR",
+    "large_string": "VARCHAR",
+    "string_view": "VARCHAR",
+    "binary": "BYTEA",
+    "large_binary": "BYTEA",
+    "binary_view": "BYTEA",
+    "date32[day]": "DATE",
+    "date64[ms]": "DATE",
+}
+
+
+def columns_of(schema: Schema) -> str:
+    """What stands in `RETURNS TABLE(…)`.
+
+    Raises:
+        CodeRefused: a type that SQL does not have, or a schema without columns.
+    """
+    if isinstance(schema, str):
+        return schema
+    if isinstance(schema, Mapping):
+        fields = [(column, sql_type(kind, column)) for column, kind in schema.items()]
+    elif isinstance(schema, type):
+        fields = [(column, sql_type(kind, column)) for column, kind in typing.get_type_hints(schema).items()]
+    else:
+        fields = [(field.name, of_arrow(field.type, field.name)) for field in schema]
+    if not fields:
+        raise CodeRefused("a schema without columns. Say what comes back: schema={'name': type}")
+    return ", ".join(f"{sql_text.name(column)} {kind}" for column, kind in fields)
+
+
+def sql_type(kind: Any, column: str) -> str:
+    """A Python type, an Arrow type or SQL text as an SQL type."""
+    if isinstance(kind, str):
+        return kind
+    if kind in _OF_PYTHON:
+        return _OF_PYTHON[kind]
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (list, collections.abc.Sequence) and inner:
+        return sql_type(inner[0], column) + "[]"
+    # `int | None`: every column may have NULL.
+    known = [one for one in inner if one is not type(None)]
+    if origin is not None and len(known) == 1 and len(known) < len(inner):
+        return sql_type(known[0], column)
+    if hasattr(kind, "bit_width") or hasattr(kind, "num_fields"):
+        return of_arrow(kind, column)
+    raise CodeRefused(f'column "{column}" has the type {kind!r}, which has no SQL type. Use {_known()}, list[…], Arrow types, or SQL text')
+
+
+def _known() -> str:
+    return ", ".join(kind.__name__ for kind in _OF_PYTHON)
+
+
+def of_arrow(kind: pa.DataType, column: str) -> str:
+    """An Arrow type as an SQL type."""
+    import pyarrow.types as t
+
+    known = _OF_ARROW.get(str(kind))
+    if known:
+        return known
+    if t.is_decimal(kind):
+        return f"DECIMAL({kind.precision}, {kind.scale})"
+    if t.is_timestamp(kind):
+        digits = {"s": 0, "ms": 3, "us": 6, "ns": 9}[kind.unit]
+        return f"TIMESTAMP({digits})" + (" WITH TIME ZONE" if kind.tz else "")
+    if t.is_time(kind):
+        return "TIME"
+    if t.is_duration(kind) or t.is_interval(kind):
+        return "INTERVAL"
+    if t.is_dictionary(kind):
+        return of_arrow(kind.value_type, column)
+    if t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind):
+        return of_arrow(kind.value_type, column) + "[]"
+    if t.is_struct(kind):
+        fields = (kind.field(place) for place in range(kind.num_fields))
+        return f"STRUCT<{', '.join(f'{sql_text.name(f.name)} {of_arrow(f.type, column)}' for f in fields)}>"
+    if t.is_null(kind):
+        problem = f'column "{column}" has only None in the first rows, so its type is not known'
+        raise CodeRefused(f"{problem}. Say it: schema={{'{column}': str, …}}")
+    raise CodeRefused(f'column "{column}" has the Arrow type {kind}, which SQL does not have. Cast it, and say schema=')
+
+
+def annotated(code: Any) -> Schema | None:
+    """The schema that the return annotation of a function of rows says, if it does.
+
+    A class with annotated fields, or an `Iterator`, `Iterable`, `Generator` or `list` of one.
+    """
+    called = code.__call__ if isinstance(code, type) else code
+    called = getattr(called, "func", called)
+    try:
+        returned = typing.get_type_hints(called).get("return")
+    except Exception:  # Annotations may name what is not there at run time.
+        return None
+    if typing.get_origin(returned) is not None:
+        returned = next(iter(typing.get_args(returned)), None)
+    has_fields = isinstance(returned, type) and getattr(returned, "__annotations__", None)
+    return returned if has_fields else None

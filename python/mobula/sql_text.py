@@ -1,0 +1,166 @@
+"""Pieces of SQL text: names, literals, and where `$name` and relations stand.
+
+A value that becomes a literal does so with its type, and never as text: a string is quoted,
+its quotes doubled, and whatever has no literal is refused. Statements are read token by
+token, so that what stands in strings, quoted names, comments and `$$` bodies is left alone.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import math
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .errors import QueryFailed
+
+_TOKEN = re.compile(
+    r"""
+      (?P<string>'(?:[^']|'')*')
+    | (?P<quoted>"(?:[^"]|"")*")
+    | (?P<comment>--[^\n]*|/\*.*?\*/)
+    | (?P<body>\$(?P<tag>[A-Za-z_]\w*)?\$.*?\$(?(tag)(?P=tag))\$)
+    | (?P<parameter>\$[A-Za-z_]\w*)
+    | (?P<word>[A-Za-z_]\w*)
+    | (?P<blank>\s+)
+    | (?P<other>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_QUERY_WORDS = {"select", "with", "values", "table", "from"}
+
+
+def name(text: str) -> str:
+    """`text` as a quoted name: columns keep their case."""
+    return '"' + text.replace('"', '""') + '"'
+
+
+def names(texts: Iterator[str] | list[str]) -> str:
+    """Several, between commas."""
+    return ", ".join(name(text) for text in texts)
+
+
+def string(text: str) -> str:
+    """`text` as a string literal."""
+    if "\0" in text:
+        raise QueryFailed("a text with a NUL character is no SQL literal. Put it into a dataset: from_items")
+    return "'" + text.replace("'", "''") + "'"
+
+
+def literal(value: Any) -> str:
+    """A Python value as a literal of the type that is nearest.
+
+    Raises:
+        QueryFailed: there is no such literal.
+    """
+    scalar = value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
+    if scalar is None:
+        return "NULL"
+    if isinstance(scalar, bool):
+        return "TRUE" if scalar else "FALSE"
+    if isinstance(scalar, int):
+        return _integer(scalar)
+    if isinstance(scalar, float):
+        shown = repr(scalar) if math.isfinite(scalar) else {True: "NaN", False: "inf"}[math.isnan(scalar)]
+        return f"CAST('{'-' if scalar == -math.inf else ''}{shown}' AS DOUBLE)"
+    if isinstance(scalar, str):
+        return string(scalar)
+    if isinstance(scalar, (bytes, bytearray)):
+        return f"X'{scalar.hex()}'"
+    if isinstance(scalar, decimal.Decimal) and scalar.is_finite():
+        return _decimal(scalar)
+    if isinstance(scalar, datetime.datetime):
+        kind = "TIMESTAMP" if scalar.tzinfo is None else "TIMESTAMP WITH TIME ZONE"
+        return f"CAST('{scalar.isoformat()}' AS {kind})"
+    if isinstance(scalar, datetime.date):
+        return f"DATE '{scalar.isoformat()}'"
+    if isinstance(scalar, datetime.time) and scalar.tzinfo is None:
+        return f"TIME '{scalar.isoformat()}'"
+    if isinstance(scalar, uuid.UUID):
+        return f"'{scalar}'"
+    if isinstance(scalar, (list, tuple)):
+        return f"[{', '.join(literal(one) for one in scalar)}]"
+    raise QueryFailed(f"{type(value).__name__} has no SQL literal. Give a plain value, or a table of values by name")
+
+
+def _integer(value: int) -> str:
+    if -(2**63) <= value < 2**63:
+        # The parser reads the number before the minus.
+        return str(value) if value != -(2**63) else "(-9223372036854775807 - 1)"
+    if value < 2**64 and value >= 0:
+        return str(value)
+    raise QueryFailed(f"{value} does not fit a BIGINT. Give a decimal.Decimal")
+
+
+def _decimal(value: decimal.Decimal) -> str:
+    _, digits, exponent = value.as_tuple()
+    scale = max(0, -int(exponent))
+    precision = max(len(digits) + max(0, int(exponent)), scale, 1)
+    if precision > 76:
+        raise QueryFailed(f"{value} has {precision} digits, 76 are the most")
+    return f"CAST('{value:f}' AS DECIMAL({max(precision, 38)}, {scale}))"
+
+
+def tokens(text: str) -> Iterator[tuple[str, str]]:
+    """The kind and text of each token."""
+    for found in _TOKEN.finditer(text):
+        yield found.lastgroup if found.lastgroup != "tag" else "body", found[0]  # type: ignore[misc]
+
+
+def is_query(text: str) -> bool:
+    """Whether it gives rows and can stand in another query, by its first word."""
+    for kind, token in tokens(text):
+        if kind in ("blank", "comment") or token == "(":
+            continue
+        return token.lower() in _QUERY_WORDS
+    return False
+
+
+def filled(text: str, values: Mapping[str, Any]) -> str:
+    """`text` with a literal for each `$name`.
+
+    Raises:
+        QueryFailed: a parameter without a value.
+    """
+    return "".join(literal(_value_of(token, values)) if kind == "parameter" else token for kind, token in tokens(text))
+
+
+def _value_of(parameter: str, values: Mapping[str, Any]) -> Any:
+    if parameter[1:] not in values:
+        raise QueryFailed(f"no value is given for {parameter}. Call sql(…, {parameter[1:]}=value)")
+    return values[parameter[1:]]
+
+
+def read_names(text: str) -> set[str]:
+    """The unquoted words that stand where a relation may: behind FROM, JOIN, TABLE( or a comma."""
+    found: set[str] = set()
+    before, last = "", ""
+    for kind, token in tokens(text):
+        if kind in ("blank", "comment"):
+            continue
+        here = before in ("from", "join", ",") or (before == "(" and last == "table")
+        if kind == "word" and here:
+            found.add(token)
+        before, last = token.lower(), before
+    return found
+
+
+def with_relations(text: str, relations: Mapping[str, str]) -> str:
+    """The query `text` in which each name stands for a query, before those it has itself."""
+    if not relations:
+        return text
+    made = ", ".join(f"{key} AS ({query})" for key, query in relations.items())
+    pieces = list(tokens(text))
+    for place, (kind, token) in enumerate(pieces):
+        if kind in ("blank", "comment"):
+            continue
+        if token.lower() != "with":
+            break
+        rest = "".join(token for _, token in pieces[place + 1 :])
+        words = re.match(r"\s+recursive\b", rest, re.IGNORECASE)
+        head = f"WITH RECURSIVE {made}, " if words else f"WITH {made}, "
+        return head + rest[words.end() if words else 0 :].lstrip()
+    return f"WITH {made} {text.strip().rstrip(';')}"

@@ -1,0 +1,160 @@
+"""Engines and servers: how they start and end, what strangers get, and what errors say."""
+
+import doctest
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import adbc_driver_flightsql.dbapi as flightsql
+import adbc_driver_manager
+import pytest
+
+import mobula
+from mobula import connection, dataset, grouped, results
+
+SOON = 20.0
+
+
+def is_alive(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def until(condition):
+    deadline = time.monotonic() + SOON
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_an_engine_dies_with_its_program_and_leaves_nothing(how):
+    program = (
+        "import mobula, time\n"
+        "con = mobula.connect()\n"
+        "con.from_items([{'a': 1}]).take()\n"
+        "print(con._engine.pid, con._engine.directory, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as child:
+        pid, directory = child.stdout.readline().split()
+        assert is_alive(pid) and os.listdir(directory)
+        child.send_signal(how)
+    assert until(lambda: not is_alive(pid) and not os.path.exists(directory))
+
+
+def test_close_ends_the_engine():
+    con = mobula.connect()
+    pid, directory, rows = con._engine.pid, con._engine.directory, con.range(3)
+    assert rows.count() == 3
+    con.close()
+    con.close()
+    assert not is_alive(pid) and not os.path.exists(directory) and "closed" in repr(con)
+    with pytest.raises(mobula.ConnectionFailed, match="closed"):
+        rows.count()
+
+
+def test_strangers_are_not_let_in():
+    with mobula.connect() as con:
+        url = con._link.where.rpartition(" ")[2]
+        with pytest.raises(mobula.LoginFailed, match="belongs to the program"):
+            mobula.connect(url)
+
+
+@pytest.mark.parametrize(
+    "url, error, text",
+    [
+        ("grpc://127.0.0.1:1", mobula.ConnectionFailed, "127.0.0.1:1 does not answer"),
+        ("http://localhost:1", mobula.ConnectionFailed, "Write grpc://HOST:PORT"),
+        ("grpc://localhost", mobula.ConnectionFailed, "Write grpc://HOST:PORT"),
+        ("grpc://localhost:many", mobula.ConnectionFailed, "is no URL"),
+    ],
+)
+def test_wrong_addresses(url, error, text):
+    with pytest.raises(error, match=text) as caught:
+        mobula.connect(url)
+    assert isinstance(caught.value, adbc_driver_manager.OperationalError)
+
+
+def test_engines_that_do_not_start(monkeypatch, tmp_path):
+    with pytest.raises(mobula.EngineFailed, match="no-such-setting"):
+        mobula.connect(settings={"no_such_setting": 1})
+    monkeypatch.setenv("MOBULA_BIN", str(tmp_path / "mobula"))
+    with pytest.raises(mobula.EngineFailed, match="no program"):
+        mobula.connect()
+
+
+def test_a_server_that_goes_away_is_an_error():
+    con = mobula.connect()
+    os.kill(con._engine.pid, signal.SIGKILL)
+    with pytest.raises(mobula.ConnectionFailed, match="does not answer"):
+        con.range(3).take()
+    con.close()
+
+
+def test_dbapi_and_adbc_share_the_session(con):
+    pandas = pytest.importorskip("pandas")
+    con.execute("SET mobula.udf_batch_rows = 4096")
+    with con.cursor() as cursor:
+        cursor.execute("SHOW mobula.udf_batch_rows")
+        assert cursor.fetchall()[0][1] == "4096"
+    con.execute("SET mobula.udf_batch_rows = 65536")
+    assert isinstance(con.adbc, flightsql.Connection)
+    assert pandas.read_sql("SELECT 1 AS one", con.adbc)["one"].tolist() == [1]
+
+
+def test_rows_of_other_libraries_by_name(con):
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    import pyarrow
+
+    frame, lazy = pandas.DataFrame({"a": [1, 2]}), polars.LazyFrame({"a": [3], "c": ["x"]})
+    table = pyarrow.table({"a": pyarrow.array(["y", "y"]).dictionary_encode()})
+    assert con.sql("SELECT sum(a) AS s FROM frame").take() == [{"s": 3}]
+    assert con.sql("SELECT c FROM lazy JOIN frame AS f ON f.a + 2 = lazy.a").take() == [{"c": "x"}]
+    assert con.sql("SELECT count(*) AS n FROM t", t=table).take() == [{"n": 2}]
+    made = con.sql("SELECT a FROM frame ORDER BY a")
+    assert made.to_pandas()["a"].tolist() == made.to_polars()["a"].to_list() == made.to_numpy()["a"].tolist() == [1, 2]
+    assert polars.DataFrame(made)["a"].to_list() == pyarrow.table(made)["a"].to_pylist() == [1, 2]
+
+
+def test_files_go_round(con, tmp_path):
+    numbers = con.range(1000).with_column("text", "CAST(id AS VARCHAR)")
+    for kind in ("parquet", "csv", "json"):
+        target = tmp_path / kind
+        assert getattr(numbers, f"write_{kind}")(target) == 1000
+        again = getattr(con, f"read_{kind}")(target)
+        assert again.sum("id") == 499_500 and again.columns() == ["id", "text"]
+    assert con.read_parquet([tmp_path / "parquet"] * 2, columns=["id"]).count() == 2000
+
+
+def test_statements_and_queries_are_told_apart(con):
+    with pytest.raises(mobula.QueryFailed, match="execute"):
+        con.sql("SET a = 1")
+    with pytest.raises(mobula.QueryFailed, match="no_such_table"):
+        con.sql("SELECT * FROM no_such_table").take()
+    with pytest.raises(mobula.NotSupported):
+        con.rollback()
+
+
+def test_leaving_a_stream_ends_its_query(con):
+    for batch in con.range(1 << 40).iter_batches(batch_size=100):
+        assert len(batch["id"]) == 100
+        break
+    assert con.range(1 << 40).take(1) == [{"id": 0}]
+
+
+def test_import_is_quick():
+    program = "import time; t = time.perf_counter(); import mobula; print(time.perf_counter() - t)"
+    times = [float(subprocess.check_output([sys.executable, "-c", program])) for _ in range(5)]
+    assert min(times) < 0.2
+
+
+@pytest.mark.parametrize("module", [connection, dataset, grouped, results], ids=lambda module: module.__name__)
+def test_examples_of_docstrings(module):
+    found = doctest.testmod(module, extraglobs={"mobula": mobula})
+    assert found.attempted > 3 and not found.failed

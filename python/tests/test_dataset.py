@@ -1,0 +1,155 @@
+"""Every step of a dataset that is SQL: the same rows as plain Python makes."""
+
+import math
+
+import pytest
+
+import mobula
+
+ROWS = [
+    {"id": 1, "name": "ann", "price": 1.5},
+    {"id": 2, "name": "bob", "price": None},
+    {"id": 3, "name": "Ann", "price": 3.0},
+    {"id": 4, "name": "bob", "price": 4.5},
+]
+
+
+@pytest.fixture
+def rows(con):
+    return con.from_items(ROWS)
+
+
+def sorted_by_id(dataset):
+    return sorted(dataset.take_all(), key=lambda row: row["id"])
+
+
+def test_range(con):
+    assert con.range(3).take() == [{"id": 0}, {"id": 1}, {"id": 2}]
+    assert con.range(0).take_all() == [] and con.range(0).columns() == ["id"]
+    assert con.range(100_000).count() == 100_000
+
+
+def test_items(con, rows):
+    assert sorted_by_id(rows) == ROWS
+    assert con.from_items([3, 4]).take() == [{"item": 3}, {"item": 4}]
+
+
+def test_columns(rows):
+    assert rows.select_columns(["price", "id"]).sort("id").take(1) == [{"price": 1.5, "id": 1}]
+    assert rows.drop_columns("name").columns() == ["id", "price"]
+    assert rows.rename_columns({"id": "Key"}).columns() == ["Key", "name", "price"]
+    assert rows.rename_columns(["a", "b", "c"]).columns() == ["a", "b", "c"]
+    assert rows.with_column("twice", "id * 2").sort("id").take(1)[0]["twice"] == 2
+    replaced = rows.with_column("name", "upper(name)")
+    assert replaced.columns() == ["id", "name", "price"]
+    assert {row["name"] for row in replaced.take()} == {"ANN", "BOB"}
+    with pytest.raises(mobula.QueryFailed, match="nope.*id, name, price"):
+        rows.rename_columns({"nope": "x"}).take()
+
+
+def test_names_keep_their_case_and_may_be_anything(con):
+    odd = con.from_items([{"A b": 1, 'q"q': 2, "select": 3}])
+    assert odd.select_columns(["select", 'q"q', "A b"]).take() == [{"select": 3, 'q"q': 2, "A b": 1}]
+    assert odd.sort("A b").rename_columns({'q"q': "plain"}).columns() == ["A b", "plain", "select"]
+
+
+def test_rows(rows):
+    assert [row["id"] for row in rows.filter(expr="price > 2").sort("id").take()] == [3, 4]
+    assert rows.limit(2).count() == 2 and rows.limit(0).take() == []
+    assert [row["price"] for row in rows.sort("price").take()] == [1.5, 3.0, 4.5, None]
+    assert [row["id"] for row in rows.sort(["name", "id"], [True, False]).take()] == [2, 4, 1, 3]
+    assert [row["id"] for row in rows.sort("id", descending=True).limit(2).take()] == [4, 3]
+    assert sorted(rows.unique("name")) == ["Ann", "ann", "bob"]
+    assert None in rows.unique("price") and None not in rows.unique("price", ignore_nulls=True)
+
+
+def test_union_goes_by_name(con, rows):
+    other = con.from_items([{"price": 9.0, "id": 9}])
+    made = sorted_by_id(rows.union(other))
+    assert made == [*ROWS, {"id": 9, "name": None, "price": 9.0}]
+    assert rows.union(rows, rows).count() == 12
+
+
+def test_joins(con, rows):
+    other = con.from_items([{"key": 1, "name": "uno"}, {"key": 9, "name": "nine"}])
+    joined = {
+        kind: rows.join(other, kind, on="id", right_on="key", right_suffix="_r").sort("id").take()
+        for kind in ("inner", "left_outer", "full_outer", "right_outer", "left_semi", "left_anti", "right_anti")
+        if kind != "right_anti"
+    }
+    one = {"id": 1, "name": "ann", "price": 1.5, "name_r": "uno"}
+    assert joined["inner"] == [one]
+    assert [row["name_r"] for row in joined["left_outer"]] == ["uno", None, None, None]
+    assert [row["id"] for row in joined["full_outer"]] == [1, 2, 3, 4, 9]
+    assert [row["id"] for row in joined["right_outer"]] == [1, 9]
+    assert joined["left_semi"] == ROWS[:1] and joined["left_anti"] == ROWS[1:]
+    anti = rows.join(other, "right_anti", on="id", right_on="key")
+    assert anti.take() == [{"key": 9, "name": "nine"}]
+    with pytest.raises(mobula.QueryFailed, match="both sides.*name"):
+        rows.join(other, on="id", right_on="key").take()
+
+
+def test_groups(rows):
+    groups = rows.groupby("name")
+    counted = {row["name"]: row["count()"] for row in groups.count().take()}
+    assert counted == {"ann": 1, "Ann": 1, "bob": 2}
+    summed = groups.sum(["price", "id"]).sort("name").take()
+    assert summed[2] == {"name": "bob", "sum(price)": 4.5, "sum(id)": 6}
+    most = groups.agg(most="max(id)", mean="avg(price)").sort("most").take()
+    assert [(row["most"], row["mean"]) for row in most] == [(1, 1.5), (3, 3.0), (4, 4.5)]
+    assert groups.max("id").columns() == ["name", "max(id)"]
+
+
+def test_sums_of_all_rows(rows):
+    assert (rows.sum("id"), rows.min("price"), rows.max("price"), rows.mean("price")) == (10, 1.5, 4.5, 3.0)
+    assert math.isclose(rows.std("price"), 1.5)
+
+
+def test_samples_and_shuffles(con):
+    numbers = con.range(10_000)
+    assert 500 < numbers.random_sample(0.1).count() < 1_500
+    assert numbers.random_sample(0).count() == 0 and numbers.random_sample(1.0).count() == 10_000
+    shuffled = [row["id"] for row in con.range(1_000).random_shuffle().take_all()]
+    assert shuffled != sorted(shuffled) == list(range(1_000))
+
+
+def test_repartition_keeps_rows(con):
+    numbers = con.range(1_000)
+    for other in (numbers.repartition(3), numbers.repartition(2, keys="id"), numbers.repartition(target_num_rows_per_block=10)):
+        assert other.sum("id") == 499_500 and other.count() == 1_000
+
+
+def test_a_long_chain_is_one_query(con):
+    dataset = con.range(10)
+    for step in range(150):
+        dataset = dataset.filter(expr=f"id <> {step + 5}")
+    assert [row["id"] for row in dataset.sort("id").take()] == [0, 1, 2, 3, 4]
+
+
+def test_a_dataset_says_what_it_is_without_running(con):
+    shown = repr(con.range(5).filter(expr="id > 1").limit(2))
+    assert shown.splitlines()[1].strip() == "limit 2" and "filter id > 1" in shown
+    assert "FilterExec" in con.range(5).filter(expr="id > 1").explain()
+    assert "output_rows" in con.range(5).filter(expr="id > 1").stats()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rows: rows.select_columns([]),
+        lambda rows: rows.limit(-1),
+        lambda rows: rows.sort(["id"], [True, False]),
+        lambda rows: rows.filter(),
+        lambda rows: rows.filter(len, expr="id > 1"),
+        lambda rows: rows.join(rows, "sideways", on="id"),
+        lambda rows: rows.random_sample(2),
+        lambda rows: rows.repartition(),
+        lambda rows: rows.groupby([]),
+        lambda rows: next(rows.iter_batches(batch_size=0)),
+        lambda rows: rows.take_batch(batch_format="numbers"),
+        lambda rows: rows.take_all(limit=2),
+    ],
+)
+def test_what_makes_no_sense_is_a_value_error(rows, make):
+    with pytest.raises(ValueError):
+        make(rows)

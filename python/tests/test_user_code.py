@@ -1,0 +1,212 @@
+"""Functions by value: what may travel, what comes back, and what is said when it cannot."""
+
+import asyncio
+import functools
+import math
+
+import pytest
+
+import mobula
+from mobula import packing
+
+numpy = pytest.importorskip("numpy")
+OFFSET = 100
+
+
+def plus_offset(batch):
+    return {"v": batch["id"] + OFFSET}
+
+
+def double(row):
+    return {"v": row["id"] * 2}
+
+
+def taking(row, more, times=1):
+    return {"v": (row["id"] + more) * times}
+
+
+class Adder:
+    """Counts how often it is called, and adds what it was built with."""
+
+    def __init__(self, base, step=1):
+        self.base = base + step
+        self.calls = 0
+
+    def __call__(self, batch):
+        self.calls += 1
+        return {"v": batch["id"] + self.base, "calls": numpy.full(len(batch["id"]), self.calls)}
+
+    def method(self, row):
+        return {"v": row["id"] + self.base}
+
+
+def values(dataset):
+    return sorted(row["v"] for row in dataset.take_all())
+
+
+def test_functions_of_batches(con):
+    numbers = con.range(4)
+    assert values(numbers.map_batches(plus_offset)) == [100, 101, 102, 103]
+    for batch_format in ("pandas", "polars", "pyarrow"):
+        pytest.importorskip(batch_format)
+        same = numbers.map_batches(lambda batch: batch, batch_format=batch_format, batch_size=2)
+        assert sorted(row["id"] for row in same.take_all()) == [0, 1, 2, 3]
+
+    def parts(batch):
+        for value in batch["id"]:
+            yield {"v": [value, value]}
+
+    assert values(numbers.map_batches(parts)) == [0, 0, 1, 1, 2, 2, 3, 3]
+    sizes = con.range(10).map_batches(lambda batch: {"v": [len(batch["id"])]}, batch_size=4, concurrency=1)
+    assert sum(values(sizes)) == 10 and max(values(sizes)) <= 4
+
+    def written(batch):
+        batch["id"] += 1
+        return {"v": batch["id"]}
+
+    assert values(numbers.map_batches(written, zero_copy_batch=False)) == [1, 2, 3, 4]
+
+
+def test_functions_of_rows(con):
+    numbers = con.range(4)
+    assert values(numbers.map(double)) == [0, 2, 4, 6]
+    assert values(numbers.map(lambda row: {"v": row["id"] / 2})) == [0, 0.5, 1, 1.5]
+    assert values(numbers.flat_map(lambda row: [{"v": row["id"]}] * row["id"])) == [1, 2, 2, 3, 3, 3]
+    assert [row["id"] for row in numbers.filter(lambda row: row["id"] % 2 == 1).sort("id").take()] == [1, 3]
+
+
+def test_whatever_can_be_called(con):
+    numbers, bound = con.range(3), Adder(10)
+    local = {"seven": 7}
+    assert values(numbers.map(bound.method)) == [11, 12, 13]
+    assert values(numbers.map(functools.partial(taking, more=5, times=2))) == [10, 12, 14]
+    assert values(numbers.map(taking, fn_args=[1], fn_kwargs={"times": 3})) == [3, 6, 9]
+    assert values(numbers.map(lambda row: {"v": row["id"] + local["seven"]})) == [7, 8, 9]
+
+    async def later(row):
+        await asyncio.sleep(0)
+        return {"v": -row["id"]}
+
+    assert values(numbers.map(later)) == [-2, -1, 0]
+
+
+def test_classes_are_actors(con):
+    pool = mobula.ActorPoolStrategy(size=1)
+    made = con.range(100).map_batches(
+        Adder, batch_size=10, compute=pool, fn_constructor_args=[1], fn_constructor_kwargs={"step": 2}
+    )
+    rows = made.take_all()
+    assert sorted(row["v"] for row in rows) == list(range(3, 103))
+    # One actor, which was built once and called for each batch.
+    assert max(row["calls"] for row in rows) >= 10
+    with pytest.raises(ValueError, match="needs actors"):
+        con.range(1).map_batches(Adder, compute=mobula.TaskPoolStrategy(2))
+    with pytest.raises(ValueError, match="is for classes"):
+        con.range(1).map(double, compute=pool)
+
+
+def test_groups(con):
+    rows = con.range(10).with_column("k", "id % 3")
+
+    def first_and_last(group):
+        return {"k": group["k"][:1], "v": [int(group["id"][-1] - group["id"][0])]}
+
+    made = rows.groupby("k").map_groups(first_and_last, order_by="id")
+    assert sorted((row["k"], row["v"]) for row in made.take_all()) == [(0, 9), (1, 6), (2, 6)]
+
+
+def test_types_are_learned(con):
+    made = con.range(3).map(
+        lambda row: {
+            "whole": row["id"],
+            "part": None if row["id"] == 0 else row["id"] / 4,
+            "text": str(row["id"]),
+            "list": [row["id"]] * row["id"],
+            "truth": row["id"] > 1,
+            "struct": {"a": row["id"]},
+        }
+    )
+    assert [str(field.type) for field in made.schema()] == ["int64", "double", "string", "list<item: int64>", "bool", "struct<a: int64>"]
+    assert made.sort("whole").take()[2] == {"whole": 2, "part": 0.5, "text": "2", "list": [2, 2], "truth": True, "struct": {"a": 2}}
+
+
+def test_types_are_said(con):
+    class Row(dict):
+        v: float
+        text: "str | None"
+
+    def typed(row) -> Row:
+        return {"v": row["id"], "text": None}
+
+    assert [str(kind) for kind in con.range(1).map(typed).schema().types] == ["double", "string"]
+    for schema in ({"v": int}, "v BIGINT", {"v": "BIGINT"}):
+        assert values(con.range(2).map(double, schema=schema)) == [0, 2]
+    assert con.range(0).map(double, schema={"v": int}).take() == []
+    with pytest.raises(mobula.CodeRefused, match="no rows to learn from.*schema="):
+        con.range(0).map(double).take()
+    with pytest.raises(mobula.CodeRefused, match='"v" has only None.*schema='):
+        con.range(2).map(lambda row: {"v": None}).take()
+
+
+def test_a_schema_that_lies_is_an_error(con):
+    with pytest.raises(mobula.FunctionFailed, match="double.*0.5|v"):
+        con.range(2).map(lambda row: {"v": 0.5}, schema={"v": int}).take()
+
+
+def test_an_exception_names_line_and_file(con):
+    def half(row):
+        return {"v": 1 / (row["id"] - 1)}
+
+    with pytest.raises(mobula.FunctionFailed) as caught:
+        con.range(3).map(half, schema={"v": float}).take()
+    text = str(caught.value)
+    assert "ZeroDivisionError" in text and "test_user_code.py, line" in text and "return {\"v\": 1 /" in text
+    assert isinstance(caught.value.__cause__, ZeroDivisionError) and caught.value.function.startswith("half")
+    assert con.range(2).map(half, schema={"v": float}, on_error="drop").count() == 1
+
+
+def test_sql_and_python_are_one_plan(con):
+    numbers = con.range(100).map_batches(plus_offset)
+    made = con.sql("SELECT v % 10 AS digit, count(*) AS n FROM numbers GROUP BY 1 ORDER BY 1 LIMIT 2")
+    assert made.take() == [{"digit": 0, "n": 10}, {"digit": 1, "n": 10}]
+    assert "MapBatchesExec" in numbers.explain()
+
+
+def test_what_cannot_travel_is_said(con):
+    import threading
+
+    lock = threading.Lock()
+    with pytest.raises(mobula.CodeRefused, match="cannot be sent.*lock"):
+        con.range(1).map(lambda row: {"v": lock.locked()})
+    large = numpy.random.default_rng(0).random(2 << 20)
+    with pytest.raises(mobula.CodeRefused, match="16.0 MiB, 8 MiB is the most"):
+        con.range(1).map(lambda row: {"v": large[0]})
+    with pytest.raises(mobula.CodeRefused, match="__call__"):
+        con.range(1).map(type("Nothing", (), {}))
+    with pytest.raises(TypeError, match="no option of a call"):
+        con.range(1).map(double, batchsize=3)
+
+
+def test_another_python_is_refused(con, monkeypatch):
+    monkeypatch.setattr(packing.sys, "version_info", (3, 9, 0, "final", 0))
+    made = con.range(1).map(double, schema={"v": int})
+    monkeypatch.undo()
+    with pytest.raises(mobula.FunctionFailed, match="sent by Python 3.9, and this worker is Python 3"):
+        made.take()
+
+
+def test_missing_modules_are_named(con, tmp_path, monkeypatch):
+    (tmp_path / "lies_beside.py").write_text("import math\ndef root(x):\n    return math.sqrt(x)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import lies_beside
+
+    made = con.range(5).map(lambda row: {"v": lies_beside.root(row["id"])})
+    assert values(made)[-1] == math.sqrt(4)
+
+    def needs(row):
+        import no_such_module
+
+        return no_such_module
+
+    with pytest.raises(mobula.FunctionFailed, match="No module named 'no_such_module'"):
+        con.range(1).map(needs, schema={"v": int}).take()

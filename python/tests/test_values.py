@@ -1,0 +1,110 @@
+"""Values of `$name`: bound beside the statement wherever the server takes them so."""
+
+import datetime
+import decimal
+import uuid
+
+import pytest
+
+import mobula
+from mobula.bound import Values, is_bindable
+
+# Only what is bound can have a NUL: no literal has one.
+BOUND_ONLY = "a\0b"
+
+
+def test_values_are_bound_and_never_text(con):
+    assert con.sql("SELECT $v AS v", v=BOUND_ONLY).take() == [{"v": BOUND_ONLY}]
+    rows = con.from_items([{"name": "x"}, {"name": BOUND_ONLY}, {"name": "' OR 1 = 1"}])
+    for wanted in ("x", BOUND_ONLY, "' OR 1 = 1", "nobody"):
+        chosen = con.sql("SELECT name FROM rows WHERE name = $wanted AND $wanted IS NOT NULL", wanted=wanted)
+        expected = [] if wanted == "nobody" else [{"name": wanted}]
+        assert chosen.take() == expected and chosen.count() == len(expected)
+        assert chosen.unique("name") == [row["name"] for row in expected]
+    assert con.sql("SELECT name FROM rows WHERE name LIKE $p LIMIT $n", p="%b", n=1).max("name") == BOUND_ONLY
+
+
+@pytest.mark.parametrize(
+    "value, kind",
+    [
+        (2**64 - 1, "uint64"),
+        (uuid.UUID(int=7), "string"),
+        ([1.5, None], "list<item: double>"),
+        ([[1], []], "list<item: list<item: int64>>"),
+        (("a", "b"), "list<item: string>"),
+        (decimal.Decimal("1" * 50 + ".5"), "decimal256(51, 1)"),
+        (datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc), "timestamp[us, tz=UTC]"),
+        (bytearray(b"\x00x"), "binary"),
+    ],
+    ids=repr,
+)
+def test_types_of_values(con, value, kind):
+    found = con.sql("SELECT $value AS v", value=value).to_arrow()["v"]
+    wanted = str(value) if isinstance(value, uuid.UUID) else list(value) if isinstance(value, tuple) else value
+    assert str(found.type) == kind and found[0].as_py() == wanted
+
+
+@pytest.mark.parametrize("value", [object(), {1: 2}, 2**70, [1, "a"], [object()]], ids=repr)
+def test_what_has_no_type_is_refused_at_once(con, value):
+    with pytest.raises(mobula.QueryFailed):
+        con.sql("SELECT $value", value=value).take()
+
+
+def test_datasets_keep_their_own_values(con):
+    low, high = (con.sql("SELECT id FROM numbers WHERE id >= $n", numbers=con.range(10), n=n) for n in (3, 8))
+    assert low.count() == 7 and high.count() == 2
+    both = con.sql("SELECT l.id, $n AS n FROM low AS l JOIN high AS h ON l.id = h.id", n="own")
+    assert sorted(row["id"] for row in both.take()) == [8, 9] and both.take(1)[0]["n"] == "own"
+    # Where columns are asked for, types learned and text shown, the values are there as well.
+    joined = low.join(high.rename_columns({"id": "key"}), on="id", right_on="key")
+    made = joined.map(lambda row: {"v": -row["id"]})
+    assert sorted(row["v"] for row in made.take()) == [-9, -8]
+    assert ">= 8" in made.to_sql() and "$" not in high.to_sql()
+    assert high.columns() == ["id"] and "id" in high.explain()
+
+
+def test_values_where_the_server_plans_by_them(con, tmp_path):
+    path = str(tmp_path / "n.parquet")
+    assert con.execute("COPY (SELECT value + $more AS id FROM generate_series(1, $n)) TO $path", more=10, n=5, path=path) == 5
+    assert con.sql("SELECT min(id) AS least FROM $path WHERE id > $low", path=path, low=12).take() == [{"least": 13}]
+    con.execute("CREATE OR REPLACE FUNCTION of_values(rows TABLE) RETURNS TABLE(n BIGINT) LANGUAGE python AS $$\n"
+                "class of_values:\n"
+                "    def __init__(self, more):\n"
+                "        self.more = more\n"
+                "    def __call__(self, rows):\n"
+                "        return {'n': [len(rows['id']) + self.more]}\n$$")  # fmt: skip
+    sizes = con.sql(
+        "SELECT n FROM map_batches(TABLE(SELECT id FROM numbers WHERE id < $most), of_values(more => $more),"
+        " batch_size => $size, concurrency => 1)",
+        numbers=con.range(100), most=5, more=100, size=2,
+    )  # fmt: skip
+    assert sorted(row["n"] for row in sizes.take()) == [101, 102, 102]
+    con.execute("DROP FUNCTION of_values")
+    con.execute("CREATE OR REPLACE VIEW few AS SELECT $n AS n", n=4)
+    day = con.sql("SELECT n, DATE $day + INTERVAL $more AS day FROM few", day="2026-01-31", more="1 day")
+    assert day.take() == [{"n": 4, "day": datetime.date(2026, 2, 1)}]
+    con.execute("DROP VIEW few")
+
+
+def test_where_a_value_is_a_literal():
+    def placed(text, **values):
+        return Values().placed(text, values)
+
+    assert placed("SELECT $a, $b, $a", a=1, b=2) == "SELECT $value_1, $value_2, $value_1"
+    assert placed("SELECT '$a' /* $a */ FROM f($a), g($a) WHERE h($a) IN ($a)", a=1) == (
+        "SELECT '$a' /* $a */ FROM f(1), g(1) WHERE h($value_1) IN ($value_1)"
+    )
+    assert placed("SELECT (SELECT $a) FROM t JOIN f($a) ON x = $a, f($a)", a=1) == (
+        "SELECT (SELECT $value_1) FROM t JOIN f(1) ON x = $value_1, f(1)"
+    )
+    assert placed("FROM m(TABLE(SELECT $a), timeout => $a, c(x => $a))", a=1) == "FROM m(TABLE(SELECT $value_1), timeout => 1, c(x => 1))"
+    assert placed("SET x = $a", a="y") == "SET x = 'y'"
+    with pytest.raises(mobula.QueryFailed, match=r"\$b"):
+        placed("SELECT $b", a=1)
+
+
+def test_which_statements_are_bound():
+    for text in ("INSERT INTO t VALUES ($a)", "-- x\n(SELECT 1)", "create or replace table t AS SELECT $a", "FROM t"):
+        assert is_bindable(text)
+    for text in ("CREATE VIEW v AS SELECT 1", "CREATE EXTERNAL TABLE t", "SET a = 1", "EXPLAIN SELECT 1", "CREATE TABLE t (a INT)", ""):
+        assert not is_bindable(text)
