@@ -31,6 +31,7 @@ use crate::crew::{Lease, Vacancy};
 use crate::error::{Down, ErrorBound, UdfError, UdfErrorClass, UserFailure};
 use crate::exchange::{Ahead, Exchange, Interruption, Part, Parts, answer_bytes};
 use crate::failed_rows::{FailedRow, OnError, RowFailure};
+use crate::hosted::Hosted;
 use crate::keyed::Answered;
 use crate::line::Ticket;
 use crate::manager::leaves_worker_usable;
@@ -134,6 +135,7 @@ pub(crate) async fn run(call: Arc<CallOn>, place: Place, blocks: Vec<RecordBatch
         wall: Duration::ZERO,
         behind: 0,
         failed: 0,
+        passed_on: false,
         answered: Answered::default(),
     };
     let mut outcome = run.all(blocks).await;
@@ -190,6 +192,8 @@ struct BlockRun<'a> {
     behind: usize,
     /// Rows that ended workers.
     failed: u64,
+    /// Whether the reader has had any of what came of the call.
+    passed_on: bool,
     /// Of the block at work, what a keyed actor has answered already.
     answered: Answered,
 }
@@ -204,7 +208,8 @@ impl BlockRun<'_> {
                 return Err(Interruption::Abandoned);
             }
             let held = self.held.len();
-            let (error, passed_on) = match self.next(&next, &todo).await? {
+            let outcome = self.next(&next, &todo).await;
+            let (error, passed_on) = match outcome.map_err(|error| self.not_built(error))? {
                 (Ok(()), _) => continue,
                 (Err(Interruption::Failed(error)), passed_on) => (error, passed_on),
                 (Err(abandoned), _) => return Err(abandoned),
@@ -259,6 +264,20 @@ impl BlockRun<'_> {
             hosted.has_ended(lease.worker.process());
         }
         self.call.order.call.errors.on_error == OnError::Raise && self.held.is_empty()
+    }
+
+    /// What a call is told whose actor has ended and cannot be built: others of its pool take
+    /// all of it, unless its reader has had some of what came of it.
+    fn not_built(&self, error: UdfError) -> UdfError {
+        let hosted = self.call.crew.hosted.as_ref();
+        let hosted = hosted.filter(|hosted| hosted.is_one_of_many(&self.call.order.call));
+        match hosted.and_then(Hosted::failure) {
+            Some(reason) if !self.passed_on => {
+                let (function, down) = (self.call.function(), Down::Failed(reason));
+                UdfError::ActorDown { function, down }
+            }
+            _ => error,
+        }
     }
 
     /// Has `next` answered, before those of `rest`, the last of which goes with it.
@@ -326,6 +345,7 @@ impl BlockRun<'_> {
         let outcome = outcome.map_err(|stop| stop.at_line(&call.order.call));
         let (passed_on, unread) = (exchange.passed_on, exchange.unread);
         self.answered = exchange.answered;
+        self.passed_on |= passed_on;
         drop(busy);
         if let Err(Interruption::Failed(error)) = &outcome
             && ends_worker(error)

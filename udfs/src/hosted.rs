@@ -138,6 +138,13 @@ impl Hosted {
         }
     }
 
+    /// Why it could not be built, if it is not there.
+    pub(crate) fn failure(&self) -> Option<String> {
+        let life = self.life.lock();
+        let failed = life.failed.as_ref().filter(|_| !life.is_running());
+        failed.map(|(_, reason)| reason.clone())
+    }
+
     /// Keeps what went wrong, for who looks.
     pub(crate) fn note(&self, error: &UdfError) {
         self.life.lock().last_error = error.to_string();

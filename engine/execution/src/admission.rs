@@ -80,6 +80,13 @@ impl Places {
         }
     }
 
+    /// The named `actors` that it calls are told to those who look at queries.
+    pub(crate) fn calls(&self, actors: Vec<String>) {
+        if let Some(listed) = &self.listed {
+            listed.calls(actors);
+        }
+    }
+
     /// What its actors are to get.
     pub(crate) fn take_claim(&mut self) -> Option<ClusterClaim> {
         self.granted.as_mut()?.cluster.take()

@@ -225,7 +225,9 @@ impl Engine {
         let Some(mut placed) = self.start_pools(state, &plan, places).await? else {
             return Ok(None);
         };
-        placed.extend(self.actors().placed(actors_called(&plan)?));
+        let called = actors_called(&plan)?;
+        places.calls(called.iter().cloned().collect());
+        placed.extend(self.actors().placed(called));
         let last = self.process().tasks().last_stage(&query_id);
         let interactive = Interactive(is_interactive(&plan)?);
         let context = task_context(

@@ -378,7 +378,7 @@ impl Checked {
         let spec = options.declare(functions.find(&function)?)?;
         check_count(op, "batch_size", options.batch_size, MAX_BATCH_SIZE)?;
         check_count(op, "concurrency", options.concurrency, MAX_CONCURRENCY)?;
-        check_call(op, &spec, &args, &options)?;
+        check_call(op, (&spec, functions.pool_of(&spec)), &args, &options)?;
         Ok(Self {
             state,
             input,

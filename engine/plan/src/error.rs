@@ -51,11 +51,11 @@ pub enum PlanError {
     NewPool { pool: String, problem: String },
     #[error("cannot alter actor pool \"{pool}\": {problem}")]
     ActorPool { pool: String, problem: String },
-    #[error("actor \"{actor}\" has no method \"{method}\". Its methods are: {methods}")]
+    #[error("actor \"{actor}\" has no method \"{method}\". {has}")]
     NoMethod {
         actor: String,
         method: String,
-        methods: String,
+        has: String,
     },
     #[error("method \"{method}\" {problem}")]
     Method { method: String, problem: String },

@@ -75,6 +75,12 @@ impl FunctionCatalog {
         pools.get(actor).copied()
     }
 
+    /// How many actors the pool has that `spec` is a method of; `None`: it is of none.
+    pub fn pool_of(&self, spec: &FunctionSpec) -> Option<PoolBounds> {
+        let method = spec.actor.as_ref()?;
+        self.pool(&method.actor)
+    }
+
     /// Takes the methods of an actor out; whether there were any.
     pub fn remove_actor(&self, actor: &str) -> bool {
         let had_some = self.change(|functions| {
@@ -137,10 +143,14 @@ impl FunctionCatalog {
                     own.truncate(LISTED_MAX);
                     own.push("…");
                 }
+                let has = match own.is_empty() {
+                    true => format!("It has none: {actor}(…) calls the actor itself"),
+                    false => format!("Its methods are: {}", own.join(", ")),
+                };
                 return PlanError::NoMethod {
                     actor: actor.to_owned(),
                     method: method.to_owned(),
-                    methods: own.join(", "),
+                    has,
                 };
             }
             PlanError::UnknownFunction {

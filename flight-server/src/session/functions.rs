@@ -12,6 +12,12 @@ use crate::catalog::{Definition, ObjectKind};
 
 const DONE: Outcome = Outcome::Affected(None);
 
+/// What is called as a function is, and is none.
+enum Kind {
+    Actor,
+    Pool,
+}
+
 impl Session {
     pub(super) async fn create_function(
         &self,
@@ -68,14 +74,32 @@ impl Session {
 
     /// Actors are called as functions are, so they share names.
     fn refuse_actor_name(&self, name: &str) -> Result<(), ServerError> {
-        match self.database().engine().functions().is_actor(name) {
-            true => Err(ServerError::Exists {
-                kind: "actor",
-                name: name.to_owned(),
-                hint: "Functions and actors share names: choose another, or DROP ACTOR first",
-            }),
-            false => Ok(()),
-        }
+        let (kind, hint) = match self.actor_kind(name) {
+            None => return Ok(()),
+            Some(Kind::Actor) => (
+                "actor",
+                "Functions and actors share names: choose another, or DROP ACTOR first",
+            ),
+            Some(Kind::Pool) => (
+                "actor pool",
+                "Functions and actors share names: choose another, or DROP ACTOR POOL first",
+            ),
+        };
+        Err(ServerError::Exists {
+            kind,
+            name: name.to_owned(),
+            hint,
+        })
+    }
+
+    /// Whether `name` is that of an actor or a pool, and which.
+    fn actor_kind(&self, name: &str) -> Option<Kind> {
+        let functions = self.database().engine().functions();
+        let is_pool = functions.pool(name).is_some();
+        functions.is_actor(name).then_some(match is_pool {
+            true => Kind::Pool,
+            false => Kind::Actor,
+        })
     }
 
     pub(super) async fn drop_function(
@@ -100,6 +124,15 @@ impl Session {
         } else if native {
             let function = name.to_owned();
             return Err(PlanError::NativeDrop { function }.into());
+        } else if let Some(kind) = self.actor_kind(name) {
+            return Err(ServerError::OtherKind {
+                kind: "function",
+                name: name.to_owned(),
+                hint: match kind {
+                    Kind::Actor => "It is an actor: use DROP ACTOR",
+                    Kind::Pool => "It is an actor pool: use DROP ACTOR POOL",
+                },
+            });
         }
         if known {
             self.database().replan_callers(name).await?;

@@ -535,6 +535,10 @@ impl Serving {
                     UdfError::WorkerLost { .. } if !self.is_ordered || self.is_member => {
                         classified.class = ErrorClass::User;
                     }
+                    UdfError::ActorDown {
+                        down: Down::Failed(reason),
+                        ..
+                    } => classified.message = reason,
                     // It is there, but is not to be had.
                     UdfError::ActorFailed { .. } if self.is_member => {
                         classified.class = ErrorClass::Setup;

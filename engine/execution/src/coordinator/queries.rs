@@ -32,6 +32,8 @@ pub struct Query {
     pub started: SystemTime,
     pub since: Instant,
     pub stage: Stage,
+    /// The named actors that it calls.
+    pub calls: Vec<String>,
     /// How long it has waited before.
     waited: Duration,
 }
@@ -72,6 +74,7 @@ impl Queries {
             started: SystemTime::now(),
             since: Instant::now(),
             stage: Stage::Planning,
+            calls: vec![],
             waited: Duration::ZERO,
         };
         state.listed.insert(number, query);
@@ -123,6 +126,14 @@ impl Listed {
     /// It has what it waited for.
     pub fn go_on(&self) {
         self.enter(Stage::Planning);
+    }
+
+    /// It calls the named `actors`, each of which it may have to wait for.
+    pub fn calls(&self, actors: Vec<String>) {
+        let mut state = self.queries.0.lock();
+        if let Some(query) = state.listed.get_mut(&self.number) {
+            query.calls = actors;
+        }
     }
 
     /// It has started.

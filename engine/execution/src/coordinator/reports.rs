@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use arrow_flight::Action;
 use futures::future::join_all;
-use mobula_proto::report::{ACTION_REPORT, Report, ReportRequest};
+use mobula_proto::report::{ACTION_REPORT, ActorReport, Report, ReportRequest};
+use mobula_udfs::ActorState;
 use prost::Message;
 use tonic::Status;
 use url::Url;
@@ -44,21 +45,39 @@ pub async fn reports(engine: &Engine, request: ReportRequest) -> Vec<ExecutorRep
     }];
     all.extend(theirs);
     if request.actors {
-        all.push(absent(engine));
+        let absent = engine.actors().absent().into_iter();
+        add_absent(&mut all, absent.map(actor_report).collect());
     }
     all
 }
 
-/// Of actors that are nowhere.
-fn absent(engine: &Engine) -> ExecutorReport {
-    let absent = engine.actors().absent().into_iter();
-    ExecutorReport {
+/// Adds the `absent` actors, which have no place, to what processes tell. One that is built
+/// just now is in the row of its host, as one that has failed if that is why it is absent.
+fn add_absent(all: &mut Vec<ExecutorReport>, absent: Vec<ActorReport>) {
+    let [starting, failed] = [ActorState::Starting, ActorState::Failed].map(|s| s.to_string());
+    let mut nowhere = vec![];
+    for absent in absent {
+        let told = all.iter_mut().flat_map(|told| &mut told.report.actors);
+        let of_it = told.filter(|actor| actor.name == absent.name && actor.state == starting);
+        let mut is_somewhere = false;
+        for actor in of_it {
+            is_somewhere = true;
+            if absent.state == failed {
+                actor.state.clone_from(&failed);
+                actor.last_error.clone_from(&absent.last_error);
+            }
+        }
+        if !is_somewhere {
+            nowhere.push(absent);
+        }
+    }
+    all.push(ExecutorReport {
         executor_id: String::new(),
         report: Report {
-            actors: absent.map(actor_report).collect(),
+            actors: nowhere,
             ..Report::default()
         },
-    }
+    });
 }
 
 /// Asks those with these ids at these addresses, each for at most `limit`; those
@@ -112,6 +131,45 @@ mod tests {
     use super::*;
     use crate::exchange::channels::{TransportLimits, parse_address};
     use crate::token::ClusterToken;
+
+    #[test]
+    fn an_actor_that_is_built_just_now_has_one_row() {
+        let actor = |name: &str, state: &str, error: &str| ActorReport {
+            name: name.into(),
+            state: state.into(),
+            last_error: error.into(),
+            ..ActorReport::default()
+        };
+        let told = [("a", "starting"), ("b", "starting"), ("c", "retiring")];
+        let told = told.map(|(name, state)| actor(name, state, ""));
+        let mut all = vec![ExecutorReport {
+            executor_id: "e".into(),
+            report: Report {
+                actors: told.into(),
+                ..Report::default()
+            },
+        }];
+        let absent = [("a", "failed"), ("b", "starting"), ("c", "failed")];
+        let absent = absent.map(|(name, state)| actor(name, state, "why"));
+        add_absent(&mut all, absent.into());
+        let rows: Vec<_> = all
+            .iter()
+            .flat_map(|told| told.report.actors.iter().map(move |a| (told, a)))
+            .map(|(told, a)| {
+                format!(
+                    "{} {} {} {}",
+                    told.executor_id, a.name, a.state, a.last_error
+                )
+            })
+            .collect();
+        let expected = [
+            "e a failed why",
+            "e b starting ",
+            "e c retiring ",
+            " c failed why",
+        ];
+        assert_eq!(rows, expected);
+    }
 
     #[tokio::test]
     async fn who_does_not_answer_is_named_and_not_waited_for_beyond_the_limit() {

@@ -8,11 +8,13 @@
 use std::fmt::Display;
 use std::time::Instant;
 
+use datafusion::common::Result;
 use mobula_udfs::{ActorInfo, ActorState};
 
-use super::placed_actor::{Hosts, PlacedActor, directory_key};
+use super::placed_actor::{Hosts, PlacedActor, directory_key, external};
 use super::scaling::Short;
 use crate::error::ExecutionError;
+use crate::resource_check::check_actors;
 
 /// One that is not there.
 #[derive(Debug, Clone)]
@@ -75,6 +77,21 @@ impl Hosts {
         placed.iter().filter_map(|placed| placed.absent()).collect()
     }
 
+    /// Refuses a `min` of a pool, larger than before, that can never be had. Where nobody has
+    /// what one asks for it waits for that as before, whatever its `min`.
+    ///
+    /// # Errors
+    /// How many there is room for, or may be.
+    pub(super) fn check_more(&self, placed: &PlacedActor, min: usize) -> Result<()> {
+        let (what, hosts) = (placed.what(), self.hosts());
+        if check_actors(&what, &placed.demand(1), &hosts).is_err() {
+            return Ok(());
+        }
+        let checked = check_actors(&what, &placed.demand(min), &hosts);
+        checked.map_err(external)?;
+        self.check_size(placed, min).map_err(external)
+    }
+
     /// Refuses a pool that would have more than there may be, at least `min`, beside others.
     ///
     /// # Errors
@@ -83,7 +100,7 @@ impl Hosts {
         &self,
         placed: &PlacedActor,
         min: usize,
-    ) -> Result<(), ExecutionError> {
+    ) -> std::result::Result<(), ExecutionError> {
         if placed.spec.pool.is_none() {
             return Ok(());
         }
@@ -121,10 +138,15 @@ impl PlacedActor {
 
     /// It is in line now, or nobody lacks anything for it.
     pub(super) fn has_room(&self) {
-        let mut absence = self.absence.lock();
-        if let Some(absence) = absence.as_mut().filter(|a| a.why == Absent::Nowhere) {
+        {
+            let mut absence = self.absence.lock();
+            let Some(absence) = absence.as_mut().filter(|a| a.why == Absent::Nowhere) else {
+                return;
+            };
             absence.why = Absent::InLine;
+            absence.reason.clear();
         }
+        self.note("somebody has what it asks for now: it is its turn next".to_owned());
     }
 
     /// What it lacks that nobody has.

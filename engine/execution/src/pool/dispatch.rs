@@ -182,15 +182,18 @@ async fn send(
         match turn.pool.call_each(blocks.to_vec()).await {
             Ok(answers) => return Ok((turn, answers, sends)),
             Err(error) if is_loss(&error) => {
-                if let Some(error) = ends.failed(&error) {
+                if let Some(error) = turn.failed(&error) {
                     return Err(error);
                 }
                 // Who refuses it has not lost it.
-                sends -= u32::from(turn.lost(&error));
+                let is_refused = turn.lost(&error);
+                sends -= u32::from(is_refused);
                 if sends >= SENDS_MAX {
                     return Err(error);
                 }
-                ends.count_resent();
+                if !is_refused {
+                    ends.count_resent();
+                }
             }
             Err(error) => return Err(error),
         }
@@ -208,18 +211,20 @@ async fn next(sending: Option<Sending>) -> Option<(Result<Answer, UdfError>, Opt
             None => return None,
             Some(Err(error)) => error,
         };
-        if let Some(error) = sending.ends.failed(&error) {
+        if let Some(error) = sending.turn.failed(&error) {
             return Some((Err(error), None));
         }
-        if is_loss(&error) {
-            sending.sends -= u32::from(sending.turn.lost(&error));
-        }
+        let is_refused = is_loss(&error) && sending.turn.lost(&error);
+        sending.sends -= u32::from(is_refused);
+        // To find an actor that is being built is no retry.
+        let mut was_begun = !is_refused;
         let error = match error {
             UdfError::ActorDown {
                 down: Down::Begun(cause),
                 function,
             } => {
                 sending.ended += 1;
+                was_begun = true;
                 if sending.ended == ENDED_MAX {
                     return Some((Err(*cause), None));
                 }
@@ -239,7 +244,9 @@ async fn next(sending: Option<Sending>) -> Option<(Result<Answer, UdfError>, Opt
             ended,
             ..
         } = sending;
-        ends.count_resent();
+        if was_begun {
+            ends.count_resent();
+        }
         drop(turn);
         let (turn, answers, sends) = match send(&ends, &blocks, sends).await {
             Ok(sent) => sent,

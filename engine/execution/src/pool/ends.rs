@@ -95,6 +95,11 @@ impl Turn {
     pub(super) fn lost(&self, error: &UdfError) -> bool {
         self.ends.lose(self.end, error)
     }
+
+    /// What a block fails with that no actor takes, since none can be built.
+    pub(super) fn failed(&self, error: &UdfError) -> Option<UdfError> {
+        self.ends.failed(self.end, error)
+    }
 }
 
 impl Drop for Turn {
@@ -313,8 +318,9 @@ impl Ends {
         has_refused
     }
 
-    /// What a block fails with that no actor takes, since none can be built.
-    pub(super) fn failed(&self, error: &UdfError) -> Option<UdfError> {
+    /// What a block fails with that the end at `at` has refused so, and no other actor takes:
+    /// none can be built.
+    fn failed(&self, at: usize, error: &UdfError) -> Option<UdfError> {
         let UdfError::ActorDown {
             function,
             down: Down::Failed(reason),
@@ -322,15 +328,12 @@ impl Ends {
         else {
             return None;
         };
-        let others = |end: &End| end.is_there() && end.host.actors > 0;
-        let has_others = self
-            .state
-            .lock()
-            .ends
-            .iter()
-            .filter(|end| others(end))
-            .count()
-            > 1;
+        let has_others = {
+            let state = self.state.lock();
+            // It may count as lost already, by another of its blocks.
+            let mut all = state.ends.iter().enumerate();
+            all.any(|(other, end)| other != at && end.is_there() && end.host.actors > 0)
+        };
         (!has_others).then(|| UdfError::ActorFailed {
             function: function.clone(),
             actor: self.named.clone(),

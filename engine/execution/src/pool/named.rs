@@ -24,7 +24,6 @@ use super::starter::Starter;
 use crate::coordinator::queries::Queries;
 use crate::error::ExecutionError;
 use crate::process::Process;
-use crate::resource_check::check_actors;
 use crate::spawn::spawn_named;
 
 /// The named actors of an engine.
@@ -50,6 +49,8 @@ pub struct PoolInfo {
     pub executors: Vec<String>,
     /// Actors that are being built.
     pub starting: usize,
+    /// Of those that are there, how many had failed when it was last looked at.
+    pub failed: usize,
     /// Blocks that waited when it was last looked at.
     pub queue: usize,
     /// What it last did, when and why.
@@ -166,6 +167,8 @@ impl NamedActors {
                 let replaced = shared.placed.lock().insert(name, Arc::clone(&placed));
                 *placed.instead_of.lock() = None;
                 shared.tell(&placed);
+                // Nor what somebody who came meanwhile has begun with that one.
+                shared.keyed.forget(&placed.spec.name);
                 if placed.spec.pool.is_some() {
                     shared.follow_load();
                 }
@@ -234,6 +237,22 @@ impl NamedActors {
         found.flatten().collect()
     }
 
+    /// Those of `names` of which nobody is there, as errors call them.
+    pub fn missing(&self, names: &[String]) -> Vec<String> {
+        let here = self.shared.actors.list();
+        let missing = names.iter().filter_map(|name| {
+            let placed = self.shared.placed.lock().get(name).cloned();
+            if let Some(placed) = placed {
+                let is_missing = placed.members.lock().there.is_empty();
+                return is_missing.then(|| placed.what());
+            }
+            let mut single = here.iter().filter(|actor| actor.member == 0);
+            let found = single.find(|actor| actor.name == *name)?;
+            found.pid.is_none().then(|| format!("actor \"{name}\""))
+        });
+        missing.collect()
+    }
+
     /// Builds anew what those called by one of `claims` have lost.
     pub async fn mend(&self, claims: &[String]) {
         self.shared.mend(claims).await;
@@ -266,6 +285,7 @@ impl NamedActors {
                 idle_ttl: own_ttl.unwrap_or(self.shared.scaling.idle_ttl),
                 executors: there.into_iter().map(|m| m.executor_id).collect(),
                 starting,
+                failed: pool.not_built,
                 queue: pool.waiting,
                 last_change: pool.last_change.clone(),
             })
@@ -283,7 +303,7 @@ impl NamedActors {
     /// The pool called `name` as it is declared with other `bounds`; `None`: there is none.
     ///
     /// # Errors
-    /// When so many as its `min` can never be had.
+    /// When a larger `min` than before can never be had.
     pub fn with_bounds(&self, name: &str, bounds: PoolBounds) -> Result<Option<ActorSpec>> {
         let placed = self.shared.placed.lock().get(name).cloned();
         let Some(placed) = placed.filter(|placed| placed.spec.pool.is_some()) else {
@@ -294,11 +314,9 @@ impl NamedActors {
             let what = placed.what();
             return Err(external(ExecutionError::KeyedPool { what, actors }));
         }
-        let call = placed.demand(bounds.min);
-        let checked = check_actors(&placed.what(), &call, &self.shared.hosts());
-        checked.map_err(external)?;
-        let sized = self.shared.check_size(&placed, bounds.min);
-        sized.map_err(external)?;
+        if bounds.min > placed.least() {
+            self.shared.check_more(&placed, bounds.min)?;
+        }
         Ok(Some(ActorSpec {
             pool: Some(bounds),
             ..placed.spec.as_ref().clone()

@@ -393,5 +393,7 @@ fn figures(load: &PoolLoad) -> Figures {
         calls: load.calls,
         busy: Duration::from_micros(load.busy_us),
         is_at_work: load.is_at_work,
+        // Its calls build it anew, and fail where that fails.
+        has_failed: false,
     }
 }

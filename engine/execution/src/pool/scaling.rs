@@ -64,6 +64,10 @@ pub(super) struct Following {
     /// Blocks that waited at the last look, and actors that did not take calls yet.
     pub(super) waiting: usize,
     pub(super) starting: usize,
+    /// Actors that had ended then and could not be built.
+    pub(super) not_built: usize,
+    /// Whether those were all.
+    is_down: bool,
     /// What it last did, and why.
     pub(super) last_change: Option<(SystemTime, String)>,
 }
@@ -112,6 +116,8 @@ impl Following {
             paused_until: None,
             waiting: 0,
             starting: 0,
+            not_built: 0,
+            is_down: false,
             last_change: None,
         }
     }
@@ -141,6 +147,7 @@ impl Following {
             is_wanted: around.is_wanted,
         };
         (self.waiting, self.starting) = (load.waiting, load.starting);
+        self.see_not_built(actors);
         let time = now.saturating_duration_since(self.began);
         let (change, state) = decide(&load, limits, &self.state, time);
         self.state = state;
@@ -148,6 +155,21 @@ impl Following {
             self.last_change = Some((SystemTime::now(), change.to_string()));
         }
         (change, seen)
+    }
+
+    /// Says when none of its `actors` is there any more, and when one is again.
+    fn see_not_built(&mut self, actors: &[(u64, Option<Figures>)]) {
+        let figures = actors.iter().filter_map(|(_, figures)| figures.as_ref());
+        let failed = figures.filter(|figures| figures.has_failed).count();
+        let is_down = failed > 0 && failed == actors.len();
+        match (self.is_down, is_down) {
+            (false, true) => self.note(format!(
+                "none of {failed} actors is there: they ended and could not be built, which is tried again. system.actors says why"
+            )),
+            (true, false) => self.note("it is there".to_owned()),
+            _ => {}
+        }
+        (self.not_built, self.is_down) = (failed, is_down);
     }
 
     /// Something has become of it.
@@ -364,6 +386,7 @@ fn of_info(info: ActorInfo) -> (String, Figures) {
         calls: info.calls,
         busy: info.age.mul_f64(info.busy_share.clamp(0.0, 1.0)),
         is_at_work: info.state == ActorState::Busy,
+        has_failed: info.state == ActorState::Failed,
     };
     (member_key(&info.name, info.member), figures)
 }
@@ -375,6 +398,7 @@ fn of_report(report: ActorReport) -> (String, Figures) {
         calls: report.calls,
         busy: age.mul_f64(report.busy_share.clamp(0.0, 1.0)),
         is_at_work: report.state == ActorState::Busy.to_string(),
+        has_failed: report.state == ActorState::Failed.to_string(),
     };
     (member_key(&report.name, report.member), figures)
 }

@@ -19,6 +19,8 @@ pub struct Figures {
     /// Time at work, the block that it is at included.
     pub busy: Duration,
     pub is_at_work: bool,
+    /// It has ended and could not be built, which is tried again.
+    pub has_failed: bool,
 }
 
 /// What all of them do.
@@ -129,6 +131,7 @@ mod tests {
             calls,
             busy: MS(busy),
             is_at_work,
+            has_failed: false,
         })
     }
 

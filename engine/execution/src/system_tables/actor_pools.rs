@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arrow::array::{ArrayRef, StringArray};
+use arrow::array::{ArrayRef, StringArray, UInt64Array};
 use arrow::datatypes::DataType;
 
 use super::columns::{counts, texts, times_if_any};
@@ -30,6 +30,7 @@ pub const TABLE: Table = Table {
         ("last_change", DataType::Utf8),
         ("changed", TIME),
         ("query_id", DataType::Utf8),
+        ("failed", DataType::UInt64),
     ],
     rows: Rows::Here(pools),
 };
@@ -42,6 +43,8 @@ struct Pool {
     executors: Vec<String>,
     asks_for: String,
     starting: usize,
+    /// `None`: its host does not tell.
+    failed: Option<usize>,
     queue: usize,
     idle_ttl: Duration,
     last_change: Option<(SystemTime, String)>,
@@ -57,6 +60,7 @@ impl From<PoolInfo> for Pool {
             executors: pool.executors,
             asks_for: pool.spec.demand.to_string(),
             starting: pool.starting,
+            failed: Some(pool.failed),
             queue: pool.queue,
             idle_ttl: pool.idle_ttl,
             last_change: pool.last_change,
@@ -74,6 +78,7 @@ impl From<QueryPool> for Pool {
             executors: pool.executors,
             asks_for: pool.demand.to_string(),
             starting: pool.starting,
+            failed: None,
             queue: pool.queue,
             idle_ttl: pool.idle_ttl,
             last_change: pool.last_change,
@@ -110,6 +115,9 @@ fn pools(engine: &Arc<Engine>) -> Vec<ArrayRef> {
         times_if_any(last().map(|change| change.map(|(at, _)| millis(*at)))),
         Arc::new(StringArray::from_iter(
             pools.iter().map(|pool| pool.query_id.as_ref()),
+        )),
+        Arc::new(UInt64Array::from_iter(
+            pools.iter().map(|pool| pool.failed.map(|n| n as u64)),
         )),
     ]
 }

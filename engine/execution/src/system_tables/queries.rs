@@ -51,7 +51,9 @@ fn queries(engine: &Arc<Engine>) -> Vec<ArrayRef> {
         times(started),
         counts(elapsed.map(|elapsed| elapsed.as_millis() as u64)),
         counts(all.iter().map(|q| q.waited(now).as_millis() as u64)),
-        Arc::new(StringArray::from_iter(all.iter().map(waits_for))),
+        Arc::new(StringArray::from_iter(
+            all.iter().map(|query| waits_for(engine, query)),
+        )),
         Arc::new(UInt64Array::from_iter(
             all.iter().map(|query| ahead(query).map(|n| n as u64)),
         )),
@@ -66,13 +68,17 @@ fn state(query: &Query) -> &'static str {
     }
 }
 
-fn waits_for(query: &Query) -> Option<String> {
+fn waits_for(engine: &Engine, query: &Query) -> Option<String> {
     match &query.stage {
         Stage::Waiting { wait, .. } => Some(match wait {
             Wait::Resources(asked) => asked.clone(),
             Wait::Places(1) => "1 worker".to_owned(),
             Wait::Places(n) => format!("{n} workers"),
         }),
-        Stage::Planning | Stage::Running => None,
+        Stage::Running => {
+            let missing = engine.actors().missing(&query.calls);
+            (!missing.is_empty()).then(|| missing.join(", "))
+        }
+        Stage::Planning => None,
     }
 }

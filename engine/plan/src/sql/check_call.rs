@@ -4,7 +4,9 @@
 
 use std::collections::HashSet;
 
-use mobula_udfs::{BatchFormat, CallMode, Demand, FunctionSpec, Language, Literal, OnError};
+use mobula_udfs::{
+    BatchFormat, CallMode, Demand, FunctionSpec, Language, Literal, OnError, PoolBounds,
+};
 
 use super::call_options::CallOptions;
 use super::relation::relation;
@@ -12,17 +14,17 @@ use crate::error::PlanError;
 use crate::operator::Operator;
 use crate::udf::check_method;
 
-/// Refuses a call of `spec` that `op` does not make.
+/// Refuses a call of `spec`, a method of a `pool` perhaps, that `op` does not make.
 pub(crate) fn check_call(
     op: &Operator,
-    spec: &FunctionSpec,
+    (spec, pool): (&FunctionSpec, Option<PoolBounds>),
     args: &[(String, Literal)],
     options: &CallOptions,
 ) -> Result<(), PlanError> {
     check_method(spec)?;
     check_constructor(op, spec, args)?;
     check_function(op, spec)?;
-    check_worker(op, spec, options)?;
+    check_worker(op, (spec, pool), options)?;
     options.overlap.check(spec, options.concurrency_of(spec))?;
     check_options(op, spec, options)
 }
@@ -30,25 +32,41 @@ pub(crate) fn check_call(
 /// Refuses to say of a named actor what its declaration says.
 fn check_worker(
     op: &Operator,
-    spec: &FunctionSpec,
+    (spec, pool): (&FunctionSpec, Option<PoolBounds>),
     options: &CallOptions,
 ) -> Result<(), PlanError> {
-    let name = &spec.name;
     let problem = if !spec.is_method() {
         return Ok(());
     } else if options.concurrency.is_some() {
-        format!("\"{name}\" is a method of an actor, which is one worker. Leave concurrency out")
+        match pool {
+            None => "one worker. Leave concurrency out",
+            Some(_) => {
+                "as many workers as its min and max say. Leave concurrency out; ALTER ACTOR POOL changes them"
+            }
+        }
     } else if !options.demand.over(&Demand::default()).is_none() {
-        format!(
-            "\"{name}\" is a method of an actor, which has its process. Leave num_cpus, num_gpus, memory, resources and label_selector out"
-        )
+        match pool {
+            None => {
+                "in its process. Leave num_cpus, num_gpus, memory, resources and label_selector out"
+            }
+            Some(_) => {
+                "in its processes. Leave num_cpus, num_gpus, memory, resources and label_selector out"
+            }
+        }
     } else if options.init_timeout.is_some() {
-        format!(
-            "\"{name}\" is a method of an actor, which is there. CREATE ACTOR says init_timeout"
-        )
+        match pool {
+            None => "there already. CREATE ACTOR says init_timeout",
+            Some(_) => "there already. CREATE ACTOR POOL says init_timeout",
+        }
     } else {
         return Ok(());
     };
+    let of = match pool {
+        None => "an actor",
+        Some(_) => "an actor pool",
+    };
+    let name = &spec.name;
+    let problem = format!("\"{name}\" is a method of {of}, which is {problem}");
     Err(relation(op, &problem))
 }
 

@@ -109,13 +109,12 @@ impl RelationPlanner for OperatorPlanner {
         let written = Written::read(op, args)?;
         let spec = self.functions.find(&written.function)?;
         let spec = written.options.declare(spec)?;
-        check_call(op, &spec, &written.args, &written.options)?;
+        let pool = self.functions.pool_of(&spec);
+        check_call(op, (&spec, pool), &written.args, &written.options)?;
         let input = context.plan(written.input.clone())?;
         let node = match written.grouping.given() {
             Some(_) if op.mode != CallMode::Groups => {
                 let grouping = |columns: &DFSchema| written.grouping.over(op.sql, columns);
-                let actor = spec.actor.as_ref().map(|method| &method.actor);
-                let pool = actor.and_then(|actor| self.functions.pool(actor));
                 let called = (spec, pool);
                 keyed_over(op, input, called, written.args, &written.options, grouping)?
             }
