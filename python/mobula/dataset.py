@@ -13,8 +13,8 @@ from . import formats, sql_text
 from .compute import Compute, Concurrency, call_options
 from .errors import QueryFailed
 from .functions import Code
+from .kept import Keeping
 from .packing import pack
-from .results import Results
 from .schemas import Schema, annotated
 from .steps import JOINS, Apply, Join, Renamed, Step, Union, WithColumn, Wrapped
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .grouped import GroupedData
 
 
-class Dataset(Results):
+class Dataset(Keeping):
     """Rows that somewhere are, or will be computed. Made by `mobula.read_parquet` and its
     like, by `Connection.sql`, and by the methods of other datasets."""
 

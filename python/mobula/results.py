@@ -203,4 +203,11 @@ class Results:
 
     def _stream(self) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         query = Rendering(self._connection)
-        return self._connection._link.stream(query.query(self._step), query.values.row())
+        schema, batches = self._connection._link.stream(query.query(self._step), query.values.row())
+        return schema, _held(self, batches)
+
+
+def _held(dataset: Results, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Rows that were kept for a dataset are there until they are read."""
+    yield from batches
+    del dataset
