@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import formats, sql_text
 from .compute import Compute, Concurrency, call_options
+from .declared import functions_of
 from .errors import QueryFailed
 from .functions import Code
 from .kept import Keeping
@@ -198,7 +199,7 @@ class Dataset(Keeping):
         if (fn is None) == (expr is None):
             raise ValueError("filter takes a function or expr, one of them")
         if fn is None:
-            return self._then(Wrapped("SELECT *", self._step, f" WHERE {expr}", f"filter {expr}"))
+            return self._then(Wrapped("SELECT *", self._step, f" WHERE {expr}", f"filter {expr}", functions_of(str(expr))))
         call = _Call(compute, concurrency, num_cpus, num_gpus, memory, resources, label_selector, options)
         packed = pack(
             fn,
@@ -217,7 +218,7 @@ class Dataset(Keeping):
         >>> mobula.range(2).with_column("half", "id / 2.0").take()
         [{'id': 0, 'half': 0.0}, {'id': 1, 'half': 0.5}]
         """
-        return self._then(WithColumn(self._step, column_name, expr))
+        return self._then(WithColumn(self._step, column_name, expr, functions_of(expr)))
 
     def select_columns(self, cols: str | Sequence[str]) -> Dataset:
         """These columns, in this order."""
