@@ -15,6 +15,7 @@ from __future__ import annotations
 from .compute import ActorPoolStrategy, TaskPoolStrategy
 from .connection import Connection, connect
 from .dataset import Dataset
+from .declared import actor, func
 from .default import (
     default_connection,
     from_arrow,
@@ -59,6 +60,7 @@ __all__ = [
     "NotSupported",
     "QueryFailed",
     "TaskPoolStrategy",
+    "actor",
     "apilevel",
     "connect",
     "default_connection",
@@ -67,6 +69,7 @@ __all__ = [
     "from_numpy",
     "from_pandas",
     "from_polars",
+    "func",
     "paramstyle",
     "range",
     "read_csv",

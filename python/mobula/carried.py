@@ -101,19 +101,19 @@ class _Built:
         asked = code.__call__
         if inspect.isasyncgenfunction(asked):
 
-            async def called(self, given):
-                async for part in self._call(given):
+            async def called(self, *given):
+                async for part in self._call(*given):
                     yield part
 
         elif inspect.iscoroutinefunction(asked):
 
-            async def called(self, given):
-                return await self._call(given)
+            async def called(self, *given):
+                return await self._call(*given)
 
         else:
 
-            def called(self, given):
-                return self._call(given)
+            def called(self, *given):
+                return self._call(*given)
 
         Actor.__call__ = called
         Actor.__name__ = Actor.__qualname__ = code.__name__

@@ -7,7 +7,6 @@ same session: settings made in one are seen in all.
 from __future__ import annotations
 
 import glob
-import inspect
 import os
 import uuid
 import weakref
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Union
 from . import local_rows, sql_text
 from .bound import Values
 from .dataset import Dataset
+from .declared import Func, functions_of, in_scope
 from .errors import ConnectionFailed, Error, NotSupported, QueryFailed
 from .functions import Functions
 from .link import Link
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from .engine import Engine
 
-_HERE = os.path.dirname(__file__)
 Paths = Union[str, "os.PathLike[str]", "Sequence[str | os.PathLike[str]]"]
 
 
@@ -103,8 +102,8 @@ class Connection:
         Args:
             values: what `$name` is in the query: a value, which travels beside the text and
                 never becomes SQL. Of a dataset, DataFrame or Arrow table what stands for the
-                relation `name`; those that the caller has as variables are found without
-                being named here.
+                relation `name`; of a `mobula.func` the function of that name. Those that the
+                caller has as variables are found without being named here.
 
         >>> import pandas
         >>> prices = pandas.DataFrame({"item": ["a", "b"], "price": [1.5, 20.0]})
@@ -114,13 +113,15 @@ class Connection:
         if not sql_text.is_query(query):
             raise QueryFailed("sql() is for queries, which give rows. Run other statements by execute()")
         relations = {name: value for name, value in values.items() if self._relation(name, value) is not None}
-        scalars = {name: value for name, value in values.items() if name not in relations}
-        for name, value in self._in_scope(sql_text.read_names(query) - relations.keys()).items():
+        functions = {name: value for name, value in values.items() if isinstance(value, Func)}
+        scalars = {name: value for name, value in values.items() if name not in relations and name not in functions}
+        for name, value in in_scope(sql_text.read_names(query) - relations.keys(), _has_rows).items():
             relations[name] = value
+        functions = functions_of(query) | functions
         steps = {name: step for name, value in relations.items() if (step := self._relation(name, value)) is not None}
         # What is wrong with values is said now.
         Values().placed(query, scalars)
-        return Dataset(self, Query(query.strip().rstrip(";"), steps, scalars))
+        return Dataset(self, Query(query.strip().rstrip(";"), steps, scalars, functions))
 
     def execute(self, statement: str, /, **values: Any) -> int:
         """Runs a statement now: DDL, SET, INSERT, COPY. Returns the rows it changed, or -1.
@@ -266,18 +267,6 @@ class Connection:
         read = local_rows.reader_of(value)
         return None if read is None else Local(read, f"{name}: {type(value).__module__.partition('.')[0]} {type(value).__name__}")
 
-    def _in_scope(self, names: set[str]) -> dict[str, Any]:
-        """Variables of the code that called the package, which hold rows."""
-        frame = inspect.currentframe()
-        while frame is not None and os.path.dirname(frame.f_code.co_filename) == _HERE:
-            frame = frame.f_back
-        found: dict[str, Any] = {}
-        for name in names if frame is not None else ():
-            value = frame.f_locals.get(name, frame.f_globals.get(name))  # type: ignore[union-attr]
-            if isinstance(value, Dataset) or local_rows.reader_of(value) is not None:
-                found[name] = value
-        return found
-
     def _uploaded(self, step: Local, read: Any) -> str:
         """The file that has the rows of `step`, written at its first use."""
         if self._engine is None:
@@ -300,6 +289,10 @@ class Connection:
 
     def _value(self, sql: str, values: Values) -> Any:
         return self._table(sql, values).column(0)[0].as_py()
+
+
+def _has_rows(value: Any) -> bool:
+    return isinstance(value, Dataset) or local_rows.reader_of(value) is not None
 
 
 def _united(datasets: list[Dataset]) -> Dataset:

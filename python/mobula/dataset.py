@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from . import formats, sql_text
 from .compute import Compute, Concurrency, call_options
+from .declared import functions_of
 from .errors import QueryFailed
 from .functions import Code
+from .kept import Keeping
 from .packing import pack
-from .results import Results
 from .schemas import Schema, annotated
 from .steps import JOINS, Apply, Join, Renamed, Step, Union, WithColumn, Wrapped
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from .grouped import GroupedData
 
 
-class Dataset(Results):
+class Dataset(Keeping):
     """Rows that somewhere are, or will be computed. Made by `mobula.read_parquet` and its
     like, by `Connection.sql`, and by the methods of other datasets."""
 
@@ -198,7 +199,7 @@ class Dataset(Results):
         if (fn is None) == (expr is None):
             raise ValueError("filter takes a function or expr, one of them")
         if fn is None:
-            return self._then(Wrapped("SELECT *", self._step, f" WHERE {expr}", f"filter {expr}"))
+            return self._then(Wrapped("SELECT *", self._step, f" WHERE {expr}", f"filter {expr}", functions_of(str(expr))))
         call = _Call(compute, concurrency, num_cpus, num_gpus, memory, resources, label_selector, options)
         packed = pack(
             fn,
@@ -217,7 +218,7 @@ class Dataset(Results):
         >>> mobula.range(2).with_column("half", "id / 2.0").take()
         [{'id': 0, 'half': 0.0}, {'id': 1, 'half': 0.5}]
         """
-        return self._then(WithColumn(self._step, column_name, expr))
+        return self._then(WithColumn(self._step, column_name, expr, functions_of(expr)))
 
     def select_columns(self, cols: str | Sequence[str]) -> Dataset:
         """These columns, in this order."""

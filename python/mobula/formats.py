@@ -6,6 +6,7 @@ say so. `"pyarrow"`: a Table. `"pandas"`, `"polars"`: a DataFrame.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,34 @@ def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
         return column.to_numpy()
     filled = column.fill_null(pa.scalar(False if t.is_boolean(kind) else 0, kind))
     return np.ma.MaskedArray(filled.to_numpy(), mask=column.is_null().to_numpy())
+
+
+def shuffled(batches: Iterator[pa.RecordBatch], buffer_rows: int, seed: int | None) -> Iterator[pa.RecordBatch]:
+    """The same rows, each drawn from at least `buffer_rows` that are held, until the end comes.
+
+    Twice as many are held before some are given, so that each row is moved twice on average.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    draw = random.Random(seed)
+
+    def drawn(held: list[pa.RecordBatch]) -> pa.Table:
+        rows = pa.Table.from_batches(held)
+        order = pc.sort_indices(pc.random(rows.num_rows, initializer=draw.getrandbits(63)))
+        return rows.take(order)
+
+    held: list[pa.RecordBatch] = []
+    n_held = 0
+    for batch in batches:
+        held.append(batch)
+        n_held += batch.num_rows
+        if n_held >= 2 * buffer_rows:
+            rows = drawn(held)
+            yield from rows.slice(0, n_held - buffer_rows).to_batches()
+            held, n_held = rows.slice(n_held - buffer_rows).to_batches(), buffer_rows
+    if held:
+        yield from drawn(held).to_batches()
 
 
 def rebatched(batches: Iterator[pa.RecordBatch], rows: int | None, drop_last: bool) -> Iterator[pa.Table]:

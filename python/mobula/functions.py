@@ -18,6 +18,7 @@ from .errors import CodeRefused
 from .packing import Packed
 
 if TYPE_CHECKING:
+    from .declared import Func
     from .link import Link
 
 # Rows that a schema is learned from.
@@ -60,6 +61,14 @@ class Functions:
             returns = f"TABLE({self._learn(code, alone)})"
         function = self._declare(code.packed, returns)
         return _query(code.operator, source, function, code.options)
+
+    def named(self, func: Func) -> str:
+        """The name of a function of expressions on the server."""
+        if func.digest not in self._declared:
+            function = f"{func.packed.name}_{self._suffix}{func.digest}"
+            self._link.run(func.statement(function))
+            self._declared[func.digest] = function
+        return self._declared[func.digest]
 
     def drop(self) -> None:
         """Forgets them on the server."""

@@ -53,16 +53,47 @@ def of_numpy(arrays: Any) -> pa.Table:
     return pa.table({name: _array(values) for name, values in columns.items()})
 
 
-def write(reader: pa.RecordBatchReader, path: str) -> None:
-    """Writes rows where the server reads them."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+class Writer:
+    """Writes rows where the server reads them. A context, whose end completes the file."""
 
-    schema = _storable(reader.schema)
-    with pq.ParquetWriter(path, schema, compression="lz4", write_statistics=True) as writer:
+    def __init__(self, schema: pa.Schema, path: str) -> None:
+        import pyarrow.parquet as pq
+
+        self._schema = _storable(schema)
+        self._file = pq.ParquetWriter(path, self._schema, compression="lz4", write_statistics=True)
+        self._held: list[pa.RecordBatch] = []
+        self._n_held = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Some rows more, which may wait until they fill a part of the file."""
+        self._held.append(batch)
+        self._n_held += batch.num_rows
+        if self._n_held >= ROWS_OF_GROUP:
+            self._flush()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._flush()
+        finally:
+            self._file.close()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._held:
+            table = pa.Table.from_batches(self._held)
+            self._held, self._n_held = [], 0
+            self._file.write_table(table if table.schema.equals(self._schema) else table.cast(self._schema), ROWS_OF_GROUP)
+
+
+def write(reader: pa.RecordBatchReader, path: str) -> None:
+    """Writes all rows of `reader`."""
+    with Writer(reader.schema, path) as writer:
         for batch in reader:
-            table = pa.Table.from_batches([batch])
-            writer.write_table(table if table.schema.equals(schema) else table.cast(schema), ROWS_OF_GROUP)
+            writer.write(batch)
 
 
 def _storable(schema: pa.Schema) -> pa.Schema:

@@ -80,7 +80,13 @@ class Results:
             yield from batch.to_pylist()
 
     def iter_batches(
-        self, *, batch_size: int | None = 256, batch_format: str | None = "default", drop_last: bool = False
+        self,
+        *,
+        batch_size: int | None = 256,
+        batch_format: str | None = "default",
+        drop_last: bool = False,
+        local_shuffle_buffer_size: int | None = None,
+        local_shuffle_seed: int | None = None,
     ) -> Iterator[Any]:
         """Batches of `batch_size` rows as they come; `None`: as the engine cuts them.
 
@@ -90,6 +96,8 @@ class Results:
         Args:
             batch_format: `"numpy"` (a dict of arrays), `"pandas"`, `"polars"` or `"pyarrow"`.
             drop_last: leave out a last batch with fewer rows.
+            local_shuffle_buffer_size: draw each row from at least so many, as they come. With
+                `local_shuffle_seed` it draws the same way for rows that come the same way.
 
         >>> [len(batch["id"]) for batch in mobula.range(5).iter_batches(batch_size=2)]
         [2, 2, 1]
@@ -97,7 +105,11 @@ class Results:
         kind = formats.check(batch_format)
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}. Give 1 or more, or None")
+        if local_shuffle_buffer_size is not None and (batch_size is None or local_shuffle_buffer_size < 1):
+            raise ValueError("local_shuffle_buffer_size is a number of rows, from 1, and needs a batch_size")
         _, batches = self._stream()
+        if local_shuffle_buffer_size is not None:
+            batches = formats.shuffled(batches, local_shuffle_buffer_size, local_shuffle_seed)
         for table in formats.rebatched(batches, batch_size, drop_last):
             yield formats.converted(table, kind)
 
@@ -203,4 +215,11 @@ class Results:
 
     def _stream(self) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         query = Rendering(self._connection)
-        return self._connection._link.stream(query.query(self._step), query.values.row())
+        schema, batches = self._connection._link.stream(query.query(self._step), query.values.row())
+        return schema, _held(self, batches)
+
+
+def _held(dataset: Results, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Rows that were kept for a dataset are there until they are read."""
+    yield from batches
+    del dataset

@@ -148,6 +148,31 @@ def read_names(text: str) -> set[str]:
     return found
 
 
+def called_names(text: str) -> set[str]:
+    """The unquoted words that are called: those in front of a parenthesis, behind no dot."""
+    return {token for token, is_called in _words_called(text) if is_called}
+
+
+def with_calls(text: str, names: Mapping[str, str]) -> str:
+    """`text` with other names for what is called."""
+    if not names:
+        return text
+    return "".join(names.get(token, token) if is_called else token for token, is_called in _words_called(text))
+
+
+def _words_called(text: str) -> Iterator[tuple[str, bool]]:
+    pieces = list(tokens(text))
+    behind = ""
+    for place, (kind, token) in enumerate(pieces):
+        is_called = False
+        if kind == "word" and behind != ".":
+            rest = (one for kind, one in pieces[place + 1 :] if kind not in ("blank", "comment"))
+            is_called = next(rest, "") == "("
+        if kind not in ("blank", "comment"):
+            behind = token
+        yield token, is_called
+
+
 def with_relations(text: str, relations: Mapping[str, str]) -> str:
     """The query `text` in which each name stands for a query, before those it has itself."""
     if not relations:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from .connection import Connection
+    from .declared import Func
 
 
 class Step:
@@ -64,6 +65,10 @@ class Rendering:
         """The names of its columns, from the server."""
         return self.connection._link.schema(self.alone(f"SELECT * FROM {self.name_of(step)}")).names
 
+    def with_functions(self, text: str, functions: Mapping[str, Func]) -> str:
+        """`text`, which calls them by the names that they have on the server."""
+        return sql_text.with_calls(text, {name: self.connection._functions.named(one) for name, one in functions.items()})
+
     def alone(self, sql: str) -> str:
         """As `over`, with literals for what else is bound beside it."""
         return self.values.as_literals(self.over(sql))
@@ -76,6 +81,7 @@ class Query(Step):
     text: str
     relations: Mapping[str, Step] = dataclasses.field(default_factory=dict)
     values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    functions: Mapping[str, Func] = dataclasses.field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[Step, ...]:  # type: ignore[override]
@@ -88,7 +94,8 @@ class Query(Step):
 
     def sql(self, query: Rendering) -> str:
         relations = {name: f"SELECT * FROM {query.name_of(step)}" for name, step in self.relations.items()}
-        return sql_text.with_relations(query.values.placed(self.text, self.values), relations)
+        text = query.with_functions(query.values.placed(self.text, self.values), self.functions)
+        return sql_text.with_relations(text, relations)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,13 +118,15 @@ class Wrapped(Step):
     source: Step
     after: str
     label: str
+    functions: Mapping[str, Func] = dataclasses.field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[Step, ...]:  # type: ignore[override]
         return (self.source,)
 
     def sql(self, query: Rendering) -> str:
-        return f"{self.before} FROM {query.name_of(self.source)}{self.after}"
+        after = query.with_functions(self.after, self.functions)
+        return f"{self.before} FROM {query.name_of(self.source)}{after}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,6 +164,7 @@ class WithColumn(Step):
     source: Step
     column: str
     expression: str
+    functions: Mapping[str, Func] = dataclasses.field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[Step, ...]:  # type: ignore[override]
@@ -165,7 +175,8 @@ class WithColumn(Step):
         return f"with_column {self.column} = {self.expression}"
 
     def sql(self, query: Rendering) -> str:
-        columns, made = query.columns_of(self.source), f"({self.expression}) AS {sql_text.name(self.column)}"
+        expression = query.with_functions(self.expression, self.functions)
+        columns, made = query.columns_of(self.source), f"({expression}) AS {sql_text.name(self.column)}"
         kept = [made if column == self.column else sql_text.name(column) for column in columns]
         if self.column not in columns:
             kept.append(made)

@@ -113,6 +113,24 @@ def test_samples_and_shuffles(con):
     assert shuffled != sorted(shuffled) == list(range(1_000))
 
 
+def test_a_local_shuffle_draws_from_what_is_held(con):
+    rows = con.range(50_000).sort("id")
+
+    def drawn(**options):
+        batches = rows.iter_batches(batch_size=1_000, **options)
+        return [[int(one) for one in batch["id"]] for batch in batches]
+
+    plain, made = drawn(), drawn(local_shuffle_buffer_size=5_000, local_shuffle_seed=7)
+    assert [len(batch) for batch in made] == [1_000] * 50
+    assert sorted(sum(made, [])) == sum(plain, [])
+    # No batch is as it came, and rows come from far: nowhere near in order.
+    assert not any(batch == sorted(batch) for batch in made)
+    assert max(made[0]) >= 4_000 and max(abs(place - one) for place, one in enumerate(sum(made, []))) > 5_000
+    assert made == drawn(local_shuffle_buffer_size=5_000, local_shuffle_seed=7) != drawn(local_shuffle_buffer_size=5_000)
+    large = drawn(local_shuffle_buffer_size=100_000, drop_last=True)
+    assert sorted(sum(large, [])) == sum(plain, [])
+
+
 def test_repartition_keeps_rows(con):
     numbers = con.range(1_000)
     for other in (numbers.repartition(3), numbers.repartition(2, keys="id"), numbers.repartition(target_num_rows_per_block=10)):
@@ -146,6 +164,8 @@ def test_a_dataset_says_what_it_is_without_running(con):
         lambda rows: rows.repartition(),
         lambda rows: rows.groupby([]),
         lambda rows: next(rows.iter_batches(batch_size=0)),
+        lambda rows: next(rows.iter_batches(local_shuffle_buffer_size=0)),
+        lambda rows: next(rows.iter_batches(batch_size=None, local_shuffle_buffer_size=10)),
         lambda rows: rows.take_batch(batch_format="numbers"),
         lambda rows: rows.take_all(limit=2),
     ],

@@ -1,0 +1,188 @@
+"""`@mobula.func` and `@mobula.actor`: Python that SQL calls by its name in an expression.
+
+Type hints say the SQL types. What is called gets an array for each argument, with one value
+a row, and returns one: docs/guide/functions.md. It travels as other code does (`packing`),
+at its first use on a connection.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import os
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from . import schemas, sql_text
+from .compute import call_options
+from .errors import CodeRefused
+from .packing import Packed, pack
+
+_HERE = os.path.dirname(__file__)
+
+
+class Func:
+    """Python code that SQL can call. In Python it is what it was before."""
+
+    def __init__(self, code: Callable[..., Any], words: str, options: Mapping[str, str], construct: Mapping[str, Any]) -> None:
+        functools.update_wrapper(self, code, updated=())
+        self._code = code
+        self._construct = construct
+        self.parameters, self.returns = _types(code)
+        """As SQL has them."""
+        given = ", ".join(f"{key} = {value}" for key, value in options.items())
+        self._clauses = words + (f" WITH ({given})" if given else "")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._code(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<mobula function {_name(self._code)}({self.parameters}) RETURNS {self.returns}>"
+
+    def __reduce__(self) -> Any:
+        # Others may call it in workers, which do not have this package.
+        return functools.partial, (self._code,)
+
+    @functools.cached_property
+    def packed(self) -> Packed:
+        """What travels: the code as it is at its first use."""
+        return pack(self._code, **self._construct)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Names it with its types and options: equal ones have equal digests."""
+        text = f"{self.packed.digest} {self.parameters} {self.returns}{self._clauses}"
+        return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+    def statement(self, function: str) -> str:
+        """What declares it under the name `function`."""
+        head = f"CREATE FUNCTION {function}({self.parameters}) RETURNS {self.returns} LANGUAGE python{self._clauses}"
+        return f"{head} AS $${self.packed.body(function)}$$"
+
+
+def func(code: Callable[..., Any] | None = None, *, immutable: bool = False, strict: bool = False, **options: Any) -> Any:
+    """Makes a function one that SQL can call, in `sql`, `filter(expr=…)` and `with_column`.
+
+    Args:
+        immutable: equal arguments give equal results, so that calls may be shared and moved.
+        strict: rows with a NULL argument give NULL, without a call.
+        options: `batch_size`, `concurrency`, `num_cpus`, `timeout` and others of calls.
+
+    Raises:
+        CodeRefused: an argument, or what it returns, has no type hint that SQL knows.
+
+    >>> @mobula.func(immutable=True)
+    ... def net(price: float, discount: float) -> float:
+    ...     return price * (1 - discount)
+    >>> mobula.sql("SELECT net(10, 0.25) AS n").take()
+    [{'n': 7.5}]
+    """
+    if code is None:
+        return functools.partial(func, immutable=immutable, strict=strict, **options)
+    if isinstance(code, type):
+        raise CodeRefused(f"{_name(code)} is a class. Write @mobula.actor")
+    return Func(code, _words(immutable, strict), _options(False, options), {})
+
+
+def actor(
+    code: type | None = None,
+    *,
+    fn_constructor_args: Iterable[Any] | None = None,
+    fn_constructor_kwargs: Mapping[str, Any] | None = None,
+    immutable: bool = False,
+    strict: bool = False,
+    **options: Any,
+) -> Any:
+    """Makes a class one whose actors SQL calls: each is built once, and called for its rows.
+
+    Arguments as those of `func`; hints are those of `__call__`.
+
+    >>> @mobula.actor(fn_constructor_args=[100])
+    ... class Above:
+    ...     def __init__(self, least):
+    ...         self.least = least
+    ...     def __call__(self, value: int) -> bool:
+    ...         return value > self.least
+    >>> mobula.range(200).filter(expr="Above(id)").count()
+    99
+    """
+    if code is None:
+        given = dict(fn_constructor_args=fn_constructor_args, fn_constructor_kwargs=fn_constructor_kwargs)
+        return functools.partial(actor, immutable=immutable, strict=strict, **given, **options)
+    if not isinstance(code, type):
+        raise CodeRefused(f"{_name(code)} is no class. Write @mobula.func")
+    construct = dict(fn_constructor_args=fn_constructor_args, fn_constructor_kwargs=fn_constructor_kwargs)
+    return Func(code, _words(immutable, strict), _options(True, options), construct)
+
+
+def functions_of(text: str) -> dict[str, Func]:
+    """The functions that SQL text calls by the names of the caller's variables."""
+    return in_scope(sql_text.called_names(text), lambda value: isinstance(value, Func))
+
+
+def in_scope(names: set[str], wanted: Callable[[Any], bool]) -> dict[str, Any]:
+    """Variables of the code that called the package, if they are what is wanted."""
+    frame = inspect.currentframe()
+    while frame is not None and os.path.dirname(frame.f_code.co_filename) == _HERE:
+        frame = frame.f_back
+    if frame is None:
+        return {}
+    code = frame.f_code
+    of_function = {*code.co_varnames, *code.co_cellvars, *code.co_freevars} if code.co_flags & inspect.CO_OPTIMIZED else names
+    found: dict[str, Any] = {}
+    for name in names:
+        # Asking a function for its variables keeps them alive until it ends, before Python 3.13.
+        local = frame.f_locals if name in of_function else {}
+        value = local.get(name, frame.f_globals.get(name))
+        if wanted(value):
+            found[name] = value
+    return found
+
+
+def _words(immutable: bool, strict: bool) -> str:
+    return (" IMMUTABLE" if immutable else "") + (" STRICT" if strict else "")
+
+
+def _options(is_class: bool, given: dict[str, Any]) -> dict[str, str]:
+    size = given.pop("batch_size", None)
+    of_calls = ("compute", "concurrency", "num_cpus", "num_gpus", "memory", "resources", "label_selector")
+    named = {key: given.pop(key) for key in of_calls if key in given}
+    made = call_options(is_class=is_class, **named, engine=given)
+    return made if size is None else {"batch_size": str(int(size)), **made}
+
+
+def _types(code: Any) -> tuple[str, str]:
+    """Parameters and result as SQL says them."""
+    called = code
+    if isinstance(code, type):
+        # Not that of its metaclass, which builds it.
+        called = next((vars(base)["__call__"] for base in code.__mro__[:-1] if "__call__" in vars(base)), None)
+    if not callable(called):
+        raise CodeRefused(f"{_name(code)} cannot be called. Add a method __call__")
+    try:
+        hints = typing.get_type_hints(called)
+    except Exception as error:
+        raise CodeRefused(f"the type hints of {_name(code)} are not there at run time: {error}") from error
+    parameters = list(inspect.signature(called).parameters.values())[1 if isinstance(code, type) else 0 :]
+    made = []
+    for one in parameters:
+        if one.name in hints:
+            made.append(f"{sql_text.name(one.name)} {_type(hints[one.name], one.name, code)}")
+        elif one.default is one.empty or one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+            raise CodeRefused(f"{_name(code)} has no type hint for {one.name}. Write {one.name}: float, or another type of its values")
+    if "return" not in hints:
+        raise CodeRefused(f"{_name(code)} has no type hint for what it returns. Write -> float, or another type of its values")
+    return ", ".join(made), _type(hints["return"], "return", code)
+
+
+def _type(hint: Any, place: str, code: Any) -> str:
+    try:
+        return schemas.sql_type(hint, place)
+    except CodeRefused as error:
+        raise CodeRefused(f"{_name(code)}, {str(error).removeprefix('column ')}") from None
+
+
+def _name(code: Any) -> str:
+    return getattr(code, "__name__", type(code).__name__)

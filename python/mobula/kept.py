@@ -1,0 +1,188 @@
+"""Rows that were computed once and are kept: `materialize`, and the parts of a split.
+
+They lie as Parquet in the directory of an engine of one's own, on disk and not in memory, and
+go when no dataset over them is left, or with the engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import shutil
+import uuid
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from . import local_rows, sql_text
+from .errors import NotSupported
+from .results import Results
+from .steps import Rendering, Step
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from .connection import Connection
+    from .dataset import Dataset
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kept(Step):
+    """A directory of Parquet files, which ends with this step."""
+
+    directory: str
+    label: str
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, shutil.rmtree, self.directory, ignore_errors=True)
+
+    def sql(self, query: Rendering) -> str:
+        return f"SELECT * FROM {sql_text.string(os.path.join(self.directory, '*.parquet'))}"
+
+
+class Keeping(Results):
+    """What of `Dataset` computes its rows now."""
+
+    def materialize(self) -> Dataset:
+        """Computes the rows now, once; the new dataset reads what was kept, on disk.
+
+        Its rows come in no order in particular. Needs an engine of one's own.
+
+        Raises:
+            NotSupported: a server keeps nothing for us: write_parquet and read_parquet do.
+
+        >>> drawn = mobula.range(1000).random_sample(0.5).materialize()
+        >>> drawn.count() == drawn.count()
+        True
+        """
+        directory = _new_directory(self._connection)
+        step = Kept(directory, "materialized")
+        query = Rendering(self._connection)
+        rows = query.query(self._step)
+        target = sql_text.string(directory + "/")
+        self._connection._link.run(f"COPY ({rows}) TO {target} STORED AS PARQUET", query.values.row())
+        if not os.listdir(directory):
+            # No rows, no files: one says which columns there are.
+            _written(self.schema(), iter(()), os.path.join(directory, "0.parquet"))
+        return self._then(step)
+
+    def split(self, n: int, *, equal: bool = False) -> list[Dataset]:
+        """Computes the rows now, and deals them out to `n` datasets.
+
+        Rows go in turn, so that sizes differ by one at most. `equal`: not at all; up to `n - 1`
+        rows are left out. Needs an engine of one's own, as `materialize`.
+
+        >>> [part.count() for part in mobula.range(11).split(3)]
+        [4, 4, 3]
+        >>> [part.count() for part in mobula.range(11).split(3, equal=True)]
+        [3, 3, 3]
+        """
+        if n < 1:
+            raise ValueError(f"split into {n} parts")
+        schema, batches = self._stream()
+        return self._parts(schema, n, _dealt(schema, batches, n, equal), "split")
+
+    def split_at_indices(self, indices: Sequence[int]) -> list[Dataset]:
+        """Computes the rows now, and cuts them before these places, in the order they come.
+
+        >>> first, rest = mobula.range(5).sort("id").split_at_indices([2])
+        >>> first.count(), rest.min("id")
+        (2, 2)
+        """
+        places = list(indices)
+        if not places or places != sorted(places) or places[0] < 0:
+            raise ValueError(f"split_at_indices {places}. Give places that rise, from 0")
+        schema, batches = self._stream()
+        return self._parts(schema, len(places) + 1, _cut(batches, places), "split_at_indices")
+
+    def train_test_split(self, test_size: int | float, *, shuffle: bool = False) -> tuple[Dataset, Dataset]:
+        """Computes the rows now: those to train with, and `test_size` of them (a share below
+        1, or a number of rows) to test with.
+
+        `shuffle`: which is which is drawn; otherwise the last ones in the order they come.
+
+        >>> train, test = mobula.range(10).train_test_split(0.2, shuffle=True)
+        >>> train.count(), test.count()
+        (8, 2)
+        """
+        is_share = isinstance(test_size, float)
+        if not 0 < test_size < (1 if is_share else math.inf):
+            raise ValueError(f"test_size is {test_size}. Give a share between 0 and 1, or a number of rows")
+        import pyarrow.parquet as pq
+
+        # How many rows there are shows only after the last one.
+        path = os.path.join(_new_directory(self._connection), "0.parquet")
+        try:
+            _written(*(self.random_shuffle() if shuffle else self)._stream(), path)
+            with pq.ParquetFile(path) as file:
+                n_rows = file.metadata.num_rows
+                n_test = int(n_rows * test_size) if is_share else int(test_size)
+                if n_test > n_rows:
+                    raise ValueError(f"test_size is {test_size}, and there are {n_rows} rows")
+                parts = self._parts(file.schema_arrow, 2, _cut(file.iter_batches(), [n_rows - n_test]), "train_test_split")
+        finally:
+            shutil.rmtree(os.path.dirname(path), ignore_errors=True)
+        return parts[0], parts[1]
+
+    def random_shuffle(self) -> Dataset:
+        raise NotImplementedError
+
+    def _then(self, step: Step) -> Dataset:
+        raise NotImplementedError
+
+    def _parts(self, schema: pa.Schema, n: int, rows: Iterator[tuple[int, pa.RecordBatch]], label: str) -> list[Dataset]:
+        """Datasets of `n` parts; `rows` says which part each batch is for."""
+        steps = [Kept(_new_directory(self._connection), f"part {place + 1} of {n}, {label}") for place in range(n)]
+        with contextlib.ExitStack() as open_files:
+            writers = [open_files.enter_context(local_rows.Writer(schema, os.path.join(step.directory, "0.parquet"))) for step in steps]
+            for place, batch in rows:
+                writers[place].write(batch)
+        return [self._then(step) for step in steps]
+
+
+def _new_directory(connection: Connection) -> str:
+    if connection._engine is None:
+        raise NotSupported(
+            "this server keeps no rows for us. Write them where it can read them, by write_parquet, and use read_parquet, or"
+            " use an engine of your own: mobula.connect()"
+        )
+    directory = os.path.join(connection._engine.directory, uuid.uuid4().hex)
+    os.mkdir(directory)
+    return directory
+
+
+def _written(schema: pa.Schema, batches: Iterator[pa.RecordBatch], path: str) -> None:
+    with local_rows.Writer(schema, path) as writer:
+        for batch in batches:
+            writer.write(batch)
+
+
+def _dealt(schema: pa.Schema, batches: Iterator[pa.RecordBatch], n: int, equal: bool) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """As many rows of each batch for each part; fewer than `n` wait for the next one."""
+    import pyarrow as pa
+
+    waiting = pa.Table.from_batches([], schema)
+    for batch in batches:
+        rows = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
+        each = rows.num_rows // n
+        for place in range(n) if each else ():
+            yield from ((place, piece) for piece in rows.slice(place * each, each).to_batches())
+        waiting = rows.slice(each * n)
+    for place in range(0 if equal else waiting.num_rows):
+        yield from ((place, piece) for piece in waiting.slice(place, 1).to_batches())
+
+
+def _cut(batches: Iterator[pa.RecordBatch], places: Sequence[int]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Rows before the first place for the first part, and so on."""
+    part, n_before = 0, 0
+    for batch in batches:
+        start = 0
+        while start < batch.num_rows:
+            while part < len(places) and places[part] <= n_before + start:
+                part += 1
+            end = batch.num_rows if part == len(places) else min(batch.num_rows, places[part] - n_before)
+            yield part, batch.slice(start, end - start)
+            start = end
+        n_before += batch.num_rows

@@ -1,0 +1,130 @@
+"""Functions and actors that SQL calls by name: found, typed, sent, and told apart."""
+
+import pytest
+
+import mobula
+from mobula import sql_text
+
+numpy = pytest.importorskip("numpy")
+RATE = 3
+
+
+@mobula.func
+def times_rate(x: int) -> int:
+    return x * RATE
+
+
+@mobula.func(immutable=True)
+def joined(a: "str | None", b: list[float], sep="-") -> "str | None":
+    return [None if x is None else f"{x}{sep}{sum(y)}" for x, y in zip(a, b)]
+
+
+def test_functions_of_the_module_and_of_here(con):
+    offset = 7
+
+    @mobula.func
+    def plus(x: int, Other: float) -> float:
+        return x + Other + offset
+
+    found = con.sql("SELECT plus(id, 0.5) AS a, times_rate(id) AS b FROM numbers ORDER BY id", numbers=con.range(2))
+    assert found.take() == [{"a": 7.5, "b": 0}, {"a": 8.5, "b": 3}]
+    assert con.sql("SELECT f($n) AS v", f=times_rate, n=5).take() == [{"v": 15}]
+    assert con.sql("SELECT joined('x', [1.0, 2.5]) AS a, joined(NULL, [1.0]) AS b").take() == [{"a": "x-3.5", "b": None}]
+    # In Python it is what it was.
+    assert plus(1, 2) == 10 and times_rate.__name__ == "times_rate"
+
+
+def test_expressions_of_datasets(con):
+    numbers = con.range(4)
+    assert [row["id"] for row in numbers.filter(expr="times_rate(id) > 5").sort("id").take()] == [2, 3]
+    assert numbers.with_column("t", "times_rate(id)").sum("t") == 18
+    # Functions call each other, and a step of code calls them too.
+    @mobula.func
+    def twice(x: int) -> int:
+        return times_rate(x) + times_rate(x)
+
+    assert numbers.with_column("t", "twice(id)").max("t") == 18
+    assert numbers.map(lambda row: {"v": twice(row["id"])}).max("v") == 18
+
+
+def test_an_actor_is_built_once_and_keeps_its_state(con):
+    @mobula.actor(fn_constructor_kwargs={"start": 100}, concurrency=1, batch_size=10)
+    class Seen:
+        def __init__(self, start):
+            self.n = start
+
+        def __call__(self, x: int) -> int:
+            self.n += 1
+            return numpy.full(len(x), self.n)
+
+    counts = con.range(40).with_column("n", "Seen(id)").unique("n")
+    assert sorted(counts) == [101, 102, 103, 104]
+
+
+def test_names_are_those_of_the_code_that_asks(con):
+    def of(number):
+        @mobula.func
+        def f(x: int) -> int:
+            return x + number
+
+        return con.sql("SELECT f(1) AS v, abs(-2) AS a, 'f(1)' AS t")
+
+    first, second = of(10), of(20)
+    assert [row["v"] for row in (*first.take(), *second.take())] == [11, 21]
+    both = con.sql("SELECT a.v + b.v AS v FROM first AS a CROSS JOIN second AS b")
+    assert both.take() == [{"v": 32}]
+    # A variable that is no function of ours hides nothing of SQL's.
+    abs = None
+    assert first.take()[0]["a"] == 2 and abs is None and first.take()[0]["t"] == "f(1)"
+
+
+def test_strict_and_failures(con):
+    @mobula.func(strict=True)
+    def inverse(x: int) -> float:
+        return [1 / int(one) for one in x]
+
+    rows = con.from_items([{"x": 2}, {"x": None}])
+    assert [row["y"] for row in rows.with_column("y", "inverse(x)").sort("x").take()] == [0.5, None]
+    with pytest.raises(mobula.FunctionFailed, match="ZeroDivisionError.*test_declared.py, line"):
+        con.sql("SELECT inverse(0)").take()
+    with pytest.raises(mobula.QueryFailed, match="inverse"):
+        con.sql("SELECT inverse('a', 2)").take()
+
+
+def test_what_cannot_be_declared_is_said():
+    def refused(match, make):
+        with pytest.raises(mobula.CodeRefused, match=match):
+            make()
+
+    refused("no type hint for x", lambda: mobula.func(lambda x: x))
+
+    def untold(x: int):
+        return x
+
+    def odd(x: numpy.ndarray) -> int:
+        return x
+
+    def many(*x) -> int:
+        return x
+
+    class Silent:
+        pass
+
+    refused("untold has no type hint for what it returns", lambda: mobula.func(untold))
+    refused('odd, "x" has the type.*ndarray', lambda: mobula.func(odd))
+    refused("many has no type hint for x", lambda: mobula.func(many))
+    refused("Silent cannot be called", lambda: mobula.actor(Silent))
+    refused("Silent is a class. Write @mobula.actor", lambda: mobula.func(Silent))
+    refused("untold is no class. Write @mobula.func", lambda: mobula.actor(untold))
+    with pytest.raises(TypeError, match="no option of a call"):
+        mobula.func(size=3)(times_rate._code)
+
+
+def test_calls_are_found_in_text():
+    text = "SELECT a(1), b (2), s.c(3), \"d\"(4), 'e(5)', e FROM f(TABLE(g)) /* h(1) */"
+    assert sql_text.called_names(text) == {"a", "b", "f", "TABLE"}
+    assert sql_text.with_calls("SELECT a(a) + b.a(1) + a /* */ (2)", {"a": "x"}) == "SELECT x(a) + b.a(1) + x /* */ (2)"
+
+
+def test_it_shows_its_types():
+    assert repr(joined) == '<mobula function joined("a" VARCHAR, "b" DOUBLE[]) RETURNS VARCHAR>'

@@ -1,0 +1,128 @@
+"""Rows that are kept: computed once, cut into parts, and gone with their datasets."""
+
+import gc
+import os
+
+import pyarrow
+import pytest
+
+import mobula
+
+
+def ids(dataset):
+    return [row["id"] for row in dataset.take_all()]
+
+
+@pytest.fixture
+def kept_files(con):
+    """Lists the directories of rows that are kept."""
+
+    def listed():
+        gc.collect()
+        entries = (entry for entry in os.scandir(con._engine.directory) if entry.is_dir() and len(entry.name) == 32)
+        return [entry.name for entry in entries]
+
+    assert listed() == []
+    return listed
+
+
+def test_rows_are_computed_once(con, kept_files):
+    drawn = con.range(1_000).with_column("x", "random()")
+    kept = drawn.materialize()
+    assert kept.sum("x") == kept.sum("x") != drawn.sum("x")
+    assert kept.schema() == drawn.schema() and kept.count() == 1_000
+    # As a relation, and below user code.
+    assert con.sql("SELECT count(*) AS n FROM few WHERE id < 10", few=kept).take() == [{"n": 10}]
+    assert sorted(ids(kept.filter(lambda row: row["id"] < 3))) == [0, 1, 2]
+    assert len(kept_files()) == 1
+    derived = kept.limit(5)
+    del kept
+    assert derived.count() == 5 and len(kept_files()) == 1
+    del derived
+    assert kept_files() == []
+
+
+def test_rows_are_there_while_they_are_read(con, kept_files):
+    rows = con.range(200_000).materialize().iter_batches(batch_size=1_000)
+    assert len(next(rows)["id"]) == 1_000 and len(kept_files()) == 1
+    assert sum(len(batch["id"]) for batch in rows) == 199_000
+    reader = con.range(200_000).materialize().to_arrow_reader()
+    assert sum(batch.num_rows for batch in reader) == 200_000
+    del reader, rows
+    assert kept_files() == []
+
+
+def test_no_rows_have_columns(con):
+    nothing = con.range(10).with_column("text", "'x'").filter(expr="id > 10")
+    assert nothing.materialize().columns() == ["id", "text"] and nothing.materialize().take() == []
+    parts = nothing.split(2)
+    assert [part.columns() for part in parts] == [["id", "text"]] * 2 and ids(parts[0]) == []
+
+
+def test_a_failure_keeps_nothing(con, kept_files):
+    broken = con.range(10).map(lambda row: {"v": 1 // (row["id"] - 9)}, schema={"v": int})
+    for run in (broken.materialize, lambda: broken.split(2), lambda: broken.train_test_split(0.5)):
+        with pytest.raises(mobula.FunctionFailed, match="ZeroDivisionError"):
+            run()
+        assert kept_files() == []
+
+
+@pytest.mark.parametrize("n_rows", [0, 2, 3, 100_001])
+@pytest.mark.parametrize("equal", [False, True])
+def test_split(con, n_rows, equal):
+    rows = con.range(n_rows) if n_rows else con.range(1).limit(0)
+    parts = rows.split(3, equal=equal)
+    sizes = [part.count() for part in parts]
+    assert sum(sizes) == (n_rows // 3 * 3 if equal else n_rows) and max(sizes) - min(sizes) <= (0 if equal else 1)
+    found = [one for part in parts for one in ids(part)]
+    assert len(set(found)) == len(found) and set(found) <= set(range(n_rows))
+
+
+def test_split_at_indices_keeps_order(con):
+    rows = con.range(200_000).sort("id", descending=True)
+    parts = rows.split_at_indices([0, 10, 10, 150_000, 300_000])
+    assert [part.count() for part in parts] == [0, 10, 0, 149_990, 50_000, 0]
+    assert (parts[1].min("id"), parts[3].min("id"), parts[4].max("id")) == (199_990, 50_000, 49_999)
+
+
+def test_train_test_split(con):
+    rows = con.range(100).sort("id")
+    train, test = rows.train_test_split(0.25)
+    assert sorted(ids(train)) == list(range(75)) and sorted(ids(test)) == list(range(75, 100))
+    train, test = rows.train_test_split(30, shuffle=True)
+    assert test.count() == 30 and sorted(ids(train) + ids(test)) == list(range(100))
+    assert sorted(ids(test)) != list(range(70, 100))
+
+
+def test_types_come_back(con):
+    table = pyarrow.table({"a": [[1], None], "b": [{"x": 1.5}, {"x": None}], "c": [None, b"\x00"], "d": ["ä", ""]})
+    kept = con.from_arrow(table).materialize()
+    assert kept.sort("d").to_arrow().to_pylist() == table.to_pylist()[::-1]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda rows: rows.split(0),
+        lambda rows: rows.split_at_indices([]),
+        lambda rows: rows.split_at_indices([3, 2]),
+        lambda rows: rows.split_at_indices([-1]),
+        lambda rows: rows.train_test_split(1.5),
+        lambda rows: rows.train_test_split(0),
+        lambda rows: rows.train_test_split(11),
+    ],
+)
+def test_what_makes_no_sense_is_a_value_error(con, call):
+    with pytest.raises(ValueError):
+        call(con.range(10))
+
+
+def test_a_server_keeps_nothing(con):
+    # A server of somebody else's, who let us in.
+    engine = con._engine
+    con._engine = None
+    try:
+        with pytest.raises(mobula.NotSupported, match="write_parquet"):
+            con.range(3).materialize()
+    finally:
+        con._engine = engine
