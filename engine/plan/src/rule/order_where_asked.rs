@@ -30,6 +30,7 @@ use std::sync::Arc;
 use datafusion::common::Result;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::config::ConfigOptions;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
@@ -164,15 +165,19 @@ fn spreads(plan: &dyn ExecutionPlan) -> bool {
 }
 
 /// Whether a known order is used without being required: which rows a limit lets
-/// through may be those of an ORDER BY that a sorted input has replaced.
+/// through may be those of an ORDER BY that a sorted input has replaced, and
+/// `first_value(x ORDER BY y)` takes the first of a sorted input.
 fn relies(plan: &dyn ExecutionPlan) -> bool {
-    let streams =
-        |aggregate: &AggregateExec| *aggregate.input_order_mode() != InputOrderMode::Linear;
+    let uses = |aggregate: &AggregateExec| {
+        let is_ordered = |call: &Arc<AggregateFunctionExpr>| !call.order_bys().is_empty();
+        *aggregate.input_order_mode() != InputOrderMode::Linear
+            || aggregate.aggr_expr().iter().any(is_ordered)
+    };
     plan.fetch().is_some()
         || plan.is::<GlobalLimitExec>()
         || plan.is::<LocalLimitExec>()
         || plan.is::<PartialSortExec>()
-        || plan.downcast_ref::<AggregateExec>().is_some_and(streams)
+        || plan.downcast_ref::<AggregateExec>().is_some_and(uses)
 }
 
 /// `plan`, which says whether it keeps order if it is a call that has not been told.
@@ -266,6 +271,19 @@ mod tests {
                           GlobalLimitExec: skip=0, fetch=3
                             LazyMemoryExec: partitions=1, batch_generators=[generate_series: start=1, end=9, batch_size=8192]
         "#]]).await;
+        check_plan(
+            &format!("SELECT last_value(dice(a) ORDER BY a) FROM ({SERIES})"),
+            expect![[r#"
+                AggregateExec: mode=Final, gby=[], aggr=[last_value(dice(a)) ORDER BY [a ASC NULLS LAST]]
+                  CoalescePartitionsExec
+                    AggregateExec: mode=Partial, gby=[], aggr=[last_value(dice(a)) ORDER BY [a ASC NULLS LAST]]
+                      RepartitionExec: partitioning=RoundRobinBatch(2), input_partitions=1, maintains_sort_order=true
+                        MapBatchesExec: udf=dice, kind=scalar, batch_size=block, batch_format=numpy, concurrency=cores
+                          ProjectionExec: expr=[value@0 as a]
+                            LazyMemoryExec: partitions=1, batch_generators=[generate_series: start=1, end=9, batch_size=8192]
+            "#]],
+        )
+        .await;
         check_plan(&format!("SELECT a, count(dice(a)) FROM ({SERIES}) GROUP BY a"), expect![[r#"
             AggregateExec: mode=FinalPartitioned, gby=[a@0 as a], aggr=[count(dice(a))], ordering_mode=Sorted
               RepartitionExec: partitioning=Hash([a@0], 2), input_partitions=2, preserve_order=true, sort_exprs=a@0 ASC NULLS LAST
