@@ -183,7 +183,8 @@ pub(super) struct Figures {
 impl Figures {
     /// Its blocks go to `lane` by `way` from here on.
     pub(super) fn goes_by(&mut self, lane: usize, way: &Arc<dyn UdfPool>) {
-        if let Some(before) = self.now.insert(lane, Arc::clone(way)) {
+        let before = self.now.insert(lane, Arc::clone(way));
+        if let Some(before) = before.filter(|before| !Arc::ptr_eq(before, way)) {
             self.past = self.past.plus(before.stats());
         }
     }

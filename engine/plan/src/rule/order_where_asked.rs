@@ -40,7 +40,9 @@ use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::partial_sort::PartialSortExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::union::UnionExec;
-use datafusion::physical_plan::{ExecutionPlan, InputOrderMode, Partitioning};
+use datafusion::physical_plan::{
+    ExecutionPlan, ExecutionPlanProperties, InputOrderMode, Partitioning,
+};
 
 use crate::config::MobulaOptions;
 use crate::operator::map_batches::{MapBatchesExec, map_batches_exec};
@@ -193,13 +195,18 @@ fn decided(
         _ if by_default => true,
         Asked::Rows => true,
         // Nobody knows of an order that tables give their rows.
-        Asked::Known => !call.is_table() && call.input().properties().output_ordering().is_some(),
+        Asked::Known => !call.is_table() && is_ordered(call.input()),
         Asked::Nothing => false,
     };
     match keeps == call.keeps_order() {
         true => Ok(plan),
         false => Ok(Arc::new(call.keeping_order(keeps)?)),
     }
+}
+
+/// Asks what is known now: a series that says its order late has another answer ready.
+fn is_ordered(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.equivalence_properties().output_ordering().is_some()
 }
 
 /// Whether it is to be decided. One worker that has one block after the other gains nothing.
@@ -249,6 +256,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_known_order_is_kept_where_it_shows() {
+        check_plan(
+            "SELECT value, dice(value) FROM generate_series(1, 9) ORDER BY value",
+            expect![],
+        )
+        .await;
         check_plan(&format!("SELECT a, dice(a) FROM ({SERIES})"), expect![[r#"
             MapBatchesExec: udf=dice, kind=scalar, batch_size=block, batch_format=numpy, concurrency=cores
               ProjectionExec: expr=[value@0 as a]
