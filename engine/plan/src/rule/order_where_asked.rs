@@ -258,7 +258,10 @@ mod tests {
     async fn a_known_order_is_kept_where_it_shows() {
         check_plan(
             "SELECT value, dice(value) FROM generate_series(1, 9) ORDER BY value",
-            expect![],
+            expect![[r#"
+                MapBatchesExec: udf=dice, kind=scalar, batch_size=block, batch_format=numpy, concurrency=cores
+                  LazyMemoryExec: partitions=1, batch_generators=[generate_series: start=1, end=9, batch_size=8192]
+            "#]],
         )
         .await;
         check_plan(&format!("SELECT a, dice(a) FROM ({SERIES})"), expect![[r#"
