@@ -20,8 +20,14 @@ pub mod yield_in_join;
 
 use std::sync::Arc;
 
+use datafusion::common::Result;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::optimizer::{AnalyzerRule, OptimizerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::{ExecutionPlan, Partitioning};
+
+use crate::operator::map_batches::map_batches_exec;
 
 /// Rules appended to DataFusion's analyzer.
 pub fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
@@ -51,4 +57,24 @@ pub fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
         Arc::new(fuse_calls::FuseCalls),
         Arc::new(lower_spread::LowerSpread),
     ]
+}
+
+/// Whether user code is called anywhere in `plan`.
+fn has_call(plan: &Arc<dyn ExecutionPlan>) -> Result<bool> {
+    let mut found = false;
+    plan.apply(|node| {
+        found |= map_batches_exec(node.as_ref()).is_some();
+        Ok(match found {
+            true => TreeNodeRecursion::Stop,
+            false => TreeNodeRecursion::Continue,
+        })
+    })?;
+    Ok(found)
+}
+
+/// The input of a round robin.
+fn round_robin_input(plan: &Arc<dyn ExecutionPlan>) -> Option<&Arc<dyn ExecutionPlan>> {
+    let repartition = plan.downcast_ref::<RepartitionExec>()?;
+    let is_round_robin = matches!(repartition.partitioning(), Partitioning::RoundRobinBatch(_));
+    is_round_robin.then(|| repartition.input())
 }

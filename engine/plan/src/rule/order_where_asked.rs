@@ -28,7 +28,6 @@
 use std::sync::Arc;
 
 use datafusion::common::Result;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::config::ConfigOptions;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
@@ -40,10 +39,9 @@ use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::partial_sort::PartialSortExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::union::UnionExec;
-use datafusion::physical_plan::{
-    ExecutionPlan, ExecutionPlanProperties, InputOrderMode, Partitioning,
-};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, InputOrderMode};
 
+use super::{has_call, round_robin_input};
 use crate::config::MobulaOptions;
 use crate::operator::map_batches::{MapBatchesExec, map_batches_exec};
 use crate::operator::repartition::SpreadExec;
@@ -72,14 +70,9 @@ impl PhysicalOptimizerRule for OrderWhereAsked {
         plan: Arc<dyn ExecutionPlan>,
         config: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let mut calls = false;
-        plan.apply(|node| {
-            calls |= map_batches_exec(node.as_ref()).is_some();
-            Ok(TreeNodeRecursion::Continue)
-        })?;
         let options = config.extensions.get::<MobulaOptions>();
         let by_default = options.is_some_and(MobulaOptions::udf_preserve_order);
-        match calls {
+        match has_call(&plan)? {
             true => ordered(plan, Asked::Known, by_default),
             false => Ok(plan),
         }
@@ -96,7 +89,7 @@ fn ordered(
     asked: Asked,
     by_default: bool,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    if let Some(input) = mixed(&plan).filter(|_| asked == Asked::Rows) {
+    if let Some(input) = round_robin_input(&plan).filter(|_| asked == Asked::Rows) {
         return ordered(Arc::clone(input), asked, by_default);
     }
     let mut changed = false;
@@ -115,13 +108,6 @@ fn ordered(
         false => plan,
     };
     decided(plan, asked, by_default)
-}
-
-/// The input of a round robin.
-fn mixed(plan: &Arc<dyn ExecutionPlan>) -> Option<&Arc<dyn ExecutionPlan>> {
-    let repartition = plan.downcast_ref::<RepartitionExec>()?;
-    let is_round_robin = matches!(repartition.partitioning(), Partitioning::RoundRobinBatch(_));
-    is_round_robin.then(|| repartition.input())
 }
 
 /// What `plan`, asked for this order, asks its input at `place` for.

@@ -16,18 +16,18 @@
 use std::sync::Arc;
 
 use datafusion::common::Result;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::config::ConfigOptions;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
 use datafusion::physical_plan::projection::ProjectionExec;
-use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::union::UnionExec;
-use datafusion::physical_plan::{ExecutionPlan, Partitioning};
 
+use super::{has_call, round_robin_input};
 use crate::operator::map_batches::map_batches_exec;
 use crate::operator::repartition::BlocksExec;
 
@@ -45,12 +45,7 @@ impl PhysicalOptimizerRule for StreamAboveCall {
         plan: Arc<dyn ExecutionPlan>,
         _config: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let mut calls = false;
-        plan.apply(|node| {
-            calls |= map_batches_exec(node.as_ref()).is_some();
-            Ok(TreeNodeRecursion::Continue)
-        })?;
-        match calls {
+        match has_call(&plan)? {
             true => streamed(plan, true),
             false => Ok(plan),
         }
@@ -63,7 +58,7 @@ impl PhysicalOptimizerRule for StreamAboveCall {
 
 /// `plan`, whose reader takes rows as they come if `streams`.
 fn streamed(plan: Arc<dyn ExecutionPlan>, streams: bool) -> Result<Arc<dyn ExecutionPlan>> {
-    if let Some(input) = gathered(&plan).filter(|input| streams && gives_a_call(input)) {
+    if let Some(input) = round_robin_input(&plan).filter(|input| streams && gives_a_call(input)) {
         return streamed(Arc::clone(input), streams);
     }
     let is_call = map_batches_exec(plan.as_ref()).is_some();
@@ -78,19 +73,12 @@ fn streamed(plan: Arc<dyn ExecutionPlan>, streams: bool) -> Result<Arc<dyn Execu
     Ok(changed.data)
 }
 
-/// The input of a round robin.
-fn gathered(plan: &Arc<dyn ExecutionPlan>) -> Option<&Arc<dyn ExecutionPlan>> {
-    let repartition = plan.downcast_ref::<RepartitionExec>()?;
-    let is_round_robin = matches!(repartition.partitioning(), Partitioning::RoundRobinBatch(_));
-    is_round_robin.then(|| repartition.input())
-}
-
 /// Whether rows of `plan` come right out of a call.
 fn gives_a_call(plan: &Arc<dyn ExecutionPlan>) -> bool {
     if map_batches_exec(plan.as_ref()).is_some() {
         return true;
     }
-    let passes = passes_on(plan.as_ref()) || gathered(plan).is_some();
+    let passes = passes_on(plan.as_ref()) || round_robin_input(plan).is_some();
     match plan.children().as_slice() {
         [child] => passes && gives_a_call(child),
         _ => false,
