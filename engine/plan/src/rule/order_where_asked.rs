@@ -39,6 +39,7 @@ use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::partial_sort::PartialSortExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::union::UnionExec;
+use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, InputOrderMode};
 
 use super::{has_call, round_robin_input};
@@ -153,8 +154,9 @@ fn spreads(plan: &dyn ExecutionPlan) -> bool {
 }
 
 /// Whether a known order is used without being required: which rows a limit lets
-/// through may be those of an ORDER BY that a sorted input has replaced, and
-/// `first_value(x ORDER BY y)` takes the first of a sorted input.
+/// through may be those of an ORDER BY that a sorted input has replaced,
+/// `first_value(x ORDER BY y)` takes the first of a sorted input, and `row_number() OVER ()`
+/// numbers the rows of an ordered subquery.
 fn relies(plan: &dyn ExecutionPlan) -> bool {
     let uses = |aggregate: &AggregateExec| {
         let is_ordered = |call: &Arc<AggregateFunctionExpr>| !call.order_bys().is_empty();
@@ -165,6 +167,8 @@ fn relies(plan: &dyn ExecutionPlan) -> bool {
         || plan.is::<GlobalLimitExec>()
         || plan.is::<LocalLimitExec>()
         || plan.is::<PartialSortExec>()
+        || plan.is::<BoundedWindowAggExec>()
+        || plan.is::<WindowAggExec>()
         || plan.downcast_ref::<AggregateExec>().is_some_and(uses)
 }
 
@@ -293,6 +297,17 @@ mod tests {
                     MapBatchesExec: udf=dice, kind=scalar, batch_size=block, batch_format=numpy, concurrency=cores
                       ProjectionExec: expr=[value@0 as a]
                         LazyMemoryExec: partitions=1, batch_generators=[generate_series: start=1, end=9, batch_size=8192]
+        "#]]).await;
+    }
+
+    #[tokio::test]
+    async fn windows_without_an_order_follow_that_of_a_subquery() {
+        check_plan(&format!("SELECT d, row_number() OVER () FROM (SELECT dice(a) AS d, a FROM ({SERIES}) ORDER BY a)"), expect![[r#"
+            BoundedWindowAggExec: wdw=[row_number() ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING: Field { "row_number() ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING": UInt64 }, frame: ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING], mode=[Sorted]
+              ProjectionExec: expr=[dice(a)@1 as d]
+                MapBatchesExec: udf=dice, kind=scalar, batch_size=block, batch_format=numpy, concurrency=cores
+                  ProjectionExec: expr=[value@0 as a]
+                    LazyMemoryExec: partitions=1, batch_generators=[generate_series: start=1, end=9, batch_size=8192]
         "#]]).await;
     }
 
