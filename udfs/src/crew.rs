@@ -98,10 +98,10 @@ impl Crew {
         hosted: Option<Hosted>,
         [least, growth]: [usize; 2],
     ) -> Arc<Self> {
-        let every = manager.settings.batch_every;
+        let (every, linger) = (manager.settings.batch_every, manager.settings.actor_linger);
         Arc::new(Self {
             manager,
-            line: Line::new(least, growth, every),
+            line: Line::new(least, growth, every, linger),
             want,
             share,
             hosted,

@@ -428,7 +428,8 @@ pub(crate) fn kill(crew: &Crew) {
 pub(crate) fn wait_expected(crew: &Crew, turn: &Turn) -> Duration {
     let ahead = crew.line.ahead(turn);
     let hosted = crew.hosted.as_ref();
-    hosted.map_or(Duration::ZERO, |hosted| hosted.wait_expected(ahead))
+    let before = hosted.map_or(Duration::ZERO, |hosted| hosted.wait_expected(ahead));
+    before + crew.line.lingers(turn)
 }
 
 fn gone(hosted: &Hosted, function: &str) -> UdfError {

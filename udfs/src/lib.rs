@@ -37,6 +37,7 @@ mod idle;
 mod keyed;
 mod launch;
 mod line;
+mod linger;
 mod log;
 mod manager;
 pub mod native;

@@ -9,6 +9,9 @@
 //! A pool may start with fewer workers than it may have: one more is made ready when a
 //! call has waited so long that more will have to, and its permit comes with it.
 //!
+//! Batch calls wait a moment longer where the next interactive one is likely to come
+//! (`linger`).
+//!
 //! `W` is the worker with its permit.
 
 use std::collections::VecDeque;
@@ -17,10 +20,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
+use crate::linger::Linger;
 use crate::sender::Sender;
+use crate::spawn::spawn_detached;
 use crate::turns::{Turn, Turns};
 
 /// How often, at most, a pool grows by a worker.
@@ -31,12 +37,12 @@ const UNKNOWN: Duration = Duration::from_secs(10);
 
 /// The calls of one pool that wait, and what there is for them.
 #[derive(Debug)]
-pub(crate) struct Line<W> {
+pub(crate) struct Line<W: Send + 'static> {
     state: Mutex<State<W>>,
 }
 
 #[derive(Debug)]
-struct State<W> {
+struct State<W: Send + 'static> {
     permits: usize,
     /// Permits that there may be besides.
     growth: usize,
@@ -49,18 +55,21 @@ struct State<W> {
     openings: VecDeque<Opening<W>>,
     opened: u64,
     waiting: Turns<oneshot::Sender<Ticket<W>>>,
+    linger: Linger,
+    /// Whether somebody will look again when batch calls have waited for interactive ones.
+    looks_again: bool,
 }
 
 /// What a call gets.
 #[derive(Debug)]
-pub(crate) enum Ticket<W> {
+pub(crate) enum Ticket<W: Send + 'static> {
     Permit(Permit<W>),
     Ahead(Opening<W>),
 }
 
 /// The right to one worker; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Permit<W> {
+pub(crate) struct Permit<W: Send + 'static> {
     line: Arc<Line<W>>,
     /// Whose time it is, from then on.
     turn: Option<Turn>,
@@ -69,7 +78,7 @@ pub(crate) struct Permit<W> {
 
 /// The place behind the block that a worker is at work on.
 #[derive(Debug)]
-pub(crate) struct Opening<W> {
+pub(crate) struct Opening<W: Send + 'static> {
     id: u64,
     pub(crate) sender: Arc<tokio::sync::Mutex<Sender>>,
     /// The worker, when it is through; closed if it is lost instead.
@@ -79,16 +88,17 @@ pub(crate) struct Opening<W> {
 /// The same place, as the call sees it that is at work. Dropped, nobody may take it
 /// any more, and who has taken it is told that the worker is lost.
 #[derive(Debug)]
-pub(crate) struct Offer<W> {
+pub(crate) struct Offer<W: Send + 'static> {
     line: Arc<Line<W>>,
     id: u64,
     worker: Option<oneshot::Sender<W>>,
 }
 
-impl<W> Line<W> {
+impl<W: Send + 'static> Line<W> {
     /// With `permits`, at least 1, and up to `growth` more; where some are more urgent,
-    /// others get at least every `every`-th turn.
-    pub(crate) fn new(permits: usize, growth: usize, every: u32) -> Arc<Self> {
+    /// others get at least every `every`-th turn, and wait up to `linger` for who may come
+    /// back.
+    pub(crate) fn new(permits: usize, growth: usize, every: u32, linger: Duration) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 permits,
@@ -99,6 +109,8 @@ impl<W> Line<W> {
                 openings: VecDeque::new(),
                 opened: 0,
                 waiting: Turns::new(every),
+                linger: Linger::new(linger),
+                looks_again: false,
             }),
         })
     }
@@ -113,6 +125,16 @@ impl<W> Line<W> {
     /// About how many are served before one that comes now.
     pub(crate) fn ahead(&self, turn: &Turn) -> usize {
         self.state.lock().waiting.ahead(turn)
+    }
+
+    /// How much longer one that comes now with that `turn` is to wait for who may come back.
+    pub(crate) fn lingers(&self, turn: &Turn) -> Duration {
+        let now = Instant::now();
+        let until = match turn.is_batch() {
+            true => self.state.lock().linger.until(now),
+            false => None,
+        };
+        until.map_or(Duration::ZERO, |until| until - now)
     }
 
     /// Waits in line for a `turn`; before all others if `again`, for it has been through
@@ -234,9 +256,18 @@ impl<W> Line<W> {
                 if state.permits == 0 && state.openings.is_empty() {
                     return;
                 }
+                if let Some(until) = state.lingers()
+                    && self.looks_again(&mut state, until)
+                {
+                    return;
+                }
                 let Some((who, turn)) = state.waiting.pop() else {
                     return;
                 };
+                match &turn {
+                    Some(turn) if turn.is_question() => state.linger.asked(),
+                    _ => state.linger.stop(),
+                }
                 (who, state.ticket(self, turn))
             };
             let unwanted = match ticket {
@@ -249,9 +280,37 @@ impl<W> Line<W> {
             }
         }
     }
+
+    /// Serves those who wait once they have waited `until` then; `false` if nobody is there to
+    /// do it, as while a process ends.
+    fn looks_again(self: &Arc<Self>, state: &mut State<W>, until: Instant) -> bool {
+        if Handle::try_current().is_err() {
+            return false;
+        }
+        if std::mem::replace(&mut state.looks_again, true) {
+            return true;
+        }
+        let line = Arc::downgrade(self);
+        spawn_detached("udf-linger", async move {
+            sleep(until.saturating_duration_since(Instant::now())).await;
+            if let Some(line) = line.upgrade() {
+                line.state.lock().looks_again = false;
+                line.serve();
+            }
+        });
+        true
+    }
 }
 
-impl<W> State<W> {
+impl<W: Send + 'static> State<W> {
+    /// Until when who is next is to wait for who may come back.
+    fn lingers(&mut self) -> Option<Instant> {
+        match self.waiting.next_may_wait() {
+            true => self.linger.until(Instant::now()),
+            false => None,
+        }
+    }
+
     /// What there is, for who has this `turn`.
     fn ticket(&mut self, line: &Arc<Line<W>>, turn: Option<Turn>) -> Option<Ticket<W>> {
         if let Some(left) = self.permits.checked_sub(1) {
@@ -270,20 +329,26 @@ impl<W> State<W> {
     }
 }
 
-impl<W> Drop for Permit<W> {
+impl<W: Send + 'static> Drop for Permit<W> {
     fn drop(&mut self) {
         {
             let mut state = self.line.state.lock();
             state.permits += 1;
             if let Some(turn) = &self.turn {
-                state.waiting.ended(turn, self.since.elapsed());
+                let took = self.since.elapsed();
+                state.waiting.ended(turn, took);
+                match turn.is_batch() {
+                    true => state.linger.batch_ended(took),
+                    false if turn.is_question() => state.linger.answered(Instant::now()),
+                    false => {}
+                }
             }
         }
         self.line.serve();
     }
 }
 
-impl<W> Offer<W> {
+impl<W: Send + 'static> Offer<W> {
     /// Gives the worker to who has taken the place; `Err` where nobody has. If who
     /// has is gone, so is the worker: it may be at work on what nobody wants.
     pub(crate) fn hand_over(mut self, worker: W) -> Result<(), W> {
@@ -306,7 +371,7 @@ impl<W> Offer<W> {
     }
 }
 
-impl<W> Drop for Offer<W> {
+impl<W: Send + 'static> Drop for Offer<W> {
     fn drop(&mut self) {
         self.withdraw();
     }
@@ -331,6 +396,7 @@ mod tests {
     use tokio::net::UnixStream;
 
     use super::*;
+    use crate::call::Priority;
 
     type Calls = Arc<Line<u32>>;
 
@@ -376,7 +442,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_came_besides_and_is_free_is_taken_back() {
-        let line = Line::new(1, 1, 8);
+        let line = Line::new(1, 1, 8, Duration::ZERO);
         assert!(!line.has_grown() && !line.shrink());
         let first = permit(&line).await;
         let waits = stand(&line, false);
@@ -399,8 +465,52 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn batch_calls_wait_a_moment_for_who_may_come_back() {
+        let line = Line::<u32>::new(1, 0, 3, Duration::from_secs(60));
+        let of = |query, is_interactive| {
+            let is_said = false;
+            let priority = Priority {
+                is_said,
+                is_interactive,
+            };
+            Turn::new(query, priority, true)
+        };
+        let (question, batch) = (of("q", true), of("b", false));
+        let call = |turn: &Turn| {
+            let (line, turn) = (Arc::clone(&line), turn.clone());
+            async move { line.wait(&turn, false).await }.boxed()
+        };
+        // Nothing is known yet of what batch calls take.
+        drop(call(&question).await);
+        let first = call(&batch).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        drop(first);
+        drop(call(&question).await);
+        let mut waits = call(&batch);
+        assert!((&mut waits).now_or_never().is_none());
+        assert!(line.lingers(&batch) > Duration::ZERO);
+        assert_eq!(line.lingers(&question), Duration::ZERO);
+        // Who comes back is served at once.
+        drop((&mut call(&question)).now_or_never().unwrap());
+        assert!((&mut waits).now_or_never().is_none());
+        // Nobody does.
+        let began = Instant::now();
+        drop(waits.await);
+        assert!(began.elapsed() > Duration::from_millis(5));
+        // So it does not wait after the next answer. A turn is due to it after so many.
+        drop(call(&question).await);
+        drop((&mut call(&batch)).now_or_never().unwrap());
+        drop(call(&question).await);
+        let mut waits = call(&batch);
+        assert!((&mut waits).now_or_never().is_none());
+        drop(call(&question).await);
+        drop(call(&question).await);
+        drop((&mut waits).now_or_never().unwrap());
+    }
+
+    #[tokio::test]
     async fn calls_are_served_in_the_order_they_came() {
-        let line = Line::new(1, 0, 8);
+        let line = Line::new(1, 0, 8, Duration::ZERO);
         let first = permit(&line).await;
         let (mut second, mut third) = (stand(&line, false), stand(&line, false));
         let offer = line.offer(&way_out());
@@ -425,7 +535,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_worker_that_nobody_follows_comes_back() {
-        let line = Line::new(1, 0, 8);
+        let line = Line::new(1, 0, 8, Duration::ZERO);
         let first = permit(&line).await;
         assert_eq!(line.offer(&way_out()).hand_over(7), Err(7));
         // Who gave up waiting takes nothing.
@@ -443,7 +553,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_follows_a_lost_worker_is_told() {
-        let line = Line::new(0, 0, 8);
+        let line = Line::new(0, 0, 8, Duration::ZERO);
         let mut second = stand(&line, false);
         let offer = line.offer(&way_out());
         let Some(Ticket::Ahead(opening)) = (&mut second).now_or_never() else {

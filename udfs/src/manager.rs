@@ -67,6 +67,9 @@ pub struct WorkerSettings {
     /// While calls wait for an actor behind interactive ones, they get at least one of so
     /// many turns; at least 2.
     pub batch_every: u32,
+    /// How long an actor that has answered an interactive call waits for the next one, at
+    /// most, before it goes on with batch calls. 0: not at all.
+    pub actor_linger: Duration,
     /// Longest message to or from a worker; 64 KiB to 4 GiB.
     pub max_frame_bytes: usize,
     /// Whether large blocks cross in memory that a worker and this process share;
@@ -115,6 +118,7 @@ impl Default for WorkerSettings {
             worker_max_blocks: 10_000,
             worker_memory_bytes: 0,
             batch_every: 8,
+            actor_linger: Duration::from_millis(5),
             max_frame_bytes: 256 << 20,
             shared_memory: true,
             log_tail_bytes: 64 << 10,

@@ -57,6 +57,16 @@ impl Turn {
         }
     }
 
+    /// Whether others may be served before it, and it may be made to wait for them.
+    pub(crate) fn is_batch(&self) -> bool {
+        self.lane == Lane::Batch
+    }
+
+    /// Whether somebody waits for the answer who may come back.
+    pub(crate) fn is_question(&self) -> bool {
+        self.lane == Lane::Interactive && !self.client.is_empty()
+    }
+
     /// That of who sees to it that an actor is there.
     pub(crate) fn of_keeper() -> Self {
         Self {
@@ -173,6 +183,13 @@ impl<T> Turns<T> {
         lane.passed = 0;
         let (who, client) = lane.pop()?;
         Some((who, Some(Turn { lane: next, client })))
+    }
+
+    /// Whether the next one is of the least urgent lane, and no turn is due to it.
+    pub(crate) fn next_may_wait(&self) -> bool {
+        let batch = &self.lanes[Lane::Batch as usize];
+        let is_due = batch.passed + 1 >= self.every;
+        self.again.is_empty() && !is_due && self.next_lane() == Some(Lane::Batch)
     }
 
     /// One that was served is through after it had a worker for `took`.

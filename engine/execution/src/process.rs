@@ -350,6 +350,7 @@ fn worker_settings(
         worker_max_blocks: options.udf_worker_max_blocks() as u64,
         worker_memory_bytes: options.udf_worker_memory(),
         batch_every: u32::try_from(options.udf_batch_every()).unwrap_or(u32::MAX),
+        actor_linger: options.actor_linger(),
         max_frame_bytes: options.udf_max_frame_bytes(),
         ..WorkerSettings::default()
     }

@@ -215,7 +215,7 @@ getters! {
         parameter_rows_max parameter_bytes_max plan_cache_max plan_cache_bytes;
     duration -> Duration: udf_init_timeout udf_kill_grace udf_idle_ttl heartbeat_interval
         heartbeat_timeout session_ttl pool_interval pool_wait_target pool_idle_ttl pool_debounce
-        pool_retire_limit actor_block_time list_files_ttl;
+        pool_retire_limit actor_block_time actor_linger list_files_ttl;
     flag -> bool: local_executor insecure udf_fuse udf_preserve_order udf_prestart;
     path -> Option<&Path>: python cluster_token_file data_dir;
     plain -> &str: udf_priority udf_start_method exchange_compression cluster_listen listen http_listen log

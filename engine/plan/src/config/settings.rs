@@ -116,6 +116,12 @@ pub static SETTINGS: &[Setting] = &[
         "Time that a block should take a named actor, for which others wait: blocks are cut to as many rows, but not within a batch_size; 0 means as large as blocks of other calls",
     ),
     process(
+        "actor_linger",
+        time(Duration::ZERO, DAY),
+        "5ms",
+        "Longest time that an actor which has answered an interactive call waits for the next one before it goes on with batch calls, as long as somebody comes back in that time; 0 means not at all",
+    ),
+    process(
         "udf_batch_every",
         count(2, 1_000_000),
         "8",
