@@ -76,6 +76,11 @@ impl Queue {
         state.waiting.pop_front_if(|job| takes(job))
     }
 
+    /// Whether there is one hand and will be no other.
+    pub(super) fn is_alone(&self) -> bool {
+        self.state.lock().most == 1
+    }
+
     /// Nothing new will come.
     pub(super) fn close(&self) {
         self.state.lock().closed = true;

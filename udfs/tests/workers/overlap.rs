@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, UInt64Type};
-use futures::future::join_all;
+use futures::StreamExt;
+use futures::future::{Either, join_all};
 use mobula_udfs::{
     Answer, AnswerStream, CallMode, Literal, ObjectKind, OnError, Overlap, UdfError, UdfPool,
     WorkerManager,
@@ -103,6 +104,22 @@ async def f(x):
         assert_eq!(most.max().unwrap(), Some(in_flight as i64));
         assert_eq!(pool.stats().workers_started, 1);
         assert_eq!((pool.stats().rows_in, pool.stats().calls), (120, 4));
+    }
+    manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn blocks_take_turns_where_no_order_is_kept() {
+    let manager = manager();
+    for (case, in_turns) in [(rows(DOUBLE, 4), true), (ordered(DOUBLE, 4), false)] {
+        let pool = case.pool(&manager, 1);
+        // Two seconds for one that begins first, and none to speak of for the other.
+        let first = pool.call(counting(400)).await.unwrap();
+        let second = pool.call(counting(4)).await.unwrap();
+        let (first, second) = (Box::pin(first.count()), Box::pin(second.count()));
+        let through = futures::future::select(first, second).await;
+        let is_second = matches!(through, Either::Right(_));
+        assert_eq!(is_second, in_turns);
     }
     manager.shutdown().await;
 }
