@@ -9,7 +9,7 @@ use mobula_plan::MobulaOptions;
 
 use crate::catalog::DataDir;
 use crate::service::client::RemoteSession;
-use crate::shell::{Format, Script, Shell, Target};
+use crate::shell::{Format, Script, Shell, Target, Watch};
 use crate::{Database, ServerError, python_env};
 
 /// Runs the shell, embedded or connected.
@@ -34,11 +34,13 @@ pub async fn run(
         .unwrap_or(Format::Table);
     if let Some(url) = matches.get_one::<String>("connect") {
         let session = RemoteSession::connect(url).await?;
-        let shell = Shell::new(Target::Remote(Box::new(session)), format);
+        let shell = Shell::new(Target::Remote(Box::new(session)), format)
+            .with_progress(Watch::Remote(url.clone()));
         return shell.run(script, history()).await;
     }
     let database = embedded(options, functions).await?;
-    let shell = Shell::new(Target::Local(database.new_session()?), format);
+    let shell = Shell::new(Target::Local(database.new_session()?), format)
+        .with_progress(Watch::Local(Arc::clone(&database)));
     let result = shell.run(script, history()).await;
     database.engine().shutdown().await;
     result

@@ -4,11 +4,16 @@
 //! the running statement, which cancels it everywhere; at the prompt it clears
 //! the line, and a second one leaves.
 
+mod commands;
+mod names;
 mod output;
+mod progress;
 mod prompt;
+mod sink;
 mod split;
+mod typing;
 
-use std::io::{BufWriter, IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,9 +23,13 @@ use arrow::datatypes::SchemaRef;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 
+use indicatif::ProgressBar;
 pub use output::Format;
 use output::ResultWriter;
+use progress::Progress;
+pub use progress::Watch;
 pub use prompt::print_error;
+use sink::Sink;
 use split::{is_blank, split};
 
 use crate::service::client::{RemoteOutcome, RemoteSession};
@@ -49,6 +58,13 @@ pub struct Shell {
     format: Format,
     timing: bool,
     max_rows: Option<usize>,
+    /// Whether long results go through a pager.
+    pages: bool,
+    /// Where results go if not to the terminal.
+    file: Option<sink::Target>,
+    /// Where progress is asked for, and whether it is.
+    watch: Option<Watch>,
+    shows_progress: bool,
 }
 
 struct Rows {
@@ -68,7 +84,17 @@ impl Shell {
             format,
             timing: false,
             max_rows: None,
+            pages: false,
+            file: None,
+            watch: None,
+            shows_progress: true,
         }
+    }
+
+    /// Shows how far a statement is while it runs, where standard error is a terminal.
+    pub fn with_progress(mut self, watch: Watch) -> Self {
+        self.watch = Some(watch);
+        self
     }
 
     /// Prints a line with rows and time after each statement.
@@ -91,11 +117,7 @@ impl Shell {
             self.run_text(text).await?;
         }
         if let Some(path) = &script.file {
-            let text = match path.as_os_str() == "-" {
-                true => standard_input()?,
-                false => std::fs::read_to_string(path).map_err(unreadable(path))?,
-            };
-            self.run_text(&text).await?;
+            self.run_file(path).await?;
         }
         if !script.commands.is_empty() || script.file.is_some() {
             return Ok(());
@@ -106,6 +128,14 @@ impl Shell {
             return prompt::run(&mut self, history).await;
         }
         self.run_text(&standard_input()?).await
+    }
+
+    async fn run_file(&mut self, path: &Path) -> Result<(), ServerError> {
+        let text = match path.as_os_str() == "-" {
+            true => standard_input()?,
+            false => std::fs::read_to_string(path).map_err(unreadable(path))?,
+        };
+        self.run_text(&text).await
     }
 
     async fn run_text(&mut self, text: &str) -> Result<(), ServerError> {
@@ -120,34 +150,70 @@ impl Shell {
     /// Runs one statement and writes what it gives; Ctrl-C cancels it.
     async fn statement(&mut self, sql: &str) -> Result<(), ServerError> {
         let started = Instant::now();
-        let (format, timing, max_rows) = (self.format, self.timing, self.max_rows);
+        let watch = self.watch.as_ref().filter(|_| self.shows_progress);
+        let progress = watch.map(|watch| Progress::of(watch, sql));
+        let bar = progress.as_ref().map(Progress::bar);
         let work = async {
-            let answer = self.answer(sql).await?;
-            write_answer(answer, format, timing, max_rows, started).await
+            let answer = answer(&mut self.target, sql).await?;
+            let line = match answer {
+                Answer::Affected(Some(rows)) => format!("{} written", rows_text(rows as usize)),
+                Answer::Affected(None) => "done".to_owned(),
+                Answer::Rows(rows) => self.write(rows, bar).await?,
+            };
+            Ok(line)
         };
-        tokio::select! {
+        let line = tokio::select! {
             result = work => result,
             _ = tokio::signal::ctrl_c() => Err(ServerError::Cancelled),
+        };
+        // Not on the line that is written next.
+        drop(progress);
+        let line = line?;
+        if self.timing {
+            println!("{line} in {:.3} s", started.elapsed().as_secs_f64());
         }
+        std::io::stdout().flush().map_err(ServerError::Output)
     }
 
-    async fn answer(&mut self, sql: &str) -> Result<Answer, ServerError> {
-        match &mut self.target {
-            Target::Local(session) => Ok(match session.sql(sql).await? {
-                Outcome::Affected(rows) => Answer::Affected(rows),
-                Outcome::Rows(run) => Answer::Rows(Rows {
-                    schema: run.stream.schema(),
-                    blocks: run.stream.map_err(ServerError::from).boxed(),
-                }),
+    /// Writes a result, and says how many rows it had.
+    async fn write(
+        &self,
+        mut rows: Rows,
+        progress: Option<ProgressBar>,
+    ) -> Result<String, ServerError> {
+        let pages = self.pages && std::io::stdout().is_terminal();
+        let max_rows = self.max_rows.filter(|_| !pages && self.file.is_none());
+        let mut sink = Sink::new(self.file.as_ref(), pages, progress)?;
+        let written = async {
+            let mut writer = ResultWriter::new(&mut sink, self.format, rows.schema, max_rows);
+            while let Some(block) = rows.blocks.try_next().await? {
+                writer.write(&block)?;
+            }
+            writer.finish()
+        };
+        let written = written.await;
+        let count = sink.end(written)?;
+        Ok(count.map_or_else(|| "left".to_owned(), rows_text))
+    }
+}
+
+/// What `target` answers to `sql`.
+async fn answer(target: &mut Target, sql: &str) -> Result<Answer, ServerError> {
+    match target {
+        Target::Local(session) => Ok(match session.sql(sql).await? {
+            Outcome::Affected(rows) => Answer::Affected(rows),
+            Outcome::Rows(run) => Answer::Rows(Rows {
+                schema: run.stream.schema(),
+                blocks: run.stream.map_err(ServerError::from).boxed(),
             }),
-            Target::Remote(session) => Ok(match session.execute(sql).await? {
-                RemoteOutcome::Affected(rows) => Answer::Affected(rows),
-                RemoteOutcome::Rows { schema, stream } => Answer::Rows(Rows {
-                    schema,
-                    blocks: stream,
-                }),
+        }),
+        Target::Remote(session) => Ok(match session.execute(sql).await? {
+            RemoteOutcome::Affected(rows) => Answer::Affected(rows),
+            RemoteOutcome::Rows { schema, stream } => Answer::Rows(Rows {
+                schema,
+                blocks: stream,
             }),
-        }
+        }),
     }
 }
 
@@ -166,30 +232,12 @@ fn unreadable(path: &Path) -> impl FnOnce(std::io::Error) -> ServerError {
     }
 }
 
-async fn write_answer(
-    answer: Answer,
-    format: Format,
-    timing: bool,
-    max_rows: Option<usize>,
-    started: Instant,
-) -> Result<(), ServerError> {
-    let line = match answer {
-        Answer::Affected(Some(rows)) => format!("{} written", rows_text(rows as usize)),
-        Answer::Affected(None) => "done".to_owned(),
-        Answer::Rows(mut rows) => {
-            // Not locked: the writer lives across awaits.
-            let mut out = BufWriter::new(std::io::stdout());
-            let mut writer = ResultWriter::new(&mut out, format, rows.schema, max_rows);
-            while let Some(block) = rows.blocks.try_next().await? {
-                writer.write(&block)?;
-            }
-            rows_text(writer.finish()?)
-        }
-    };
-    if timing {
-        println!("{line} in {:.3} s", started.elapsed().as_secs_f64());
+fn unwritable(path: &Path) -> impl FnOnce(std::io::Error) -> ServerError {
+    move |source| ServerError::File {
+        deed: "write",
+        path: path.to_path_buf(),
+        source,
     }
-    std::io::stdout().flush().map_err(ServerError::Output)
 }
 
 fn rows_text(rows: usize) -> String {

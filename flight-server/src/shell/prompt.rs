@@ -1,66 +1,59 @@
 //! The interactive prompt.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
-use rustyline::{Config, Editor};
+use rustyline::{CompletionType, Config, Editor};
 
-use super::Shell;
-use super::split::{is_blank, split};
+use super::commands::{self, Command, is_command};
+use super::split::split;
+use super::typing::Typing;
+use super::{Format, Shell, names, sink};
 use crate::ServerError;
 
 /// Lines kept in the history.
 const HISTORY_LINES: usize = 10_000;
 
-const HELP: &str = "\
-Statements end with a semicolon and may span lines.
-  \\d           list tables          \\d NAME      columns of a table
-  \\timing      times on or off      \\rows N|all  rows that a table shows
-  \\h           this help            \\q           leave (also Ctrl-D)
-Ctrl-C cancels the running statement.";
+type Typed = Editor<Typing, FileHistory>;
 
 /// Reads and runs statements until the end of input.
 pub async fn run(shell: &mut Shell, history: Option<PathBuf>) -> Result<(), ServerError> {
-    let config = Config::builder().auto_add_history(false);
+    let config = Config::builder()
+        .auto_add_history(false)
+        .completion_type(CompletionType::List);
     let config = config
         .max_history_size(HISTORY_LINES)
         .map_err(|e| terminal(&e))?
         .build();
-    let mut editor = Editor::<(), FileHistory>::with_config(config).map_err(|e| terminal(&e))?;
+    let mut editor = Typed::with_config(config).map_err(|e| terminal(&e))?;
+    let mut typing = Typing::new();
+    typing.know(names::of(&mut shell.target).await);
+    editor.set_helper(Some(typing));
     if let Some(path) = &history {
         // A first start has no history yet.
         let _ = editor.load_history(path);
     }
     println!("mobula {}. \\h for help.", env!("CARGO_PKG_VERSION"));
-    let mut text = String::new();
     let mut interrupted = false;
     loop {
-        let prompt = if is_blank(&text) {
-            "mobula> "
-        } else {
-            "   ...> "
-        };
-        match tokio::task::block_in_place(|| editor.readline(prompt)) {
+        match tokio::task::block_in_place(|| editor.readline("mobula> ")) {
             Ok(line) => {
                 interrupted = false;
-                if line.trim() == "\\q" {
-                    break;
-                }
-                if is_blank(&text) && line.trim_start().starts_with('\\') {
-                    if meta(shell, line.trim()).await {
-                        break;
-                    }
+                if !is_command(&line) {
+                    statements(shell, &mut editor, &line).await;
                     continue;
                 }
-                text.push_str(&line);
-                text.push('\n');
-                text = run_complete(shell, &mut editor, text).await;
+                let _ = editor.add_history_entry(line.trim());
+                match command(shell, commands::parse(&line)).await {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(error) => print_error(&error),
+                }
             }
-            Err(ReadlineError::Interrupted) if is_blank(&text) && interrupted => break,
+            Err(ReadlineError::Interrupted) if interrupted => break,
             Err(ReadlineError::Interrupted) => {
                 interrupted = true;
-                text.clear();
                 println!("Ctrl-C again leaves.");
             }
             Err(ReadlineError::Eof) => break,
@@ -75,55 +68,47 @@ pub async fn run(shell: &mut Shell, history: Option<PathBuf>) -> Result<(), Serv
     Ok(())
 }
 
-/// Runs the finished statements of `text` and returns the rest.
-async fn run_complete(
-    shell: &mut Shell,
-    editor: &mut Editor<(), FileHistory>,
-    text: String,
-) -> String {
-    let parts = split(&text);
-    for statement in &parts.statements {
+/// Runs the statements of `text`, all of which have an end.
+async fn statements(shell: &mut Shell, editor: &mut Typed, text: &str) {
+    for statement in split(text).statements {
         let _ = editor.add_history_entry(format!("{statement};"));
         if let Err(error) = shell.statement(statement).await {
             print_error(&error);
         }
-    }
-    match is_blank(parts.rest) {
-        true => String::new(),
-        false => parts.rest.to_owned(),
+        if names::changes(statement)
+            && let Some(typing) = editor.helper_mut()
+        {
+            typing.know(names::of(&mut shell.target).await);
+        }
     }
 }
 
-/// Runs a backslash command; true to leave.
-async fn meta(shell: &mut Shell, line: &str) -> bool {
-    let (command, argument) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-    let argument = argument.trim();
-    let sql = match (command, argument) {
-        ("\\q", _) => return true,
-        ("\\d", "") => "SHOW TABLES".to_owned(),
-        ("\\d", name) => format!("DESCRIBE {name}"),
-        ("\\timing", _) => {
-            shell.timing = !shell.timing;
-            println!("timing is {}", if shell.timing { "on" } else { "off" });
-            return false;
-        }
-        ("\\rows", "all") => {
-            shell.max_rows = None;
-            return false;
-        }
-        ("\\rows", n) if n.parse::<usize>().is_ok() => {
-            shell.max_rows = n.parse().ok();
-            return false;
-        }
-        _ => {
-            println!("{HELP}");
-            return false;
-        }
+/// Does what a line that is no SQL asks for; true to leave.
+async fn command(shell: &mut Shell, command: Command) -> Result<bool, ServerError> {
+    let switched = |now: &mut bool, to: Option<bool>, what: &str| {
+        *now = to.unwrap_or(!*now);
+        println!("{what} is {}", if *now { "on" } else { "off" });
     };
-    if let Err(error) = shell.statement(&sql).await {
-        print_error(&error);
+    match command {
+        Command::Leave => return Ok(true),
+        Command::Help => println!("{}", commands::help()),
+        Command::Unknown(why) => eprintln!("error: {why}"),
+        Command::Sql(sql) => shell.statement(&sql).await?,
+        Command::Mode(format) => match format.parse::<Format>() {
+            Ok(format) => shell.format = format,
+            Err(why) => eprintln!("error: {why}"),
+        },
+        Command::Rows(rows) => shell.max_rows = rows,
+        Command::Timing(to) => switched(&mut shell.timing, to, "timing"),
+        Command::Pager(to) => switched(&mut shell.pages, to, "the pager"),
+        Command::Progress(to) => switched(&mut shell.shows_progress, to, "progress"),
+        Command::Output(None) => shell.file = None,
+        Command::Output(Some(path)) => {
+            shell.file = Some(sink::Target::create(Path::new(&path))?);
+        }
+        Command::Read(path) => shell.run_file(Path::new(&path)).await?,
     }
-    false
+    Ok(false)
 }
 
 /// One line on standard error, and the user's traceback below it.
