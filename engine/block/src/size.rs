@@ -5,9 +5,10 @@
 //! range of memory counts once. Used wherever blocks are counted.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use arrow::array::{Array, ArrayData, RecordBatch};
-use arrow::buffer::Buffer;
+use arrow::array::{Array, ArrayData, ArrayRef, AsArray, OffsetSizeTrait, RecordBatch, make_array};
+use arrow::buffer::{Buffer, OffsetBuffer};
 use arrow::datatypes::DataType;
 
 /// Bytes of the values in `block`: buffers cut to the slice, each range once.
@@ -19,7 +20,7 @@ pub fn block_bytes(block: &RecordBatch) -> usize {
     block
         .columns()
         .iter()
-        .map(|c| array_bytes(&c.to_data(), &mut seen))
+        .map(|c| array_bytes(c, &mut seen))
         .sum()
 }
 
@@ -42,14 +43,54 @@ impl Seen {
     }
 }
 
-fn array_bytes(data: &ArrayData, seen: &mut Seen) -> usize {
-    let nulls = data.nulls().map_or(0, |nulls| {
+/// Nested arrays are cut as arrays: their data, cut, says its offset and has cut children as
+/// well.
+fn array_bytes(array: &ArrayRef, seen: &mut Seen) -> usize {
+    let nulls = array.nulls().map_or(0, |nulls| {
         seen.count(nulls.buffer(), nulls.offset() / 8, nulls.len().div_ceil(8))
     });
-    nulls + values_bytes(data, seen)
+    nulls + values_bytes(array, seen)
 }
 
-fn values_bytes(data: &ArrayData, seen: &mut Seen) -> usize {
+fn values_bytes(array: &ArrayRef, seen: &mut Seen) -> usize {
+    match array.data_type() {
+        DataType::List(_) => {
+            let list = array.as_list::<i32>();
+            list_bytes(list.offsets(), list.values(), seen)
+        }
+        DataType::LargeList(_) => {
+            let list = array.as_list::<i64>();
+            list_bytes(list.offsets(), list.values(), seen)
+        }
+        DataType::Map(_, _) => {
+            let map = array.as_map();
+            let entries: ArrayRef = Arc::new(map.entries().clone());
+            list_bytes(map.offsets(), &entries, seen)
+        }
+        // Both have no more than what belongs to the slice.
+        DataType::FixedSizeList(_, _) => {
+            let list = array.as_fixed_size_list();
+            array_bytes(list.values(), seen)
+        }
+        DataType::Struct(_) => {
+            let columns = array.as_struct().columns().iter();
+            columns.map(|column| array_bytes(column, seen)).sum()
+        }
+        _ => flat_bytes(&array.to_data(), seen),
+    }
+}
+
+fn list_bytes<O: OffsetSizeTrait>(
+    offsets: &OffsetBuffer<O>,
+    values: &ArrayRef,
+    seen: &mut Seen,
+) -> usize {
+    let (start, end) = (offsets[0].as_usize(), offsets[offsets.len() - 1].as_usize());
+    let values = values.slice(start, end - start);
+    seen.count_all(offsets.inner().inner()) + array_bytes(&values, seen)
+}
+
+fn flat_bytes(data: &ArrayData, seen: &mut Seen) -> usize {
     let (offset, len, buffers) = (data.offset(), data.len(), data.buffers());
     match data.data_type() {
         DataType::Null => 0,
@@ -65,25 +106,6 @@ fn values_bytes(data: &ArrayData, seen: &mut Seen) -> usize {
                 + seen.count(&buffers[1], range.0, range.1)
         }
         DataType::Utf8View | DataType::BinaryView => view_bytes(data, seen),
-        DataType::List(_) | DataType::Map(_, _) => {
-            let range = ends::<i32>(data);
-            seen.count(&buffers[0], offset * 4, (len + 1) * 4)
-                + array_bytes(&data.child_data()[0].slice(range.0, range.1), seen)
-        }
-        DataType::LargeList(_) => {
-            let range = ends::<i64>(data);
-            seen.count(&buffers[0], offset * 8, (len + 1) * 8)
-                + array_bytes(&data.child_data()[0].slice(range.0, range.1), seen)
-        }
-        DataType::FixedSizeList(_, size) => {
-            let size = usize::try_from(*size).unwrap_or(0);
-            array_bytes(&data.child_data()[0].slice(offset * size, len * size), seen)
-        }
-        DataType::Struct(_) => data
-            .child_data()
-            .iter()
-            .map(|child| array_bytes(&child.slice(offset, len), seen))
-            .sum(),
         other => match width(other) {
             Some(width) => {
                 seen.count(&buffers[0], offset * width, len * width) + children_bytes(data, seen)
@@ -97,9 +119,9 @@ fn values_bytes(data: &ArrayData, seen: &mut Seen) -> usize {
 }
 
 fn children_bytes(data: &ArrayData, seen: &mut Seen) -> usize {
-    data.child_data()
-        .iter()
-        .map(|child| array_bytes(child, seen))
+    let children = data.child_data().iter();
+    children
+        .map(|child| array_bytes(&make_array(child.clone()), seen))
         .sum()
 }
 
@@ -142,10 +164,8 @@ fn ends<O: arrow::datatypes::ArrowNativeType>(data: &ArrayData) -> (usize, usize
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::{ArrayRef, Int64Array, ListArray, StringArray, StringViewArray};
-    use arrow::datatypes::Int32Type;
+    use arrow::array::{Int64Array, ListArray, StringArray, StringViewArray, StructArray};
+    use arrow::datatypes::{Field, Int32Type};
 
     use super::*;
 
@@ -191,5 +211,28 @@ mod tests {
         let views = block(vec![Arc::new(StringViewArray::from(vec![long; 1000]))]);
         assert_eq!(block_bytes(&views.slice(0, 1)), 16 + long.len());
         assert_eq!(block_bytes(&views.slice(0, 0)), 0);
+    }
+
+    #[test]
+    fn slices_of_lists_of_structs_count_their_share() {
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100));
+        let field = Arc::new(Field::new("x", DataType::Int64, true));
+        let rows = StructArray::from(vec![(field, numbers)]);
+        let item = Arc::new(Field::new_list_field(rows.data_type().clone(), true));
+        let offsets = OffsetBuffer::from_lengths([10; 10]);
+        let lists = ListArray::new(item, offsets, Arc::new(rows), None);
+        let whole = block(vec![Arc::new(lists.clone())]);
+        assert_eq!(block_bytes(&whole), 11 * 4 + 100 * 8);
+        // From the middle: what a struct's data says of itself then is true of its rows alone.
+        let part = block(vec![Arc::new(lists.slice(4, 3))]);
+        assert_eq!(block_bytes(&part), 4 * 4 + 30 * 8);
+        let nested = ListArray::new(
+            Arc::new(Field::new_list_field(lists.data_type().clone(), true)),
+            OffsetBuffer::from_lengths([5, 5]),
+            Arc::new(lists),
+            None,
+        );
+        let part = block(vec![Arc::new(nested.slice(1, 1))]);
+        assert_eq!(block_bytes(&part), 2 * 4 + 6 * 4 + 50 * 8);
     }
 }
