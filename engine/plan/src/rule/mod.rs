@@ -3,12 +3,13 @@
 //! Analyzer rules run after DataFusion's type coercion, which has put casts
 //! around arguments, and before its optimizer, which must never see a call of a
 //! Python function inside an expression. Physical rules run after all of
-//! DataFusion's.
+//! DataFusion's, one of which another takes the place of (`offset_apart`).
 
 pub mod fuse_calls;
 pub mod hoist_udf;
 pub mod in_list;
 pub mod lower_spread;
+pub mod offset_apart;
 pub mod order_where_asked;
 pub mod prune_call;
 pub mod raise_blocks;
