@@ -15,6 +15,7 @@ use arrow::record_batch::RecordBatch;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::LogicalPlan;
 use mobula_plan::parameters::{bind, insert_all, with_types};
+use mobula_plan::result_schema;
 
 use super::prepared::{Ready, Work};
 use super::{Parameter, Prepared, Session, StatementKind};
@@ -161,7 +162,7 @@ impl Session {
 /// A plan that the rules have not seen.
 fn written(plan: LogicalPlan) -> Ready {
     Ready {
-        schema: Arc::new(plan.schema().as_arrow().clone()),
+        schema: result_schema(&plan),
         plan,
         is_optimised: false,
     }

@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::LogicalPlan;
 use mobula_plan::parameters::Ahead;
-use mobula_plan::{AlterPool, CreateActor, CreateFunction, DropActor};
+use mobula_plan::{AlterPool, CreateActor, CreateFunction, DropActor, result_schema};
 use parking_lot::Mutex;
 
 use super::Session;
@@ -92,7 +92,7 @@ impl Prepared {
     ) -> Self {
         let kind = work.kind();
         let schema = match (&work, kind) {
-            (Work::Plan(plan), StatementKind::Query) => Arc::new(plan.schema().as_arrow().clone()),
+            (Work::Plan(plan), StatementKind::Query) => result_schema(plan),
             _ => Arc::new(Schema::empty()),
         };
         Self {

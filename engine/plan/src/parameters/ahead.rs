@@ -21,6 +21,7 @@ use datafusion::optimizer::{Optimizer, OptimizerContext};
 
 use super::{Given, has_parameter, in_expressions, with_types};
 use crate::operator::map_batches::MapBatchesNode;
+use crate::result_schema::result_schema;
 use crate::udf::PythonFunction;
 
 /// An optimised plan, for values of certain types.
@@ -48,7 +49,7 @@ impl Ahead {
             true => plan.clone(),
             false => with_types(plan.clone(), &types)?,
         };
-        let schema = Arc::new(typed.schema().as_arrow().clone());
+        let schema = result_schema(&typed);
         let plan = state.optimize(&typed)?;
         Ok(Some(Self {
             types,
