@@ -39,6 +39,8 @@ class Terminal:
             stderr=secondary,
             env=env,
             start_new_session=True,
+            # Its own terminal, so that Ctrl-C is a signal.
+            preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(secondary)
         self.seen = ""
