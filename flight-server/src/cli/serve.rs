@@ -191,7 +191,7 @@ fn dealt(ids: &[String], n: usize) -> Vec<String> {
 }
 
 /// Settings that are the coordinator's alone.
-const OWN_SETTINGS: [&str; 11] = [
+const OWN_SETTINGS: [&str; 12] = [
     "listen",
     "cluster_listen",
     "cluster_token_file",
@@ -200,6 +200,7 @@ const OWN_SETTINGS: [&str; 11] = [
     "gpus",
     "http_listen",
     "insecure",
+    "loaded_dir",
     "local_executor",
     "python",
     "roles",
