@@ -326,6 +326,6 @@ mod tests {
         let text = loaded.permit().unwrap_err().to_string();
         assert!(text.contains("mobula.loads_max"), "{text}");
         drop(first);
-        loaded.permit().unwrap();
+        drop(loaded.permit().unwrap());
     }
 }
