@@ -152,6 +152,7 @@ impl Coordinator {
         let ended = tokio::task::spawn_blocking(move || drop(executors));
         let _ = ended.await;
         self.database.engine().shutdown().await;
+        self.database.loaded().close();
     }
 }
 

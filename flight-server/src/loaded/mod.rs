@@ -227,6 +227,17 @@ impl LoadedTables {
         }
     }
 
+    /// Removes the directory of a catalog in memory: the process ends, and whoever still has a
+    /// folder may not come to its end.
+    pub fn close(&self) {
+        if let Place::Passing { made, .. } = &self.place
+            && let Some(dir) = made.lock().take()
+            && let Err(error) = dir.close()
+        {
+            tracing::warn!(%error, "cannot remove loaded rows");
+        }
+    }
+
     fn list(&self, folder: &Arc<Folder>) {
         let mut folders = self.folders.lock();
         folders.retain(|_, folder| folder.strong_count() > 0);
