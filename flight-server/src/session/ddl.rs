@@ -32,20 +32,36 @@ impl Session {
         if let DdlStatement::CreateMemoryTable(table) = ddl
             && (table.temporary || self.database().engine().is_cluster())
         {
-            return self.create_from_query(table, sql).await;
+            // Apart: it is large, and part of what every statement may have to do.
+            return Box::pin(self.create_from_query(table, sql)).await;
         }
         let _one_at_a_time = self.database().change().await;
-        if let DdlStatement::DropTable(drop) = ddl {
-            let is_gone = self.temporary.remove(&drop.name);
-            let is_elsewhere = drop.name.schema() != Some(TEMPORARY_SCHEMA);
-            if is_gone || !is_elsewhere && drop.if_exists {
-                return Ok(DONE);
-            }
+        if let DdlStatement::DropTable(drop) = ddl
+            && let Some(done) = self.drop_temporary(&drop.name, drop.if_exists)
+        {
+            return done;
         }
         refuse_system(ddl)?;
         let done = self.define_alone(ddl, sql).await?;
         self.database().let_go_of_loaded()?;
         Ok(done)
+    }
+
+    /// Drops a temporary table, if `name` means one.
+    fn drop_temporary(
+        &self,
+        name: &TableReference,
+        if_exists: bool,
+    ) -> Option<Result<Outcome, ServerError>> {
+        if self.temporary.remove(name) || (name.schema() == Some(TEMPORARY_SCHEMA) && if_exists) {
+            return Some(Ok(DONE));
+        }
+        (name.schema() == Some(TEMPORARY_SCHEMA)).then(|| {
+            Err(ServerError::Missing {
+                kind: "table",
+                name: name.to_string(),
+            })
+        })
     }
 
     /// As [`Self::define`], for who has the right to change names.

@@ -154,7 +154,7 @@ impl Session {
     /// # Errors
     /// As [`Session::begin_load`]; the table was changed meanwhile.
     pub(crate) async fn finish_load(&self, load: Load) -> Result<Option<u64>, ServerError> {
-        caught(self.finish(load)).await
+        caught(Box::pin(self.finish(load))).await
     }
 
     async fn finish(&self, load: Load) -> Result<Option<u64>, ServerError> {
