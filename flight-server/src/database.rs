@@ -10,6 +10,7 @@ use tokio::sync::MutexGuard;
 
 use crate::ServerError;
 use crate::catalog::{Catalog, DataDir};
+use crate::loaded::LoadedTables;
 use crate::plan_cache::PlanCache;
 use crate::replay::Unusable;
 use crate::session::Session;
@@ -24,6 +25,7 @@ pub struct Database {
     /// Rises with every change of what names mean.
     version: AtomicU64,
     plans: PlanCache,
+    loaded: LoadedTables,
     /// What of the catalog cannot be used now.
     pub(crate) unusable: tokio::sync::Mutex<Vec<Unusable>>,
     data_dir: Option<DataDir>,
@@ -44,6 +46,8 @@ impl Database {
         let catalogs = engine.new_catalogs()?;
         let options = engine.options();
         let plans = PlanCache::new(options.plan_cache_max(), options.plan_cache_bytes());
+        let dir = data_dir.as_ref().map(DataDir::path);
+        let loaded = LoadedTables::open(options, dir, &catalog.locations()?)?;
         let database = Arc::new(Self {
             engine,
             catalogs,
@@ -51,6 +55,7 @@ impl Database {
             ddl: tokio::sync::Mutex::new(()),
             version: AtomicU64::new(0),
             plans,
+            loaded,
             unusable: tokio::sync::Mutex::new(vec![]),
             data_dir,
         });
@@ -92,6 +97,22 @@ impl Database {
     /// Statements that were planned.
     pub(crate) fn plans(&self) -> &PlanCache {
         &self.plans
+    }
+
+    /// Files of the rows that clients loaded.
+    pub(crate) fn loaded(&self) -> &LoadedTables {
+        &self.loaded
+    }
+
+    /// Removes loaded rows whose table the catalog has no more, once nobody reads them.
+    ///
+    /// # Errors
+    /// The catalog cannot be read.
+    pub(crate) fn let_go_of_loaded(&self) -> Result<(), ServerError> {
+        if !self.loaded.is_empty() {
+            self.loaded.retain(&self.catalog.locations()?);
+        }
+        Ok(())
     }
 
     /// Where data is kept; `None` in memory.

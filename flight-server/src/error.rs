@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use datafusion::common::DataFusionError;
+use datafusion::parquet::errors::ParquetError;
 use mobula_execution::{Classified, ErrorClass, ExecutionError, classify, classify_any};
 use mobula_plan::PlanError;
 use mobula_udfs::UdfError;
@@ -125,10 +126,27 @@ pub enum ServerError {
         reason: String,
     },
 
+    #[error("cannot load rows into table \"{table}\": {reason}")]
+    Load { table: String, reason: String },
+
     #[error(
-        "tables in memory cannot be read by executors. Write the rows with COPY … TO and name the files with CREATE EXTERNAL TABLE"
+        "table \"{table}\" was changed while rows for it came. None was loaded: load them again"
     )]
-    MemoryTable,
+    LoadOvertaken { table: String },
+
+    #[error("{most} loads are under way already. Try again later, or raise mobula.loads_max")]
+    ManyLoads { most: usize },
+
+    #[error(
+        "loaded rows have more than {most} bytes on disk. Drop tables, or raise mobula.loaded_bytes_max"
+    )]
+    LoadedBytes { most: u64 },
+
+    #[error("cannot write the rows as Parquet: {source}")]
+    Unwritable {
+        #[source]
+        source: ParquetError,
+    },
 
     #[error("the data directory \"{}\" is in use by process {pid}. Stop it, or choose another --data-dir", path.display())]
     DataDirInUse { path: PathBuf, pid: String },
@@ -253,6 +271,10 @@ impl ServerError {
             | Self::Python { .. }
             | Self::TpchData { .. }
             | Self::Output(_) => ErrorClass::Setup,
+            Self::ManyLoads { .. } | Self::LoadedBytes { .. } => ErrorClass::ResourceExhausted,
+            Self::Unwritable {
+                source: ParquetError::External(_),
+            } => ErrorClass::Setup,
             Self::Cancelled => ErrorClass::Cancelled,
             Self::Damaged { .. } => ErrorClass::Internal,
             _ => ErrorClass::User,

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod database;
 pub mod error;
 pub mod http;
+mod loaded;
 mod plan_cache;
 pub mod python_env;
 mod replay;

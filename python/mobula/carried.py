@@ -53,7 +53,9 @@ def _tell_lines(sources):
     worker = sys.modules.get("mobula_worker.failure")
     known = getattr(worker, "carried", set())
     for file, blocks in sources.items():
-        lines = linecache.cache.get(file, (0, None, [], file))[2]
+        entry = linecache.cache.get(file)
+        # One of another length has yet to read its lines.
+        lines = entry[2] if entry is not None and len(entry) == 4 else []
         for first, text in blocks:
             block = text.splitlines(keepends=True)
             lines = lines + ["\n"] * (first - 1 + len(block) - len(lines))
@@ -69,19 +71,20 @@ def _with_arguments(code, call):
         return code
     if inspect.isasyncgenfunction(code):
 
-        async def called(given):
+        async def streamed(given):
             async for part in code(given, *args, **kwargs):
                 yield part
 
-    elif inspect.iscoroutinefunction(code):
+        return streamed
+    if inspect.iscoroutinefunction(code):
 
-        async def called(given):
+        async def awaited(given):
             return await code(given, *args, **kwargs)
 
-    else:
+        return awaited
 
-        def called(given):
-            return code(given, *args, **kwargs)
+    def called(given):
+        return code(given, *args, **kwargs)
 
     return called
 
@@ -101,20 +104,22 @@ class _Built:
         asked = code.__call__
         if inspect.isasyncgenfunction(asked):
 
-            async def called(self, *given):
+            async def streamed(self, *given):
                 async for part in self._call(*given):
                     yield part
 
+            Actor.__call__ = streamed
         elif inspect.iscoroutinefunction(asked):
 
-            async def called(self, *given):
+            async def awaited(self, *given):
                 return await self._call(*given)
 
+            Actor.__call__ = awaited
         else:
 
             def called(self, *given):
                 return self._call(*given)
 
-        Actor.__call__ = called
+            Actor.__call__ = called
         Actor.__name__ = Actor.__qualname__ = code.__name__
         return Actor

@@ -10,7 +10,7 @@ import glob
 import os
 import uuid
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
 from . import local_rows, sql_text
@@ -91,7 +91,7 @@ class Connection:
         self._link = link
         self._engine = engine
         self._functions = Functions(link)
-        self._files: dict[int, tuple[Step, str]] = {}
+        self._uploads: dict[int, tuple[Step, str]] = {}
         self._end = weakref.finalize(self, _close, link, self._functions, engine)
 
     # --- Statements
@@ -267,19 +267,21 @@ class Connection:
         read = local_rows.reader_of(value)
         return None if read is None else Local(read, f"{name}: {type(value).__module__.partition('.')[0]} {type(value).__name__}")
 
-    def _uploaded(self, step: Local, read: Any) -> str:
-        """The file that has the rows of `step`, written at its first use."""
-        if self._engine is None:
-            raise NotSupported(
-                "this server takes no rows of ours yet: it has no bulk ingestion. Write them to a file that it can read,"
-                " and use read_parquet, or use an engine of your own: mobula.connect()"
-            )
-        if id(step) not in self._files:
-            path = os.path.join(self._engine.directory, f"{uuid.uuid4().hex}.parquet")
-            local_rows.write(read(), path)
+    def _uploaded(self, step: Local, read: Callable[[], pa.RecordBatchReader]) -> str:
+        """What has the rows of `step` in FROM: a file beside an engine of one's own, a temporary
+        table of a server. It is written at its first use, and goes with this connection."""
+        if id(step) not in self._uploads:
+            if self._engine is None:
+                table = f"mobula_rows_{uuid.uuid4().hex}"
+                self._link.load(table, local_rows.sendable(read()))
+                place = f"temp.{table}"
+            else:
+                path = os.path.join(self._engine.directory, f"{uuid.uuid4().hex}.parquet")
+                local_rows.write(read(), path)
+                place = sql_text.string(path)
             # The step is kept, so that its id names no other one.
-            self._files[id(step)] = (step, path)
-        return self._files[id(step)][1]
+            self._uploads[id(step)] = (step, place)
+        return self._uploads[id(step)][1]
 
     def _table(self, sql: str, values: Values | None = None) -> pa.Table:
         import pyarrow as pa

@@ -1,7 +1,7 @@
 """Rows that were computed once and are kept: `materialize`, and the parts of a split.
 
-They lie as Parquet in the directory of an engine of one's own, on disk and not in memory, and
-go when no dataset over them is left, or with the engine.
+They lie as Parquet on disk and not in memory: in the directory of an engine of one's own, as
+temporary tables of a server. They go when no dataset over them is left, or with the connection.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import dataclasses
 import math
 import os
 import shutil
+import tempfile
 import uuid
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from . import local_rows, sql_text
-from .errors import NotSupported
 from .results import Results
 from .steps import Rendering, Step
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from .connection import Connection
     from .dataset import Dataset
+    from .engine import Engine
+    from .link import Link
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,25 +44,42 @@ class Kept(Step):
         return f"SELECT * FROM {sql_text.string(os.path.join(self.directory, '*.parquet'))}"
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class KeptTable(Step):
+    """A temporary table of a server, which ends with this step."""
+
+    link: Link
+    table: str
+    label: str
+
+    def __post_init__(self) -> None:
+        weakref.finalize(self, self.link.drop_later, self.table)
+
+    def sql(self, query: Rendering) -> str:
+        return f"SELECT * FROM temp.{self.table}"
+
+
 class Keeping(Results):
     """What of `Dataset` computes its rows now."""
 
     def materialize(self) -> Dataset:
         """Computes the rows now, once; the new dataset reads what was kept, on disk.
 
-        Its rows come in no order in particular. Needs an engine of one's own.
-
-        Raises:
-            NotSupported: a server keeps nothing for us: write_parquet and read_parquet do.
+        Its rows come in no order in particular.
 
         >>> drawn = mobula.range(1000).random_sample(0.5).materialize()
         >>> drawn.count() == drawn.count()
         True
         """
-        directory = _new_directory(self._connection)
-        step = Kept(directory, "materialized")
         query = Rendering(self._connection)
         rows = query.query(self._step)
+        engine = self._connection._engine
+        if engine is None:
+            table = f"mobula_kept_{uuid.uuid4().hex}"
+            self._connection._link.run(f"CREATE TEMP TABLE {table} AS {rows}", query.values.row())
+            return self._then(KeptTable(self._connection._link, table, "materialized"))
+        directory = _new_directory(engine)
+        step = Kept(directory, "materialized")
         target = sql_text.string(directory + "/")
         self._connection._link.run(f"COPY ({rows}) TO {target} STORED AS PARQUET", query.values.row())
         if not os.listdir(directory):
@@ -72,7 +91,7 @@ class Keeping(Results):
         """Computes the rows now, and deals them out to `n` datasets.
 
         Rows go in turn, so that sizes differ by one at most. `equal`: not at all; up to `n - 1`
-        rows are left out. Needs an engine of one's own, as `materialize`.
+        rows are left out.
 
         >>> [part.count() for part in mobula.range(11).split(3)]
         [4, 4, 3]
@@ -113,8 +132,8 @@ class Keeping(Results):
         import pyarrow.parquet as pq
 
         # How many rows there are shows only after the last one.
-        path = os.path.join(_new_directory(self._connection), "0.parquet")
-        try:
+        with _passing(self._connection) as directory:
+            path = os.path.join(directory, "0.parquet")
             _written(*(self.random_shuffle() if shuffle else self)._stream(), path)
             with pq.ParquetFile(path) as file:
                 n_rows = file.metadata.num_rows
@@ -122,8 +141,6 @@ class Keeping(Results):
                 if n_test > n_rows:
                     raise ValueError(f"test_size is {test_size}, and there are {n_rows} rows")
                 parts = self._parts(file.schema_arrow, 2, _cut(file.iter_batches(), [n_rows - n_test]), "train_test_split")
-        finally:
-            shutil.rmtree(os.path.dirname(path), ignore_errors=True)
         return parts[0], parts[1]
 
     def random_shuffle(self) -> Dataset:
@@ -134,23 +151,47 @@ class Keeping(Results):
 
     def _parts(self, schema: pa.Schema, n: int, rows: Iterator[tuple[int, pa.RecordBatch]], label: str) -> list[Dataset]:
         """Datasets of `n` parts; `rows` says which part each batch is for."""
-        steps = [Kept(_new_directory(self._connection), f"part {place + 1} of {n}, {label}") for place in range(n)]
-        with contextlib.ExitStack() as open_files:
-            writers = [open_files.enter_context(local_rows.Writer(schema, os.path.join(step.directory, "0.parquet"))) for step in steps]
-            for place, batch in rows:
-                writers[place].write(batch)
-        return [self._then(step) for step in steps]
+        engine = self._connection._engine
+        labels = [f"part {place + 1} of {n}, {label}" for place in range(n)]
+        if engine is not None:
+            steps = [Kept(_new_directory(engine), label) for label in labels]
+            _deal_out(schema, [os.path.join(step.directory, "0.parquet") for step in steps], rows)
+            return [self._then(step) for step in steps]
+        with _passing(self._connection) as directory:
+            paths = [os.path.join(directory, f"{place}.parquet") for place in range(n)]
+            _deal_out(schema, paths, rows)
+            return [self._then(_loaded(self._connection, path, label)) for path, label in zip(paths, labels)]
 
 
-def _new_directory(connection: Connection) -> str:
-    if connection._engine is None:
-        raise NotSupported(
-            "this server keeps no rows for us. Write them where it can read them, by write_parquet, and use read_parquet, or"
-            " use an engine of your own: mobula.connect()"
-        )
-    directory = os.path.join(connection._engine.directory, uuid.uuid4().hex)
+def _new_directory(engine: Engine) -> str:
+    directory = os.path.join(engine.directory, uuid.uuid4().hex)
     os.mkdir(directory)
     return directory
+
+
+def _passing(connection: Connection) -> tempfile.TemporaryDirectory[str]:
+    """A directory of ours, which goes at the end of the context."""
+    return tempfile.TemporaryDirectory(prefix="mobula-", dir=connection._engine and connection._engine.directory)
+
+
+def _deal_out(schema: pa.Schema, paths: Sequence[str], rows: Iterator[tuple[int, pa.RecordBatch]]) -> None:
+    """Writes each batch to the file of the part it is for."""
+    with contextlib.ExitStack() as open_files:
+        writers = [open_files.enter_context(local_rows.Writer(schema, path)) for path in paths]
+        for place, batch in rows:
+            writers[place].write(batch)
+
+
+def _loaded(connection: Connection, path: str, label: str) -> KeptTable:
+    """The rows of a file of ours, on a server."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = f"mobula_kept_{uuid.uuid4().hex}"
+    with pq.ParquetFile(path) as file:
+        rows = pa.RecordBatchReader.from_batches(file.schema_arrow, file.iter_batches())
+        connection._link.load(table, local_rows.sendable(rows))
+    return KeptTable(connection._link, table, label)
 
 
 def _written(schema: pa.Schema, batches: Iterator[pa.RecordBatch], path: str) -> None:

@@ -7,6 +7,7 @@ and to answer. Whoever asks for a cursor gets DB-API's objects over the same con
 
 from __future__ import annotations
 
+import collections
 import urllib.parse
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +39,7 @@ class Link:
             kwargs[_TOKEN_HEADER] = token
         kwargs.update(options or {})
         self._open: weakref.WeakSet[_Statement] = weakref.WeakSet()
+        self._unused: collections.deque[str] = collections.deque()
         self._dbapi: adbc_driver_manager.dbapi.Connection | None = None
         self._closed = False
         with translating(self.where):
@@ -93,6 +95,29 @@ class Link:
         finally:
             statement.close()
 
+    def load(self, table: str, rows: pa.RecordBatchReader) -> None:
+        """Makes a temporary table of `rows`, which goes with this connection."""
+        statement = self._statement(None)
+        try:
+            options = adbc_driver_manager.StatementOptions
+            with translating(self.where):
+                statement.handle.set_options(
+                    **{
+                        options.INGEST_TARGET_TABLE.value: table,
+                        options.INGEST_MODE.value: "adbc.ingest.mode.create",
+                        options.INGEST_TEMPORARY.value: "true",
+                    }
+                )
+                statement.handle.bind_stream(rows)
+            statement.call(statement.handle.execute_update)
+        finally:
+            statement.close()
+
+    def drop_later(self, table: str) -> None:
+        """Drops a temporary table before the next statement: whoever calls may be the garbage
+        collector, in the middle of one."""
+        self._unused.append(table)
+
     def close(self) -> None:
         """Cancels what still runs. Twice does no harm."""
         if self._closed:
@@ -106,11 +131,14 @@ class Link:
         _quietly(self._connection.close)
         _quietly(self._database.close)
 
-    def _statement(self, sql: str) -> _Statement:
+    def _statement(self, sql: str | None) -> _Statement:
         self._check_open()
+        while self._unused:
+            self.run(f"DROP TABLE IF EXISTS temp.{self._unused.popleft()}")
         statement = _Statement(self, _lib.AdbcStatement(self._connection))
         self._open.add(statement)
-        statement.handle.set_sql_query(sql)
+        if sql is not None:
+            statement.handle.set_sql_query(sql)
         return statement
 
     def _check_open(self) -> None:

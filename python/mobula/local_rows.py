@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import QueryFailed
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # Rows of a part of the file that the server reads: each can be a task's.
 ROWS_OF_GROUP = 1 << 17
+# About as many bytes travel to a server at once.
+BYTES_OF_MESSAGE = 16 << 20
 
 
 def reader_of(value: Any) -> Callable[[], pa.RecordBatchReader] | None:
@@ -94,6 +96,22 @@ def write(reader: pa.RecordBatchReader, path: str) -> None:
     with Writer(reader.schema, path) as writer:
         for batch in reader:
             writer.write(batch)
+
+
+def sendable(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
+    """The rows of `reader` in batches that fit the messages to a server."""
+    import pyarrow as pa
+
+    def pieces() -> Iterator[pa.RecordBatch]:
+        # Of no batches the driver would send nothing, not even columns.
+        yield pa.RecordBatch.from_pylist([], reader.schema)
+        for batch in reader:
+            n_pieces = max(batch.nbytes // BYTES_OF_MESSAGE, batch.num_rows // ROWS_OF_GROUP) + 1
+            each = max(1, -(-batch.num_rows // n_pieces))
+            for start in range(0, batch.num_rows, each):
+                yield batch.slice(start, each)
+
+    return pa.RecordBatchReader.from_batches(reader.schema, pieces())
 
 
 def _storable(schema: pa.Schema) -> pa.Schema:

@@ -100,14 +100,13 @@ class Query(Step):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Local(Step):
-    """Rows of this process, which the server reads from a file."""
+    """Rows of this process, which the server is given at their first use."""
 
     read: Callable[[], pa.RecordBatchReader]
     label: str
 
     def sql(self, query: Rendering) -> str:
-        path = query.connection._uploaded(self, self.read)
-        return f"SELECT * FROM {sql_text.string(path)}"
+        return f"SELECT * FROM {query.connection._uploaded(self, self.read)}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -115,14 +115,3 @@ def test_types_come_back(con):
 def test_what_makes_no_sense_is_a_value_error(con, call):
     with pytest.raises(ValueError):
         call(con.range(10))
-
-
-def test_a_server_keeps_nothing(con):
-    # A server of somebody else's, who let us in.
-    engine = con._engine
-    con._engine = None
-    try:
-        with pytest.raises(mobula.NotSupported, match="write_parquet"):
-            con.range(3).materialize()
-    finally:
-        con._engine = engine

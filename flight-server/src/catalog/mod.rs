@@ -136,6 +136,21 @@ impl Catalog {
         })
     }
 
+    /// Where the tables lie, all of them.
+    ///
+    /// # Errors
+    /// [`ServerError::Catalog`].
+    pub fn locations(&self) -> Result<Vec<String>, ServerError> {
+        self.with(|connection| {
+            let sql = "SELECT location FROM definition WHERE location IS NOT NULL";
+            let mut statement = connection.prepare(sql)?;
+            let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+            let texts = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+            let lines = texts.iter().flat_map(|text| text.lines());
+            Ok(lines.map(str::to_owned).collect())
+        })
+    }
+
     /// Stores a definition; one of the same kind and name is replaced, and tables
     /// and views are of one kind in this.
     ///

@@ -152,6 +152,7 @@ impl Coordinator {
         let ended = tokio::task::spawn_blocking(move || drop(executors));
         let _ = ended.await;
         self.database.engine().shutdown().await;
+        self.database.loaded().close();
     }
 }
 
@@ -191,7 +192,7 @@ fn dealt(ids: &[String], n: usize) -> Vec<String> {
 }
 
 /// Settings that are the coordinator's alone.
-const OWN_SETTINGS: [&str; 11] = [
+const OWN_SETTINGS: [&str; 12] = [
     "listen",
     "cluster_listen",
     "cluster_token_file",
@@ -200,6 +201,7 @@ const OWN_SETTINGS: [&str; 11] = [
     "gpus",
     "http_listen",
     "insecure",
+    "loaded_dir",
     "local_executor",
     "python",
     "roles",

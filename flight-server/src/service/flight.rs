@@ -3,10 +3,11 @@
 //! arrow-flight's own SQL trait answers for GetSchema, PollFlightInfo and most
 //! actions itself, so this implements the plain Flight service and sorts the
 //! commands by hand: statements go to `statement`, what describes the database
-//! to `metadata`, values that are bound to `parameters`, actions to `actions`.
+//! to `metadata`, values that are bound to `parameters`, rows that are loaded to
+//! `ingest`, actions to `actions`.
 //!
 //! Deliberately absent: DoExchange and ListFlights, which Flight SQL does not
-//! use; transactions, Substrait and ingestion, which say so when asked for.
+//! use; transactions and Substrait, which say so when asked for.
 
 use std::sync::Arc;
 
@@ -210,7 +211,7 @@ impl FlightFront {
             .ok_or_else(|| unsupported(format!("{name} is not supported yet")))
     }
 
-    /// Does what the first message names, an update or the binding of values, and gives the
+    /// Does what the first message names, an update, a load or the binding of values, and gives the
     /// metadata of the answer.
     async fn put(&self, lease: Lease, mut data: Streaming<FlightData>) -> Result<Vec<u8>, Status> {
         let first = data
@@ -240,6 +241,10 @@ impl FlightFront {
                 };
                 return Ok(answer.encode_to_vec());
             }
+            Command::CommandStatementIngest(asked) => {
+                let record_count = self.ingest(lease, asked, first, data).await?;
+                return Ok(DoPutUpdateResult { record_count }.encode_to_vec());
+            }
             other => {
                 return Err(unsupported(format!(
                     "DoPut of {} is not supported yet",
@@ -260,6 +265,13 @@ impl FlightFront {
         let prepared = prepare(&lease.session, sql).await?;
         lease.prepared.create(prepared)
     }
+}
+
+/// To await when the messages of a call have ended, before anything is done that lasts: a call
+/// that was cancelled looks the same to tonic, and it is dropped here.
+pub(super) async fn not_cancelled() {
+    // hyper looks for a reset of the stream each time that the call has to wait.
+    tokio::task::yield_now().await;
 }
 
 /// Reads the command that a descriptor or a ticket carries.

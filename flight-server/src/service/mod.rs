@@ -14,6 +14,7 @@ pub mod client;
 mod connection;
 mod entry;
 mod flight;
+mod ingest;
 mod keys;
 mod metadata;
 mod name_pattern;
@@ -75,6 +76,8 @@ pub struct ServiceSettings {
     pub sql_max_bytes: usize,
     /// Bytes of a message of rows; a single larger row still goes as one.
     pub wire_batch_bytes: usize,
+    /// Bytes of a message of rows that are loaded.
+    pub load_message_bytes: usize,
     /// How long a stopping server waits for what is running.
     pub drain: Duration,
     /// How often a silent connection is asked whether it lives, and how long it
@@ -93,15 +96,17 @@ impl ServiceSettings {
             parameter_bytes_max: options.parameter_bytes_max(),
             sql_max_bytes: options.sql_max_bytes(),
             wire_batch_bytes: options.wire_batch_bytes(),
+            load_message_bytes: options.load_message_bytes(),
             drain: Duration::from_secs(5),
             keepalive: Duration::from_secs(20),
         }
     }
 
     /// Bytes of a message from a client: room for a statement that is too long,
-    /// so that the refusal can name the limit.
+    /// so that the refusal can name the limit, and for rows that are loaded.
     fn received_bytes_max(&self) -> usize {
-        self.sql_max_bytes.saturating_mul(2).max(64 << 20)
+        let statement = self.sql_max_bytes.saturating_mul(2).max(64 << 20);
+        statement.max(self.load_message_bytes)
     }
 
     /// Twice the sessions: a client may open a second connection for a result.

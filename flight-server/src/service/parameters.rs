@@ -16,6 +16,7 @@ use futures::{StreamExt, TryStreamExt};
 use tonic::{Code, Status, Streaming};
 
 use super::ServiceSettings;
+use super::flight::not_cancelled;
 use crate::Prepared;
 use crate::status::{malformed, refuse};
 use crate::wire_schema::{wire_block, wire_schema};
@@ -73,6 +74,7 @@ pub async fn read(
         }
         blocks.push(block);
     }
+    not_cancelled().await;
     let Some(schema) = decoded.schema().cloned() else {
         return Ok(None);
     };

@@ -92,7 +92,7 @@ const FLAGS: &[(SqlInfo, bool)] = &[
     (SqlInfo::FlightSqlServerSql, true),
     (SqlInfo::FlightSqlServerSubstrait, false),
     (SqlInfo::FlightSqlServerCancel, true),
-    (SqlInfo::FlightSqlServerBulkIngestion, false),
+    (SqlInfo::FlightSqlServerBulkIngestion, true),
     (SqlInfo::FlightSqlServerIngestTransactionsSupported, false),
     (SqlInfo::SqlDdlCatalog, false),
     (SqlInfo::SqlDdlSchema, true),

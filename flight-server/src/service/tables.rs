@@ -19,6 +19,7 @@ use tonic::Status;
 
 use super::metadata::unbuilt;
 use super::name_pattern::NamePattern;
+use crate::session::TEMPORARY_SCHEMA;
 use crate::wire_schema::wire_schema;
 
 /// What GetTableTypes lists.
@@ -73,7 +74,11 @@ pub async fn block(state: &SessionState, asked: &CommandGetTables) -> Result<Rec
                 continue;
             }
             let seen = look(provider.as_ref(), &table, asked.include_schema).await;
-            let Some(shown) = shown_type(seen.table_type, &asked.table_types) else {
+            let table_type = match schema == TEMPORARY_SCHEMA {
+                true => TableType::Temporary,
+                false => seen.table_type,
+            };
+            let Some(shown) = shown_type(table_type, &asked.table_types) else {
                 continue;
             };
             answer

@@ -20,19 +20,19 @@ use tonic::{Code, Status};
 
 use super::sessions::Lease;
 use crate::status::{refuse, status};
-use crate::{Bound, Outcome, ServerError};
+use crate::{Bound, Outcome, ServerError, Session};
 
 /// Applies `bound` for each row of its values, in order, and sums what they touched. One
 /// that fails ends it.
 async fn all_runs(
-    lease: &Lease,
+    session: &Session,
     bound: &Bound,
     left: impl Future<Output = ()>,
 ) -> Result<Option<u64>, ServerError> {
     let mut left = pin!(left);
     let mut touched = (bound.runs() == 0).then_some(0);
     for run in 0..bound.runs() {
-        let outcome = lease.session.execute_run(bound, run, left.as_mut()).await;
+        let outcome = session.execute_run(bound, run, left.as_mut()).await;
         let outcome = outcome.map_err(|error| match bound.runs() {
             1 => error,
             _ => ServerError::ParameterRow {
@@ -80,8 +80,34 @@ impl Updates {
     /// # Errors
     /// What the statement fails with, or too many updates.
     pub async fn apply(&self, lease: Lease, bound: Arc<Bound>) -> Result<Option<u64>, Status> {
+        let what = bound.prepared().sql.clone();
+        let running = self.run(lease, what, |session, left| async move {
+            let left = async move {
+                let _ = left.await;
+            };
+            all_runs(&session, &bound, left).await
+        });
+        running.await
+    }
+
+    /// Does `work`, whose second value ends when nobody waits any more. Dropping the future
+    /// does not stop it. `what` is for the log.
+    ///
+    /// # Errors
+    /// What it fails with, or too many updates.
+    pub async fn run<W>(
+        &self,
+        lease: Lease,
+        what: String,
+        work: impl FnOnce(Arc<Session>, oneshot::Receiver<()>) -> W,
+    ) -> Result<Option<u64>, Status>
+    where
+        W: Future<Output = Result<Option<u64>, ServerError>> + Send + 'static,
+    {
         let (tell, told) = oneshot::channel();
-        self.start(lease, bound, tell)?;
+        let (_waits, left) = oneshot::channel();
+        let work = work(Arc::clone(&lease.session), left);
+        self.start(lease, what, work, tell)?;
         match told.await {
             Ok(Ok(rows)) => Ok(rows),
             Ok(Err(error)) => Err(status(&error)),
@@ -95,8 +121,9 @@ impl Updates {
     fn start(
         &self,
         lease: Lease,
-        bound: Arc<Bound>,
-        mut tell: oneshot::Sender<Result<Option<u64>, ServerError>>,
+        what: String,
+        work: impl Future<Output = Result<Option<u64>, ServerError>> + Send + 'static,
+        tell: oneshot::Sender<Result<Option<u64>, ServerError>>,
     ) -> Result<(), Status> {
         let mut applying = self.applying.lock();
         if applying.tasks.len() >= self.max {
@@ -113,11 +140,11 @@ impl Updates {
         let owner = Arc::clone(&self.applying);
         // The lock is held until the task is listed: it cannot end unlisted.
         let task = spawn_named("update", async move {
-            let outcome = all_runs(&lease, &bound, tell.closed()).await;
+            let outcome = work.await;
             drop(lease);
             if let Err(outcome) = tell.send(outcome) {
                 let done = outcome.is_ok();
-                tracing::info!(done, sql = %bound.prepared().sql, "the client of a statement has left");
+                tracing::info!(done, sql = %what, "the client of a statement has left");
             }
             owner.lock().tasks.remove(&number);
         });

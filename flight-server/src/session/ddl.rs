@@ -15,6 +15,7 @@ use datafusion::logical_expr::{
 use mobula_execution::{DEFAULT_CATALOG, DEFAULT_SCHEMA, SYSTEM_SCHEMA};
 
 use super::files;
+use super::temporary::TEMPORARY_SCHEMA;
 use super::{Outcome, Session, caught};
 use crate::ServerError;
 use crate::catalog::{Definition, ObjectKind};
@@ -28,8 +29,47 @@ impl Session {
         ddl: &DdlStatement,
         sql: &str,
     ) -> Result<Outcome, ServerError> {
+        if let DdlStatement::CreateMemoryTable(table) = ddl
+            && (table.temporary || self.database().engine().is_cluster())
+        {
+            // Apart: it is large, and part of what every statement may have to do.
+            return Box::pin(self.create_from_query(table, sql)).await;
+        }
         let _one_at_a_time = self.database().change().await;
+        if let DdlStatement::DropTable(drop) = ddl
+            && let Some(done) = self.drop_temporary(&drop.name, drop.if_exists)
+        {
+            return done;
+        }
         refuse_system(ddl)?;
+        let done = self.define_alone(ddl, sql).await?;
+        self.database().let_go_of_loaded()?;
+        Ok(done)
+    }
+
+    /// Drops a temporary table, if `name` means one.
+    fn drop_temporary(
+        &self,
+        name: &TableReference,
+        if_exists: bool,
+    ) -> Option<Result<Outcome, ServerError>> {
+        if self.temporary.remove(name) || (name.schema() == Some(TEMPORARY_SCHEMA) && if_exists) {
+            return Some(Ok(DONE));
+        }
+        (name.schema() == Some(TEMPORARY_SCHEMA)).then(|| {
+            Err(ServerError::Missing {
+                kind: "table",
+                name: name.to_string(),
+            })
+        })
+    }
+
+    /// As [`Self::define`], for who has the right to change names.
+    pub(super) async fn define_alone(
+        &self,
+        ddl: &DdlStatement,
+        sql: &str,
+    ) -> Result<Outcome, ServerError> {
         let done = self.apply_and_store(ddl, sql).await?;
         let changed = match ddl {
             DdlStatement::CreateExternalTable(create) => self.qualified(&create.name),
@@ -113,6 +153,12 @@ impl Session {
 
     async fn create_view(&self, view: &CreateView, sql: &str) -> Result<Outcome, ServerError> {
         let name = self.qualified(&view.name);
+        let read = self.database().loaded().read_by(&view.input)?;
+        if self.temporary.has_one_of(&read) {
+            return Err(ServerError::Unsupported {
+                what: "a view cannot read a temporary table, which others do not see. Load a table that is not temporary",
+            });
+        }
         let before = self.registered(&view.name).await;
         if before.is_some() && !view.or_replace {
             return Err(ServerError::Exists {
@@ -135,9 +181,6 @@ impl Session {
         ddl: &DdlStatement,
         name: &TableReference,
     ) -> Result<Outcome, ServerError> {
-        if self.database().engine().is_cluster() {
-            return Err(ServerError::MemoryTable);
-        }
         let before = self.registered(name).await;
         let result = self.apply(ddl).await.map(|()| DONE);
         self.kept_or_undone(name, before, result)?;
@@ -260,12 +303,12 @@ impl Session {
     }
 
     /// The table or view that has `name` now; files are none.
-    async fn registered(&self, name: &TableReference) -> Option<Arc<dyn TableProvider>> {
+    pub(super) async fn registered(&self, name: &TableReference) -> Option<Arc<dyn TableProvider>> {
         let schema = self.schema_of(name)?;
         schema.table(name.table()).await.ok().flatten()
     }
 
-    fn schema_of(&self, name: &TableReference) -> Option<Arc<dyn SchemaProvider>> {
+    pub(super) fn schema_of(&self, name: &TableReference) -> Option<Arc<dyn SchemaProvider>> {
         let catalog = self.database().catalogs().catalog(DEFAULT_CATALOG)?;
         match name.schema() {
             Some(schema) => catalog.schema(schema),
@@ -278,7 +321,7 @@ impl Session {
         full_name(name, &self.default_schema())
     }
 
-    fn default_schema(&self) -> String {
+    pub(super) fn default_schema(&self) -> String {
         let state = self.context.state_ref();
         let state = state.read();
         state.config_options().catalog.default_schema.clone()
@@ -336,10 +379,13 @@ fn refuse_system(ddl: &DdlStatement) -> Result<(), ServerError> {
         DdlStatement::DropTable(d) => d.name.schema(),
         DdlStatement::DropView(d) => d.name.schema(),
         DdlStatement::DropCatalogSchema(d) => return refuse_schema(d.name.schema_name()),
+        DdlStatement::CreateCatalogSchema(c) => Some(last_part(&c.schema_name)),
         _ => None,
     };
     match schema {
-        Some(schema @ (SYSTEM_SCHEMA | "information_schema")) => refuse_schema(schema),
+        Some(schema @ (SYSTEM_SCHEMA | "information_schema" | TEMPORARY_SCHEMA)) => {
+            refuse_schema(schema)
+        }
         _ => Ok(()),
     }
 }
@@ -347,6 +393,7 @@ fn refuse_system(ddl: &DdlStatement) -> Result<(), ServerError> {
 fn refuse_schema(name: &str) -> Result<(), ServerError> {
     let reason = match name {
         SYSTEM_SCHEMA | "information_schema" => "is read-only. Choose another schema",
+        TEMPORARY_SCHEMA => "has the temporary tables of each session. Choose another schema",
         DEFAULT_SCHEMA => "is where names without a schema live. It cannot be dropped",
         _ => return Ok(()),
     };

@@ -9,14 +9,17 @@
 mod actors;
 mod alter_pool;
 mod bound;
+mod create_from_query;
 mod ddl;
 mod files;
 mod functions;
 mod keep;
+mod load;
 mod prepared;
 mod settings;
 mod show_functions;
 mod stored;
+mod temporary;
 #[cfg(test)]
 mod tests;
 mod writes;
@@ -38,8 +41,11 @@ use mobula_plan::parameters::infer;
 use mobula_plan::{MobulaStatement, nearest, parse, unknown_method};
 
 pub use bound::Bound;
+pub use load::{IfThere, Load, LoadTarget};
 pub use prepared::{Parameter, Prepared, StatementKind};
 use prepared::{Ready, Work};
+pub(crate) use temporary::TEMPORARY_SCHEMA;
+use temporary::{SessionCatalogs, TemporaryTables};
 
 use crate::plan_cache::Version;
 use crate::{Database, ServerError};
@@ -62,6 +68,7 @@ pub struct Session {
     settings: AtomicU64,
     /// Of the functions that the state has, the version.
     synced: AtomicU64,
+    temporary: Arc<TemporaryTables>,
 }
 
 impl Drop for Session {
@@ -74,11 +81,12 @@ impl Session {
     pub(crate) fn new(database: Arc<Database>) -> Self {
         let id = uuid::Uuid::new_v4().to_string();
         let engine = database.engine();
-        let state = engine.session_state(
-            &id,
-            Arc::clone(database.catalogs()),
-            engine.options().clone(),
-        );
+        let temporary = TemporaryTables::new();
+        let catalogs = Arc::new(SessionCatalogs {
+            shared: Arc::clone(database.catalogs()),
+            temporary: Arc::clone(&temporary),
+        });
+        let state = engine.session_state(&id, catalogs, engine.options().clone());
         let context = SessionContext::new_with_state(state).enable_url_table();
         Self {
             id,
@@ -86,6 +94,7 @@ impl Session {
             context,
             settings: AtomicU64::new(0),
             synced: AtomicU64::new(u64::MAX),
+            temporary,
         }
     }
 
@@ -186,7 +195,8 @@ impl Session {
         })
     }
 
-    async fn logical_plan(&self, statement: Statement) -> Result<LogicalPlan, ServerError> {
+    async fn logical_plan(&self, mut statement: Statement) -> Result<LogicalPlan, ServerError> {
+        let is_temporary = create_from_query::take_temporary(&mut statement);
         let state = self.state();
         let names = state.resolve_table_references(&statement)?;
         files::register_stores(&self.database, &names, &statement)?;
@@ -197,6 +207,7 @@ impl Session {
         let no_method = unknown_method(&statement, functions);
         let planning = async {
             let plan = state.statement_to_plan(statement).await?;
+            let plan = create_from_query::with_temporary(plan, is_temporary);
             Ok(match shown {
                 Some(pattern) => show_functions::with_ours(plan, pattern, functions)?,
                 None => plan,
@@ -293,10 +304,14 @@ impl Session {
         };
         let mut run = running.map_err(|error| files::while_reading(plan, error))?;
         let rows = AssertUnwindSafe(run.stream).catch_unwind();
-        let plan = plan.clone();
-        let rows = rows.map(move |polled| match polled {
-            Ok(block) => block.map_err(|error| files::while_reading(&plan, error)),
-            Err(panic) => Err(DataFusionError::Internal(text_of(&*panic))),
+        let (plan, read) = (plan.clone(), self.database.loaded().read_by(plan)?);
+        let rows = rows.map(move |polled| {
+            // Loaded rows stay while a query reads them.
+            let _held = &read;
+            match polled {
+                Ok(block) => block.map_err(|error| files::while_reading(&plan, error)),
+                Err(panic) => Err(DataFusionError::Internal(text_of(&*panic))),
+            }
         });
         run.stream = Box::pin(RecordBatchStreamAdapter::new(run.plan.schema(), rows));
         Ok(run)

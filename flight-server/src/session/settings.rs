@@ -27,6 +27,7 @@ impl Session {
         // state, and waits for the lock there.
         self.settings.fetch_add(1, Ordering::Release);
         set.map_err(|error| bad_value(name, value, error))?;
+        self.tell_schema(&state);
         tell_functions(&mut state)
     }
 
@@ -48,9 +49,16 @@ impl Session {
                 let reset = state.config_mut().options_mut().reset(name);
                 self.settings.fetch_add(1, Ordering::Release);
                 reset?;
+                self.tell_schema(&state);
                 tell_functions(&mut state)
             }
         }
+    }
+
+    /// Temporary tables are found before those of the default schema.
+    fn tell_schema(&self, state: &SessionState) {
+        let schema = &state.config_options().catalog.default_schema;
+        self.temporary.set_default_schema(schema);
     }
 
     pub(super) fn change_setting(&self, statement: &Statement) -> Result<Outcome, ServerError> {

@@ -212,12 +212,13 @@ getters! {
         scan_bytes_per_task max_tasks_per_stage task_skew_max
         exchange_stream_window exchange_message_bytes
         executors max_sessions prepared_max sql_max_bytes wire_batch_bytes
-        parameter_rows_max parameter_bytes_max plan_cache_max plan_cache_bytes;
+        parameter_rows_max parameter_bytes_max plan_cache_max plan_cache_bytes
+        loaded_bytes_max loads_max load_message_bytes;
     duration -> Duration: udf_init_timeout udf_kill_grace udf_idle_ttl heartbeat_interval
         heartbeat_timeout session_ttl pool_interval pool_wait_target pool_idle_ttl pool_debounce
         pool_retire_limit actor_block_time actor_linger list_files_ttl;
     flag -> bool: local_executor insecure udf_fuse udf_preserve_order udf_prestart;
-    path -> Option<&Path>: python cluster_token_file data_dir;
+    path -> Option<&Path>: python cluster_token_file data_dir loaded_dir;
     plain -> &str: udf_priority udf_start_method exchange_compression cluster_listen listen http_listen log
         cpus gpus memory resource label roles;
 }

@@ -465,6 +465,30 @@ pub static SETTINGS: &[Setting] = &[
         "Longest statement, in bytes",
     ),
     process(
+        "loaded_dir",
+        SettingKind::Path,
+        "",
+        "Directory of the rows that clients load (adbc_ingest, temporary tables); executors read it at the same path. Empty: loaded in data_dir, or one that goes with the process",
+    ),
+    process(
+        "loaded_bytes_max",
+        bytes(MIB, 1024 * TIB),
+        "64GiB",
+        "Most bytes of the files in loaded_dir: a load that passes it fails",
+    ),
+    process(
+        "loads_max",
+        count(1, 4096),
+        "16",
+        "Most loads at a time, over all sessions",
+    ),
+    process(
+        "load_message_bytes",
+        bytes(MIB, 2 * GIB - 1),
+        "256MiB",
+        "Most bytes of one message of rows that a client loads: a record batch travels as one",
+    ),
+    process(
         "wire_batch_bytes",
         bytes(KIB, GIB),
         "2MiB",

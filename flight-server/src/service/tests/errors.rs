@@ -1,7 +1,5 @@
 //! Errors: the right code, one line, short enough to arrive.
 
-use arrow_flight::sql::CommandStatementIngest;
-
 use super::*;
 use crate::status::TEXT_LIMIT;
 
@@ -99,19 +97,6 @@ async fn what_is_missing_says_so() {
     let mut client = server.client().await;
     let transaction = client.begin_transaction().await.unwrap_err();
     assert_code(&status_of(transaction), Code::Unimplemented);
-    let ingest = client
-        .execute_ingest(
-            CommandStatementIngest::default(),
-            futures::stream::iter([Ok(RecordBatch::new_empty(Arc::new(Schema::empty())))]),
-        )
-        .await;
-    let refused = status_of(ingest.unwrap_err());
-    assert_code(&refused, Code::Unimplemented);
-    assert!(
-        refused.message().contains("CommandStatementIngest"),
-        "{}",
-        refused.message()
-    );
     server.stop().await;
 }
 

@@ -4,6 +4,7 @@
 
 mod cancel;
 mod errors;
+mod ingest;
 mod metadata;
 mod parameters;
 mod prepared;
@@ -62,13 +63,15 @@ fn settings() -> ServiceSettings {
         parameter_bytes_max: 64 * 1024,
         sql_max_bytes: 64 * 1024,
         wire_batch_bytes: 256 * 1024,
+        load_message_bytes: 1024 * 1024,
         drain: Duration::from_secs(10),
         keepalive: Duration::from_secs(20),
     }
 }
 
-async fn database() -> Arc<Database> {
+async fn database(change: impl FnOnce(&mut MobulaOptions)) -> Arc<Database> {
     let mut options = MobulaOptions::default();
+    change(&mut options);
     let sql_max_bytes = settings().sql_max_bytes.to_string();
     options.set_value("sql_max_bytes", &sql_max_bytes).unwrap();
     let engine = Engine::embedded(EngineSettings {
@@ -85,9 +88,18 @@ impl TestServer {
     }
 
     async fn start_with(settings: ServiceSettings) -> Self {
+        Self::over(database(|_| {}).await, settings).await
+    }
+
+    /// Over a database with other settings.
+    async fn start_over(change: impl FnOnce(&mut MobulaOptions)) -> Self {
+        Self::over(database(change).await, settings()).await
+    }
+
+    async fn over(database: Arc<Database>, settings: ServiceSettings) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("grpc://{}", listener.local_addr().unwrap());
-        let front = Front::new(database().await, settings);
+        let front = Front::new(database, settings);
         let (sessions, tickets) = (Arc::clone(&front.sessions), Arc::clone(&front.tickets));
         let updates = Arc::clone(&front.updates);
         let (stop, stopped) = oneshot::channel::<()>();

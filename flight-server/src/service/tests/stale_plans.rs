@@ -8,7 +8,7 @@ use crate::{Bound, Session};
 
 /// A session of an embedded database.
 async fn session() -> Arc<Session> {
-    database().await.new_session().unwrap()
+    database(|_| {}).await.new_session().unwrap()
 }
 
 /// `sql` bound to `values`, as a driver that prepares it again and again has it.

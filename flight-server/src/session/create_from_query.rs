@@ -1,0 +1,93 @@
+//! `CREATE TABLE` where a table in memory will not do: in a cluster, and temporary ones.
+//!
+//! The query runs as any other, and its rows are loaded as those of a client are (see `load`):
+//! files that executors read, and a table once all rows are there.
+
+use datafusion::logical_expr::{CreateMemoryTable, DdlStatement, LogicalPlan};
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast;
+use futures::TryStreamExt;
+
+use super::load::{IfThere, LoadTarget};
+use super::{Outcome, Session};
+use crate::ServerError;
+
+impl Session {
+    /// Makes a loaded table of the rows of a query, or of none.
+    pub(super) async fn create_from_query(
+        &self,
+        create: &CreateMemoryTable,
+        sql: &str,
+    ) -> Result<Outcome, ServerError> {
+        refuse_promises(create)?;
+        let target = LoadTarget {
+            table: create.name.clone(),
+            is_temporary: create.temporary,
+            if_there: match create.or_replace {
+                true => IfThere::Replace,
+                false => IfThere::Fail,
+            },
+            is_made: true,
+        };
+        let database = self.database();
+        let _permit = database.loaded().permit()?;
+        // Before the query, which may take long; it looks again when the rows are there.
+        if let Err(error) = self.check_target(&target).await {
+            return match error.already_exists() && create.if_not_exists {
+                true => Ok(Outcome::Affected(None)),
+                false => Err(error),
+            };
+        }
+        let mut run = self.run(&create.input, false, sql).await?;
+        let mut load = self.begin_load(target, &run.stream.schema()).await?;
+        while let Some(block) = run.stream.try_next().await? {
+            load = load.with(block, database).await?;
+        }
+        match self.finish_load(load).await {
+            Err(error) if error.already_exists() && create.if_not_exists => {}
+            done => drop(done?),
+        }
+        Ok(Outcome::Affected(None))
+    }
+}
+
+/// Whether `statement` says TEMP of a table; from then on it does not: DataFusion's planner
+/// refuses the word.
+pub(super) fn take_temporary(statement: &mut Statement) -> bool {
+    match statement {
+        Statement::Statement(statement) => match statement.as_mut() {
+            ast::Statement::CreateTable(create) => std::mem::take(&mut create.temporary),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// `plan`, with the word put back.
+pub(super) fn with_temporary(plan: LogicalPlan, is_temporary: bool) -> LogicalPlan {
+    match plan {
+        LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) => {
+            LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(CreateMemoryTable {
+                temporary: is_temporary,
+                ..create
+            }))
+        }
+        plan => plan,
+    }
+}
+
+/// What would be promised of later rows and not kept.
+fn refuse_promises(create: &CreateMemoryTable) -> Result<(), ServerError> {
+    let is_declared = matches!(create.input.as_ref(), LogicalPlan::EmptyRelation(_));
+    let mut fields = create.input.schema().fields().iter();
+    let what = if create.constraints.iter().next().is_some() {
+        "keys and other constraints are not kept by tables in files. Leave them out"
+    } else if !create.column_defaults.is_empty() {
+        "DEFAULT of a column is not kept by tables in files. Leave it out"
+    } else if is_declared && fields.any(|field| !field.is_nullable()) {
+        "NOT NULL is not kept by tables in files. Leave it out"
+    } else {
+        return Ok(());
+    };
+    Err(ServerError::Unsupported { what })
+}
