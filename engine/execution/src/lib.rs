@@ -17,6 +17,7 @@ mod exchange;
 pub mod executor;
 mod explain;
 mod functions;
+mod holders;
 mod local_executors;
 mod pool;
 mod process;
