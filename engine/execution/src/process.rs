@@ -76,6 +76,7 @@ impl Process {
             stream_window_bytes: u32::try_from(options.exchange_stream_window())
                 .unwrap_or(u32::MAX),
             message_bytes: options.exchange_message_bytes(),
+            threads: options.exchange_threads(),
         };
         let runtime = runtime(&options)?;
         let ledger = Ledger::new(capacity(&options));

@@ -93,7 +93,7 @@ impl Executor {
         process.actor_line().lead_to(coordinator.clone());
         process.pool_line().lead_to(coordinator.clone());
         let tasks = process.task_source();
-        let listener = Listener::serve(bound, &process, tasks, None, &url, settings.token);
+        let listener = Listener::serve(bound, &process, tasks, None, &url, settings.token)?;
         let registration = Registration::start(&process, coordinator, id.clone(), url).await?;
         process.prestart();
         Ok(Self {
