@@ -37,6 +37,7 @@ pub use coordinator::query::QueryRun;
 pub use engine::{ClusterSettings, DEFAULT_CATALOG, DEFAULT_SCHEMA, Engine, EngineSettings};
 pub use error::{ErrorClass, ExecutionError, RemoteError, WhileReading};
 pub use exchange::channels::parse_address;
+pub use executor::contact::Contact;
 pub use executor::resources::gpu_ids;
 pub use executor::{Executor, ExecutorSettings};
 pub use functions::RustFunctions;
