@@ -30,6 +30,7 @@ mod spawn;
 mod stores;
 mod system_tables;
 mod token;
+mod visible_files;
 mod wire_error;
 
 pub use classify::{Classified, classify, classify_any};
@@ -47,6 +48,7 @@ pub use spawn::{OwnedTask, spawn_named};
 pub use stores::{ObjectStores, StoreSpec};
 pub use system_tables::SYSTEM_SCHEMA;
 pub use token::ClusterToken;
+pub use visible_files::hidden_by_name;
 
 /// The version that coordinator and executors must share.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
