@@ -52,11 +52,14 @@ fn visible(
 
 /// The local files that the pattern `url` matches, where its own text begins a name with `.`
 /// or `_` behind the first wildcard: it names what is hidden, and what a store does not list
-/// is to be looked for. `None`: it does not.
+/// is to be looked for. `None`: it does not. `ignore_subdirectory` as DataFusion has it.
 ///
 /// # Errors
 /// A folder that cannot be read.
-pub async fn hidden_by_name(url: &ListingTableUrl) -> Result<Option<Vec<String>>> {
+pub async fn hidden_by_name(
+    url: &ListingTableUrl,
+    ignore_subdirectory: bool,
+) -> Result<Option<Vec<String>>> {
     let Some(glob) = url.get_glob() else {
         return Ok(None);
     };
@@ -68,7 +71,7 @@ pub async fn hidden_by_name(url: &ListingTableUrl) -> Result<Option<Vec<String>>
     let mut found = vec![];
     while let Some(meta) = listed.next().await {
         let path = meta?.location;
-        if url.contains(&path, false) {
+        if url.contains(&path, ignore_subdirectory) {
             let path = all.path_to_filesystem(&path)?;
             found.push(path.to_string_lossy().into_owned());
         }

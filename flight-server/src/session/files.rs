@@ -67,6 +67,8 @@ pub async fn prepare_locations(
         })
         .collect();
     options.sort();
+    let scans = &state.config_options().execution;
+    let ignore_subdirectory = scans.listing_table_ignore_subdirectory;
     // What columns a folder's files have is known without one.
     let may_be_empty = !create.schema.fields().is_empty();
     for location in std::mem::take(&mut create.locations) {
@@ -80,7 +82,8 @@ pub async fn prepare_locations(
             create.locations.push(path);
             continue;
         }
-        let hidden = hidden_by_name(&ListingTableUrl::parse(&path)?).await;
+        let url = ListingTableUrl::parse(&path)?;
+        let hidden = hidden_by_name(&url, ignore_subdirectory).await;
         match hidden.map_err(DataFusionError::from)? {
             Some(files) if !files.is_empty() => create.locations.extend(files),
             _ => {

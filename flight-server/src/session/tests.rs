@@ -206,7 +206,7 @@ async fn locations_that_match_nothing_are_named() {
     all(&session, &[&later]).await;
     let counted = "SELECT count(*) FROM later";
     assert_eq!(values(&session, counted).await, ["0"]);
-    std::fs::write(files.path("empty/a.csv"), "1,x\n").unwrap();
+    std::fs::write(files.path("empty/a.csv"), "n,t\n1,x\n").unwrap();
     assert_eq!(values(&session, counted).await, ["1"]);
     let gone = later.replace("/empty", "/gone").replace("later", "gone");
     let text = refused(&session, &gone).await;
