@@ -96,6 +96,17 @@ def test_nobody_to_run_tasks_is_not_ready(start):
     wait_until(lambda: fetch(ready)[0] == 503)
 
 
+def test_an_executor_without_its_coordinator_is_not_ready(start):
+    server = start(args=HTTP, executors=1)
+    (executor,) = server.executors
+    ready = executor.address("health").replace("/health", "/ready")
+    assert fetch(ready)[0] == 200
+    server.kill()
+    wait_until(lambda: fetch(ready)[0] == 503)
+    assert server.address("executors").removeprefix("grpc://") in fetch(ready)[2]
+    assert fetch(ready.replace("/ready", "/health"))[0] == 200
+
+
 def test_figures_say_what_the_tables_say(start, tmp_path):
     server = start(args=[*HTTP, "--gpus", "1"])
     go = tmp_path / "go"

@@ -144,3 +144,18 @@ def test_a_query_that_waits_too_long_says_for_what(start):
             assert rows(waiting, "SELECT 1") == [(1,)]
     with server.connect() as connection, connection.cursor() as cursor:
         assert rows(cursor, "SELECT sees(1::BIGINT)")[0][0].startswith("0 ")
+
+
+@pytest.mark.parametrize("executors", [0, 1])
+def test_who_waits_for_what_a_pool_keeps_is_told_of_the_pool(start, executors):
+    args = ["--gpus", "1", "--udf-init-timeout", "1s"]
+    server = start(args=args, executors=executors)
+    with server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(SEES)
+        cursor.execute("CREATE ACTOR POOL p FROM sees WITH (min = 1, max = 1)")
+        wait_until(lambda: rows(cursor, "SELECT pool FROM system.actors WHERE pid IS NOT NULL") == [("p",)])
+        with pytest.raises(adbc_driver_manager.Error) as refused:
+            rows(cursor, f"SELECT sees FROM map_batches({BLOCKS.format(1)}, sees)")
+        text = str(refused.value)
+        assert 'that actor pool "p" kept' in text and "DROP ACTOR POOL" in text, text
+        assert "cursors" not in text, text

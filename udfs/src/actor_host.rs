@@ -347,7 +347,10 @@ impl ActorHost {
 
 /// What lists of who has resources call it.
 fn holder(spec: &ActorSpec) -> String {
-    format!("actor {}", spec.key())
+    match spec.pool {
+        Some(_) => format!("actor pool {}", spec.key()),
+        None => format!("actor {}", spec.key()),
+    }
 }
 
 fn kept(spec: Arc<ActorSpec>, crew: Arc<Crew>, claim: Option<Claim>) -> Arc<BuiltActor> {

@@ -28,6 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::coordinator::queries::{Listed, Wait};
 use crate::error::ExecutionError;
+use crate::holders::kept_by;
 use crate::pool::line::{ClusterClaim, ClusterLine, TimedOut};
 use crate::pool::placement::Group;
 use crate::pool::starter::StartedPools;
@@ -198,14 +199,19 @@ impl Admission {
         let claimed = line.claim(query_id, places.groups.clone(), self.patience);
         let wait = Wait::Resources(asked(calls));
         let claimed = places.while_waiting(wait, claimed).await;
-        let (claim, has_waited) = claimed.map_err(|TimedOut { holders }| {
-            external(ExecutionError::NoResources {
-                asked: asked(calls),
-                holders: kept_by(&holders),
-                waited: self.patience,
-            })
-        })?;
+        let (claim, has_waited) = claimed
+            .map_err(|TimedOut { holders }| external(self.no_resources(asked(calls), &holders)))?;
         Ok((Some(claim), has_waited))
+    }
+
+    fn no_resources(&self, asked: String, holders: &[String]) -> ExecutionError {
+        let (holders, way_out) = kept_by(holders);
+        ExecutionError::NoResources {
+            asked,
+            holders,
+            way_out,
+            waited: self.patience,
+        }
     }
 
     /// How long a query waits.
@@ -230,11 +236,7 @@ impl Admission {
         let (claim, has_waited) = claimed.map_err(|refusal| {
             let asked = asked(calls);
             external(match refusal {
-                Refusal::TimedOut { holders } => ExecutionError::NoResources {
-                    asked,
-                    holders: kept_by(&holders),
-                    waited: self.patience,
-                },
+                Refusal::TimedOut { holders } => self.no_resources(asked, &holders),
                 // The plan was checked: this is for whoever has not.
                 Refusal::Never => ExecutionError::DemandOfAll {
                     asked,
@@ -275,14 +277,6 @@ impl Admission {
         };
         // The semaphore is never closed.
         Ok((granted.ok(), true))
-    }
-}
-
-fn kept_by(holders: &[String]) -> String {
-    match holders {
-        [] => "nobody".to_owned(),
-        [one] => format!("query {one}"),
-        several => format!("queries {}", several.join(", ")),
     }
 }
 

@@ -430,10 +430,10 @@ impl Cluster {
             Some(Arc::clone(&control)),
             &url,
             settings.token,
-        );
+        )?;
         Ok(Self {
             starter,
-            _sweep: control.sweep(),
+            _sweep: control.sweep(&process.channels().runtime()?),
             control,
             address,
             url,

@@ -143,12 +143,13 @@ pub enum ExecutionError {
     DemandOfAll { asked: String, has: String },
 
     #[error(
-        "this query waited {waited:?} for resources ({asked}) that {holders} kept, as queries do while nobody reads their results. Close cursors that are no longer read, or start with a higher `udf_init_timeout`"
+        "this query waited {waited:?} for resources ({asked}) that {holders} kept. To have them, {way_out}; or start with a higher `udf_init_timeout`"
     )]
     NoResources {
         asked: String,
-        /// Queries.
+        /// Queries, actors and pools.
         holders: String,
+        way_out: String,
         waited: Duration,
     },
     #[error(

@@ -17,6 +17,7 @@ mod exchange;
 pub mod executor;
 mod explain;
 mod functions;
+mod holders;
 mod local_executors;
 mod pool;
 mod process;
@@ -29,6 +30,7 @@ mod spawn;
 mod stores;
 mod system_tables;
 mod token;
+mod visible_files;
 mod wire_error;
 
 pub use classify::{Classified, classify, classify_any};
@@ -36,6 +38,7 @@ pub use coordinator::query::QueryRun;
 pub use engine::{ClusterSettings, DEFAULT_CATALOG, DEFAULT_SCHEMA, Engine, EngineSettings};
 pub use error::{ErrorClass, ExecutionError, RemoteError, WhileReading};
 pub use exchange::channels::parse_address;
+pub use executor::contact::Contact;
 pub use executor::resources::gpu_ids;
 pub use executor::{Executor, ExecutorSettings};
 pub use functions::RustFunctions;
@@ -45,6 +48,7 @@ pub use spawn::{OwnedTask, spawn_named};
 pub use stores::{ObjectStores, StoreSpec};
 pub use system_tables::SYSTEM_SCHEMA;
 pub use token::ClusterToken;
+pub use visible_files::hidden_by_name;
 
 /// The version that coordinator and executors must share.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

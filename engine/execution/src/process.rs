@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use datafusion::execution::cache::cache_manager::CacheManagerConfig;
 use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use mobula_plan::{MobulaOptions, TaskHost};
 use mobula_proto::cluster::ExecutorLoad;
 use mobula_udfs::{ActorHost, KeptStates, Ledger, StartMethod, WorkerManager, WorkerSettings};
+use object_store::local::LocalFileSystem;
 
 use crate::actor_calls::pool::ActorLine;
 use crate::base::worker::{TaskSessions, TaskSource};
@@ -36,6 +38,7 @@ use crate::pool::placed_actor::directory_key;
 use crate::row_errors::RowErrors;
 use crate::stores::ObjectStores;
 use crate::token::ClusterToken;
+use crate::visible_files::VisibleFiles;
 
 /// The shared parts of a process.
 pub struct Process {
@@ -76,6 +79,7 @@ impl Process {
             stream_window_bytes: u32::try_from(options.exchange_stream_window())
                 .unwrap_or(u32::MAX),
             message_bytes: options.exchange_message_bytes(),
+            threads: options.exchange_threads(),
         };
         let runtime = runtime(&options)?;
         let ledger = Ledger::new(capacity(&options));
@@ -314,7 +318,10 @@ fn runtime(options: &MobulaOptions) -> Result<Arc<RuntimeEnv>, ExecutionError> {
     if limit > 0 {
         builder = builder.with_memory_pool(Arc::new(FairSpillPool::new(limit)));
     }
-    builder.build_arc().map_err(ExecutionError::Runtime)
+    let runtime = builder.build_arc().map_err(ExecutionError::Runtime)?;
+    let local = Arc::new(VisibleFiles(Arc::new(LocalFileSystem::new())));
+    runtime.register_object_store(ObjectStoreUrl::local_filesystem().as_ref(), local);
+    Ok(runtime)
 }
 
 /// DataFusion would list a folder once and for ever: files that come later would not be

@@ -5,6 +5,7 @@
 
 use std::future::Future;
 
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
@@ -28,6 +29,16 @@ impl<T> Drop for OwnedTask<T> {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// Spawns `future` under a span called `name`, on the runtime of `handle`.
+pub fn spawn_on<F>(handle: &Handle, name: &'static str, future: F) -> OwnedTask<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    let span = tracing::debug_span!("task", name);
+    OwnedTask(handle.spawn(future.instrument(span)))
 }
 
 /// Spawns `future` under a span called `name`.

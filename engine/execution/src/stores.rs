@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use url::Url;
 
 use crate::error::ExecutionError;
+use crate::visible_files::VisibleFiles;
 
 /// Most stores one process knows.
 const MAX_STORES: usize = 1024;
@@ -96,6 +97,7 @@ impl ObjectStores {
         }
         let url = Url::parse(&spec.url).map_err(|e| fail(e.to_string()))?;
         let store = build(&url, &spec.options).map_err(fail)?;
+        let store = Arc::new(VisibleFiles(store));
         self.runtime.register_object_store(&url, store);
         known.insert(spec.url.clone(), spec);
         Ok(())

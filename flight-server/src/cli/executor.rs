@@ -40,6 +40,7 @@ pub async fn run(
         _ => SocketAddr::from(([127, 0, 0, 1], 0)),
     };
     let http = super::serve::http(&options).await?;
+    let coordinator_url = coordinator.clone();
     let settings = ExecutorSettings {
         coordinator,
         token,
@@ -57,7 +58,7 @@ pub async fn run(
     );
     if let Some(http) = &http {
         println!("mobula: health on http://{}/health", http.address());
-        http.ready(None);
+        http.executor_ready(coordinator_url, executor.contact());
     }
     println!("mobula: ready");
     let _ = std::io::stdout().flush();

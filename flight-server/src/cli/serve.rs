@@ -54,7 +54,7 @@ pub async fn run(
     }
     if let Some(http) = &http {
         println!("mobula: figures on http://{}/metrics", http.address());
-        http.ready(Some(Arc::clone(&coordinator.database)));
+        http.ready(Arc::clone(&coordinator.database));
     }
     println!("mobula: ready");
     let _ = std::io::stdout().flush();

@@ -20,7 +20,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use mobula_execution::{OwnedTask, spawn_named};
+use mobula_execution::{Contact, OwnedTask, spawn_named};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -47,10 +47,20 @@ pub struct HttpFront {
 /// What is told of.
 #[derive(Default)]
 struct Watched {
-    /// Set once it takes work; of an executor without figures.
-    ready: OnceLock<Option<Arc<Database>>>,
+    /// Set once it takes work.
+    ready: OnceLock<Of>,
     /// Who reads figures.
     reading: tokio::sync::Mutex<()>,
+}
+
+/// Whose front it is.
+enum Of {
+    /// Has figures.
+    Coordinator(Arc<Database>),
+    Executor {
+        coordinator: String,
+        contact: Arc<Contact>,
+    },
 }
 
 impl HttpFront {
@@ -79,10 +89,19 @@ impl HttpFront {
         self.address
     }
 
-    /// The process takes work from now on; `database` is what a coordinator has figures of.
-    pub fn ready(&self, database: Option<Arc<Database>>) {
+    /// The coordinator takes work from now on; it has figures of `database`.
+    pub fn ready(&self, database: Arc<Database>) {
         // A second word changes nothing.
-        let _ = self.watched.ready.set(database);
+        let _ = self.watched.ready.set(Of::Coordinator(database));
+    }
+
+    /// The executor takes work from now on, while `coordinator` answers.
+    pub fn executor_ready(&self, coordinator: String, contact: Arc<Contact>) {
+        let of = Of::Executor {
+            coordinator,
+            contact,
+        };
+        let _ = self.watched.ready.set(of);
     }
 }
 
@@ -129,6 +148,28 @@ async fn serve(stream: TcpStream, watched: Arc<Watched>) {
     }
 }
 
+impl Of {
+    /// Why it takes no work now.
+    fn not_ready(&self) -> Option<String> {
+        match self {
+            Self::Coordinator(database) => {
+                let takes_tasks = database.engine().takes_tasks();
+                let reason = "no executor that takes tasks is registered\n";
+                (!takes_tasks).then(|| reason.to_owned())
+            }
+            Self::Executor {
+                coordinator,
+                contact,
+            } => contact.silent().map(|(since, reason)| {
+                let seconds = since.as_secs_f32();
+                format!(
+                    "no answer from the coordinator at {coordinator} for {seconds:.1} s: {reason}\n"
+                )
+            }),
+        }
+    }
+}
+
 impl Watched {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let is_known = matches!(request.uri().path(), "/health" | "/ready" | "/metrics");
@@ -140,16 +181,15 @@ impl Watched {
         }
         match (request.uri().path(), self.ready.get()) {
             ("/health", _) => text(StatusCode::OK, "it lives\n"),
-            ("/ready", Some(Some(database))) if !database.engine().takes_tasks() => text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "no executor that takes tasks is registered\n",
-            ),
-            ("/ready", Some(_)) => text(StatusCode::OK, "it takes work\n"),
+            ("/ready", Some(of)) => match of.not_ready() {
+                Some(reason) => text(StatusCode::SERVICE_UNAVAILABLE, &reason),
+                None => text(StatusCode::OK, "it takes work\n"),
+            },
             ("/ready" | "/metrics", None) => {
                 text(StatusCode::SERVICE_UNAVAILABLE, "it is starting\n")
             }
-            ("/metrics", Some(Some(database))) => self.figures(database).await,
-            ("/metrics", Some(None)) => text(
+            ("/metrics", Some(Of::Coordinator(database))) => self.figures(database).await,
+            ("/metrics", Some(Of::Executor { .. })) => text(
                 StatusCode::NOT_FOUND,
                 "an executor has no figures of its own. Ask its coordinator\n",
             ),

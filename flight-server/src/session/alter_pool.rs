@@ -38,7 +38,10 @@ impl Session {
                 problem,
             })?;
         if let Some(spec) = actors.with_bounds(name, bounds)? {
-            self.store_pool(&spec)?;
+            if let Err(error) = self.store_pool(&spec) {
+                actors.set_bounds(name, before);
+                return Err(error);
+            }
             actors.set_bounds(name, bounds);
             let functions = self.database().engine().functions();
             functions.set_pool(name, Some(bounds));

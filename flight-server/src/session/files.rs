@@ -15,7 +15,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::{CreateExternalTable, LogicalPlan};
 use datafusion::sql::parser::Statement;
 use futures::StreamExt;
-use mobula_execution::{StoreSpec, WhileReading, classify};
+use mobula_execution::{StoreSpec, WhileReading, classify, hidden_by_name};
 use url::Url;
 
 use crate::{Database, ServerError};
@@ -67,14 +67,30 @@ pub async fn prepare_locations(
         })
         .collect();
     options.sort();
-    for location in &mut create.locations {
-        if let Some(url) = remote(location) {
+    let scans = &state.config_options().execution;
+    let ignore_subdirectory = scans.listing_table_ignore_subdirectory;
+    // What columns a folder's files have is known without one.
+    let may_be_empty = !create.schema.fields().is_empty();
+    for location in std::mem::take(&mut create.locations) {
+        if let Some(url) = remote(&location) {
             register(database, &url, options.clone())?;
+            create.locations.push(location);
             continue;
         }
         let path = absolute(location.trim_start_matches("file://"))?;
-        check_matches(state, &path).await?;
-        *location = path;
+        if may_be_empty && Path::new(&path).is_dir() {
+            create.locations.push(path);
+            continue;
+        }
+        let url = ListingTableUrl::parse(&path)?;
+        let hidden = hidden_by_name(&url, ignore_subdirectory).await;
+        match hidden.map_err(DataFusionError::from)? {
+            Some(files) if !files.is_empty() => create.locations.extend(files),
+            _ => {
+                check_matches(state, &path).await?;
+                create.locations.push(path);
+            }
+        }
     }
     Ok(())
 }

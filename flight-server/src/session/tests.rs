@@ -200,6 +200,17 @@ async fn locations_that_match_nothing_are_named() {
         let text = refused(&session, &format!("SELECT * FROM '{}'", files.path(name))).await;
         assert!(text.starts_with("no file matches"), "{text}");
     }
+    // Of an empty folder everything is known where the statement has the columns.
+    let columns = "CREATE EXTERNAL TABLE later (n BIGINT, t TEXT) STORED AS CSV";
+    let later = format!("{columns} LOCATION '{}'", files.path("empty"));
+    all(&session, &[&later]).await;
+    let counted = "SELECT count(*) FROM later";
+    assert_eq!(values(&session, counted).await, ["0"]);
+    std::fs::write(files.path("empty/a.csv"), "n,t\n1,x\n").unwrap();
+    assert_eq!(values(&session, counted).await, ["1"]);
+    let gone = later.replace("/empty", "/gone").replace("later", "gone");
+    let text = refused(&session, &gone).await;
+    assert!(text.starts_with("no file matches"), "{text}");
     let odd = format!("SELECT * FROM '{}'", files.path("x.unknown"));
     assert!(refused(&session, &odd).await.contains("names no format"));
     let pattern = format!("SELECT count(*) FROM '{}'", files.path("[a-b].c?v"));

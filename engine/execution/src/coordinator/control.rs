@@ -15,6 +15,7 @@ use mobula_proto::cluster::{
 use mobula_proto::pool::{ACTION_POOLS_FIND, FindPools, FoundPools};
 use parking_lot::Mutex;
 use prost::Message;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tonic::Status;
 use url::Url;
@@ -23,7 +24,7 @@ use super::membership::{Member, Membership, Refusal};
 use crate::exchange::channels::ChannelPool;
 use crate::pool::directory::{Asker, Directory, to_wire};
 use crate::row_errors::RowErrors;
-use crate::spawn::{OwnedTask, spawn_named};
+use crate::spawn::{OwnedTask, spawn_on};
 
 /// How often silence is looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
@@ -58,10 +59,11 @@ impl Control {
         }
     }
 
-    /// Looks for silent executors until the returned task is dropped.
-    pub fn sweep(self: &Arc<Self>) -> OwnedTask<()> {
+    /// Looks for silent executors until the returned task is dropped, on `threads` that no
+    /// query holds.
+    pub fn sweep(self: &Arc<Self>, threads: &Handle) -> OwnedTask<()> {
         let control = Arc::downgrade(self);
-        spawn_named("membership-sweep", async move {
+        spawn_on(threads, "membership-sweep", async move {
             let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             let mut last = Instant::now();

@@ -125,6 +125,7 @@ mod tests {
         let limits = TransportLimits {
             stream_window_bytes: 1 << 20,
             message_bytes: 1 << 20,
+            threads: 1,
         };
         let channels = ChannelPool::try_new(&ClusterToken::generate(), limits).unwrap();
         let membership = Membership::new(Duration::from_secs(3), "1");

@@ -176,6 +176,7 @@ mod tests {
         let limits = TransportLimits {
             stream_window_bytes: 1 << 16,
             message_bytes: 1 << 20,
+            threads: 1,
         };
         let channels = ChannelPool::try_new(&ClusterToken::generate(), limits).unwrap();
         // Takes the connection and says nothing.

@@ -3,10 +3,14 @@
 use std::time::Duration;
 
 use arrow_flight::Action;
-use tonic::Status;
+use tonic::metadata::MetadataValue;
+use tonic::{Request, Status};
 use url::Url;
 
 use super::channels::ChannelPool;
+
+/// Says with the head of a call which action it does.
+pub const ACTION_HEADER: &str = "mobula-action";
 
 /// Does one action at `url` within `limit`; the first message of the answer.
 ///
@@ -22,10 +26,10 @@ pub async fn act(
     let answer = async {
         let flight = channels.flight(url);
         let mut client = flight.map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let mut results = client
-            .do_action(Action::new(action, body))
-            .await?
-            .into_inner();
+        let mut request = Request::new(Action::new(action, body));
+        let name = MetadataValue::from_static(action);
+        request.metadata_mut().insert(ACTION_HEADER, name);
+        let mut results = client.do_action(request).await?.into_inner();
         let first = results.message().await?;
         Ok(first.map(|result| result.body.to_vec()).unwrap_or_default())
     };

@@ -12,10 +12,12 @@ use arrow_flight::flight_service_client::FlightServiceClient;
 use dashmap::DashMap;
 use datafusion_distributed::grpc::BoxCloneSyncChannel;
 use http::HeaderValue;
+use tokio::runtime::Handle;
 use tonic::body::Body;
 use tonic::transport::Endpoint;
 use url::Url;
 
+use super::threads::ExchangeThreads;
 use crate::error::ExecutionError;
 use crate::token::ClusterToken;
 
@@ -37,6 +39,8 @@ pub struct TransportLimits {
     pub stream_window_bytes: u32,
     /// Longest message, in bytes.
     pub message_bytes: usize,
+    /// Threads for connections.
+    pub threads: usize,
 }
 
 /// Connections by URL; every call on them carries the cluster token.
@@ -45,6 +49,8 @@ pub struct ChannelPool {
     channels: Arc<DashMap<Url, BoxCloneSyncChannel>>,
     bearer: HeaderValue,
     limits: TransportLimits,
+    /// `None`: connections live on the runtime that asks for them.
+    threads: Option<Arc<ExchangeThreads>>,
 }
 
 impl ChannelPool {
@@ -60,13 +66,16 @@ impl ChannelPool {
             channels: Arc::new(DashMap::new()),
             bearer,
             limits,
+            threads: Some(ExchangeThreads::new(limits.threads)),
         })
     }
 
-    /// An empty pool with the same token and limits, for another runtime.
+    /// An empty pool with the same token and limits, for another runtime, on which its
+    /// connections live.
     pub fn fresh(&self) -> Self {
         Self {
             channels: Arc::default(),
+            threads: None,
             ..self.clone()
         }
     }
@@ -76,11 +85,22 @@ impl ChannelPool {
         self.limits
     }
 
+    /// Where connections live, those accepted too.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn runtime(&self) -> Result<Handle, ExecutionError> {
+        match &self.threads {
+            Some(threads) => threads.handle(),
+            None => Ok(Handle::current()),
+        }
+    }
+
     /// The connection to `url`; it connects at the first call and again after a
     /// break.
     ///
     /// # Errors
-    /// [`ExecutionError::BadAddress`].
+    /// [`ExecutionError::BadAddress`], or no thread to be had.
     pub fn channel(&self, url: &Url) -> Result<BoxCloneSyncChannel, ExecutionError> {
         if let Some(found) = self.channels.get(url) {
             return Ok(found.value().clone());
@@ -125,6 +145,10 @@ impl ChannelPool {
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
+        let endpoint = match &self.threads {
+            Some(threads) => endpoint.executor(threads.connections()?),
+            None => endpoint,
+        };
         let bearer = self.bearer.clone();
         let service = tower::ServiceBuilder::new()
             .map_request(move |mut request: http::Request<Body>| {

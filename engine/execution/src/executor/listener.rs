@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow_flight::flight_service_server::FlightServiceServer;
 use futures::TryStreamExt;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
@@ -21,8 +22,9 @@ use crate::exchange::channels::{
 };
 use crate::exchange::flight_service::ClusterFlightService;
 use crate::exchange::guard::GuardLayer;
+use crate::exchange::hand_over::HandOverLayer;
 use crate::process::Process;
-use crate::spawn::{OwnedTask, spawn_named};
+use crate::spawn::{OwnedTask, spawn_on};
 use crate::token::ClusterToken;
 
 /// Block streams one peer may have open at a time.
@@ -69,7 +71,11 @@ pub fn advertised_url(address: SocketAddr, advertise: Option<&str>) -> Result<Ur
 }
 
 impl Listener {
-    /// Serves `tasks`, and `control` on a coordinator.
+    /// Serves `tasks`, and `control` on a coordinator: connections on threads of their own,
+    /// what they ask for on the runtime that calls this.
+    ///
+    /// # Errors
+    /// When the port cannot be watched from there, or there are no threads.
     pub fn serve(
         bound: TcpListener,
         process: &Arc<Process>,
@@ -77,7 +83,8 @@ impl Listener {
         control: Option<Arc<Control>>,
         url: &Url,
         token: ClusterToken,
-    ) -> Self {
+    ) -> Result<Self, ExecutionError> {
+        let threads = process.channels().runtime()?;
         let limits = process.channels().limits();
         let actors = ActorCalls {
             actors: Arc::clone(process.actors()),
@@ -104,6 +111,7 @@ impl Listener {
             .max_encoding_message_size(decoding);
         let router = Server::builder()
             .layer(GuardLayer::new(token))
+            .layer(HandOverLayer::new(Handle::current()))
             .initial_stream_window_size(limits.stream_window_bytes)
             .initial_connection_window_size(MAX_WINDOW_BYTES)
             .max_concurrent_streams(MAX_STREAMS)
@@ -114,18 +122,18 @@ impl Listener {
             .add_service(flight);
         let (failed, failure) = watch::channel(None);
         // Small answers must not wait for the peer's word that the last one came.
-        let accepted = TcpListenerStream::new(bound).inspect_ok(|socket| {
+        let accepted = TcpListenerStream::new(moved(bound, &threads)?).inspect_ok(|socket| {
             let _ = socket.set_nodelay(true);
         });
-        let server = spawn_named("cluster-listener", async move {
+        let server = spawn_on(&threads, "cluster-listener", async move {
             if let Err(e) = router.serve_with_incoming(accepted).await {
                 failed.send_replace(Some(e.to_string()));
             }
         });
-        Self {
+        Ok(Self {
             _server: server,
             failure,
-        }
+        })
     }
 
     /// Completes only when the listener breaks.
@@ -141,6 +149,17 @@ impl Listener {
             None => std::future::pending().await,
         }
     }
+}
+
+/// `bound`, as the runtime `to` watches it.
+fn moved(bound: TcpListener, to: &Handle) -> Result<TcpListener, ExecutionError> {
+    let moved = || {
+        let _on_it = to.enter();
+        TcpListener::from_std(bound.into_std()?)
+    };
+    moved().map_err(|e| ExecutionError::ListenerBroken {
+        reason: e.to_string(),
+    })
 }
 
 #[cfg(test)]

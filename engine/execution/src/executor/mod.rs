@@ -5,6 +5,7 @@
 //! base's service, blocks leave by Flight `DoGet`. They hold no state that a
 //! query could not rebuild: one that dies is replaced by starting another.
 
+pub mod contact;
 pub mod failed_rows;
 pub mod listener;
 pub mod operators;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use mobula_plan::MobulaOptions;
 use tokio::sync::oneshot;
 
+use self::contact::Contact;
 use self::listener::{Listener, advertised_url};
 use self::registration::{Registration, RegistrationEnd};
 use crate::error::ExecutionError;
@@ -93,7 +95,7 @@ impl Executor {
         process.actor_line().lead_to(coordinator.clone());
         process.pool_line().lead_to(coordinator.clone());
         let tasks = process.task_source();
-        let listener = Listener::serve(bound, &process, tasks, None, &url, settings.token);
+        let listener = Listener::serve(bound, &process, tasks, None, &url, settings.token)?;
         let registration = Registration::start(&process, coordinator, id.clone(), url).await?;
         process.prestart();
         Ok(Self {
@@ -112,6 +114,11 @@ impl Executor {
 
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Whether its coordinator answers.
+    pub fn contact(&self) -> Arc<Contact> {
+        Arc::clone(self.registration.contact())
     }
 
     /// Serves until `shutdown` completes, then says goodbye.

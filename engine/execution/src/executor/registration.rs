@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use tonic::{Code, Status};
 use url::Url;
 
+use super::contact::Contact;
 use crate::error::ExecutionError;
 use crate::exchange::action::act;
 use crate::exchange::channels::ChannelPool;
@@ -61,6 +62,7 @@ struct Line {
     coordinator: Url,
     id: String,
     url: Url,
+    contact: Arc<Contact>,
 }
 
 impl Registration {
@@ -80,6 +82,7 @@ impl Registration {
             coordinator,
             id,
             url,
+            contact: Arc::default(),
         };
         let reply = line.register().await?;
         Ok(Self {
@@ -87,6 +90,11 @@ impl Registration {
             epoch: reply.epoch,
             interval: Duration::from_millis(reply.heartbeat_interval_ms.max(1)),
         })
+    }
+
+    /// Whether the coordinator answers.
+    pub fn contact(&self) -> &Arc<Contact> {
+        &self.line.contact
     }
 
     /// Sends heartbeats from now on; tells `refused` if registering again is
@@ -248,7 +256,12 @@ impl Line {
 
     async fn call(&self, action: &'static str, body: Vec<u8>) -> Result<Vec<u8>, Status> {
         let (channels, url) = (&self.channels, &self.coordinator);
-        act(channels, url, action, body, CALL_TIMEOUT).await
+        let answer = act(channels, url, action, body, CALL_TIMEOUT).await;
+        match &answer {
+            Ok(_) => self.contact.heard(),
+            Err(status) => self.contact.missed(status.message()),
+        }
+        answer
     }
 
     fn refused(&self, status: &Status) -> ExecutionError {

@@ -151,7 +151,7 @@ impl NamedActors {
                 let replaced = shared.actors.put(built).map(NamedActor::Here);
                 let placed = shared.placed.lock().remove(&name);
                 if placed.is_some() {
-                    shared.keyed.forget(&name);
+                    shared.keyed.remove(&name);
                     shared.directory.remove(&directory_key(&name));
                 }
                 replaced
@@ -163,12 +163,12 @@ impl NamedActors {
                 let name = placed.spec.name.clone();
                 let here = shared.actors.take(&name).map(NamedActor::Here);
                 // What the one before kept goes with it.
-                shared.keyed.forget(&name);
+                shared.keyed.put(&name, placed.size());
                 let replaced = shared.placed.lock().insert(name, Arc::clone(&placed));
                 *placed.instead_of.lock() = None;
                 shared.tell(&placed);
                 // Nor what somebody who came meanwhile has begun with that one.
-                shared.keyed.forget(&placed.spec.name);
+                shared.keyed.put(&placed.spec.name, placed.size());
                 if placed.spec.pool.is_some() {
                     shared.follow_load();
                 }
@@ -184,7 +184,7 @@ impl NamedActors {
         let here = self.shared.actors.take(name).map(NamedActor::Here);
         let placed = self.shared.placed.lock().remove(name);
         if let Some(placed) = &placed {
-            self.shared.keyed.forget(name);
+            self.shared.keyed.remove(name);
             self.shared.directory.remove(&directory_key(name));
             placed.ended.notify_waiters();
         }
@@ -300,23 +300,25 @@ impl NamedActors {
         following.as_ref().map(|pool| pool.bounds)
     }
 
-    /// The pool called `name` as it is declared with other `bounds`; `None`: there is none.
+    /// The pool called `name` as it is declared with other `bounds`, for
+    /// [`Self::set_bounds`], with these or those of before; `None`: there is none. Keyed
+    /// calls for another number of actors do not begin from here on.
     ///
     /// # Errors
-    /// When a larger `min` than before can never be had.
+    /// When a larger `min` than before can never be had, or keys have their actors.
     pub fn with_bounds(&self, name: &str, bounds: PoolBounds) -> Result<Option<ActorSpec>> {
         let placed = self.shared.placed.lock().get(name).cloned();
         let Some(placed) = placed.filter(|placed| placed.spec.pool.is_some()) else {
             return Ok(None);
         };
-        let keyed = self.shared.keyed.actors(name);
-        if let Some(actors) = keyed.filter(|actors| [bounds.min, bounds.max] != [*actors; 2]) {
-            let what = placed.what();
-            return Err(external(ExecutionError::KeyedPool { what, actors }));
-        }
         if bounds.min > placed.least() {
             self.shared.check_more(&placed, bounds.min)?;
         }
+        let resized = self.shared.keyed.resize(name, fixed(bounds));
+        resized.map_err(|actors| {
+            let what = placed.what();
+            external(ExecutionError::KeyedPool { what, actors })
+        })?;
         Ok(Some(ActorSpec {
             pool: Some(bounds),
             ..placed.spec.as_ref().clone()
@@ -330,6 +332,8 @@ impl NamedActors {
             && let Some(pool) = placed.following.lock().as_mut()
         {
             pool.bounds = bounds;
+            // As it has no keys, or as many actors for them.
+            let _ = self.shared.keyed.resize(name, fixed(bounds));
         }
         self.shared.poke.notify_one();
     }
@@ -339,6 +343,11 @@ impl NamedActors {
         let placed: Vec<_> = self.shared.placed.lock().values().cloned().collect();
         placed.iter().filter_map(|placed| placed.short()).collect()
     }
+}
+
+/// How many actors a pool has, if that does not follow its load.
+pub(super) fn fixed(bounds: PoolBounds) -> Option<usize> {
+    (bounds.min == bounds.max).then_some(bounds.min)
 }
 
 /// Whether hosts are chosen for it.

@@ -33,12 +33,21 @@ const CREDITS: usize = 2;
 /// The named actors that have been called by key.
 #[derive(Debug)]
 pub struct NamedLanes {
-    actors: Mutex<HashMap<String, Arc<KeyedActor>>>,
+    names: Mutex<Names>,
     /// What is kept of all of them.
     states: Arc<KeptStates>,
     /// The last who has a lane: whoever takes over has a higher number, also of one that
     /// replaces another of its name.
     generations: Arc<AtomicU64>,
+}
+
+/// The placed named actors there are, and those of them that have lanes.
+#[derive(Debug, Default)]
+struct Names {
+    /// By name, how many actors it has; `None`: a number that follows the load. A call may
+    /// have been planned before that was altered: it is not what lanes begin with.
+    sizes: HashMap<String, Option<usize>>,
+    keyed: HashMap<String, Arc<KeyedActor>>,
 }
 
 /// One of them, or a pool.
@@ -70,41 +79,64 @@ impl NamedLanes {
     /// Without any; what is kept is counted in `states`.
     pub fn new(states: Arc<KeptStates>) -> Self {
         Self {
-            actors: Mutex::default(),
+            names: Mutex::default(),
             states,
             generations: Arc::default(),
         }
     }
 
-    /// Forgets the states of the actors called `name`, who are not those of that name any
-    /// more: calls of them fail.
-    pub fn forget(&self, name: &str) {
-        let gone = self.actors.lock().remove(name);
-        if let Some(gone) = gone {
-            gone.members.is_over.store(true, Ordering::Release);
-        }
+    /// Those called `name` are others from now on, `size` of them, without states; `None`: as
+    /// many as the load asks for.
+    pub fn put(&self, name: &str, size: Option<usize>) {
+        let mut names = self.names.lock();
+        names.sizes.insert(name.to_owned(), size);
+        names.forget(name);
     }
 
-    /// How many actors called `name` have keys; `None`: nobody has called them by key.
-    pub fn actors(&self, name: &str) -> Option<usize> {
-        let actors = self.actors.lock();
-        actors.get(name).map(|actor| actor.lanes.len())
+    /// There are none called `name` any more: calls of them fail.
+    pub fn remove(&self, name: &str) {
+        let mut names = self.names.lock();
+        names.sizes.remove(name);
+        names.forget(name);
     }
 
-    /// The lanes of the actors that `call` is of.
-    fn of(&self, call: &UdfCall) -> Result<Arc<KeyedActor>, UdfError> {
-        let (name, count) = called(call);
-        let mut actors = self.actors.lock();
-        let actor = actors
-            .entry(name.clone())
-            .or_insert_with(|| Arc::new(self.with_lanes(name.clone(), count)));
-        match actor.lanes.len() == count {
-            true => Ok(Arc::clone(actor)),
-            false => Err(UdfError::ActorChanged {
-                function: call.spec.name.clone(),
-                actor: name,
-            }),
+    /// Those called `name` are `size` from now on, unless as many others have keys: that
+    /// number is given back then. Calls that were planned for another are refused.
+    ///
+    /// # Errors
+    /// How many have keys.
+    pub fn resize(&self, name: &str, size: Option<usize>) -> Result<(), usize> {
+        let mut names = self.names.lock();
+        let keyed = names.keyed.get(name).map(|actor| actor.lanes.len());
+        if let Some(lanes) = keyed.filter(|lanes| size != Some(*lanes)) {
+            return Err(lanes);
         }
+        names.sizes.insert(name.to_owned(), size);
+        Ok(())
+    }
+
+    /// The lanes of the actors called `name`, of which the call of `function` was planned for
+    /// `count`.
+    fn of(&self, name: &str, count: usize, function: &str) -> Result<Arc<KeyedActor>, UdfError> {
+        let mut names = self.names.lock();
+        match names.sizes.get(name) {
+            Some(size) if *size == Some(count) => {}
+            Some(_) => {
+                return Err(UdfError::ActorChanged {
+                    function: function.to_owned(),
+                    actor: name.to_owned(),
+                });
+            }
+            None => {
+                return Err(UdfError::ActorGone {
+                    function: function.to_owned(),
+                    actor: name.to_owned(),
+                });
+            }
+        }
+        let keyed = names.keyed.entry(name.to_owned());
+        let actor = keyed.or_insert_with(|| Arc::new(self.with_lanes(name.to_owned(), count)));
+        Ok(Arc::clone(actor))
     }
 
     fn with_lanes(&self, name: String, count: usize) -> KeyedActor {
@@ -126,6 +158,15 @@ impl NamedLanes {
         KeyedActor {
             lanes: (0..count).map(lane).collect(),
             members: Arc::clone(&members),
+        }
+    }
+}
+
+impl Names {
+    /// Forgets the states of those called `name`.
+    fn forget(&mut self, name: &str) {
+        if let Some(gone) = self.keyed.remove(name) {
+            gone.members.is_over.store(true, Ordering::Release);
         }
     }
 }
@@ -338,9 +379,10 @@ impl PoolLine {
         call: &Arc<UdfCall>,
         lane: usize,
     ) -> Result<Arc<dyn UdfPool>, UdfError> {
+        let (name, count) = called(call);
         Ok(Arc::new(LaneHere {
             line: Arc::downgrade(self),
-            actor: self.named.of(call)?,
+            actor: self.named.of(&name, count, &call.spec.name)?,
             lane,
             call: Arc::clone(call),
             figures: Arc::default(),
@@ -381,5 +423,30 @@ mod tests {
         assert_eq!(part(0, &[host(2), host(3)]), Some(2));
         members.is_over.store(true, Ordering::Release);
         assert!(members.host_of(0, &both, "p").is_err());
+    }
+
+    #[tokio::test]
+    async fn lanes_begin_with_as_many_as_there_are_and_keep_that_number() {
+        let named = NamedLanes::new(KeptStates::new(1 << 20));
+        let changed = |found: Result<Arc<KeyedActor>, UdfError>| {
+            matches!(found.unwrap_err(), UdfError::ActorChanged { .. })
+        };
+        named.put("p", Some(2));
+        // Altered after a call was planned and before it runs: that call is refused, the
+        // next ones are not.
+        assert_eq!(named.resize("p", Some(3)), Ok(()));
+        assert!(changed(named.of("p", 2, "p")));
+        assert_eq!(named.of("p", 3, "p").unwrap().lanes.len(), 3);
+        // Keys have their actors now.
+        assert_eq!(named.resize("p", Some(4)), Err(3));
+        assert_eq!(named.resize("p", None), Err(3));
+        assert_eq!(named.resize("p", Some(3)), Ok(()));
+        assert_eq!(named.of("p", 3, "p").unwrap().lanes.len(), 3);
+        // Others of the name begin anew, and none have no lanes.
+        named.put("p", None);
+        assert!(changed(named.of("p", 3, "p")));
+        named.remove("p");
+        let gone = named.of("p", 3, "p").unwrap_err();
+        assert!(matches!(gone, UdfError::ActorGone { .. }), "{gone}");
     }
 }

@@ -22,12 +22,14 @@ use url::Url;
 use super::absent::{Absence, Absent};
 use super::directory::Directory;
 use super::line::{ActorHostNow, ClusterClaim, TimedOut};
+use super::named::fixed;
 use super::named_lanes::NamedLanes;
 use super::scaling::{Following, Scaling};
 use super::starter::Starter;
 use crate::coordinator::queries::{Listed, Queries, Wait};
 use crate::error::ExecutionError;
 use crate::exchange::action::act;
+use crate::holders::actor_claim;
 use crate::resource_check::{Has, asked, check_actors, groups};
 use crate::spawn::{OwnedTask, spawn_named};
 
@@ -107,7 +109,10 @@ impl Hosts {
     pub(super) fn new_placed(self: &Arc<Self>, spec: Arc<ActorSpec>) -> Arc<PlacedActor> {
         let number = self.next_member.fetch_add(1, Ordering::Relaxed);
         Arc::new(PlacedActor {
-            claim_name: format!("actor {} ({number})", spec.name),
+            claim_name: {
+                let claim = actor_claim(&spec.name, spec.pool.is_some());
+                format!("{claim} ({number})")
+            },
             following: Mutex::new(spec.pool.map(Following::new)),
             spec,
             shared: Arc::downgrade(self),
@@ -386,7 +391,14 @@ impl PlacedActor {
         self.least_of_pool().unwrap_or(1)
     }
 
-    /// The same, if it is a pool.
+    /// How many there are, if that does not follow the load.
+    pub(super) fn size(&self) -> Option<usize> {
+        let following = self.following.lock();
+        let bounds = following.as_ref().map(|pool| pool.bounds);
+        bounds.map_or(Some(1), fixed)
+    }
+
+    /// The same as [`Self::least`], if it is a pool.
     pub(super) fn least_of_pool(&self) -> Option<usize> {
         let following = self.following.lock();
         following.as_ref().map(|pool| pool.bounds.min)

@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod actors;
+mod busy;
 mod native_pools;
 mod operators;
 mod pools;

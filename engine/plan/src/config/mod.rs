@@ -210,7 +210,7 @@ getters! {
         actors_max tasks_kept udf_memory_percent udf_batch_every udf_snapshot_every udf_replay_bytes
         udf_snapshot_max_bytes actor_states_max_bytes
         scan_bytes_per_task max_tasks_per_stage task_skew_max
-        exchange_stream_window exchange_message_bytes
+        exchange_stream_window exchange_message_bytes exchange_threads
         executors max_sessions prepared_max sql_max_bytes wire_batch_bytes
         parameter_rows_max parameter_bytes_max plan_cache_max plan_cache_bytes
         loaded_bytes_max loads_max load_message_bytes;

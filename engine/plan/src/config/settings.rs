@@ -324,6 +324,12 @@ pub static SETTINGS: &[Setting] = &[
         "64MiB",
         "Longest message between executors, in bytes",
     ),
+    process(
+        "exchange_threads",
+        count(1, 256),
+        "2",
+        "Threads that move blocks and signs of life between processes, apart from those of queries",
+    ),
     // Cluster
     process(
         "cluster_listen",

@@ -31,7 +31,6 @@ pub fn actor_methods(actor: &ActorSpec, described: Vec<DescribedMethod>) -> Vec<
         name: actor.name.clone(),
         // A process that answers one call after the other.
         object: ObjectKind::Class,
-        volatility: Volatility::Volatile,
         defaults: CallDefaults {
             concurrency: None,
             min_workers: None,
@@ -87,6 +86,7 @@ fn method(call: &FunctionSpec, described: DescribedMethod) -> FunctionSpec {
         returns,
         // Said of `__call__` alone.
         strict: false,
+        volatility: Volatility::Volatile,
         actor: Some(MethodOf {
             actor: actor.clone(),
             method: described.name,
@@ -193,6 +193,15 @@ mod tests {
             call.defaults.timeout,
             Some(std::time::Duration::from_secs(3))
         );
+    }
+
+    #[test]
+    fn what_is_said_of_the_class_holds_for_its_call_and_for_no_other_method() {
+        let mut immutable = actor();
+        immutable.class.volatility = Volatility::Immutable;
+        let all = actor_methods(&immutable, vec![described(&[("x", "BIGINT")], "BIGINT")]);
+        let said: Vec<_> = all.iter().map(|method| method.volatility).collect();
+        assert_eq!(said, [Volatility::Immutable, Volatility::Volatile]);
     }
 
     #[test]
