@@ -39,6 +39,11 @@ impl BlockId {
         }
     }
 
+    /// What it has in common with the other blocks of its stream.
+    pub(crate) fn stream(self) -> u128 {
+        self.stream
+    }
+
     /// The one `blocks` behind it.
     pub fn plus(self, blocks: u64) -> Self {
         Self {

@@ -90,11 +90,6 @@ impl AtWork {
         self.jobs.is_empty()
     }
 
-    /// Blocks, or parts of them.
-    pub(super) fn jobs(&self) -> usize {
-        self.jobs.len()
-    }
-
     /// Whether nobody reads what is at work.
     pub(super) fn is_abandoned(&self) -> bool {
         let mut jobs = self.jobs.values();

@@ -18,6 +18,8 @@ use crate::pool::Answer;
 /// A block on its way to its reader.
 #[derive(Debug)]
 pub(super) struct Block {
+    /// Which stream of blocks it is of, as far as that is known.
+    stream: u128,
     /// Bounded by what comes of one block.
     reader: mpsc::UnboundedSender<Result<Part, UdfError>>,
     abandoned: Arc<AtomicBool>,
@@ -34,6 +36,7 @@ struct State {
 
 impl Block {
     pub(super) fn new(
+        stream: u128,
         rows: usize,
         reader: mpsc::UnboundedSender<Result<Part, UdfError>>,
         abandoned: Arc<AtomicBool>,
@@ -43,10 +46,15 @@ impl Block {
             kept: BTreeMap::new(),
         };
         Arc::new(Self {
+            stream,
             reader,
             abandoned,
             state: Mutex::new(state),
         })
+    }
+
+    pub(super) fn stream(&self) -> u128 {
+        self.stream
     }
 
     /// Whether nobody reads it any more.

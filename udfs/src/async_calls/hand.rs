@@ -34,10 +34,6 @@ use crate::worker::Worker;
 /// that wait begin without the way between.
 const AHEAD: usize = 2;
 
-/// Blocks that take turns in a worker which is the only one, whatever they have: where several
-/// streams share it, none waits for a whole block of another.
-const TAKE_TURNS: usize = 2;
-
 /// How long a worker may say nothing beyond the time of a call: a machine that is busy is not
 /// a loop that stands still.
 const GRACE: Duration = Duration::from_secs(1);
@@ -244,10 +240,7 @@ impl Hand {
         let at_work = at_work.lock();
         let call = &self.call.order.call;
         let load = at_work.load(call);
-        let is_little = load < AHEAD * call.handling.overlap.in_flight();
-        let takes_turns =
-            self.queue.is_alone() && !call.keeps_order() && at_work.jobs() < TAKE_TURNS;
-        let has_room = !at_work.has_suspect() && (is_little || takes_turns);
+        let has_room = !at_work.has_suspect() && load < AHEAD * call.handling.overlap.in_flight();
         let is_free = at_work.is_empty();
         drop(at_work);
         match has_room {

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use super::block::{Block, Job};
 use super::hand::Hand;
 use super::queue::Queue;
+use crate::block_id::BlockId;
 use crate::crew::Crew;
 use crate::error::UdfError;
 use crate::exchange::Part;
@@ -87,6 +88,7 @@ impl UdfPool for AsyncPool {
         if self.queue.is_closed() {
             return Err(self.call.crew.gone(self.call.order.function()));
         }
+        let stream = BlockId::of(&block).map_or(0, BlockId::stream);
         let rows = self.call.one_as_sent(block)?;
         let (sender, receiver) = mpsc::unbounded_channel();
         let abandoned = Arc::new(AtomicBool::new(false));
@@ -101,7 +103,7 @@ impl UdfPool for AsyncPool {
             }),
         };
         let job = Job {
-            block: Block::new(count, sender, abandoned),
+            block: Block::new(stream, count, sender, abandoned),
             rows,
             places: (0..count).collect(),
             is_suspect: false,

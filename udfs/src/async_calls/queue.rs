@@ -1,4 +1,7 @@
 //! The jobs of a pool that wait for a worker, and how many workers there are for them.
+//!
+//! Streams of blocks take turns: else all blocks that one may have open would go before the
+//! first of another, and what is slow in that would begin as much later.
 
 use std::collections::VecDeque;
 
@@ -18,7 +21,10 @@ pub(super) struct Queue {
 
 #[derive(Debug)]
 struct State {
-    waiting: VecDeque<Job>,
+    /// They were with a worker before, or are too long for a frame: before all others.
+    again: VecDeque<Job>,
+    /// Those of each stream in their order, and the stream that is next first; none is empty.
+    streams: VecDeque<VecDeque<Job>>,
     hands: usize,
     /// Of those, the ones with a worker.
     ready: usize,
@@ -33,7 +39,8 @@ impl Queue {
     pub(super) fn new(least: usize, most: usize) -> Self {
         Self {
             state: Mutex::new(State {
-                waiting: VecDeque::new(),
+                again: VecDeque::new(),
+                streams: VecDeque::new(),
                 hands: 0,
                 ready: 0,
                 least,
@@ -44,14 +51,14 @@ impl Queue {
         }
     }
 
-    /// Adds a job at the end; whether there should be one more hand, which counts from
+    /// Adds a job, the last one of its stream; whether there should be one more hand, which counts from
     /// now on.
     pub(super) fn push(&self, job: Job) -> bool {
         let wants = {
             let mut state = self.state.lock();
-            state.waiting.push_back(job);
+            state.push(job);
             // Where all have a worker and something waits, all have as much as they take.
-            let is_short = state.ready == state.hands && state.waiting.len() > 1;
+            let is_short = state.ready == state.hands && state.waiting() > 1;
             let wants = state.hands < state.least || (is_short && state.hands < state.most);
             state.hands += usize::from(wants);
             wants
@@ -64,7 +71,7 @@ impl Queue {
     pub(super) fn push_front(&self, jobs: impl DoubleEndedIterator<Item = Job>) {
         {
             let mut state = self.state.lock();
-            jobs.rev().for_each(|job| state.waiting.push_front(job));
+            jobs.rev().for_each(|job| state.again.push_front(job));
         }
         self.changed.notify_waiters();
     }
@@ -72,13 +79,8 @@ impl Queue {
     /// The next job, if `takes` it.
     pub(super) fn pop(&self, takes: impl FnOnce(&Job) -> bool) -> Option<Job> {
         let mut state = self.state.lock();
-        state.waiting.retain(|job| !job.block.is_abandoned());
-        state.waiting.pop_front_if(|job| takes(job))
-    }
-
-    /// Whether there is one hand and will be no other.
-    pub(super) fn is_alone(&self) -> bool {
-        self.state.lock().most == 1
+        state.drop_abandoned();
+        state.pop(takes)
     }
 
     /// Nothing new will come.
@@ -95,14 +97,14 @@ impl Queue {
     /// Whether a hand has a worker, and how many jobs wait.
     pub(super) fn load(&self) -> (bool, usize) {
         let state = self.state.lock();
-        (state.ready > 0, state.waiting.len())
+        (state.ready > 0, state.waiting())
     }
 
     /// Whether nothing waits, and nothing will.
     pub(super) fn is_over(&self) -> bool {
         let mut state = self.state.lock();
-        state.waiting.retain(|job| !job.block.is_abandoned());
-        state.closed && state.waiting.is_empty()
+        state.drop_abandoned();
+        state.closed && state.waiting() == 0
     }
 
     /// Waits until that is so.
@@ -114,7 +116,7 @@ impl Queue {
     pub(super) async fn has_work(&self) -> bool {
         let found = || {
             let is_over = self.is_over();
-            (is_over || !self.state.lock().waiting.is_empty()).then_some(!is_over)
+            (is_over || self.state.lock().waiting() > 0).then_some(!is_over)
         };
         self.until(found).await
     }
@@ -144,7 +146,7 @@ impl Queue {
     /// enough without it. It does not count from then on.
     pub(super) fn leave(&self) -> bool {
         let mut state = self.state.lock();
-        let may = state.hands > state.least && state.waiting.is_empty();
+        let may = state.hands > state.least && state.waiting() == 0;
         state.hands -= usize::from(may);
         state.ready -= usize::from(may);
         may
@@ -166,5 +168,45 @@ impl Queue {
         state.least = state.least.min(state.ready);
         tracing::warn!(%error, "the workers there are go on without one more");
         None
+    }
+}
+
+impl State {
+    fn push(&mut self, job: Job) {
+        let stream = job.block.stream();
+        let is_its = |jobs: &&mut VecDeque<Job>| {
+            let first = jobs.front();
+            first.is_some_and(|first| first.block.stream() == stream)
+        };
+        match self.streams.iter_mut().find(is_its) {
+            Some(jobs) => jobs.push_back(job),
+            None => self.streams.push_back(VecDeque::from([job])),
+        }
+    }
+
+    /// How many wait.
+    fn waiting(&self) -> usize {
+        self.again.len() + self.streams.iter().map(VecDeque::len).sum::<usize>()
+    }
+
+    fn drop_abandoned(&mut self) {
+        let is_wanted = |job: &Job| !job.block.is_abandoned();
+        self.again.retain(is_wanted);
+        self.streams
+            .iter_mut()
+            .for_each(|jobs| jobs.retain(is_wanted));
+        self.streams.retain(|jobs| !jobs.is_empty());
+    }
+
+    fn pop(&mut self, takes: impl FnOnce(&Job) -> bool) -> Option<Job> {
+        if !self.again.is_empty() {
+            return self.again.pop_front_if(|job| takes(job));
+        }
+        let job = self.streams.front_mut()?.pop_front_if(|job| takes(job))?;
+        // The others come before its next one.
+        if let Some(rest) = self.streams.pop_front().filter(|rest| !rest.is_empty()) {
+            self.streams.push_back(rest);
+        }
+        Some(job)
     }
 }

@@ -3,8 +3,7 @@
 The loop runs in this thread while there is nothing to hear; each word of the engine
 stops it for as long as it takes to answer. A block is cut into items: rows, batches or
 groups. As many items are in flight as may be, of whatever blocks, and begin no faster
-than they should; blocks whose rows keep no order take turns, so that what is slow in one begins
-no later for what came before it. What is finished goes out at once, a few items together, with the rows
+than they should. What is finished goes out at once, a few items together, with the rows
 that it is for; or, where rows keep their order, with the whole block.
 """
 
@@ -82,8 +81,6 @@ class Block:
         self.call = call
         self.failures = failures
         self.rows = rows
-        # Items that have not begun.
-        self.waiting = collections.deque()
         self.tasks = set()
         # Items that are finished and not sent: their rows, and what was made.
         self.made = []
@@ -180,8 +177,7 @@ class Runner:
         self.loop = loop()
         self.loop.add_reader(channel.sock, self._hear)
         self.blocks = {}
-        # Those with items that wait, the next one first.
-        self.turns = collections.deque()
+        self.waiting = collections.deque()
         self.running = 0
         # When the next row may begin, where there is a rate.
         self.next_at = 0.0
@@ -209,7 +205,7 @@ class Runner:
         block = Block(seq, call, failures, rows, named)
         items = block.items()
         self.blocks[seq] = block
-        self._wait(block, items)
+        self.waiting.extend((block, item) for item in items)
         self._tell_alive(call)
         self._finished(block)
         self._start()
@@ -229,25 +225,16 @@ class Runner:
         if self.channel.waiting or self.broken is not None:
             self.loop.stop()
 
-    def _wait(self, block, items):
-        """Items of a block are to begin, before those of it that wait already."""
-        block.waiting.extendleft(reversed(items))
-        if items and block not in self.turns:
-            self.turns.append(block)
-
     def _start(self):
         """Begins what may be in flight now."""
-        while self.turns:
-            block = self.turns[0]
-            if not block.waiting:
-                self.turns.popleft()
+        while self.waiting:
+            block, item = self.waiting[0]
+            if block.is_over:
+                self.waiting.popleft()
                 continue
-            rows = len(block.waiting[0].rows)
-            if self.running >= block.call.max_in_flight or not self._may_begin(block.call, rows):
+            if self.running >= block.call.max_in_flight or not self._may_begin(block.call, len(item.rows)):
                 return
-            item = block.waiting.popleft()
-            if not block.call.ordered:
-                self.turns.rotate(-1)
+            self.waiting.popleft()
             if not self.running:
                 self.busy_since = time.perf_counter_ns()
             self.running += 1
@@ -330,7 +317,7 @@ class Runner:
                 first = Item(item.rows[:half], item.batch.slice(0, half))
                 second = Item(item.rows[half:], item.batch.slice(half))
                 block.left += 1
-                self._wait(block, [first, second])
+                self.waiting.extendleft([(block, second), (block, first)])
                 return
             for row in item.rows:
                 block.failures.add(row, error)
@@ -402,7 +389,6 @@ class Runner:
 
     def _end(self, block):
         block.is_over = True
-        block.waiting.clear()
         self.blocks.pop(block.seq, None)
         self.ready.pop(block.seq, None)
         current = asyncio.current_task(self.loop)
