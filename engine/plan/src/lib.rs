@@ -38,7 +38,7 @@ pub use operator::repartition::{Repartition, SpreadExec, TaskLimit};
 pub use operator_run::{OperatorFigures, OperatorId, OperatorRun, RunMetrics, StreamFigures};
 pub use result_schema::result_schema;
 pub use session::{MobulaPlanning, SessionStateBuilderExt};
-pub use sql::actor_methods::actor_methods;
+pub use sql::actor_methods::{actor_methods, quoted};
 pub use sql::alter_pool::AlterPool;
 pub use sql::create_actor::{CreateActor, DropActor};
 pub use sql::create_function::CreateFunction;

@@ -20,7 +20,7 @@ use datafusion::datasource::listing::ListingTable;
 use datafusion::execution::cache::TableScopedPath;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use mobula_execution::{DEFAULT_CATALOG, SYSTEM_SCHEMA};
-use mobula_plan::{MobulaStatement, parse_statements};
+use mobula_plan::{MobulaStatement, parse_statements, quoted};
 
 use super::prepared::Work;
 use super::temporary::TEMPORARY_SCHEMA;
@@ -395,10 +395,6 @@ fn stored_schema(schema: &Schema) -> SchemaRef {
         Field::new(field.name(), data_type, true)
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// A table has columns, each with a name of its own.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use arrow::array::AsArray;
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
+use datafusion::common::utils::quote_identifier;
 use futures::TryStreamExt;
 
 use super::{Answer, Target, answer};
@@ -64,11 +65,8 @@ async fn first_column(target: &mut Target, sql: &str) -> Result<Vec<String>, Ser
 
 /// In quotes where it needs them; dots part the names of a path.
 fn written(name: String) -> String {
-    let is_plain = |c: char| c.is_lowercase() || c.is_ascii_digit() || c == '_' || c == '.';
-    match name.chars().all(is_plain) && !name.starts_with(|c: char| c.is_ascii_digit()) {
-        true => name,
-        false => format!("\"{}\"", name.replace('"', "\"\"")),
-    }
+    let parts = name.split('.').map(quote_identifier);
+    parts.collect::<Vec<_>>().join(".")
 }
 
 #[cfg(test)]

@@ -120,7 +120,8 @@ fn declared(name: &str, described: &DescribedMethod) -> Result<(Vec<Param>, Retu
     }
 }
 
-fn quoted(name: &str) -> String {
+/// `name` as SQL has it whatever it is, a keyword too.
+pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
