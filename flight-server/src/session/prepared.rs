@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::ScalarValue;
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use mobula_plan::parameters::Ahead;
 use mobula_plan::{AlterPool, CreateActor, CreateFunction, DropActor, result_schema};
@@ -161,7 +162,7 @@ impl Prepared {
             }
         }
         // Not under the lock: it takes as long as planning does.
-        let made = Ahead::of(&session.state(), plan, types);
+        let made = Ahead::of(&state_for_all(session), plan, types);
         let mut seen = self.ahead.lock();
         match made {
             Ok(Some(made)) => {
@@ -180,6 +181,17 @@ impl Prepared {
             }
         }
     }
+}
+
+/// The session's state for a plan that this process or executors may run: these join a
+/// subquery for one value, which this process alone would compute before the rest.
+fn state_for_all(session: &Session) -> SessionState {
+    let mut state = session.state();
+    if session.database().engine().is_cluster() {
+        let optimizer = &mut state.config_mut().options_mut().optimizer;
+        optimizer.enable_physical_uncorrelated_scalar_subquery = false;
+    }
+    state
 }
 
 impl Work {
