@@ -64,7 +64,8 @@ class Terminal:
     def run(self, text):
         """What a line gives."""
         self.type(text + "\r")
-        return self.until(r"(?s)(rows?|done|is o[nf]+).*mobula> ")
+        # Not what the line itself holds: it is drawn again with each key.
+        return self.until(r"(?s)(rows?|done) in [\d.]+ s.*mobula> |is o[nf]+.*mobula> ")
 
     def close(self):
         if self.shell.poll() is None:
@@ -130,6 +131,15 @@ def test_long_results_go_through_the_pager(terminal):
     assert "is on" in terminal.run("\\pager on")
     paged = terminal.run("SELECT value FROM generate_series(1, 50);")
     assert paged.count("paged:|") == 51, paged
+
+
+def test_what_is_typed_ahead_is_not_lost(terminal):
+    terminal.type("SELECT 20 + 1 AS a;\rSELECT 40 + 2 AS b;\r")
+    assert "42" in terminal.until(r"(?s)1 row in .*1 row in .*mobula> ")
+    # While a statement runs, the terminal itself keeps what is typed.
+    terminal.type("SELECT count(*) FROM generate_series(1, 30000000) WHERE value % 7 = 3;\r")
+    terminal.type("SELECT 43 - 1 AS c;\r")
+    assert "42" in terminal.until(r"(?s)1 row in .*1 row in .*mobula> ")
 
 
 def test_a_line_says_how_far_a_statement_is(terminal):
