@@ -13,8 +13,8 @@ use mobula_proto::plan as proto;
 use mobula_proto::plan::exec_node::Kind;
 use mobula_proto::plan::map_batches_exec_node::Shape;
 use mobula_proto::plan::{
-    BlocksExecNode, ColumnShape, ExecNode, MapBatchesExecNode, RouteExecNode, SpreadExecNode,
-    TableShape,
+    BlocksExecNode, ColumnShape, ExecNode, MapBatchesExecNode, NotConstantExecNode, RouteExecNode,
+    SpreadExecNode, TableShape,
 };
 use mobula_udfs::{UdfCall, UdfError};
 use prost::Message;
@@ -22,6 +22,7 @@ use prost::Message;
 use crate::operator::map_batches::{
     ExecGrouping, ExecShape, MapBatchesExec, SortWay, map_batches_exec,
 };
+use crate::operator::not_constant::NotConstantExec;
 use crate::operator::repartition::{BlocksExec, RouteExec, Spread, SpreadExec};
 
 /// Encodes and decodes the execs of [`crate::operator::OPERATORS`].
@@ -50,6 +51,9 @@ impl PhysicalExtensionCodec for MobulaCodec {
                 let rows = at_least_one(rows_per_block)?;
                 Ok(Arc::new(BlocksExec::new(one(inputs)?, rows)))
             }
+            Kind::NotConstant(NotConstantExecNode {}) => {
+                Ok(Arc::new(NotConstantExec::new(one(inputs)?)))
+            }
         }
     }
 
@@ -71,6 +75,8 @@ impl PhysicalExtensionCodec for MobulaCodec {
             Kind::Blocks(BlocksExecNode {
                 rows_per_block: exec.rows_per_block() as u64,
             })
+        } else if node.is::<NotConstantExec>() {
+            Kind::NotConstant(NotConstantExecNode {})
         } else {
             return internal_err!("{} cannot travel to another executor", node.name());
         };
@@ -283,6 +289,10 @@ mod tests {
         (
             "BlocksExec",
             "SELECT a FROM repartition(TABLE(v), rows_per_block => 3)",
+        ),
+        (
+            "NotConstantExec",
+            "SELECT v.a, o.s FROM v LEFT JOIN (SELECT value, 'x' AS s FROM generate_series(1, 2)) AS o ON v.a = o.value",
         ),
     ];
 

@@ -57,7 +57,7 @@ impl SessionStateBuilderExt for SessionStateBuilder {
         for rule in rule::optimizer_rules() {
             self = self.with_optimizer_rule(rule);
         }
-        self = self.with_physical_optimizer_rules(rule::offset_apart::datafusion_rules());
+        self = self.with_physical_optimizer_rules(rule::physical_rules_before());
         for rule in rule::physical_rules() {
             self = self.with_physical_optimizer_rule(rule);
         }

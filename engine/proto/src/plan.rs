@@ -7,7 +7,7 @@
 /// One of our execs inside a plan; its inputs travel beside it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ExecNode {
-    #[prost(oneof = "exec_node::Kind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "exec_node::Kind", tags = "1, 2, 3, 4, 5")]
     pub kind: Option<exec_node::Kind>,
 }
 
@@ -23,6 +23,8 @@ pub mod exec_node {
         Route(super::RouteExecNode),
         #[prost(message, tag = "4")]
         Blocks(super::BlocksExecNode),
+        #[prost(message, tag = "5")]
+        NotConstant(super::NotConstantExecNode),
     }
 }
 
@@ -53,6 +55,10 @@ pub struct BlocksExecNode {
     #[prost(uint64, tag = "1")]
     pub rows_per_block: u64,
 }
+
+/// `NotConstantExec`.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct NotConstantExecNode {}
 
 /// `MapBatchesExec` and those that are run like it: one call of a function, and how it meets its input.
 #[derive(Clone, PartialEq, prost::Message)]

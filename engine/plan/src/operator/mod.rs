@@ -17,6 +17,7 @@ mod flat_map;
 mod map;
 pub mod map_batches;
 mod map_groups;
+pub mod not_constant;
 mod output_metrics;
 pub mod repartition;
 

@@ -3,12 +3,15 @@
 //! Analyzer rules run after DataFusion's type coercion, which has put casts
 //! around arguments, and before its optimizer, which must never see a call of a
 //! Python function inside an expression. Physical rules run after all of
-//! DataFusion's, one of which another takes the place of (`offset_apart`).
+//! DataFusion's, but for one before them (`not_constant`), and two in place of
+//! others (`offset_apart`, `limit_apart`).
 
 pub mod fuse_calls;
 pub mod hoist_udf;
 pub mod in_list;
+pub mod limit_apart;
 pub mod lower_spread;
+pub mod not_constant;
 pub mod offset_apart;
 pub mod order_where_asked;
 pub mod prune_call;
@@ -19,12 +22,14 @@ pub mod sort_not_merge;
 pub mod stream_above_call;
 pub mod yield_in_join;
 
+use std::iter;
 use std::sync::Arc;
 
 use datafusion::common::Result;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::optimizer::{AnalyzerRule, OptimizerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::{ExecutionPlan, Partitioning};
 
@@ -44,6 +49,14 @@ pub fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
         Arc::new(prune_call::PruneCall),
         Arc::new(sort_below_call::SortBelowCall),
     ]
+}
+
+/// DataFusion's physical optimizer, with what of ours does not come after it.
+pub fn physical_rules_before() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let first = iter::once(Arc::new(not_constant::NotConstant) as _);
+    let rules = PhysicalOptimizer::new().rules.into_iter();
+    let rules = rules.map(offset_apart::in_place_of);
+    first.chain(rules.map(limit_apart::in_place_of)).collect()
 }
 
 /// Rules appended to DataFusion's physical optimizer.

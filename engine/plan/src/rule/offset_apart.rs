@@ -20,7 +20,6 @@ use datafusion::config::ConfigOptions;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{Distribution, OrderingRequirements, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_optimizer::output_requirements::OutputRequirementExec;
 use datafusion::physical_plan::execution_plan::ReplaceChildrenOptions;
 use datafusion::physical_plan::limit::GlobalLimitExec;
@@ -32,14 +31,14 @@ use datafusion::physical_plan::{
 /// The rule of DataFusion's that sees no OFFSETs.
 const ENSURE: &str = "EnsureRequirements";
 
-/// DataFusion's rules for physical plans, with this one in place of that.
-pub fn datafusion_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
-    let rules = PhysicalOptimizer::new().rules.into_iter();
-    let rules = rules.map(|rule| match rule.name() {
+/// `rule` of DataFusion's, or what stands in for it.
+pub fn in_place_of(
+    rule: Arc<dyn PhysicalOptimizerRule + Send + Sync>,
+) -> Arc<dyn PhysicalOptimizerRule + Send + Sync> {
+    match rule.name() {
         ENSURE => Arc::new(OffsetApart { rule }),
         _ => rule,
-    });
-    rules.collect()
+    }
 }
 
 /// The rule; see the head of this file.
