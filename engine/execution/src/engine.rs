@@ -15,7 +15,7 @@ use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
     MemorySchemaProvider, SchemaProvider,
 };
-use datafusion::common::Result;
+use datafusion::common::{GetExt, Result};
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
 use mobula_plan::{
@@ -33,6 +33,7 @@ use crate::coordinator::queries::Queries;
 use crate::error::ExecutionError;
 use crate::executor::listener::{self, Listener, advertised_url};
 use crate::functions::RustFunctions;
+use crate::parquet_format::AlikeParquetFactory;
 use crate::pool::line::Lost;
 use crate::pool::named::NamedActors;
 use crate::pool::query_scaling::QueryPool;
@@ -294,6 +295,10 @@ impl Engine {
             .with_runtime_env(Arc::clone(self.process.runtime()))
             .with_catalog_list(catalogs);
         self.process.functions().register(&mut builder);
+        let formats = builder.file_formats().get_or_insert_default();
+        let parquet = AlikeParquetFactory::default();
+        formats.retain(|format| format.get_ext() != parquet.get_ext());
+        formats.push(Arc::new(parquet));
         let mut state = builder
             .with_mobula(MobulaPlanning {
                 functions: Arc::clone(&self.functions),

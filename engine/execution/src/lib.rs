@@ -19,6 +19,7 @@ mod explain;
 mod functions;
 mod holders;
 mod local_executors;
+mod parquet_format;
 mod pool;
 mod process;
 mod query_header;
