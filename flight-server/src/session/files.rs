@@ -18,6 +18,7 @@ use futures::StreamExt;
 use mobula_execution::{StoreSpec, WhileReading, classify, hidden_by_name};
 use url::Url;
 
+use super::file_tables::is_path;
 use crate::{Database, ServerError};
 
 /// Prefix of the options that say how a store is reached.
@@ -244,6 +245,11 @@ pub fn make_parent(plan: &LogicalPlan) -> Result<(), ServerError> {
         path: parent.to_path_buf(),
         source,
     })
+}
+
+/// True for a name that is no path, and still a folder's where the server runs.
+pub fn is_folder(name: &str) -> bool {
+    !is_path(name) && Path::new(name).is_dir()
 }
 
 /// True for a name that is the URL of a file elsewhere.

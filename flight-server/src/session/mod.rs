@@ -11,6 +11,7 @@ mod alter_pool;
 mod bound;
 mod create_from_query;
 mod ddl;
+mod file_tables;
 mod files;
 mod functions;
 mod keep;
@@ -87,7 +88,7 @@ impl Session {
             temporary: Arc::clone(&temporary),
         });
         let state = engine.session_state(&id, catalogs, engine.options().clone());
-        let context = SessionContext::new_with_state(state).enable_url_table();
+        let context = file_tables::context(state);
         Self {
             id,
             database,
@@ -295,6 +296,8 @@ impl Session {
         is_optimised: bool,
         sql: &str,
     ) -> Result<QueryRun, ServerError> {
+        // Loaded rows stay from now on: the query may wait before it looks for them.
+        let read = self.database.loaded().read_by(plan)?;
         files::check_present(plan)?;
         let state = self.state();
         let engine = self.database.engine();
@@ -304,9 +307,8 @@ impl Session {
         };
         let mut run = running.map_err(|error| files::while_reading(plan, error))?;
         let rows = AssertUnwindSafe(run.stream).catch_unwind();
-        let (plan, read) = (plan.clone(), self.database.loaded().read_by(plan)?);
+        let plan = plan.clone();
         let rows = rows.map(move |polled| {
-            // Loaded rows stay while a query reads them.
             let _held = &read;
             match polled {
                 Ok(block) => block.map_err(|error| files::while_reading(&plan, error)),
@@ -396,7 +398,12 @@ fn missing_table(
         .map(|schema| schema.table_names())
         .unwrap_or_default();
     let mut hint = nearest::hint(missing.table(), known.iter().map(String::as_str));
-    if hint.is_empty() {
+    if files::is_folder(missing.table()) {
+        hint.push_str(&format!(
+            ". The folder of this name is read as '{}/'",
+            missing.table()
+        ));
+    } else if hint.is_empty() {
         hint.push_str(". SHOW TABLES lists those that do");
     }
     Some(ServerError::NoTable {
