@@ -8,6 +8,8 @@ and to answer. Whoever asks for a cursor gets DB-API's objects over the same con
 from __future__ import annotations
 
 import collections
+import contextlib
+import functools
 import urllib.parse
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +19,7 @@ import adbc_driver_flightsql
 import adbc_driver_manager
 from adbc_driver_manager import _lib
 
+from . import progress as _progress
 from .errors import ConnectionFailed, translating
 
 if TYPE_CHECKING:
@@ -32,8 +35,13 @@ _TOKEN_HEADER = adbc_driver_flightsql.DatabaseOptions.RPC_CALL_HEADER_PREFIX.val
 class Link:
     """A connection. Closing it closes what is open on it."""
 
-    def __init__(self, url: str, *, token: str | None = None, options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, url: str, *, token: str | None = None, options: Mapping[str, str] | None = None, progress: bool | None = None
+    ) -> None:
         target, self.where, credentials = _parsed(url)
+        # Whether statements that are waited for show how far they are.
+        self.progress = progress
+        self._again = functools.partial(Link, url, token=token, options=options, progress=False)
         kwargs = {adbc_driver_flightsql.DatabaseOptions.WITH_MAX_MSG_SIZE.value: str(_MESSAGE_BYTES_MAX), **credentials}
         if token is not None:
             kwargs[_TOKEN_HEADER] = token
@@ -75,6 +83,14 @@ class Link:
             raise
         return schema, statement.batches(reader)
 
+    def table(self, sql: str, values: pa.RecordBatch | None = None) -> pa.Table:
+        """All rows of a statement. `values`: as of `stream`."""
+        import pyarrow as pa
+
+        with self._watched(sql):
+            schema, batches = self.stream(sql, values)
+            return pa.Table.from_batches(batches, schema)
+
     def schema(self, sql: str) -> pa.Schema:
         """The columns of a query, which is planned and not run."""
         import pyarrow as pa
@@ -91,7 +107,8 @@ class Link:
         statement = self._statement(sql)
         try:
             statement.bind(values)
-            return statement.call(statement.handle.execute_update)
+            with self._watched(sql):
+                return statement.call(statement.handle.execute_update)
         finally:
             statement.close()
 
@@ -130,6 +147,11 @@ class Link:
             return
         _quietly(self._connection.close)
         _quietly(self._database.close)
+
+    def _watched(self, sql: str) -> contextlib.AbstractContextManager[None]:
+        if not _progress.wanted(self.progress):
+            return contextlib.nullcontext()
+        return _progress.shown(self._again, sql)
 
     def _statement(self, sql: str | None) -> _Statement:
         self._check_open()

@@ -1,17 +1,16 @@
 //! How far the running statement is: one line on the terminal, from the engine's own tables.
 //!
-//! Another session asks for it, once a second, from when the statement has run for two. It
-//! says how long it has run, the rows and bytes that went into its calls, or, without calls, out
-//! of its tasks, and what limits it: what it spends most time waiting for.
+//! Another session asks `system.progress` for it, once a second, from when the statement has run
+//! for two.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, UInt64Type};
+use arrow::datatypes::DataType;
 use futures::TryStreamExt;
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mobula_execution::{OwnedTask, spawn_named};
 
 use super::Target;
@@ -21,6 +20,8 @@ use crate::{Database, ServerError};
 /// What is over sooner needs no progress.
 const SHOWN_AFTER: Duration = Duration::from_secs(2);
 const ASKED_EVERY: Duration = Duration::from_secs(1);
+/// The engine knows no more of a statement.
+const SQL_BYTES_MAX: usize = 4096;
 
 /// Where another session can be had.
 #[derive(Clone)]
@@ -79,7 +80,6 @@ impl Drop for Progress {
 }
 
 async fn follow(watch: &Watch, sql: &str, bar: &ProgressBar) -> Result<(), ServerError> {
-    let since = Instant::now();
     tokio::time::sleep(SHOWN_AFTER).await;
     let mut session = watch.session().await?;
     let question = question(sql);
@@ -89,9 +89,8 @@ async fn follow(watch: &Watch, sql: &str, bar: &ProgressBar) -> Result<(), Serve
             super::Answer::Rows(rows) => rows.blocks.try_collect::<Vec<_>>().await?,
             super::Answer::Affected(_) => vec![],
         };
-        let state = blocks.iter().find(|block| block.num_rows() > 0);
-        if let Some(state) = state.map(State::of) {
-            bar.set_message(state.text(since.elapsed()));
+        if let Some(message) = blocks.iter().find_map(message) {
+            bar.set_message(message);
             bar.tick();
         }
         tokio::time::sleep(ASKED_EVERY).await;
@@ -99,118 +98,20 @@ async fn follow(watch: &Watch, sql: &str, bar: &ProgressBar) -> Result<(), Serve
     Ok(())
 }
 
-/// One row for each function that the statement calls, that with most to do first.
+/// The statement's message; of a long one the engine knows how it begins.
 fn question(sql: &str) -> String {
+    let sql = &sql[..sql.floor_char_boundary(SQL_BYTES_MAX)];
     let sql = sql.replace('\'', "''");
     format!(
-        "WITH mine AS (SELECT query_id, waits_for, ahead FROM system.queries \
-           WHERE sql = '{sql}' ORDER BY started DESC LIMIT 1), \
-         calls AS (SELECT query_id, function, sum(rows_in) AS rows, sum(bytes_in) AS bytes, \
-           sum(workers_at_once) AS workers, sum(wait_input_ms) AS input_ms, \
-           sum(wait_workers_ms) AS workers_ms, sum(wait_downstream_ms) AS downstream_ms \
-           FROM system.operators GROUP BY 1, 2), \
-         steps AS (SELECT query_id, count(*) AS tasks, count(finished) AS finished, \
-           sum(rows_out) AS rows, sum(bytes_out) AS bytes FROM system.tasks GROUP BY 1) \
-         SELECT waits_for, ahead, function, coalesce(calls.rows, steps.rows) AS rows, \
-           coalesce(calls.bytes, steps.bytes) AS bytes, workers, input_ms, workers_ms, \
-           downstream_ms, tasks, finished \
-         FROM mine LEFT JOIN calls USING (query_id) LEFT JOIN steps USING (query_id) \
-         ORDER BY workers_ms DESC NULLS LAST LIMIT 1"
+        "SELECT message FROM system.progress WHERE sql <> '' AND starts_with('{sql}', sql) \
+         ORDER BY elapsed_ms LIMIT 1"
     )
 }
 
-/// What is known of the statement.
-#[derive(Debug, Default)]
-struct State {
-    waits_for: Option<String>,
-    ahead: u64,
-    function: Option<String>,
-    rows: u64,
-    bytes: u64,
-    workers: u64,
-    input_ms: u64,
-    workers_ms: u64,
-    downstream_ms: u64,
-    tasks: u64,
-    finished: u64,
-}
-
-impl State {
-    fn of(block: &RecordBatch) -> Self {
-        let column = |name: &str, kind: &DataType| {
-            let found = block.column_by_name(name);
-            found.and_then(|column| cast(column, kind).ok())
-        };
-        let text = |name| {
-            let found = column(name, &DataType::Utf8)?;
-            let found = found.as_string::<i32>();
-            found.iter().next().flatten().map(str::to_owned)
-        };
-        let number = |name| {
-            let found = column(name, &DataType::UInt64);
-            let found = found.and_then(|found| found.as_primitive::<UInt64Type>().iter().next()?);
-            found.unwrap_or_default()
-        };
-        Self {
-            waits_for: text("waits_for"),
-            ahead: number("ahead"),
-            function: text("function"),
-            rows: number("rows"),
-            bytes: number("bytes"),
-            workers: number("workers"),
-            input_ms: number("input_ms"),
-            workers_ms: number("workers_ms"),
-            downstream_ms: number("downstream_ms"),
-            tasks: number("tasks"),
-            finished: number("finished"),
-        }
-    }
-
-    fn text(&self, since: Duration) -> String {
-        let seconds = since.as_secs();
-        if let Some(what) = &self.waits_for {
-            let ahead = match self.ahead {
-                0 => String::new(),
-                ahead => format!(", {ahead} ahead"),
-            };
-            return format!("{seconds} s: waits for {what}{ahead}");
-        }
-        let (rows, bytes) = (count(self.rows), HumanBytes(self.bytes));
-        match &self.function {
-            Some(function) => {
-                let limit = self.limit(function);
-                format!("{seconds} s: {rows} rows, {bytes} into {function}; {limit}")
-            }
-            None if self.tasks > 1 => {
-                let (finished, tasks) = (self.finished, self.tasks);
-                format!(
-                    "{seconds} s: {finished} of {tasks} tasks through, {rows} rows, {bytes} out of them"
-                )
-            }
-            None => format!("{seconds} s: {rows} rows, {bytes}"),
-        }
-    }
-
-    /// What its first function waits for most.
-    fn limit(&self, function: &str) -> String {
-        let most = self.input_ms.max(self.workers_ms).max(self.downstream_ms);
-        if most == 0 {
-            return format!("{function} has not begun");
-        }
-        if most == self.workers_ms {
-            let workers = self.workers;
-            return format!("limited by {function} ({workers} at work)");
-        }
-        if most == self.input_ms {
-            return "limited by what it reads".to_owned();
-        }
-        "limited by what comes after it".to_owned()
-    }
-}
-
-/// `12,345,678`.
-fn count(rows: u64) -> String {
-    indicatif::HumanCount(rows).to_string()
+fn message(block: &RecordBatch) -> Option<String> {
+    let texts = cast(block.column(0), &DataType::Utf8).ok()?;
+    let message = texts.as_string::<i32>().iter().next()??;
+    Some(message.to_owned())
 }
 
 #[cfg(test)]
@@ -218,46 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_says_what_limits() {
-        let state = |input_ms, workers_ms, downstream_ms| State {
-            function: Some("embed".to_owned()),
-            rows: 1_234_567,
-            bytes: 3 << 20,
-            workers: 4,
-            input_ms,
-            workers_ms,
-            downstream_ms,
-            ..State::default()
-        };
-        let text = |state: State| state.text(Duration::from_millis(7_900));
-        let found = text(state(1, 5, 2));
-        assert_eq!(
-            found,
-            "7 s: 1,234,567 rows, 3.00 MiB into embed; limited by embed (4 at work)"
-        );
-        assert!(text(state(5, 1, 2)).ends_with("limited by what it reads"));
-        assert!(text(state(1, 2, 5)).ends_with("limited by what comes after it"));
-        assert!(text(state(0, 0, 0)).ends_with("embed has not begun"));
-        let tasks = State {
-            tasks: 8,
-            finished: 3,
-            rows: 7,
-            ..State::default()
-        };
-        assert_eq!(
-            text(tasks),
-            "7 s: 3 of 8 tasks through, 7 rows, 0 B out of them"
-        );
-        let waits = State {
-            waits_for: Some("num_gpus=1".to_owned()),
-            ahead: 2,
-            ..State::default()
-        };
-        assert_eq!(text(waits), "7 s: waits for num_gpus=1, 2 ahead");
-    }
-
-    #[test]
     fn quotes_of_the_statement_stay_its_own() {
-        assert!(question("SELECT 'x'").contains("sql = 'SELECT ''x'''"));
+        assert!(question("SELECT 'x'").contains("starts_with('SELECT ''x''', sql)"));
     }
 }

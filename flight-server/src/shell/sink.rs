@@ -80,16 +80,29 @@ impl Sink {
     /// # Errors
     /// What `written` was.
     pub fn end<T>(mut self, written: Result<T, ServerError>) -> Result<Option<T>, ServerError> {
-        let Self::Pager { child, input, .. } = &mut self else {
-            return written.map(Some);
-        };
-        // It sees the end.
-        drop(input.take());
-        let _ = child.wait();
+        let is_pager = matches!(self, Self::Pager { .. });
+        self.leave();
         match written {
-            Err(ServerError::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(None),
+            Err(ServerError::Output(e)) if is_pager && e.kind() == io::ErrorKind::BrokenPipe => {
+                Ok(None)
+            }
             written => written.map(Some),
         }
+    }
+
+    /// Waits for a pager, which sees the end of its text.
+    fn leave(&mut self) {
+        if let Self::Pager { child, input, .. } = self {
+            drop(input.take());
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Sink {
+    /// Of a statement that was cancelled too: two programs cannot read one terminal.
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 

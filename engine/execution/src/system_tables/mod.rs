@@ -13,6 +13,7 @@ mod errors;
 mod executors;
 mod functions;
 mod operators;
+mod progress;
 mod queries;
 mod settings;
 mod tasks;
@@ -40,7 +41,7 @@ pub const SYSTEM_SCHEMA: &str = "system";
 const TIME: DataType = DataType::Timestamp(TimeUnit::Millisecond, None);
 
 /// The tables, in the order SHOW TABLES gives.
-const TABLES: [Table; 11] = [
+const TABLES: [Table; 12] = [
     actor_pools::TABLE,
     actors::TABLE,
     demand::TABLE,
@@ -48,6 +49,7 @@ const TABLES: [Table; 11] = [
     executors::TABLE,
     functions::TABLE,
     operators::TABLE,
+    progress::TABLE,
     queries::TABLE,
     settings::TABLE,
     tasks::TABLE,
@@ -71,6 +73,11 @@ enum Rows {
         request: ReportRequest,
         columns: fn(&[ExecutorReport]) -> Vec<ArrayRef>,
     },
+    /// This engine knows the queries, and all processes what these do.
+    OfQueries {
+        request: ReportRequest,
+        columns: fn(&Arc<Engine>, &[ExecutorReport]) -> Vec<ArrayRef>,
+    },
 }
 
 impl Rows {
@@ -78,6 +85,9 @@ impl Rows {
         match self {
             Self::Here(columns) => columns(engine),
             Self::Everywhere { request, columns } => columns(&reports(engine, request).await),
+            Self::OfQueries { request, columns } => {
+                columns(engine, &reports(engine, request).await)
+            }
         }
     }
 }

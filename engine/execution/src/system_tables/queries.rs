@@ -29,35 +29,52 @@ pub const TABLE: Table = Table {
 
 fn queries(engine: &Arc<Engine>) -> Vec<ArrayRef> {
     let now = Instant::now();
-    let all = engine.queries().all();
-    let line = engine.waiting();
-    let line: HashMap<_, _> = line.into_iter().map(|w| (w.query, w.ahead)).collect();
-    let ahead = |query: &Query| match &query.stage {
-        Stage::Waiting {
-            wait: Wait::Resources(_),
-            ..
-        } => line.get(&query.query_id).copied(),
-        _ => query.ahead(&all),
-    };
-    let started = all.iter().map(|query| {
+    let all = in_line(engine);
+    let queries = || all.iter().map(|found| &found.query);
+    let started = queries().map(|query| {
         let since = query.started.duration_since(SystemTime::UNIX_EPOCH);
         since.map_or(0, |since| since.as_millis() as i64)
     });
-    let elapsed = all.iter().map(|q| now.saturating_duration_since(q.since));
+    let elapsed = queries().map(|query| now.saturating_duration_since(query.since));
+    let waits_for = all.iter().map(|found| found.waits_for.as_deref());
+    let ahead = all.iter().map(|found| found.ahead.map(|n| n as u64));
     vec![
-        texts(all.iter().map(|q| &q.query_id)),
-        texts(all.iter().map(state)),
-        texts(all.iter().map(|q| &q.sql)),
+        texts(queries().map(|query| &query.query_id)),
+        texts(queries().map(state)),
+        texts(queries().map(|query| &query.sql)),
         times(started),
         counts(elapsed.map(|elapsed| elapsed.as_millis() as u64)),
-        counts(all.iter().map(|q| q.waited(now).as_millis() as u64)),
-        Arc::new(StringArray::from_iter(
-            all.iter().map(|query| waits_for(engine, query)),
-        )),
-        Arc::new(UInt64Array::from_iter(
-            all.iter().map(|query| ahead(query).map(|n| n as u64)),
-        )),
+        counts(queries().map(|query| query.waited(now).as_millis() as u64)),
+        Arc::new(StringArray::from_iter(waits_for)),
+        Arc::new(UInt64Array::from_iter(ahead)),
     ]
+}
+
+/// A query, and what it waits for.
+pub struct InLine {
+    pub query: Query,
+    pub waits_for: Option<String>,
+    /// How many are before it for that.
+    pub ahead: Option<usize>,
+}
+
+/// All queries of `engine`.
+pub fn in_line(engine: &Arc<Engine>) -> Vec<InLine> {
+    let all = engine.queries().all();
+    let line = engine.waiting();
+    let line: HashMap<_, _> = line.into_iter().map(|w| (w.query, w.ahead)).collect();
+    let found = all.iter().map(|query| InLine {
+        query: query.clone(),
+        waits_for: waits_for(engine, query),
+        ahead: match &query.stage {
+            Stage::Waiting {
+                wait: Wait::Resources(_),
+                ..
+            } => line.get(&query.query_id).copied(),
+            _ => query.ahead(&all),
+        },
+    });
+    found.collect()
 }
 
 fn state(query: &Query) -> &'static str {
