@@ -143,6 +143,34 @@ async def f(x):
 }
 
 #[tokio::test]
+async fn a_call_that_catches_its_cancellation_is_left() {
+    let body = "
+import asyncio
+async def f(x):
+    while x == 2:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+    try:
+        await asyncio.sleep(60 if x == 1 else 0)
+    except asyncio.CancelledError:
+        return -1
+    return x * 2";
+    let manager = manager();
+    let case = rows(body, 2).on_error(OnError::DeadLetter);
+    let pool = timed(&case, &manager, Duration::from_millis(200));
+    let (found, failed) = gathered(&pool, counting(9)).await.unwrap();
+    // What one makes of its cancellation at once is its result.
+    let mut wanted: Vec<_> = (0..9).map(|x| Some(x * 2)).collect();
+    (wanted[1], wanted[2]) = (Some(-1), None);
+    assert_eq!(found, wanted);
+    let text = "TimeoutError: no result within 0.2 s, and it goes on: it catches its cancellation";
+    assert_eq!(failed, [(2, text.to_owned())]);
+    manager.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_loop_that_stands_still_is_ended_and_long_waits_are_not() {
     let body = "
 import asyncio, time

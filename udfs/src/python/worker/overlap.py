@@ -25,6 +25,10 @@ from .rows import check_made, row_arguments
 GATHER_S = 0.002
 # A row that begins late for its rate may be made up for, so many seconds at most.
 CATCH_UP_S = 0.05
+# A call that was cancelled for being late and has not ended after so many seconds is left.
+LEFT_AFTER_S = 1.0
+# With more of them a worker ends: each may hold a connection.
+LEFT_MAX = 256
 
 _loop = None
 
@@ -187,6 +191,8 @@ class Runner:
         self.sending = None
         self.alive = None
         self.retries = 0
+        # Calls that did not end when they were cancelled.
+        self.left = set()
         # Since when something is in flight, as far as it is not told.
         self.busy_since = None
         self.broken = None
@@ -232,6 +238,9 @@ class Runner:
             if block.is_over:
                 self.waiting.popleft()
                 continue
+            if len(self.left) > LEFT_MAX:
+                # The engine starts another worker, which has none of them.
+                raise SystemExit(f"{len(self.left)} calls go on after their time: they catch their cancellation")
             if self.running >= block.call.max_in_flight or not self._may_begin(block.call, len(item.rows)):
                 return
             self.waiting.popleft()
@@ -283,7 +292,7 @@ class Runner:
         for attempt in itertools.count():
             args = item.arguments(call)
             try:
-                value = await _timed(call.code(*args), call.timeout_s)
+                value = await _timed(call.code(*args), call.timeout_s, self.left)
                 break
             except asyncio.CancelledError as error:
                 raise Raised(error, call.function) from None
@@ -424,30 +433,51 @@ class Runner:
         return retries
 
 
-async def _timed(made, seconds):
-    """What comes of a call, if it comes in time."""
+async def _timed(made, seconds, left):
+    """What comes of a call, if it comes in time.
+
+    A call that is late is cancelled. One that catches that and goes on is left to itself: it has a
+    task of its own, for which nobody waits any more, and is in `left` until it ends.
+    """
     if seconds is None:
         return await _awaited(made)
-    task, is_late = asyncio.current_task(), False
-
-    def expire():
-        nonlocal is_late
-        is_late = True
-        task.cancel()
-
-    timer = asyncio.get_running_loop().call_later(seconds, expire)
+    task, is_late = asyncio.ensure_future(_caught(made)), False
+    # Nobody may ask for what it raises.
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())
     try:
-        return await _awaited(made)
+        if not await _has_ended(task, seconds):
+            is_late = True
+            task.cancel()
+            if not await _has_ended(task, LEFT_AFTER_S):
+                left.add(task)
+                task.add_done_callback(left.discard)
+                raise TimeoutError(f"no result within {seconds:g} s, and it goes on: it catches its cancellation")
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    try:
+        value, ends = task.result()
     except asyncio.CancelledError as error:
         if not is_late:
             raise
-        if hasattr(task, "uncancel"):
-            task.uncancel()
-        late = TimeoutError(f"no result within {seconds:g} s")
         # Where it was waiting.
-        raise late.with_traceback(error.__traceback__) from None
-    finally:
-        timer.cancel()
+        raise TimeoutError(f"no result within {seconds:g} s").with_traceback(error.__traceback__) from None
+    if ends is not None:
+        raise ends
+    return value
+
+
+async def _has_ended(task, seconds):
+    ended, _ = await asyncio.wait((task,), timeout=seconds)
+    return bool(ended)
+
+
+async def _caught(made):
+    """What comes of a call, and what would end the process: a task lets that out of the loop."""
+    try:
+        return await _awaited(made), None
+    except (SystemExit, KeyboardInterrupt) as error:
+        return None, error
 
 
 async def _awaited(made):
