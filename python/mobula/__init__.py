@@ -24,9 +24,11 @@ from .default import (
     from_pandas,
     from_polars,
     range,
+    read_binary_files,
     read_csv,
     read_json,
     read_parquet,
+    read_text,
     sql,
 )
 from .errors import (
@@ -72,9 +74,11 @@ __all__ = [
     "func",
     "paramstyle",
     "range",
+    "read_binary_files",
     "read_csv",
     "read_json",
     "read_parquet",
+    "read_text",
     "sql",
     "threadsafety",
 ]

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
-from . import local_rows, sql_text
+from . import files, local_rows, sql_text
 from .bound import Values
 from .dataset import Dataset
 from .declared import Func, functions_of, in_scope
@@ -40,6 +40,7 @@ def connect(
     data_dir: str | os.PathLike[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     options: Mapping[str, str] | None = None,
+    progress: bool | None = None,
 ) -> Connection:
     """Starts an engine of one's own, or connects to a server.
 
@@ -51,6 +52,8 @@ def connect(
         data_dir: of an engine of one's own: where tables and functions are kept.
         settings: as in docs/settings.md, without `mobula.`; of a server those of a session.
         options: of the ADBC driver, such as certificates.
+        progress: whether a line shows how far a statement is that takes longer than two seconds;
+            `None`: in notebooks, and where standard error is a terminal.
 
     Raises:
         EngineFailed: the engine does not start.
@@ -68,10 +71,10 @@ def connect(
         # While it starts, what the first query needs is imported.
         import pyarrow  # noqa: F401
 
-        return Connection(Link(engine.wait(), token=engine.token, options=options), engine)
+        return Connection(Link(engine.wait(), token=engine.token, options=options, progress=progress), engine)
     if executors or data_dir is not None:
         raise ValueError("executors and data_dir are of an engine of one's own. A server has what it was started with")
-    made = Connection(Link(url, options=options), None)
+    made = Connection(Link(url, options=options, progress=progress), None)
     try:
         # The driver connects at the first call: say now what is wrong with the URL.
         made._table("SELECT 1")
@@ -157,6 +160,15 @@ class Connection:
         """
         raise NotSupported("there are no transactions: every statement commits by itself")
 
+    @property
+    def progress(self) -> bool | None:
+        """As `connect` has it; may be set."""
+        return self._link.progress
+
+    @progress.setter
+    def progress(self, progress: bool | None) -> None:
+        self._link.progress = progress
+
     def close(self) -> None:
         """Ends the session, its queries, and an engine of one's own."""
         self._end()
@@ -191,6 +203,22 @@ class Connection:
     def read_json(self, paths: Paths, *, columns: Sequence[str] | None = None) -> Dataset:
         """The rows of files with a JSON object a line; paths as those of `read_parquet`."""
         return self._read(paths, ".json", columns)
+
+    def read_text(
+        self, paths: Paths, *, encoding: str = "utf-8", drop_empty_lines: bool = True, concurrency: int | None = None
+    ) -> Dataset:
+        """The lines of text files, in a column `text`, those of a file in their order.
+
+        Workers read them, where they run: paths of files, directories and all below them, or
+        patterns. No URLs.
+        """
+        return self._of_files(paths, concurrency, files.line_reader(encoding, drop_empty_lines), {"text": str})
+
+    def read_binary_files(self, paths: Paths, *, include_paths: bool = False, concurrency: int | None = None) -> Dataset:
+        """A row for each file, with its `bytes` and, if asked for, its `path`; paths as those of
+        `read_text`."""
+        schema = {"bytes": bytes, "path": str} if include_paths else {"bytes": bytes}
+        return self._of_files(paths, concurrency, files.file_reader(include_paths), schema)
 
     def range(self, n: int) -> Dataset:
         """The numbers from 0 to `n - 1` in a column `id`.
@@ -251,9 +279,21 @@ class Connection:
             found.append(Dataset(self, Query(text)))
         return _united(found)
 
+    def _of_files(self, paths: Paths, concurrency: int | None, read: Callable[..., Any], schema: dict[str, type]) -> Dataset:
+        given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+        if not given:
+            raise ValueError("no paths to read")
+        asked = (f"({sql_text.string(self._path(path))})" for path in given)
+        rows = Dataset(self, Query(f"SELECT path FROM (VALUES {', '.join(asked)}) AS asked(path)"))
+        found = rows.flat_map(files.finder(), schema={"path": str}).repartition(files.STREAMS)
+        return found.map_batches(read, batch_size=1, concurrency=concurrency, schema=schema)
+
     def _path(self, path: str | os.PathLike[str]) -> str:
         text = os.fspath(path)
-        if self._engine is None or "://" in text:
+        if self._engine is None:
+            # What has no mark of a path would be the name of a table.
+            return text if set(text) & set("/.*?") else text + "/"
+        if "://" in text:
             return text
         absolute = os.path.abspath(os.path.expanduser(text))
         return absolute + "/" if text.endswith("/") else absolute
@@ -284,10 +324,7 @@ class Connection:
         return self._uploads[id(step)][1]
 
     def _table(self, sql: str, values: Values | None = None) -> pa.Table:
-        import pyarrow as pa
-
-        schema, batches = self._link.stream(sql, values and values.row())
-        return pa.Table.from_batches(batches, schema)
+        return self._link.table(sql, values and values.row())
 
     def _value(self, sql: str, values: Values) -> Any:
         return self._table(sql, values).column(0)[0].as_py()

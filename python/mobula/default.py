@@ -52,6 +52,18 @@ def read_json(paths: Paths, *, columns: Sequence[str] | None = None) -> Dataset:
     return default_connection().read_json(paths, columns=columns)
 
 
+def read_text(
+    paths: Paths, *, encoding: str = "utf-8", drop_empty_lines: bool = True, concurrency: int | None = None
+) -> Dataset:
+    """`Connection.read_text` of the default connection."""
+    return default_connection().read_text(paths, encoding=encoding, drop_empty_lines=drop_empty_lines, concurrency=concurrency)
+
+
+def read_binary_files(paths: Paths, *, include_paths: bool = False, concurrency: int | None = None) -> Dataset:
+    """`Connection.read_binary_files` of the default connection."""
+    return default_connection().read_binary_files(paths, include_paths=include_paths, concurrency=concurrency)
+
+
 def range(n: int) -> Dataset:
     """`Connection.range` of the default connection."""
     return default_connection().range(n)

@@ -116,11 +116,14 @@ class Keeping(Results):
         schema, batches = self._stream()
         return self._parts(schema, len(places) + 1, _cut(batches, places), "split_at_indices")
 
-    def train_test_split(self, test_size: int | float, *, shuffle: bool = False) -> tuple[Dataset, Dataset]:
+    def train_test_split(
+        self, test_size: int | float, *, shuffle: bool = False, seed: int | None = None
+    ) -> tuple[Dataset, Dataset]:
         """Computes the rows now: those to train with, and `test_size` of them (a share below
         1, or a number of rows) to test with.
 
-        `shuffle`: which is which is drawn; otherwise the last ones in the order they come.
+        `shuffle`: which is which is drawn, with a `seed` the same way for the same rows; otherwise
+        the last ones in the order they come.
 
         >>> train, test = mobula.range(10).train_test_split(0.2, shuffle=True)
         >>> train.count(), test.count()
@@ -129,12 +132,14 @@ class Keeping(Results):
         is_share = isinstance(test_size, float)
         if not 0 < test_size < (1 if is_share else math.inf):
             raise ValueError(f"test_size is {test_size}. Give a share between 0 and 1, or a number of rows")
+        if seed is not None and not shuffle:
+            raise ValueError("seed is for shuffle=True")
         import pyarrow.parquet as pq
 
         # How many rows there are shows only after the last one.
         with _passing(self._connection) as directory:
             path = os.path.join(directory, "0.parquet")
-            _written(*(self.random_shuffle() if shuffle else self)._stream(), path)
+            _written(*(self.random_shuffle(seed=seed) if shuffle else self)._stream(), path)
             with pq.ParquetFile(path) as file:
                 n_rows = file.metadata.num_rows
                 n_test = int(n_rows * test_size) if is_share else int(test_size)
@@ -143,7 +148,7 @@ class Keeping(Results):
                 parts = self._parts(file.schema_arrow, 2, _cut(file.iter_batches(), [n_rows - n_test]), "train_test_split")
         return parts[0], parts[1]
 
-    def random_shuffle(self) -> Dataset:
+    def random_shuffle(self, *, seed: int | None = None) -> Dataset:
         raise NotImplementedError
 
     def _then(self, step: Step) -> Dataset:

@@ -117,10 +117,8 @@ class Results:
 
     def to_arrow(self) -> pa.Table:
         """All rows as an Arrow table."""
-        import pyarrow as pa
-
-        schema, batches = self._stream()
-        return pa.Table.from_batches(batches, schema)
+        query = Rendering(self._connection)
+        return self._connection._table(query.query(self._step), query.values)
 
     def to_pandas(self, limit: int | None = None) -> pandas.DataFrame:
         """All rows as a pandas DataFrame. `limit`: more rows than this are a `ValueError`."""

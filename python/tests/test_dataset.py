@@ -113,6 +113,27 @@ def test_samples_and_shuffles(con):
     assert shuffled != sorted(shuffled) == list(range(1_000))
 
 
+def test_a_seed_draws_the_same_rows_however_they_come(con):
+    rows = con.range(2_000).with_column("n", "id % 7")
+    otherwise = con.range(2_000).sort("id", descending=True).repartition(5).with_column("n", "id % 7")
+
+    def shuffled(made, seed):
+        return [row["id"] for row in made.random_shuffle(seed=seed).take_all()]
+
+    def sampled(made, fraction, seed=1):
+        return sorted(row["id"] for row in made.random_sample(fraction, seed=seed).take_all())
+
+    drawn = shuffled(rows, 1)
+    assert drawn == shuffled(otherwise, 1) != shuffled(rows, 2)
+    assert drawn != sorted(drawn) == list(range(2_000))
+    sample = sampled(rows, 0.3)
+    assert sample == sampled(otherwise, 0.3) != sampled(rows, 0.3, seed=2) and 500 < len(sample) < 700
+    # A larger sample has the smaller one.
+    assert set(sample) < set(sampled(rows, 0.5))
+    assert sampled(rows, 0) == [] and sampled(rows, 1.0) == list(range(2_000))
+    assert rows.random_shuffle(seed=1).columns() == ["id", "n"]
+
+
 def test_a_local_shuffle_draws_from_what_is_held(con):
     rows = con.range(50_000).sort("id")
 

@@ -92,6 +92,8 @@ def test_train_test_split(con):
     train, test = rows.train_test_split(30, shuffle=True)
     assert test.count() == 30 and sorted(ids(train) + ids(test)) == list(range(100))
     assert sorted(ids(test)) != list(range(70, 100))
+    again = rows.train_test_split(30, shuffle=True, seed=3)[1], rows.repartition(4).train_test_split(30, shuffle=True, seed=3)[1]
+    assert sorted(ids(again[0])) == sorted(ids(again[1]))
 
 
 def test_types_come_back(con):

@@ -71,7 +71,8 @@ def kill_workers(server, times, pause=0.4):
     killed, known = [], []
     with server.connect() as connection, connection.cursor() as cursor:
         for _ in range(times):
-            pids = wait_until(lambda: [pid for pid, _ in rows(cursor, BUSY)])
+            # One that was killed may be listed for a moment yet.
+            pids = wait_until(lambda: [pid for pid, _ in rows(cursor, BUSY) if pid not in killed])
             known += [pid for pid in pids if pid not in known]
             pid = next(pid for pid in known if pid in pids)
             os.kill(pid, signal.SIGKILL)

@@ -90,15 +90,16 @@ def test_gpus_are_dealt_out_to_own_executors(start):
 
 
 def test_two_actors_have_two_gpus_also_when_they_die(two_gpus, cursor):
-    sql = f"SELECT sees FROM map_batches({BLOCKS.format(200)}, sees, concurrency => 2)"
+    sql = f"SELECT sees FROM map_batches({BLOCKS.format(300)}, sees, concurrency => 2)"
     workers = "SELECT pid, gpu_ids FROM system.workers WHERE function = 'sees' AND state = 'busy'"
     killed, waited = [], []
 
     def kill():
         with two_gpus.connect() as connection, connection.cursor() as other:
-            wait_until(lambda: len(rows(other, workers)) == 2)
-            killed.extend(rows(other, workers))
-            os.kill(killed[0][0], signal.SIGKILL)
+            # Between two looks a worker may have nothing to do.
+            both = wait_until(lambda: len(found := rows(other, workers)) == 2 and found)
+            os.kill(both[0][0], signal.SIGKILL)
+            killed.extend(both)
 
     def wait():
         # It stands in line for a GPU all the while, and gets none in between.
@@ -112,7 +113,7 @@ def test_two_actors_have_two_gpus_also_when_they_die(two_gpus, cursor):
     seen = [tuple(text.split()) for (text,) in rows(cursor, sql)]
     for thread in threads:
         thread.join(60)
-    assert len(seen) == 200 and {gpus for gpus, _, _ in seen} == {"0", "1"}
+    assert len(seen) == 300 and {gpus for gpus, _, _ in seen} == {"0", "1"}
     # Three processes on two devices: the third has what the first had.
     by_pid = {int(pid): gpus for gpus, pid, _ in seen}
     assert sorted(gpus for _, gpus in killed) == ["0", "1"]

@@ -1,0 +1,24 @@
+"""`languages.py` with Ray Data."""
+
+import sys
+
+import ray
+
+
+class Identify:
+    def __init__(self):
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+        self.model = LanguageIdentifier.from_pickled_model(MODEL_FILE)
+
+    def __call__(self, batch):
+        return {"id": batch["id"], "language": [self.model.classify(text)[0] for text in batch["text"]]}
+
+
+def main(texts: str, output: str) -> None:
+    rows = ray.data.read_parquet(texts)
+    rows.map_batches(Identify, batch_size=256, compute=ray.data.ActorPoolStrategy(size=2)).write_parquet(output)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

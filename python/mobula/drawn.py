@@ -1,0 +1,55 @@
+"""Rows that are drawn: shuffles and samples, with a seed the same ones at each run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from . import sql_text
+from .steps import Rendering, Step
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Drawn(Step):
+    """All rows in another order, or some of them.
+
+    With a seed, what is drawn depends on the rows alone and not on how they come: they are
+    numbered in the order of all their columns. Rows that are equal are as good as each other.
+    """
+
+    source: Step
+    seed: int | None
+    # Of a sample: the probability of each row.
+    fraction: float | None = None
+
+    @property
+    def inputs(self) -> tuple[Step, ...]:  # type: ignore[override]
+        return (self.source,)
+
+    @property
+    def label(self) -> str:  # type: ignore[override]
+        what = "random_shuffle" if self.fraction is None else f"random_sample {self.fraction}"
+        return what if self.seed is None else f"{what}, seed {self.seed}"
+
+    def sql(self, query: Rendering) -> str:
+        name = query.name_of(self.source)
+        if self.seed is None:
+            drawn = "random()" if self.fraction is None else f"random() < {sql_text.literal(float(self.fraction))}"
+            return f"SELECT * FROM {name} {self._clause(drawn)}"
+        columns = query.columns_of(self.source)
+        number = "n"
+        while number in columns:
+            number += "_"
+        listed = sql_text.names(columns)
+        # Random digits for each number, and a sample where they are below the share of all.
+        digits = f"md5(concat({sql_text.string(f'{self.seed}:')}, {number}))"
+        drawn = digits if self.fraction is None else f"{digits} < {sql_text.string(_digits(self.fraction))}"
+        return f"SELECT {listed} FROM (SELECT *, row_number() OVER (ORDER BY {listed}) AS {number} FROM {name}) {self._clause(drawn)}"
+
+    def _clause(self, drawn: str) -> str:
+        return f"ORDER BY {drawn}" if self.fraction is None else f"WHERE {drawn}"
+
+
+def _digits(share: float) -> str:
+    """What a `share` of all texts of hexadecimal digits is below."""
+    # Above all of them: a letter behind the digits.
+    return "g" if share >= 1 else f"{int(share * (1 << 52)):013x}"
