@@ -24,8 +24,10 @@ def run(python: str, script: str, data: pathlib.Path) -> tuple[float, list[tuple
     with tempfile.TemporaryDirectory() as directory:
         output = pathlib.Path(directory) / "rows"
         started = time.perf_counter()
-        subprocess.run([python, str(HERE / script), str(data), str(output)], check=True, capture_output=True, timeout=LIMIT_S)
+        ended = subprocess.run([python, str(HERE / script), str(data), str(output)], capture_output=True, text=True, timeout=LIMIT_S)
         seconds = time.perf_counter() - started
+        if ended.returncode != 0:
+            sys.exit(f"{script} failed: {ended.stderr}")
         return seconds, rows(output)
 
 

@@ -9,12 +9,14 @@ class Identify:
     """Built once in each worker, where it reads the model."""
 
     def __init__(self):
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+        import py3langid
 
-        self.model = LanguageIdentifier.from_pickled_model(MODEL_FILE)
+        self.classify = py3langid.classify
+        # The first text has it read its model.
+        self.classify("")
 
     def __call__(self, batch):
-        return {"id": batch["id"], "language": [self.model.classify(text)[0] for text in batch["text"]]}
+        return {"id": batch["id"], "language": [self.classify(text)[0] for text in batch["text"]]}
 
 
 def main(texts: str, output: str) -> int:

@@ -1,14 +1,16 @@
 """`logs.py` with Ray Data."""
 
+import re
 import sys
 
 import ray
-from logs import LINE
+
+LINE = re.compile(r'(\S+) \S+ \S+ \[([^\]]+)\] "(\S+) (\S+) [^"]*" (\d{3}) (\d+|-)$')
 
 
 def parse(batch):
     found = [match.groups() for match in map(LINE.match, batch["text"]) if match]
-    host, time, method, path, status, size = zip(*found) if found else [[]] * 6
+    host, time, method, path, status, size = map(list, zip(*found)) if found else [[]] * 6
     return {
         "host": host,
         "time": time,
