@@ -22,6 +22,7 @@ use datafusion::config::ConfigOptions;
 use datafusion::physical_expr::ConstExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::AggregateExec;
+use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::joins::{
     HashJoinExec, NestedLoopJoinExec, PiecewiseMergeJoinExec, SortMergeJoinExec,
 };
@@ -57,7 +58,8 @@ impl PhysicalOptimizerRule for NotConstant {
                 true => Arc::new(NotConstantExec::new(child)) as _,
                 false => child,
             });
-            node.with_new_children(children.collect())
+            let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+            node.replace_children(children.collect(), options)
                 .map(Transformed::yes)
         };
         plan.transform_up(hide).data()
