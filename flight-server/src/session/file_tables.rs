@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use datafusion::catalog::{DynamicFileCatalog, TableProvider, UrlTableFactory};
 use datafusion::common::Result;
 use datafusion::datasource::dynamic_file::DynamicListTableFactory;
@@ -38,7 +37,7 @@ pub fn is_path(name: &str) -> bool {
 #[derive(Debug)]
 struct FilesByPath(DynamicListTableFactory);
 
-#[async_trait]
+#[tonic::async_trait]
 impl UrlTableFactory for FilesByPath {
     async fn try_new(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         match is_path(name) {
