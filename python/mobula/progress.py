@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import sys
 import threading
@@ -20,6 +21,8 @@ from .errors import Error
 if TYPE_CHECKING:
     from .link import Link
 
+# What tells functions of one name apart on the server.
+_DIGEST = re.compile(r"_[0-9a-f]{14}\b")
 # What is over sooner needs no progress.
 SHOWN_AFTER_S = 2.0
 ASKED_EVERY_S = 1.0
@@ -73,7 +76,7 @@ def _ask(again: Callable[[], Link], sql: str, line: _Line, is_over: threading.Ev
                 for batch in link.stream(question)[1]:
                     for message in batch.column(0).to_pylist():
                         if not is_over.is_set():
-                            line.show(message)
+                            line.show(_DIGEST.sub("", message))
                 is_over.wait(ASKED_EVERY_S)
         finally:
             link.close()
