@@ -13,8 +13,8 @@ use mobula_proto::plan as proto;
 use mobula_proto::plan::exec_node::Kind;
 use mobula_proto::plan::map_batches_exec_node::Shape;
 use mobula_proto::plan::{
-    BlocksExecNode, ColumnShape, ExecNode, MapBatchesExecNode, NotConstantExecNode, RouteExecNode,
-    SpreadExecNode, TableShape,
+    BlocksExecNode, ColumnShape, ExecNode, MapBatchesExecNode, RouteExecNode, SpreadExecNode,
+    TableShape, VeilExecNode,
 };
 use mobula_udfs::{UdfCall, UdfError};
 use prost::Message;
@@ -22,8 +22,8 @@ use prost::Message;
 use crate::operator::map_batches::{
     ExecGrouping, ExecShape, MapBatchesExec, SortWay, map_batches_exec,
 };
-use crate::operator::not_constant::NotConstantExec;
 use crate::operator::repartition::{BlocksExec, RouteExec, Spread, SpreadExec};
+use crate::operator::veil::VeilExec;
 
 /// Encodes and decodes the execs of [`crate::operator::OPERATORS`].
 #[derive(Debug, Default, Clone, Copy)]
@@ -51,8 +51,8 @@ impl PhysicalExtensionCodec for MobulaCodec {
                 let rows = at_least_one(rows_per_block)?;
                 Ok(Arc::new(BlocksExec::new(one(inputs)?, rows)))
             }
-            Kind::NotConstant(NotConstantExecNode {}) => {
-                Ok(Arc::new(NotConstantExec::new(one(inputs)?)))
+            Kind::Veil(VeilExecNode { has_one_order }) => {
+                Ok(Arc::new(VeilExec::new(one(inputs)?, has_one_order)))
             }
         }
     }
@@ -75,8 +75,10 @@ impl PhysicalExtensionCodec for MobulaCodec {
             Kind::Blocks(BlocksExecNode {
                 rows_per_block: exec.rows_per_block() as u64,
             })
-        } else if node.is::<NotConstantExec>() {
-            Kind::NotConstant(NotConstantExecNode {})
+        } else if let Some(exec) = node.downcast_ref::<VeilExec>() {
+            Kind::Veil(VeilExecNode {
+                has_one_order: exec.has_one_order(),
+            })
         } else {
             return internal_err!("{} cannot travel to another executor", node.name());
         };
@@ -291,7 +293,7 @@ mod tests {
             "SELECT a FROM repartition(TABLE(v), rows_per_block => 3)",
         ),
         (
-            "NotConstantExec",
+            "VeilExec: hides=[constants]",
             "SELECT v.a, o.s FROM v LEFT JOIN (SELECT value, 'x' AS s FROM generate_series(1, 2)) AS o ON v.a = o.value",
         ),
     ];

@@ -24,7 +24,7 @@ pub mod exec_node {
         #[prost(message, tag = "4")]
         Blocks(super::BlocksExecNode),
         #[prost(message, tag = "5")]
-        NotConstant(super::NotConstantExecNode),
+        Veil(super::VeilExecNode),
     }
 }
 
@@ -56,9 +56,13 @@ pub struct BlocksExecNode {
     pub rows_per_block: u64,
 }
 
-/// `NotConstantExec`.
+/// `VeilExec`.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-pub struct NotConstantExecNode {}
+pub struct VeilExecNode {
+    /// Of the orders of its input, the first alone is known above.
+    #[prost(bool, tag = "1")]
+    pub has_one_order: bool,
+}
 
 /// `MapBatchesExec` and those that are run like it: one call of a function, and how it meets its input.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -17,9 +17,9 @@ mod flat_map;
 mod map;
 pub mod map_batches;
 mod map_groups;
-pub mod not_constant;
 mod output_metrics;
 pub mod repartition;
+pub mod veil;
 
 /// An operator's names: in SQL, as node, as exec; and how it calls functions.
 #[derive(Debug, Clone, Copy)]

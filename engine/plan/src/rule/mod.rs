@@ -3,8 +3,8 @@
 //! Analyzer rules run after DataFusion's type coercion, which has put casts
 //! around arguments, and before its optimizer, which must never see a call of a
 //! Python function inside an expression. Physical rules run after all of
-//! DataFusion's, but for one before them (`not_constant`), and two in place of
-//! others (`offset_apart`, `limit_apart`).
+//! DataFusion's, but for one before them (`not_constant`), and some in place of
+//! others (`offset_apart`, `limit_apart`, `one_order`).
 
 pub mod fuse_calls;
 pub mod hoist_udf;
@@ -13,6 +13,7 @@ pub mod limit_apart;
 pub mod lower_spread;
 pub mod not_constant;
 pub mod offset_apart;
+pub mod one_order;
 pub mod order_where_asked;
 pub mod prune_call;
 pub mod raise_blocks;
@@ -55,6 +56,7 @@ pub fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 pub fn physical_rules_before() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let first = iter::once(Arc::new(not_constant::NotConstant) as _);
     let rules = PhysicalOptimizer::new().rules.into_iter();
+    let rules = rules.map(one_order::in_place_of);
     let rules = rules.map(offset_apart::in_place_of);
     first.chain(rules.map(limit_apart::in_place_of)).collect()
 }

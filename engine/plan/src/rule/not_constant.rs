@@ -3,7 +3,7 @@
 //! ```text
 //! HashJoinExec: join_type=Left        HashJoinExec: join_type=Left
 //!   DataSourceExec                →     DataSourceExec
-//!   FilterExec: kind = paid             NotConstantExec
+//!   FilterExec: kind = paid             VeilExec: hides=[constants]
 //!                                         FilterExec: kind = paid
 //! ```
 //!
@@ -29,7 +29,7 @@ use datafusion::physical_plan::joins::{
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
-use crate::operator::not_constant::NotConstantExec;
+use crate::operator::veil::VeilExec;
 
 /// The rule; see the head of this file. Runs before DataFusion's own.
 #[derive(Debug, Default)]
@@ -55,7 +55,7 @@ impl PhysicalOptimizerRule for NotConstant {
             }
             let children = children.into_iter().zip(hidden);
             let children = children.map(|(child, is_hidden)| match is_hidden {
-                true => Arc::new(NotConstantExec::new(child)) as _,
+                true => Arc::new(VeilExec::new(child, false)) as _,
                 false => child,
             });
             let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);

@@ -1,6 +1,7 @@
-//! Rows as they come, of which nobody above knows that columns are constant.
+//! Rows as they come, of which less is known above than below.
 //!
-//! `rule::not_constant` puts it where what is constant below is not so above.
+//! `rule::not_constant` puts it where what is constant below is not so above, and
+//! `rule::one_order` where only one of the orders below is one above.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,16 +20,18 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
 };
 
-/// The rows of its input, without constants. Their order is known still.
+/// The rows of its input, without constants. Their orders are known still, or the first of them.
 #[derive(Debug)]
-pub struct NotConstantExec {
+pub struct VeilExec {
     input: Arc<dyn ExecutionPlan>,
+    has_one_order: bool,
     properties: Arc<PlanProperties>,
 }
 
-impl NotConstantExec {
-    pub fn new(input: Arc<dyn ExecutionPlan>) -> Self {
-        let orders = input.equivalence_properties().oeq_class().clone();
+impl VeilExec {
+    pub fn new(input: Arc<dyn ExecutionPlan>, has_one_order: bool) -> Self {
+        let orders = input.equivalence_properties().oeq_class().iter().cloned();
+        let orders = orders.take(if has_one_order { 1 } else { usize::MAX });
         let properties = PlanProperties::new(
             EquivalenceProperties::new_with_orderings(input.schema(), orders),
             input.output_partitioning().clone(),
@@ -37,23 +40,30 @@ impl NotConstantExec {
         );
         Self {
             input,
+            has_one_order,
             properties: Arc::new(properties),
         }
     }
+
+    /// Whether the first order of its input is the only one that is known above.
+    pub fn has_one_order(&self) -> bool {
+        self.has_one_order
+    }
 }
 
-impl DisplayAs for NotConstantExec {
+impl DisplayAs for VeilExec {
     fn fmt_as(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match t {
             DisplayFormatType::TreeRender => Ok(()),
-            _ => write!(f, "NotConstantExec"),
+            _ if self.has_one_order => write!(f, "VeilExec: hides=[constants, orders]"),
+            _ => write!(f, "VeilExec: hides=[constants]"),
         }
     }
 }
 
-impl ExecutionPlan for NotConstantExec {
+impl ExecutionPlan for VeilExec {
     fn name(&self) -> &'static str {
-        "NotConstantExec"
+        "VeilExec"
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {
@@ -77,9 +87,9 @@ impl ExecutionPlan for NotConstantExec {
         _options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let Ok([input]) = <[Arc<dyn ExecutionPlan>; 1]>::try_from(children) else {
-            return internal_err!("NotConstantExec has one input");
+            return internal_err!("VeilExec has one input");
         };
-        Ok(Arc::new(Self::new(input)))
+        Ok(Arc::new(Self::new(input, self.has_one_order)))
     }
 
     fn with_new_children(
@@ -125,7 +135,7 @@ impl ExecutionPlan for NotConstantExec {
         _args: &StatisticsArgs,
     ) -> Result<Arc<Statistics>> {
         let [input] = input_stats else {
-            return internal_err!("NotConstantExec has one input");
+            return internal_err!("VeilExec has one input");
         };
         Ok(Arc::clone(input))
     }
