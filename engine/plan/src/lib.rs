@@ -29,7 +29,9 @@ pub mod udf;
 mod test_session;
 
 pub use codec::MobulaCodec;
-pub use config::{MobulaOptions, SETTINGS, Scope, Setting, SettingKind, settings_markdown};
+pub use config::{
+    MobulaOptions, PlanningOptions, SETTINGS, Scope, Setting, SettingKind, settings_markdown,
+};
 pub use dataframe::{Call, MobulaDataFrame};
 pub use error::PlanError;
 pub use function_catalog::FunctionCatalog;

@@ -54,6 +54,7 @@ impl SessionStateBuilderExt for SessionStateBuilder {
         for rule in rule::analyzer_rules() {
             self = self.with_analyzer_rule(rule);
         }
+        self = self.with_optimizer_rules(rule::optimizer_rules_before());
         for rule in rule::optimizer_rules() {
             self = self.with_optimizer_rule(rule);
         }

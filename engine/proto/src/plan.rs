@@ -58,11 +58,7 @@ pub struct BlocksExecNode {
 
 /// `VeilExec`.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-pub struct VeilExecNode {
-    /// Of the orders of its input, the first alone is known above.
-    #[prost(bool, tag = "1")]
-    pub has_one_order: bool,
-}
+pub struct VeilExecNode {}
 
 /// `MapBatchesExec` and those that are run like it: one call of a function, and how it meets its input.
 #[derive(Clone, PartialEq, prost::Message)]

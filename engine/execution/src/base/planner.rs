@@ -17,7 +17,7 @@ use datafusion_distributed::{
     SessionStateBuilderExt as BaseSessionStateBuilderExt, WorkerResolver, display_plan_ascii,
 };
 use http::{HeaderMap, HeaderValue};
-use mobula_plan::{MobulaCodec, MobulaOptions, TaskLimit};
+use mobula_plan::{MobulaCodec, MobulaOptions, PlanningOptions, TaskLimit};
 use mobula_proto::cluster::{HEADER_QUERY, QueryHeader};
 use prost::Message;
 use url::Url;
@@ -47,6 +47,10 @@ pub fn distributed_state(
     header: &QueryHeader,
 ) -> Result<SessionState> {
     let mut config = state.config().clone();
+    let planning = PlanningOptions {
+        is_distributed: true,
+    };
+    config.options_mut().extensions.insert(planning);
     let base = base_options(&config)?;
     let tasks = match base.max_tasks_per_stage {
         0 => executors.len(),

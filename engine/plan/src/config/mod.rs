@@ -15,7 +15,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use datafusion::common::Result;
+use datafusion::common::{Result, extensions_options};
 use datafusion::config::{ConfigEntry, ConfigExtension, ExtensionOptions};
 
 use crate::error::PlanError;
@@ -246,6 +246,18 @@ impl MobulaOptions {
             n => n,
         }
     }
+}
+
+extensions_options! {
+    /// What rules know of a plan besides the settings.
+    pub struct PlanningOptions {
+        /// It may run on executors.
+        pub is_distributed: bool, default = false
+    }
+}
+
+impl ConfigExtension for PlanningOptions {
+    const PREFIX: &'static str = "mobula_planning";
 }
 
 impl ConfigExtension for MobulaOptions {

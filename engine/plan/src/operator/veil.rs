@@ -1,6 +1,6 @@
-//! Rows as they come, of which less is known above than below.
+//! Rows as they come, of which nothing is known above: no constants, equal columns or orders.
 //!
-//! `rule::not_constant` puts it where what is constant below is not so above, and
+//! `rule::not_constant` puts it where what is constant or equal below is not so above, and
 //! `rule::one_order` where only one of the orders below is one above.
 
 use std::fmt;
@@ -20,34 +20,25 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
 };
 
-/// The rows of its input, without constants. Their orders are known still, or the first of them.
+/// The rows of its input.
 #[derive(Debug)]
 pub struct VeilExec {
     input: Arc<dyn ExecutionPlan>,
-    has_one_order: bool,
     properties: Arc<PlanProperties>,
 }
 
 impl VeilExec {
-    pub fn new(input: Arc<dyn ExecutionPlan>, has_one_order: bool) -> Self {
-        let orders = input.equivalence_properties().oeq_class().iter().cloned();
-        let orders = orders.take(if has_one_order { 1 } else { usize::MAX });
+    pub fn new(input: Arc<dyn ExecutionPlan>) -> Self {
         let properties = PlanProperties::new(
-            EquivalenceProperties::new_with_orderings(input.schema(), orders),
+            EquivalenceProperties::new(input.schema()),
             input.output_partitioning().clone(),
             input.pipeline_behavior(),
             input.boundedness(),
         );
         Self {
             input,
-            has_one_order,
             properties: Arc::new(properties),
         }
-    }
-
-    /// Whether the first order of its input is the only one that is known above.
-    pub fn has_one_order(&self) -> bool {
-        self.has_one_order
     }
 }
 
@@ -55,8 +46,7 @@ impl DisplayAs for VeilExec {
     fn fmt_as(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match t {
             DisplayFormatType::TreeRender => Ok(()),
-            _ if self.has_one_order => write!(f, "VeilExec: hides=[constants, orders]"),
-            _ => write!(f, "VeilExec: hides=[constants]"),
+            _ => write!(f, "VeilExec"),
         }
     }
 }
@@ -89,7 +79,7 @@ impl ExecutionPlan for VeilExec {
         let Ok([input]) = <[Arc<dyn ExecutionPlan>; 1]>::try_from(children) else {
             return internal_err!("VeilExec has one input");
         };
-        Ok(Arc::new(Self::new(input, self.has_one_order)))
+        Ok(Arc::new(Self::new(input)))
     }
 
     fn with_new_children(
@@ -104,8 +94,9 @@ impl ExecutionPlan for VeilExec {
         vec![false]
     }
 
+    /// It does, and a sort that is wanted above must not be planned below, where less is to sort.
     fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
+        vec![false]
     }
 
     fn supports_limit_pushdown(&self) -> bool {

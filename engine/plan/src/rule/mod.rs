@@ -4,7 +4,7 @@
 //! around arguments, and before its optimizer, which must never see a call of a
 //! Python function inside an expression. Physical rules run after all of
 //! DataFusion's, but for one before them (`not_constant`), and some in place of
-//! others (`offset_apart`, `limit_apart`, `one_order`).
+//! others (`offset_apart`, `limit_apart`, `one_order`, `one_row_aggregate`).
 
 pub mod fuse_calls;
 pub mod hoist_udf;
@@ -14,6 +14,7 @@ pub mod lower_spread;
 pub mod not_constant;
 pub mod offset_apart;
 pub mod one_order;
+pub mod one_row_aggregate;
 pub mod order_where_asked;
 pub mod prune_call;
 pub mod raise_blocks;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 
 use datafusion::common::Result;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::optimizer::{AnalyzerRule, OptimizerRule};
+use datafusion::optimizer::{AnalyzerRule, Optimizer, OptimizerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::repartition::RepartitionExec;
@@ -44,6 +45,12 @@ pub fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     ]
 }
 
+/// DataFusion's optimizer, with what of ours stands in for rules of it.
+pub fn optimizer_rules_before() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    let rules = Optimizer::new().rules.into_iter();
+    rules.map(one_row_aggregate::in_place_of).collect()
+}
+
 /// Rules appended to DataFusion's optimizer.
 pub fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     vec![
@@ -56,6 +63,7 @@ pub fn optimizer_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
 pub fn physical_rules_before() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     let first = iter::once(Arc::new(not_constant::NotConstant) as _);
     let rules = PhysicalOptimizer::new().rules.into_iter();
+    let rules = rules.map(one_row_aggregate::in_place_of_physical);
     let rules = rules.map(one_order::in_place_of);
     let rules = rules.map(offset_apart::in_place_of);
     first.chain(rules.map(limit_apart::in_place_of)).collect()

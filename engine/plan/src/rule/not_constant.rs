@@ -1,25 +1,24 @@
-//! Hides what is constant only so far.
+//! Hides what is constant, or equal, only so far.
 //!
 //! ```text
 //! HashJoinExec: join_type=Left        HashJoinExec: join_type=Left
 //!   DataSourceExec                →     DataSourceExec
-//!   FilterExec: kind = paid             VeilExec: hides=[constants]
+//!   FilterExec: kind = paid             VeilExec
 //!                                         FilterExec: kind = paid
 //! ```
 //!
 //! DataFusion 55 takes a column that is constant in the optional side of an outer join for
 //! constant above it, where it may be NULL as well: it would drop an ORDER BY of it, and take
-//! rows for sorted by it that are not, in windows and in GROUP BY. The same with a constant column of
-//! GROUPING SETS, which is NULL in some of them. And what the rows of a window
-//! are parted by may be known for constant where it is planned and not where it runs, for exchanges
-//! between executors tell orders and no constants; there it fails.
+//! rows for sorted by it that are not, in windows and in GROUP BY. The same with columns of
+//! GROUPING SETS that are constant, or equal to another: they are NULL in some of them. And what the
+//! rows of a window are parted by may be known for constant where it is planned and not where
+//! it runs, for exchanges between executors tell orders alone; there it fails.
 
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{JoinType, Result};
 use datafusion::config::ConfigOptions;
-use datafusion::physical_expr::ConstExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
@@ -29,6 +28,7 @@ use datafusion::physical_plan::joins::{
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
+use crate::config::PlanningOptions;
 use crate::operator::veil::VeilExec;
 
 /// The rule; see the head of this file. Runs before DataFusion's own.
@@ -43,19 +43,21 @@ impl PhysicalOptimizerRule for NotConstant {
     fn optimize(
         &self,
         plan: Arc<dyn ExecutionPlan>,
-        _config: &ConfigOptions,
+        config: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        let planning = config.extensions.get::<PlanningOptions>();
+        let is_distributed = planning.is_some_and(|planning| planning.is_distributed);
         let hide = |node: Arc<dyn ExecutionPlan>| {
             let children: Vec<_> = node.children().into_iter().cloned().collect();
             let hidden: Vec<_> = (0..children.len())
-                .map(|side| hides(&node, side, &children[side]))
+                .map(|side| hides(&node, side, &children[side], is_distributed))
                 .collect();
             if !hidden.contains(&true) {
                 return Ok(Transformed::no(node));
             }
             let children = children.into_iter().zip(hidden);
             let children = children.map(|(child, is_hidden)| match is_hidden {
-                true => Arc::new(VeilExec::new(child, false)) as _,
+                true => Arc::new(VeilExec::new(child)) as _,
                 false => child,
             });
             let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
@@ -70,22 +72,39 @@ impl PhysicalOptimizerRule for NotConstant {
     }
 }
 
-/// Whether `node` and what is above it must not know what is constant in `child`.
-fn hides(node: &Arc<dyn ExecutionPlan>, side: usize, child: &Arc<dyn ExecutionPlan>) -> bool {
-    let constants = child.equivalence_properties().constants();
-    if constants.is_empty() {
+/// Whether `node` and what is above it must not know what is constant or equal in `child`.
+fn hides(
+    node: &Arc<dyn ExecutionPlan>,
+    side: usize,
+    child: &Arc<dyn ExecutionPlan>,
+    is_distributed: bool,
+) -> bool {
+    let known = child.equivalence_properties();
+    if known.eq_group().is_empty() {
         return false;
     }
     match (join_type(node), side) {
-        (Some(JoinType::Left), 1) | (Some(JoinType::Right), 0) | (Some(JoinType::Full), _) => true,
+        (Some(JoinType::Left), 1) | (Some(JoinType::Right), 0) | (Some(JoinType::Full), _) => {
+            !known.constants().is_empty()
+        }
         (Some(_), _) => false,
-        (None, _) => has_grouping_sets(node) || is_parted_by(node, &constants),
+        (None, _) => has_grouping_sets(node) || is_distributed && has_partitions(node),
     }
 }
 
 fn has_grouping_sets(node: &Arc<dyn ExecutionPlan>) -> bool {
     let aggregate = node.downcast_ref::<AggregateExec>();
     aggregate.is_some_and(|aggregate| aggregate.group_expr().has_grouping_set())
+}
+
+/// Whether it is a window with PARTITION BY.
+fn has_partitions(node: &Arc<dyn ExecutionPlan>) -> bool {
+    let windows = match node.downcast_ref::<BoundedWindowAggExec>() {
+        Some(window) => Some(window.window_expr()),
+        None => node.downcast_ref().map(WindowAggExec::window_expr),
+    };
+    let first = windows.and_then(|windows| windows.first());
+    first.is_some_and(|window| !window.partition_by().is_empty())
 }
 
 fn join_type(node: &Arc<dyn ExecutionPlan>) -> Option<JoinType> {
@@ -100,18 +119,6 @@ fn join_type(node: &Arc<dyn ExecutionPlan>) -> Option<JoinType> {
     }
     let join = node.downcast_ref::<PiecewiseMergeJoinExec>();
     join.map(PiecewiseMergeJoinExec::join_type)
-}
-
-/// Whether one of `constants` is in the PARTITION BY of a window.
-fn is_parted_by(node: &Arc<dyn ExecutionPlan>, constants: &[ConstExpr]) -> bool {
-    let windows = match node.downcast_ref::<BoundedWindowAggExec>() {
-        Some(window) => Some(window.window_expr()),
-        None => node.downcast_ref().map(WindowAggExec::window_expr),
-    };
-    let first = windows.and_then(|windows| windows.first());
-    let keys = first.map_or(&[][..], |window| window.partition_by());
-    let is_constant = |key| constants.iter().any(|constant| constant.expr.eq(key));
-    keys.iter().any(is_constant)
 }
 
 #[cfg(test)]
@@ -142,9 +149,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn windows_know_no_constants() {
+    async fn grouping_sets_know_no_equal_columns() {
         check_plan(
-            "SELECT a, row_number() OVER (PARTITION BY s ORDER BY a) FROM t WHERE s = 'x'",
+            "SELECT x, y FROM (SELECT a AS x, a AS y FROM t) GROUP BY ROLLUP (x, y) ORDER BY x, y",
             expect![[r#""#]],
         )
         .await;

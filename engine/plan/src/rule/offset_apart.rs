@@ -21,8 +21,9 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{Distribution, OrderingRequirements, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::output_requirements::OutputRequirementExec;
-use datafusion::physical_plan::execution_plan::ReplaceChildrenOptions;
+use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::limit::GlobalLimitExec;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
@@ -87,12 +88,18 @@ impl PhysicalOptimizerRule for OffsetApart {
 }
 
 impl OffsetApart {
-    /// The input of an OFFSET, in one stream and with the order that it has.
+    /// The input of an OFFSET, in one stream and with the order that it has; also one by columns
+    /// that are not selected.
     fn alone(
         &self,
         input: &Arc<dyn ExecutionPlan>,
         config: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        if let Some(projection) = input.downcast_ref::<ProjectionExec>() {
+            let below = vec![self.alone(projection.input(), config)?];
+            let recompute = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+            return Arc::clone(input).replace_children(below, recompute);
+        }
         let order = input.output_ordering().cloned();
         let wanted = OutputRequirementExec::new(
             Arc::clone(input),

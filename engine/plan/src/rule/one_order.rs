@@ -3,7 +3,7 @@
 //! Streams that are merged by one order are in that order alone afterwards, though each
 //! may be in several: in those of a UNION's inputs, or of a table WITH ORDER of two columns.
 //! DataFusion 55 goes on with all of them, and drops an ORDER BY of another one above. Where its
-//! plan has such a merge, this has it plan again with streams that are known to have one order.
+//! plan has such a merge, this has it plan again with streams that are not known to have orders.
 
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ impl PhysicalOptimizerRule for OneOrder {
         let veiled = plan.transform_up(|node| {
             Ok(
                 match node.is::<UnionExec>() || has_orders(&node) && is_leaf(&node) {
-                    true => Transformed::yes(Arc::new(VeilExec::new(node, true)) as _),
+                    true => Transformed::yes(Arc::new(VeilExec::new(node)) as _),
                     false => Transformed::no(node),
                 },
             )

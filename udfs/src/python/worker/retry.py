@@ -116,7 +116,8 @@ def _wait_s(error, attempt):
 def _named(name):
     """The exception of this name, where it is Python's own or a module's: it may be
     known there by another name than its own. Those of user code are told by name."""
-    module, _, kind = name.rpartition(".")
+    # Known by this name alone as well: it is no error of a call that was cancelled.
+    module, _, kind = ("asyncio." + name if name == "CancelledError" else name).rpartition(".")
     try:
         found = getattr(importlib.import_module(module) if module else builtins, kind, None)
     except Exception:
