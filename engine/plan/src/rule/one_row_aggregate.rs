@@ -54,10 +54,6 @@ impl OptimizerRule for FiltersStay {
         self.rule.apply_order()
     }
 
-    fn supports_rewrite(&self) -> bool {
-        self.rule.supports_rewrite()
-    }
-
     fn rewrite(
         &self,
         plan: LogicalPlan,
