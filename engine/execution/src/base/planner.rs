@@ -47,9 +47,8 @@ pub fn distributed_state(
     header: &QueryHeader,
 ) -> Result<SessionState> {
     let mut config = state.config().clone();
-    let planning = PlanningOptions {
-        is_distributed: true,
-    };
+    let mut planning = PlanningOptions::default();
+    planning.is_distributed = true;
     config.options_mut().extensions.insert(planning);
     let base = base_options(&config)?;
     let tasks = match base.max_tasks_per_stage {
