@@ -13,7 +13,7 @@ use mobula_proto::report::ReportRequest;
 use super::columns::{counts, texts};
 use super::queries::{InLine, in_line};
 use super::{Rows, Table};
-use crate::coordinator::queries::Query;
+use crate::coordinator::queries::{Query, Stage};
 use crate::coordinator::reports::ExecutorReport;
 use crate::engine::Engine;
 
@@ -134,26 +134,30 @@ impl Progress {
     /// One line about it.
     fn message(&self) -> String {
         let seconds = self.elapsed.as_secs();
-        if let Some(what) = &self.waits_for {
-            let ahead = match self.ahead {
-                None | Some(0) => String::new(),
-                Some(ahead) => format!(", {ahead} ahead"),
-            };
-            return format!("{seconds} s: waits for {what}{ahead}");
+        let waits = self.waits_for.as_ref().map(|what| match self.ahead {
+            None | Some(0) => format!("waits for {what}"),
+            Some(ahead) => format!("waits for {what}, {ahead} ahead"),
+        });
+        match (waits, &self.query.stage) {
+            (Some(waits), Stage::Running) => format!("{seconds} s: {}; {waits}", self.work()),
+            (Some(waits), _) => format!("{seconds} s: {waits}"),
+            (None, _) => format!("{seconds} s: {}", self.work()),
         }
+    }
+
+    /// What it has done.
+    fn work(&self) -> String {
         let (rows, bytes) = (grouped(self.rows()), size(self.bytes()));
         match &self.call {
             Some(call) => {
                 let (function, limit) = (&call.function, call.limit());
-                format!("{seconds} s: {rows} rows, {bytes} into {function}; {limit}")
+                format!("{rows} rows, {bytes} into {function}; {limit}")
             }
             None if self.tasks > 1 => {
                 let (finished, tasks) = (self.finished, self.tasks);
-                format!(
-                    "{seconds} s: {finished} of {tasks} tasks through, {rows} rows, {bytes} out of them"
-                )
+                format!("{finished} of {tasks} tasks through, {rows} rows, {bytes} out of them")
             }
-            None => format!("{seconds} s: {rows} rows, {bytes}"),
+            None => format!("{rows} rows, {bytes}"),
         }
     }
 }
@@ -269,6 +273,13 @@ mod tests {
         waits.waits_for = Some("num_gpus=1".to_owned());
         waits.ahead = Some(2);
         assert_eq!(waits.message(), "7 s: waits for num_gpus=1, 2 ahead");
+        waits.query.stage = Stage::Running;
+        let message = waits.message();
+        assert!(message.starts_with("7 s: 1,234,567 rows"), "{message}");
+        assert!(
+            message.ends_with("; waits for num_gpus=1, 2 ahead"),
+            "{message}"
+        );
     }
 
     #[test]

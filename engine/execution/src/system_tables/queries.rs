@@ -93,7 +93,13 @@ fn waits_for(engine: &Engine, query: &Query) -> Option<String> {
             Wait::Places(n) => format!("{n} workers"),
         }),
         Stage::Running => {
-            let missing = engine.actors().missing(&query.calls);
+            let mut missing = engine.actors().missing(&query.calls);
+            let lost = engine.lost().into_iter();
+            let lost = lost.filter(|lost| lost.query == query.query_id);
+            missing.extend(lost.map(|lost| match (lost.demand, lost.actors) {
+                (demand, 1) => format!("{demand} for an actor whose executor is lost"),
+                (demand, n) => format!("{demand} each for {n} actors whose executors are lost"),
+            }));
             (!missing.is_empty()).then(|| missing.join(", "))
         }
         Stage::Planning => None,
