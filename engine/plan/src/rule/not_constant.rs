@@ -133,17 +133,46 @@ mod tests {
     async fn an_optional_constant_is_sorted_and_grouped_by() {
         check_plan(
             &format!("SELECT a, flag FROM {OPTIONAL} ORDER BY flag"),
-            expect![[r#""#]],
+            expect![[r#"
+                SortPreservingMergeExec: [flag@1 ASC NULLS LAST]
+                  SortExec: expr=[flag@1 ASC NULLS LAST], preserve_partitioning=[true]
+                    HashJoinExec: mode=CollectLeft, join_type=Left, on=[(a@0, k@0)], projection=[a@0, flag@2]
+                      CoalescePartitionsExec
+                        DataSourceExec: partitions=2, partition_sizes=[1, 1]
+                      VeilExec
+                        ProjectionExec: expr=[a@0 as k, x as flag]
+                          DataSourceExec: partitions=2, partition_sizes=[1, 1]
+            "#]],
         )
         .await;
         check_plan(
             &format!("SELECT flag, count(*) FROM {OPTIONAL} GROUP BY flag"),
-            expect![[r#""#]],
+            expect![[r#"
+                ProjectionExec: expr=[flag@0 as flag, count(Int64(1))@1 as count(*)]
+                  AggregateExec: mode=FinalPartitioned, gby=[flag@0 as flag], aggr=[count(Int64(1))]
+                    RepartitionExec: partitioning=Hash([flag@0], 2), input_partitions=2
+                      AggregateExec: mode=Partial, gby=[flag@0 as flag], aggr=[count(Int64(1))]
+                        HashJoinExec: mode=CollectLeft, join_type=Left, on=[(a@0, k@0)], projection=[flag@2]
+                          CoalescePartitionsExec
+                            DataSourceExec: partitions=2, partition_sizes=[1, 1]
+                          VeilExec
+                            ProjectionExec: expr=[a@0 as k, x as flag]
+                              DataSourceExec: partitions=2, partition_sizes=[1, 1]
+            "#]],
         )
         .await;
         check_plan(
             "SELECT t.a, o.flag FROM t LEFT JOIN (SELECT a AS k, s AS flag FROM t) AS o ON t.a = o.k WHERE t.s = 'x' ORDER BY t.s",
-            expect![[r#""#]],
+            expect![[r#"
+                CoalescePartitionsExec
+                  ProjectionExec: expr=[a@0 as a, flag@1 as flag]
+                    HashJoinExec: mode=CollectLeft, join_type=Left, on=[(a@0, k@0)], projection=[a@0, flag@3, s@1]
+                      CoalescePartitionsExec
+                        FilterExec: s@1 = x
+                          DataSourceExec: partitions=2, partition_sizes=[1, 1]
+                      ProjectionExec: expr=[a@0 as k, s@1 as flag]
+                        DataSourceExec: partitions=2, partition_sizes=[1, 1]
+            "#]],
         )
         .await;
     }
@@ -152,7 +181,17 @@ mod tests {
     async fn grouping_sets_know_no_equal_columns() {
         check_plan(
             "SELECT x, y FROM (SELECT a AS x, a AS y FROM t) GROUP BY ROLLUP (x, y) ORDER BY x, y",
-            expect![[r#""#]],
+            expect![[r#"
+                SortPreservingMergeExec: [x@0 ASC NULLS LAST, y@1 ASC NULLS LAST]
+                  SortExec: expr=[x@0 ASC NULLS LAST, y@1 ASC NULLS LAST], preserve_partitioning=[true]
+                    ProjectionExec: expr=[x@0 as x, y@1 as y]
+                      AggregateExec: mode=FinalPartitioned, gby=[x@0 as x, y@1 as y, __grouping_id@2 as __grouping_id], aggr=[]
+                        RepartitionExec: partitioning=Hash([x@0, y@1, __grouping_id@2], 2), input_partitions=2
+                          AggregateExec: mode=Partial, gby=[(NULL as x, NULL as y), (x@0 as x, NULL as y), (x@0 as x, y@1 as y)], aggr=[]
+                            VeilExec
+                              ProjectionExec: expr=[a@0 as x, a@0 as y]
+                                DataSourceExec: partitions=2, partition_sizes=[1, 1]
+            "#]],
         )
         .await;
     }

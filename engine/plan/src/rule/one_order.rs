@@ -105,7 +105,22 @@ mod tests {
         let windows = format!("SELECT a, row_number() OVER (ORDER BY a) AS n FROM {series}");
         check_plan(
             &format!("SELECT * FROM ({windows} UNION SELECT 9, 0) ORDER BY n"),
-            expect![[r#""#]],
+            expect![[r#"
+                SortPreservingMergeExec: [n@1 ASC NULLS LAST]
+                  SortExec: expr=[n@1 ASC NULLS LAST], preserve_partitioning=[true]
+                    AggregateExec: mode=FinalPartitioned, gby=[a@0 as a, n@1 as n], aggr=[]
+                      RepartitionExec: partitioning=Hash([a@0, n@1], 2), input_partitions=3
+                        AggregateExec: mode=Partial, gby=[a@0 as a, n@1 as n], aggr=[]
+                          VeilExec
+                            UnionExec
+                              ProjectionExec: expr=[a@0 as a, CAST(row_number() ORDER BY [s.a ASC NULLS LAST] RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW@1 AS Decimal128(20, 0)) as n]
+                                RepartitionExec: partitioning=RoundRobinBatch(2), input_partitions=1, maintains_sort_order=true
+                                  BoundedWindowAggExec: wdw=[row_number() ORDER BY [s.a ASC NULLS LAST] RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW: Field { "row_number() ORDER BY [s.a ASC NULLS LAST] RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW": UInt64 }, frame: RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW], mode=[Sorted]
+                                    ProjectionExec: expr=[value@0 as a]
+                                      LazyMemoryExec: partitions=1, batch_generators=[generate_series: start=1, end=5, batch_size=8192]
+                              ProjectionExec: expr=[9 as a, 0 as n]
+                                PlaceholderRowExec
+            "#]],
         )
         .await;
     }
