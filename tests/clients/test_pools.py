@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import adbc_driver_manager
 import pytest
@@ -23,6 +24,14 @@ class sees:
         here = [os.environ['MOBULA_EXECUTOR_ID'], os.environ['CUDA_VISIBLE_DEVICES'], str(os.getpid())]
         return [' '.join(here)] * len(x)
 $$"""
+# The one whose child its worker is.
+ENDS_HOST = """import os, time
+
+def ends_host():
+    time.sleep(0.3)
+    os.kill(os.getppid(), 9)
+    time.sleep(30)
+"""
 ROWS, FILES = 600, 6
 BLOCK_ROWS = 2
 # As many blocks as rows by BLOCK_ROWS: 3 s for two actors.
@@ -198,6 +207,47 @@ def test_blocks_of_a_lost_host_go_to_the_one_that_is_left(cluster, host):
         assert time.monotonic() - began < 20
         assert value(cursor, "SELECT count(*) FROM system.executors WHERE executor_id = 'other'") == 1
         other.stop()
+
+
+def test_hosts_that_are_lost_while_they_build_cost_a_query_only_time(cluster, tmp_path):
+    """No block was begun there, so none is to blame, however many of them go."""
+    hold, seen = tmp_path / "hold", set()
+    hold.touch()
+    waits = f"def __init__(self):\n        while os.path.exists('{hold}'):\n            time.sleep(0.05)\n    def"
+    building = f"{HOSTED} AND state = 'loading'"
+    with cluster.cursor() as cursor, cluster.cursor() as other, ThreadPoolExecutor(1) as asking:
+        cursor.execute(SEES.replace("def", waits, 1))
+        host = cluster.add("host", *TWO_GPUS)
+        asked = asking.submit(rows, other, ALL)
+        for _ in range(4):
+            pids = wait_until(
+                lambda: len(new := {pid for pid, _ in rows(cursor, building)} - seen) == 2 and new
+            )
+            seen |= pids
+            host.kill()
+            host = cluster.add("host", *TWO_GPUS)
+        hold.unlink()
+        places = check_exact(asked.result(60))
+        assert not {int(pid) for *_, pid in places} & seen
+        cluster.wait_until_free(cursor)
+
+
+def test_hosts_that_are_lost_with_a_block_at_work_fail_its_query(cluster):
+    deadly = ALL.replace("sees", "deadly")
+    with cluster.cursor() as cursor, cluster.cursor() as other, ThreadPoolExecutor(1) as asking:
+        ends = SEES.replace("sees", "deadly").replace("time.sleep(0.02)", "ends_host()")
+        cursor.execute(ends.replace("import os, time", ENDS_HOST, 1))
+        host = cluster.add("host", *TWO_GPUS)
+        asked = asking.submit(rows, other, deadly)
+        for _ in range(2):
+            host.popen.wait(30)
+            host = cluster.add("host", *TWO_GPUS)
+        host.popen.wait(30)
+        with pytest.raises(adbc_driver_manager.Error) as caught:
+            asked.result(60)
+    said = str(caught.value)
+    for part in ('"deadly" has lost 3 hosts', "0 of them while actors were built", "udf_hosts_lost_max"):
+        assert part in said, said
 
 
 def test_a_host_that_stands_still_for_a_while_keeps_no_block(cluster):

@@ -197,6 +197,8 @@ pub enum UdfError {
         line: Box<str>,
         log: String,
     },
+    #[error("\"{function}\" is called no more: its query has ended, or its coordinator was lost")]
+    TaskEnded { function: String },
     #[error("function \"{function}\" cannot be called: the workers are shutting down")]
     ShuttingDown { function: String },
     #[error(
@@ -239,6 +241,17 @@ pub enum UdfError {
         function: String,
         place: String,
         reason: String,
+        /// Whether one of them had been built, so that a block may have been begun.
+        was_ready: bool,
+    },
+    #[error(
+        "\"{function}\" has lost {lost} hosts of its actors with the same block on its way, {building} of them while actors were built, and gets no other (`udf_hosts_lost_max`): {last}. The logs of these executors may say what ended them; run the query again"
+    )]
+    HostsLost {
+        function: String,
+        lost: u32,
+        building: u32,
+        last: Box<UdfError>,
     },
     #[error(
         "the actors of \"{function}\" are not at {place} any more: it was lost, or it has lost its coordinator. Run the query again"
@@ -418,11 +431,13 @@ impl UdfError {
             | Self::ActorElsewhere { .. } => UdfErrorClass::Setup,
             Self::WorkerLost { .. }
             | Self::ShuttingDown { .. }
+            | Self::TaskEnded { .. }
             | Self::Socket { .. }
             | Self::ActorGone { .. }
             | Self::ActorFailed { .. }
             | Self::ActorUnreachable { .. }
             | Self::PoolUnreachable { .. }
+            | Self::HostsLost { .. }
             | Self::PoolGone { .. }
             | Self::ActorDown { .. }
             | Self::NoActors { .. } => UdfErrorClass::Lost,

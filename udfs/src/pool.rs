@@ -94,6 +94,11 @@ pub trait UdfPool: Send + Sync + Debug {
         Duration::ZERO
     }
 
+    /// Whether a worker has ever been ready for a block: before that none was begun.
+    fn was_ready(&self) -> bool {
+        true
+    }
+
     /// Whether it has a keyed actor that can tell its state; known once it has answered.
     fn keeps_state(&self) -> bool {
         false

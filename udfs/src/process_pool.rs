@@ -135,6 +135,10 @@ impl UdfPool for ProcessPool {
         self.concurrency
     }
 
+    fn was_ready(&self) -> bool {
+        self.call.crew.load().is_ready
+    }
+
     fn keeps_state(&self) -> bool {
         self.call
             .keeper

@@ -116,6 +116,7 @@ impl Process {
             traffic: Arc::clone(&traffic),
             keep_bytes: options.udf_max_frame_bytes(),
             patience: options.udf_init_timeout(),
+            hosts_lost_max: u32::try_from(options.udf_hosts_lost_max()).unwrap_or(u32::MAX),
             directory: Arc::default(),
             coordinator: OnceLock::new(),
             loads: Loads::default(),

@@ -5,7 +5,8 @@
 //! batches of Flight with a [`BlockTag`] and an [`AnswerTag`] as their metadata. One
 //! that is too long for a message goes in several, the last of which says so; several
 //! small ones go as one that says where they end. Answers of a named actor come by blocks
-//! in the order that these were sent, those of a pool as they are there.
+//! in the order that these were sent, those of a pool as they are there. Of actors that are
+//! built yet when the exchange opens it is told once that one is ready.
 
 /// Opens an exchange: one call of a method in one task.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -103,6 +104,9 @@ pub struct AnswerTag {
     /// The message has no rows but a part of the actor's state after the block.
     #[prost(message, optional, tag = "5")]
     pub snapshot: Option<SnapshotPart>,
+    /// The message is no answer: an actor has been built, and blocks may be begun from now on.
+    #[prost(bool, tag = "6")]
+    pub is_ready: bool,
 }
 
 /// What a message has of a state.

@@ -127,6 +127,10 @@ impl UdfPool for AsyncPool {
         self.concurrency
     }
 
+    fn was_ready(&self) -> bool {
+        self.load().is_ready
+    }
+
     fn stats(&self) -> PoolStats {
         self.call.counters.stats()
     }

@@ -114,6 +114,8 @@ struct State {
     train: usize,
     stats: PoolStats,
     keeps_state: bool,
+    /// Whether an actor was ready: before that no block was begun.
+    was_ready: bool,
     /// How long a block would wait for its actor, and when that was told.
     wait: Option<(Duration, Instant)>,
 }
@@ -214,7 +216,9 @@ impl Link {
             state.out = None;
             let calls = |state: &State| state.in_flight.iter().map(|b| b.calls).sum::<u64>();
             let before = calls(&state);
-            state.in_flight.retain(|block| self.may_go_on(block, &end));
+            let was_ready = state.was_ready;
+            let goes_on = |block: &InFlight| self.may_go_on(block, &end, was_ready);
+            state.in_flight.retain(goes_on);
             state.stats.calls += before - calls(&state);
             if state.in_flight.is_empty() {
                 state.is_driven = false;
@@ -302,7 +306,7 @@ impl Link {
     }
 
     /// Whether `block` is sent again; tells its reader if not.
-    fn may_go_on(&self, block: &InFlight, end: &End) -> bool {
+    fn may_go_on(&self, block: &InFlight, end: &End, was_ready: bool) -> bool {
         let reason = match end {
             _ if block.reply.is_closed() => return false,
             End::Failed(failure) => {
@@ -318,11 +322,12 @@ impl Link {
         if block.tries < TRIES && !block.passed_on && !is_keyed {
             return true;
         }
-        block.reply.end(Err(self.unreachable(reason.clone())));
+        let error = self.unreachable(reason.clone(), was_ready);
+        block.reply.end(Err(error));
         false
     }
 
-    fn unreachable(&self, reason: String) -> UdfError {
+    fn unreachable(&self, reason: String, was_ready: bool) -> UdfError {
         let (function, place) = (self.call.spec.name.clone(), self.url().to_owned());
         match &self.call.spec.actor {
             Some(method) => UdfError::ActorUnreachable {
@@ -335,6 +340,7 @@ impl Link {
                 function,
                 place,
                 reason,
+                was_ready,
             },
         }
     }
@@ -344,7 +350,11 @@ impl Link {
         let tag = AnswerTag::decode(message.app_metadata.clone())
             .map_err(|e| format!("it has no tag: {e}"))?;
         let (reply, rows) = {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
+            state.was_ready = true;
+            if tag.is_ready {
+                return Ok(());
+            }
             let block = state.in_flight.iter().find(|block| block.seq == tag.seq);
             let block = block
                 .ok_or_else(|| format!("it answers block {}, which is not on its way", tag.seq))?;

@@ -15,6 +15,7 @@
 //! answers of a block wait at their reader up to a bound, and beyond it HTTP/2 stops
 //! the sender.
 
+mod call;
 pub mod link;
 pub mod pool;
 mod reply;

@@ -9,27 +9,27 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow_flight::FlightData;
-use futures::future::BoxFuture;
+use futures::StreamExt;
 use futures::stream::BoxStream;
-use futures::{FutureExt, StreamExt};
 use mobula_block::BlockError;
 use mobula_block::plain::{block_as, plain_block};
 use mobula_proto::actor::{self as wire_actor, AnswerTag, BlockDone, BlockTag};
 use mobula_proto::pool::StartActor;
 use mobula_udfs::{
-    ActorHost, ActorSpec, Answer, AnswerStream, Down, FailedRow, PoolStats, UdfCall, UdfError,
-    UdfPool,
+    ActorHost, ActorSpec, Answer, Down, FailedRow, PoolStats, UdfCall, UdfError, UdfPool,
 };
 use prost::Message;
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+use super::call::{Call, CallState};
 use super::pool::Way;
 use super::snapshots;
 use super::wire::{
@@ -48,6 +48,8 @@ use crate::wire_error;
 const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 /// The state of a keyed actor comes with it.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often it is looked whether an actor is built, until one is.
+const READY_EVERY: Duration = Duration::from_millis(50);
 /// Messages between the task and the transport.
 const MESSAGES_WAITING: usize = 2;
 /// Messages that are made before the transport has taken the first of them; those of
@@ -208,22 +210,6 @@ impl Outgoing {
     }
 }
 
-/// A block on its way through the actor.
-struct Call {
-    seq: u64,
-    state: CallState,
-    /// Answers of a scalar function: they go in one piece.
-    held: Vec<RecordBatch>,
-    came: Instant,
-    waited: Duration,
-}
-
-enum CallState {
-    InLine(BoxFuture<'static, Result<AnswerStream, UdfError>>),
-    Answering(AnswerStream),
-    Over(Option<UdfError>),
-}
-
 /// One exchange.
 struct Serving {
     pool: Arc<dyn UdfPool>,
@@ -266,6 +252,10 @@ impl Serving {
         traffic: &Traffic,
     ) -> Result<(), Status> {
         let mut more = true;
+        let mut is_told = self.pool.was_ready();
+        let mut look = tokio::time::interval(READY_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.tell_ready(is_told);
         while more || !self.calls.is_empty() || !self.ready.is_empty() {
             tokio::select! {
                 room = out.reserve(), if !self.ready.is_empty() => {
@@ -282,12 +272,29 @@ impl Serving {
                     None => more = false,
                 },
                 () = poll_fn(|cx| self.poll_calls(cx)), if !self.calls.is_empty() => {}
+                _ = look.tick(), if !is_told => {
+                    is_told = self.pool.was_ready();
+                    self.tell_ready(is_told);
+                }
                 () = out.closed() => return Ok(()),
             }
         }
         match self.part {
             Some(_) => Err(malformed("its last block is cut off")),
             None => Ok(()),
+        }
+    }
+
+    /// Says that blocks may be begun from now on.
+    fn tell_ready(&mut self, is_ready: bool) {
+        if is_ready {
+            self.ready.push_back(Outgoing {
+                tag: Some(AnswerTag {
+                    is_ready,
+                    ..AnswerTag::default()
+                }),
+                data: FlightData::new(),
+            });
         }
     }
 
@@ -342,13 +349,8 @@ impl Serving {
         };
         let blocks = named(blocks_of(block, tag.block_rows)?, &tag);
         let pool = Arc::clone(&self.pool);
-        self.calls.push_back(Call {
-            seq: tag.seq,
-            state: CallState::InLine(async move { pool.call_each(blocks).await }.boxed()),
-            held: vec![],
-            came: Instant::now(),
-            waited: Duration::ZERO,
-        });
+        let turn = async move { pool.call_each(blocks).await };
+        self.calls.push_back(Call::new(tag.seq, turn));
         Ok(())
     }
 
@@ -549,7 +551,7 @@ impl Serving {
             }),
         };
         let last = self.ready.back_mut().and_then(|last| last.tag.as_mut());
-        match last.filter(|tag| tag.seq == call.seq) {
+        match last.filter(|tag| tag.seq == call.seq && !tag.is_ready) {
             Some(tag) => tag.done = Some(done),
             None => self.ready.push_back(Outgoing {
                 tag: Some(AnswerTag {
@@ -560,23 +562,5 @@ impl Serving {
                 data: FlightData::new(),
             }),
         }
-    }
-}
-
-impl Call {
-    /// Waits for its turn; whether it has come.
-    fn poll_line(&mut self, cx: &mut Context<'_>) -> bool {
-        let CallState::InLine(turn) = &mut self.state else {
-            return false;
-        };
-        let Poll::Ready(turn) = turn.poll_unpin(cx) else {
-            return false;
-        };
-        self.waited = self.came.elapsed();
-        self.state = match turn {
-            Ok(answers) => CallState::Answering(answers),
-            Err(error) => CallState::Over(Some(error)),
-        };
-        true
     }
 }

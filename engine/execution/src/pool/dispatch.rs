@@ -3,7 +3,7 @@
 //! Each block goes to the host that `choose` says, and is kept until it is answered. When
 //! its host is lost before anything came of it, it goes to another one at once, ahead of
 //! new ones: user code may run twice for it, and its rows come out once. A block that has
-//! lost [`SENDS_MAX`] hosts is not given to one more, and one that has ended two actors fails.
+//! lost `udf_hosts_lost_max` hosts is not given to one more (`losses`), and one that has ended two actors fails.
 //! A member of a named pool that is being built anew takes no blocks meanwhile. A task that misses actors asks the
 //! coordinator where they are now; where there are none left it waits for that, up to
 //! `udf_init_timeout`. The actors of a pool that follows its load may become more or fewer
@@ -35,14 +35,13 @@ use super::ends::{Ends, Turn};
 use super::hosting::Hosting;
 use super::keyed::KeyedDispatch;
 use super::loads::Loads;
+use super::losses::Losses;
 use super::named_lanes::NamedLanes;
 use crate::actor_calls::pool::answer_to_nothing;
 use crate::exchange::action::act;
 use crate::exchange::channels::ChannelPool;
 use crate::exchange::traffic::Traffic;
 
-/// How often a block is given to a host at most.
-pub(super) const SENDS_MAX: u32 = 3;
 /// A block that has ended so many actors of a pool is to blame.
 const ENDED_MAX: u32 = 2;
 /// The coordinator is asked for so long where actors are.
@@ -61,6 +60,8 @@ pub struct PoolLine {
     pub keep_bytes: usize,
     /// How long a task waits for actors where there are none.
     pub patience: Duration,
+    /// How many hosts may be lost with one block on its way.
+    pub hosts_lost_max: u32,
     /// Of the coordinator, in its process.
     pub directory: Arc<Directory>,
     /// Where it is, for others.
@@ -165,7 +166,7 @@ struct Sending {
     answers: AnswerStream,
     /// Whether the reader has had any of what came of it.
     passed_on: bool,
-    sends: u32,
+    losses: Losses,
     /// Actors of a pool that it has ended.
     ended: u32,
 }
@@ -174,24 +175,19 @@ struct Sending {
 async fn send(
     ends: &Arc<Ends>,
     blocks: &[RecordBatch],
-    mut sends: u32,
-) -> Result<(Turn, AnswerStream, u32), UdfError> {
+    losses: &mut Losses,
+) -> Result<(Turn, AnswerStream), UdfError> {
     loop {
         let turn = ends.turn().await?;
-        sends += 1;
         match turn.pool.call_each(blocks.to_vec()).await {
-            Ok(answers) => return Ok((turn, answers, sends)),
+            Ok(answers) => return Ok((turn, answers)),
             Err(error) if is_loss(&error) => {
                 if let Some(error) = turn.failed(&error) {
                     return Err(error);
                 }
                 // Who refuses it has not lost it.
-                let is_refused = turn.lost(&error);
-                sends -= u32::from(is_refused);
-                if sends >= SENDS_MAX {
-                    return Err(error);
-                }
-                if !is_refused {
+                if !turn.lost(&error) {
+                    losses.add(error)?;
                     ends.count_resent();
                 }
             }
@@ -215,7 +211,6 @@ async fn next(sending: Option<Sending>) -> Option<(Result<Answer, UdfError>, Opt
             return Some((Err(error), None));
         }
         let is_refused = is_loss(&error) && sending.turn.lost(&error);
-        sending.sends -= u32::from(is_refused);
         // To find an actor that is being built is no retry.
         let mut was_begun = !is_refused;
         let error = match error {
@@ -233,14 +228,17 @@ async fn next(sending: Option<Sending>) -> Option<(Result<Answer, UdfError>, Opt
             }
             error => error,
         };
-        if !is_loss(&error) || sending.passed_on || sending.sends >= SENDS_MAX {
+        if !is_loss(&error) || sending.passed_on {
+            return Some((Err(error), None));
+        }
+        if !is_refused && let Err(error) = sending.losses.add(error) {
             return Some((Err(error), None));
         }
         let Sending {
             ends,
             blocks,
             turn,
-            sends,
+            mut losses,
             ended,
             ..
         } = sending;
@@ -248,7 +246,7 @@ async fn next(sending: Option<Sending>) -> Option<(Result<Answer, UdfError>, Opt
             ends.count_resent();
         }
         drop(turn);
-        let (turn, answers, sends) = match send(&ends, &blocks, sends).await {
+        let (turn, answers) = match send(&ends, &blocks, &mut losses).await {
             Ok(sent) => sent,
             Err(error) => return Some((Err(error), None)),
         };
@@ -258,7 +256,7 @@ async fn next(sending: Option<Sending>) -> Option<(Result<Answer, UdfError>, Opt
             turn,
             answers,
             passed_on: false,
-            sends,
+            losses,
             ended,
         };
     }
@@ -274,14 +272,15 @@ impl UdfPool for DispatchPool {
     }
 
     async fn call_each(&self, blocks: Vec<RecordBatch>) -> Result<AnswerStream, UdfError> {
-        let (turn, answers, sends) = send(&self.ends, &blocks, 0).await?;
+        let mut losses = Losses::of(&self.ends.call().spec.name, self.ends.hosts_lost_max());
+        let (turn, answers) = send(&self.ends, &blocks, &mut losses).await?;
         let sending = Sending {
             ends: Arc::clone(&self.ends),
             blocks,
             turn,
             answers,
             passed_on: false,
-            sends,
+            losses,
             ended: 0,
         };
         Ok(stream::unfold(Some(sending), next).boxed())

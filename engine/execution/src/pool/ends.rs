@@ -139,6 +139,10 @@ impl Ends {
         Arc::new(ends)
     }
 
+    pub(super) fn hosts_lost_max(&self) -> u32 {
+        self.line.hosts_lost_max
+    }
+
     pub(super) fn call(&self) -> &UdfCall {
         &self.call
     }

@@ -21,8 +21,9 @@ use mobula_plan::PoolHost;
 use mobula_udfs::{Answer, AnswerStream, UdfError, UdfPool};
 use tokio::sync::mpsc;
 
-use super::dispatch::{SENDS_MAX, is_loss};
+use super::dispatch::is_loss;
 use super::keyed::Route;
+use super::losses::Losses;
 use crate::actor_calls::pool::LaneWay;
 use crate::spawn::{OwnedTask, spawn_named};
 
@@ -40,6 +41,7 @@ pub(super) struct Lane {
     /// Bounded by who gives blocks: two of each stream at a time.
     blocks: mpsc::UnboundedSender<Unanswered>,
     function: String,
+    hosts_lost_max: u32,
     _feeder: OwnedTask<()>,
 }
 
@@ -50,6 +52,7 @@ struct Unanswered {
     reader: mpsc::Sender<Part>,
     /// Hosts that were lost with it at work.
     lost: BTreeSet<(String, u64)>,
+    losses: Losses,
 }
 
 impl Lane {
@@ -67,6 +70,7 @@ impl Lane {
         Self {
             blocks,
             function: route.function(),
+            hosts_lost_max: route.line.hosts_lost_max,
             _feeder: spawn_named("keyed-lane", feeder.run(given)),
         }
     }
@@ -79,6 +83,7 @@ impl Lane {
             block,
             reader,
             lost: BTreeSet::new(),
+            losses: Losses::of(&self.function, self.hosts_lost_max),
         });
         reading(answers, self.function.clone())
     }
@@ -156,11 +161,10 @@ impl Feeder {
             let (executor, function) = (&host.executor_id, self.route.function());
             tracing::warn!(executor, function, %error, "a keyed actor is lost; another goes on from its state");
             self.route.count(self.open.len() as u64, 0);
-            if let Some(first) = self.open.front_mut() {
-                first.lost.insert((host.executor_id, host.part));
-                if first.lost.len() >= SENDS_MAX as usize {
-                    return Err(error);
-                }
+            if let Some(first) = self.open.front_mut()
+                && first.lost.insert((host.executor_id, host.part))
+            {
+                first.losses.add(error)?;
             }
         }
     }

@@ -37,6 +37,7 @@ mod keyed;
 mod lane;
 pub mod line;
 pub mod loads;
+mod losses;
 pub mod named;
 mod named_feeder;
 pub mod named_lanes;

@@ -23,8 +23,9 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use url::Url;
 
-use super::dispatch::{PoolLine, SENDS_MAX};
+use super::dispatch::PoolLine;
 use super::lane::{ASK_EVERY, Part, Stop, answered, stop};
+use super::losses::Losses;
 use super::named_lanes::{Figures, Members};
 use super::placed_actor::directory_key;
 use crate::actor_calls::link::Place;
@@ -106,6 +107,7 @@ impl Feeder {
         let function = given.call.spec.name.as_str();
         self.share.states().check(function)?;
         let (mut lost, mut reason) = (BTreeSet::new(), String::new());
+        let mut losses = Losses::of(function, given.line.hosts_lost_max);
         let (mut missed_since, patience) = (None, given.line.patience);
         loop {
             self.find(given, &reason).await?;
@@ -119,13 +121,18 @@ impl Feeder {
             // A host that is lost is named until that is known.
             let member = self.at.take().or_else(|| self.lost.take());
             let host = member.map(|tenure| tenure.host);
-            if host.is_some_and(|host| lost.insert((host.executor_id, host.part))) {
-                tracing::warn!(function, %error, "a keyed actor is lost; another goes on from its state");
-            }
-            if lost.len() >= SENDS_MAX as usize || since.elapsed() >= patience {
+            if since.elapsed() >= patience {
                 return Err(error);
             }
             reason = error.to_string();
+            if host.is_some_and(|host| lost.insert((host.executor_id, host.part))) {
+                tracing::warn!(
+                    function,
+                    reason,
+                    "a keyed actor is lost; another goes on from its state"
+                );
+                losses.add(error)?;
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 //! of session scope and no others. Values are checked when set, so a getter
 //! cannot fail.
 
+mod rows;
 mod settings;
 mod value;
 
@@ -207,7 +208,8 @@ macro_rules! getters {
 getters! {
     count -> usize: udf_batch_rows udf_batch_bytes udf_max_frame_bytes
         udf_errors_max_bytes operators_kept udf_worker_max_blocks udf_worker_memory memory_limit
-        actors_max tasks_kept udf_memory_percent udf_batch_every udf_snapshot_every udf_replay_bytes
+        actors_max tasks_kept udf_memory_percent udf_hosts_lost_max
+        splits_max udf_batch_every udf_snapshot_every udf_replay_bytes
         udf_snapshot_max_bytes actor_states_max_bytes
         scan_bytes_per_task max_tasks_per_stage task_skew_max
         exchange_stream_window exchange_message_bytes exchange_threads

@@ -6,63 +6,11 @@
 
 use std::time::Duration;
 
-use super::{Scope, Setting, SettingKind};
-
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
-const TIB: u64 = 1 << 40;
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(24 * 3600);
-
-const fn row(
-    key: &'static str,
-    kind: SettingKind,
-    default: &'static str,
-    scope: Scope,
-    doc: &'static str,
-) -> Setting {
-    Setting {
-        key,
-        kind,
-        default,
-        scope,
-        doc,
-    }
-}
-
-const fn session(
-    key: &'static str,
-    kind: SettingKind,
-    default: &'static str,
-    doc: &'static str,
-) -> Setting {
-    row(key, kind, default, Scope::Session, doc)
-}
-
-const fn process(
-    key: &'static str,
-    kind: SettingKind,
-    default: &'static str,
-    doc: &'static str,
-) -> Setting {
-    row(key, kind, default, Scope::Process, doc)
-}
-
-const fn count(min: u64, max: u64) -> SettingKind {
-    SettingKind::Count { min, max }
-}
-
-const fn bytes(min: u64, max: u64) -> SettingKind {
-    SettingKind::Bytes { min, max }
-}
-
-const fn time(min: Duration, max: Duration) -> SettingKind {
-    SettingKind::Duration { min, max }
-}
-
-const MS_10: Duration = Duration::from_millis(10);
-const MS_100: Duration = Duration::from_millis(100);
+use super::rows::{
+    DAY, GIB, HOUR, KIB, MIB, MS_10, MS_100, START_METHOD, TIB, bytes, count, process, session,
+    time,
+};
+use super::{Setting, SettingKind};
 
 /// Every setting, in the order the documentation shows them.
 pub static SETTINGS: &[Setting] = &[
@@ -182,6 +130,12 @@ pub static SETTINGS: &[Setting] = &[
         "Bytes of states of named actors, and of blocks since, that the process that queries are sent to keeps for keyed calls; beyond it they get no more blocks",
     ),
     process(
+        "splits_max",
+        count(0, 100_000),
+        "256",
+        "Splits, queries whose rows several readers share, that there may be at once",
+    ),
+    process(
         "pool_interval",
         time(MS_10, HOUR),
         "100ms",
@@ -214,11 +168,7 @@ pub static SETTINGS: &[Setting] = &[
     process(
         "udf_start_method",
         SettingKind::Choice(&["forkserver", "spawn"]),
-        if cfg!(target_os = "linux") {
-            "forkserver"
-        } else {
-            "spawn"
-        },
+        START_METHOD,
         "How workers come to be: forked from a Python that has imported numpy and pyarrow, or each started anew",
     ),
     process(
@@ -232,6 +182,12 @@ pub static SETTINGS: &[Setting] = &[
         time(MS_100, DAY),
         "600s",
         "Longest time a worker may take to start and build its function, and a query to wait for its workers",
+    ),
+    process(
+        "udf_hosts_lost_max",
+        count(1, 1000),
+        "3",
+        "So many hosts of actors lost with the same block on its way fail its query; of those that were still building their actors, four count as one",
     ),
     process(
         "udf_kill_grace",
