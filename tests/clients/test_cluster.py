@@ -264,3 +264,27 @@ def test_a_killed_client_stops_the_work(start, tpch, tmp_path, executors):
         busy = "SELECT count(*) FROM system.workers WHERE state = 'busy'"
         assert wait_until(lambda: rows(cursor, busy) == [(0,)], 3)
         assert rows(cursor, "SELECT count(*) > 0 FROM lineitem") == [(True,)]
+
+
+def test_small_blocks_of_a_killed_client_call_nobody_any_more(start):
+    """Where thousands of them would go into one batch, whose readers have gone."""
+    server = start(executors=2, args=["--udf-batch-rows", "2"])
+    few = (
+        "CREATE FUNCTION few(x BIGINT) RETURNS BIGINT LANGUAGE python AS $$\n"
+        "import time\n"
+        "def few(x):\n    time.sleep(0.02)\n    return x\n$$"
+    )
+    spread = "SELECT * FROM repartition(TABLE(SELECT value AS x FROM generate_series(1, 1000000000)), 2)"
+    with server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(few)
+        counted = f"SELECT count(few) FROM map_batches(TABLE({spread}), few, preserve_order => false)"
+        cursor.execute(f"EXPLAIN {counted}")
+        assert "RoundRobinBatch" in str(cursor.fetchall())
+        client = subprocess.Popen([sys.executable, "-c", CLIENT, server.address("clients"), counted])
+        running = "SELECT calls FROM system.operators WHERE state = 'running'"
+        assert wait_until(lambda: len(found := rows(cursor, running)) == 2 and min(found) > (3,))
+        client.kill()
+        client.wait(10)
+        assert wait_until(lambda: rows(cursor, running) == []), rows(cursor, running)
+        tasks = "SELECT DISTINCT state FROM system.tasks WHERE stage > 0"
+        assert rows(cursor, tasks) == [("dropped",)]

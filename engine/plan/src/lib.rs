@@ -48,7 +48,7 @@ pub use sql::method_call::unknown_method;
 pub use sql::overlap_options::check_overlap;
 pub use sql::statement::{MobulaStatement, Parsed, parse, parse_statements};
 pub use task_host::{
-    FailedRows, Interactive, ListedRow, PlacedPool, PlacedPools, PoolHost, QueryId, TaskHost,
-    TaskHostHandle,
+    FailedRows, Interactive, ListedRow, PlacedPool, PlacedPools, PoolHost, QueryId, TaskEnd,
+    TaskHost, TaskHostHandle,
 };
 pub use udf::scalar_udf;

@@ -6,11 +6,13 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use datafusion::common::{Result, internal_datafusion_err};
 use datafusion::execution::TaskContext;
 use mobula_udfs::{Priority, UdfCall, UdfError, UdfPool};
+use tokio::sync::Notify;
 
 use crate::config::MobulaOptions;
 use crate::operator_run::OperatorRun;
@@ -46,6 +48,36 @@ impl QueryId {
     pub fn of(context: &TaskContext) -> String {
         let id = context.session_config().get_extension::<Self>();
         id.map(|id| id.0.clone()).unwrap_or_default()
+    }
+}
+
+/// Whether a task has ended, as an extension of DataFusion's session configuration: its query
+/// has, or nobody reads its output any more.
+#[derive(Debug, Default)]
+pub struct TaskEnd {
+    is_over: AtomicBool,
+    changed: Notify,
+}
+
+impl TaskEnd {
+    /// It has; twice does no harm.
+    pub fn end(&self) {
+        self.is_over.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
+    }
+
+    /// Ready once it has.
+    pub async fn wait(self: Arc<Self>) {
+        let mut changed = std::pin::pin!(self.changed.notified());
+        // From here on it is not missed.
+        changed.as_mut().enable();
+        if !self.is_over() {
+            changed.await;
+        }
     }
 }
 

@@ -81,11 +81,13 @@ impl WorkerSessionBuilder for SessionBuilder {
         config.set_extension(Arc::new(Interactive(header.is_interactive)));
         config.set_distributed_user_codec(MobulaCodec);
         self.set_channels(config, &task.url)?;
-        config.set_extension(parts.tasks.arrived(TaskStart {
+        let run = parts.tasks.arrived(TaskStart {
             id: task_header::named(&task),
             query_id: header.query_id,
             n_tasks: task.n_tasks,
-        }));
+        });
+        config.set_extension(run.end());
+        config.set_extension(run);
         parts.traffic.task_started();
         Ok(builder.build())
     }

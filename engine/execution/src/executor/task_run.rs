@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use arrow::record_batch::RecordBatch;
 use datafusion::execution::TaskContext;
+use mobula_plan::TaskEnd;
 use mobula_proto::report::{TaskInputReport, TaskReport};
 use parking_lot::Mutex;
 use url::Url;
@@ -58,6 +59,8 @@ pub struct TaskRun {
     rows_out: AtomicU64,
     bytes_out: AtomicU64,
     progress: Mutex<Progress>,
+    /// Tells those at work for it.
+    end: Arc<TaskEnd>,
     inputs: Mutex<BTreeMap<InputKey, Arc<AtomicU64>>>,
     runs: Weak<TaskRuns>,
 }
@@ -107,8 +110,9 @@ impl Progress {
         self.n_open = self.n_open.saturating_sub(1);
         match how {
             OutputEnd::Read => {}
-            OutputEnd::Failed => self.has_failed = true,
-            OutputEnd::Dropped => self.was_dropped = true,
+            // Of a query that has ended, what fails is told nobody.
+            OutputEnd::Failed if !self.is_closed => self.has_failed = true,
+            OutputEnd::Failed | OutputEnd::Dropped => self.was_dropped = true,
         }
     }
 
@@ -146,6 +150,7 @@ impl TaskRun {
             rows_out: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             progress: Mutex::default(),
+            end: Arc::default(),
             inputs: Mutex::default(),
             runs,
         }
@@ -158,6 +163,11 @@ impl TaskRun {
 
     pub fn id(&self) -> &TaskId {
         &self.start.id
+    }
+
+    /// What its operators look at.
+    pub fn end(&self) -> Arc<TaskEnd> {
+        Arc::clone(&self.end)
     }
 
     /// One of `n_outputs` (0: unknown) was asked for.
@@ -189,6 +199,7 @@ impl TaskRun {
     /// The query has ended: outputs that nobody has asked for will not be.
     pub fn close(&self) {
         self.advance(|progress| progress.is_closed = true);
+        self.end.end();
     }
 
     fn advance(&self, change: impl FnOnce(&mut Progress)) {
@@ -197,8 +208,12 @@ impl TaskRun {
             change(&mut progress);
             progress.finish(now_ms())
         };
+        if !is_over {
+            return;
+        }
+        self.end.end();
         // Not under the lock: the list looks at its tasks under its own.
-        if is_over && let Some(runs) = self.runs.upgrade() {
+        if let Some(runs) = self.runs.upgrade() {
             runs.ended(self);
         }
     }

@@ -35,6 +35,7 @@ use super::open_blocks::{self, open_blocks};
 use super::pace::aim;
 use super::shared_pool::SharedPool;
 use super::stream::{Groups, MapBatchesStream, Setup, StreamMetrics};
+use super::until_end::until_end;
 use crate::config::MobulaOptions;
 use crate::operator::Operator;
 use crate::operator::repartition::BlocksExec;
@@ -621,14 +622,14 @@ impl ExecutionPlan for MapBatchesExec {
             queue: BlockQueue::new(self.limits(&context)).counting(pool.counts_memory()),
             groups: self.groups(&context),
             takes_blocks: self.takes_blocks(),
-            input: self.input.execute(partition, context)?,
+            input: self.input.execute(partition, Arc::clone(&context))?,
             pool,
             call: Arc::clone(&self.call),
             shape: self.shape.clone(),
             schema: self.schema(),
         };
-        let metrics = StreamMetrics::new(&self.metrics, partition);
-        Ok(Box::pin(MapBatchesStream::new(setup, metrics)))
+        let rows = MapBatchesStream::new(setup, StreamMetrics::new(&self.metrics, partition));
+        Ok(until_end(&self.call.spec.name, rows, &context))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {

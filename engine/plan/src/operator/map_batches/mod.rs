@@ -61,6 +61,7 @@ mod stream;
 mod tests;
 #[cfg(test)]
 mod train_tests;
+mod until_end;
 
 use mobula_udfs::CallMode;
 
