@@ -13,12 +13,13 @@ use mobula_proto::plan as proto;
 use mobula_proto::plan::exec_node::Kind;
 use mobula_proto::plan::map_batches_exec_node::Shape;
 use mobula_proto::plan::{
-    BlocksExecNode, ColumnShape, ExecNode, MapBatchesExecNode, RouteExecNode, SpreadExecNode,
-    TableShape, VeilExecNode,
+    BlocksExecNode, ColumnShape, CompressedScanExecNode, ExecNode, MapBatchesExecNode,
+    RouteExecNode, SpreadExecNode, TableShape, VeilExecNode,
 };
 use mobula_udfs::{UdfCall, UdfError};
 use prost::Message;
 
+use crate::operator::compressed_scan::{self, CompressedScanExec};
 use crate::operator::map_batches::{
     ExecGrouping, ExecShape, MapBatchesExec, SortWay, map_batches_exec,
 };
@@ -52,6 +53,9 @@ impl PhysicalExtensionCodec for MobulaCodec {
                 Ok(Arc::new(BlocksExec::new(one(inputs)?, rows)))
             }
             Kind::Veil(VeilExecNode {}) => Ok(Arc::new(VeilExec::new(one(inputs)?))),
+            Kind::CompressedScan(CompressedScanExecNode { compression }) => {
+                compressed_scan::arrived(&one(inputs)?, &compression)
+            }
         }
     }
 
@@ -75,6 +79,10 @@ impl PhysicalExtensionCodec for MobulaCodec {
             })
         } else if node.is::<VeilExec>() {
             Kind::Veil(VeilExecNode {})
+        } else if let Some(exec) = node.downcast_ref::<CompressedScanExec>() {
+            Kind::CompressedScan(CompressedScanExecNode {
+                compression: exec.compression(),
+            })
         } else {
             return internal_err!("{} cannot travel to another executor", node.name());
         };

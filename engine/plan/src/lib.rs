@@ -35,6 +35,7 @@ pub use config::{
 pub use dataframe::{Call, MobulaDataFrame};
 pub use error::PlanError;
 pub use function_catalog::FunctionCatalog;
+pub use operator::compressed_scan::CompressedScanExec;
 pub use operator::map_batches::{MapBatchesExec, SortWay, map_batches_exec};
 pub use operator::repartition::{Repartition, SpreadExec, TaskLimit};
 pub use operator_run::{OperatorFigures, OperatorId, OperatorRun, RunMetrics, StreamFigures};

@@ -7,7 +7,7 @@
 /// One of our execs inside a plan; its inputs travel beside it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ExecNode {
-    #[prost(oneof = "exec_node::Kind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "exec_node::Kind", tags = "1, 2, 3, 4, 5, 6")]
     pub kind: Option<exec_node::Kind>,
 }
 
@@ -25,6 +25,8 @@ pub mod exec_node {
         Blocks(super::BlocksExecNode),
         #[prost(message, tag = "5")]
         Veil(super::VeilExecNode),
+        #[prost(message, tag = "6")]
+        CompressedScan(super::CompressedScanExecNode),
     }
 }
 
@@ -59,6 +61,14 @@ pub struct BlocksExecNode {
 /// `VeilExec`.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct VeilExecNode {}
+
+/// `CompressedScanExec` above a scan that does not say it itself.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct CompressedScanExecNode {
+    /// `GZIP`, `BZIP2`, `XZ` or `ZSTD`.
+    #[prost(string, tag = "1")]
+    pub compression: String,
+}
 
 /// `MapBatchesExec` and those that are run like it: one call of a function, and how it meets its input.
 #[derive(Clone, PartialEq, prost::Message)]
