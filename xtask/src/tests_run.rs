@@ -40,6 +40,7 @@ pub fn run(root: &Path, filters: &[String]) -> Result<(), String> {
         python,
         binary,
     } = Built::of(root)?;
+    lint_containers(root, &python)?;
     let mut rust = cargo();
     rust.args(["test", "--release", "--workspace", "--"])
         .args(filters)
@@ -99,6 +100,19 @@ impl Built {
             python,
             binary,
         })
+    }
+}
+
+/// Reads the container file, where the linter is for this platform.
+fn lint_containers(root: &Path, python: &Path) -> Result<(), String> {
+    let linter = python.with_file_name("hadolint");
+    match linter.exists() {
+        true => step(
+            "container file",
+            Command::new(linter).arg("deploy/Containerfile"),
+            root,
+        ),
+        false => Ok(()),
     }
 }
 
