@@ -42,6 +42,7 @@ from .errors import (
     QueryFailed,
 )
 from .grouped import GroupedData
+from .splitting import DataIterator
 
 # DB-API 2.0 (PEP 249).
 apilevel = "2.0"
@@ -53,6 +54,7 @@ __all__ = [
     "CodeRefused",
     "Connection",
     "ConnectionFailed",
+    "DataIterator",
     "Dataset",
     "EngineFailed",
     "Error",

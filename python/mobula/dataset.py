@@ -18,6 +18,7 @@ from .functions import Code
 from .kept import Keeping
 from .packing import pack
 from .schemas import Schema, annotated
+from .splitting import Splitting
 from .steps import JOINS, Apply, Join, Renamed, Step, Union, WithColumn, Wrapped
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from .grouped import GroupedData
 
 
-class Dataset(Keeping):
+class Dataset(Keeping, Splitting):
     """Rows that somewhere are, or will be computed. Made by `mobula.read_parquet` and its
     like, by `Connection.sql`, and by the methods of other datasets."""
 

@@ -89,7 +89,7 @@ class Engine:
             except OSError as error:
                 shutil.rmtree(self.directory, ignore_errors=True)
                 raise EngineFailed(f"{binary} cannot be started: {error}") from error
-        self.close = weakref.finalize(self, _stop, self._process, self.directory)
+        self.close = weakref.finalize(self, _stop, self._process, self.directory, os.getpid())
 
     @property
     def pid(self) -> int:
@@ -134,7 +134,10 @@ def _lines(process: subprocess.Popen[bytes], deadline: float):
                 yield line.decode(errors="replace").strip()
 
 
-def _stop(process: subprocess.Popen[bytes], directory: str) -> None:
+def _stop(process: subprocess.Popen[bytes], directory: str, owner: int) -> None:
+    if os.getpid() != owner:
+        # A fork of ours has no engine.
+        return
     assert process.stdin is not None and process.stdout is not None
     process.stdin.close()
     try:

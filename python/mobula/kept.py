@@ -38,7 +38,7 @@ class Kept(Step):
     label: str
 
     def __post_init__(self) -> None:
-        weakref.finalize(self, shutil.rmtree, self.directory, ignore_errors=True)
+        weakref.finalize(self, _remove, self.directory, os.getpid())
 
     def sql(self, query: Rendering) -> str:
         return f"SELECT * FROM {sql_text.string(os.path.join(self.directory, '*.parquet'))}"
@@ -53,7 +53,7 @@ class KeptTable(Step):
     label: str
 
     def __post_init__(self) -> None:
-        weakref.finalize(self, self.link.drop_later, self.table)
+        weakref.finalize(self, self.link.run_later, f"DROP TABLE IF EXISTS temp.{self.table}")
 
     def sql(self, query: Rendering) -> str:
         return f"SELECT * FROM temp.{self.table}"
@@ -166,6 +166,12 @@ class Keeping(Results):
             paths = [os.path.join(directory, f"{place}.parquet") for place in range(n)]
             _deal_out(schema, paths, rows)
             return [self._then(_loaded(self._connection, path, label)) for path, label in zip(paths, labels)]
+
+
+def _remove(directory: str, owner: int) -> None:
+    # A fork of ours has it no longer than we.
+    if os.getpid() == owner:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _new_directory(engine: Engine) -> str:

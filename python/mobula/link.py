@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
+import os
 import urllib.parse
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,10 @@ _MESSAGE_BYTES_MAX = 1 << 30
 _TOKEN_HEADER = adbc_driver_flightsql.DatabaseOptions.RPC_CALL_HEADER_PREFIX.value + "x-mobula-token"
 
 
+# The process that has loaded the driver.
+_driver_pid: int | None = None
+
+
 class Link:
     """A connection. Closing it closes what is open on it."""
 
@@ -48,8 +53,13 @@ class Link:
         kwargs.update(options or {})
         self._open: weakref.WeakSet[_Statement] = weakref.WeakSet()
         self._unused: collections.deque[str] = collections.deque()
+        self._kept: list[object] = []
         self._dbapi: adbc_driver_manager.dbapi.Connection | None = None
         self._closed = False
+        global _driver_pid
+        _driver_pid = _driver_pid or os.getpid()
+        self._pid = os.getpid()
+        _check_not_forked(_driver_pid)
         with translating(self.where):
             self._database = adbc_driver_flightsql.connect(target, kwargs)
             try:
@@ -130,14 +140,23 @@ class Link:
         finally:
             statement.close()
 
-    def drop_later(self, table: str) -> None:
-        """Drops a temporary table before the next statement: whoever calls may be the garbage
-        collector, in the middle of one."""
-        self._unused.append(table)
+    def run_later(self, statement: str) -> None:
+        """Runs a statement before the next one, to let go of something: whoever calls may be the
+        garbage collector, in the middle of one."""
+        self._unused.append(statement)
+
+    def keep(self, what: object) -> None:
+        """Keeps something until this connection is closed."""
+        if what not in self._kept:
+            self._kept.append(what)
+
+    def elsewhere(self) -> Callable[[], Link]:
+        """What makes a connection of its own to the same server, in another process too."""
+        return self._again
 
     def close(self) -> None:
         """Cancels what still runs. Twice does no harm."""
-        if self._closed:
+        if self._closed or self._pid != os.getpid():
             return
         self._closed = True
         for statement in list(self._open):
@@ -156,7 +175,7 @@ class Link:
     def _statement(self, sql: str | None) -> _Statement:
         self._check_open()
         while self._unused:
-            self.run(f"DROP TABLE IF EXISTS temp.{self._unused.popleft()}")
+            self.run(self._unused.popleft())
         statement = _Statement(self, _lib.AdbcStatement(self._connection))
         self._open.add(statement)
         if sql is not None:
@@ -164,6 +183,7 @@ class Link:
         return statement
 
     def _check_open(self) -> None:
+        _check_not_forked(self._pid)
         if self._closed:
             raise ConnectionFailed("this connection is closed. Open another one: mobula.connect()")
 
@@ -211,6 +231,15 @@ class _Statement:
         if self._is_open:
             self._is_open = False
             _quietly(self.handle.close)
+
+
+def _check_not_forked(pid: int) -> None:
+    """The driver's threads stay behind in a fork, and calls would wait for them for ever."""
+    if pid != os.getpid():
+        raise ConnectionFailed(
+            "this process was forked from one with a connection, which neither its connections nor the driver survive. "
+            'Start it anew: multiprocessing.get_context("spawn")'
+        )
 
 
 def _quietly(end: Callable[[], object]) -> None:

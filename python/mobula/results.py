@@ -30,7 +30,54 @@ class Text(str):
         return str(self)
 
 
-class Results:
+class Streamed:
+    """What has rows that can be streamed, again and again."""
+
+    def iter_rows(self) -> Iterator[dict[str, Any]]:
+        """Rows as dicts, as they come."""
+        _, batches = self._stream()
+        for batch in batches:
+            yield from batch.to_pylist()
+
+    def iter_batches(
+        self,
+        *,
+        batch_size: int | None = 256,
+        batch_format: str | None = "default",
+        drop_last: bool = False,
+        local_shuffle_buffer_size: int | None = None,
+        local_shuffle_seed: int | None = None,
+    ) -> Iterator[Any]:
+        """Batches of `batch_size` rows as they come; `None`: as the engine cuts them.
+
+        No more is held than a batch and what is on its way: the query waits for a slow reader.
+        Leaving the loop ends the query.
+
+        Args:
+            batch_format: `"numpy"` (a dict of arrays), `"pandas"`, `"polars"` or `"pyarrow"`.
+            drop_last: leave out a last batch with fewer rows.
+            local_shuffle_buffer_size: draw each row from at least so many, as they come. With
+                `local_shuffle_seed` it draws the same way for rows that come the same way.
+
+        >>> [len(batch["id"]) for batch in mobula.range(5).iter_batches(batch_size=2)]
+        [2, 2, 1]
+        """
+        kind = formats.check(batch_format)
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}. Give 1 or more, or None")
+        if local_shuffle_buffer_size is not None and (batch_size is None or local_shuffle_buffer_size < 1):
+            raise ValueError("local_shuffle_buffer_size is a number of rows, from 1, and needs a batch_size")
+        _, batches = self._stream()
+        if local_shuffle_buffer_size is not None:
+            batches = formats.shuffled(batches, local_shuffle_buffer_size, local_shuffle_seed)
+        for table in formats.rebatched(batches, batch_size, drop_last):
+            yield formats.converted(table, kind)
+
+    def _stream(self) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        raise NotImplementedError
+
+
+class Results(Streamed):
     """The reading half of `Dataset`."""
 
     _connection: Connection
@@ -72,46 +119,6 @@ class Results:
         """Prints the first `limit` rows, one a line."""
         for row in self.take(limit):
             print(row)
-
-    def iter_rows(self) -> Iterator[dict[str, Any]]:
-        """Rows as dicts, as they come."""
-        _, batches = self._stream()
-        for batch in batches:
-            yield from batch.to_pylist()
-
-    def iter_batches(
-        self,
-        *,
-        batch_size: int | None = 256,
-        batch_format: str | None = "default",
-        drop_last: bool = False,
-        local_shuffle_buffer_size: int | None = None,
-        local_shuffle_seed: int | None = None,
-    ) -> Iterator[Any]:
-        """Batches of `batch_size` rows as they come; `None`: as the engine cuts them.
-
-        No more is held than a batch and what is on its way: the query waits for a slow reader.
-        Leaving the loop ends the query.
-
-        Args:
-            batch_format: `"numpy"` (a dict of arrays), `"pandas"`, `"polars"` or `"pyarrow"`.
-            drop_last: leave out a last batch with fewer rows.
-            local_shuffle_buffer_size: draw each row from at least so many, as they come. With
-                `local_shuffle_seed` it draws the same way for rows that come the same way.
-
-        >>> [len(batch["id"]) for batch in mobula.range(5).iter_batches(batch_size=2)]
-        [2, 2, 1]
-        """
-        kind = formats.check(batch_format)
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}. Give 1 or more, or None")
-        if local_shuffle_buffer_size is not None and (batch_size is None or local_shuffle_buffer_size < 1):
-            raise ValueError("local_shuffle_buffer_size is a number of rows, from 1, and needs a batch_size")
-        _, batches = self._stream()
-        if local_shuffle_buffer_size is not None:
-            batches = formats.shuffled(batches, local_shuffle_buffer_size, local_shuffle_seed)
-        for table in formats.rebatched(batches, batch_size, drop_last):
-            yield formats.converted(table, kind)
 
     # --- All rows at once
 

@@ -88,6 +88,7 @@ fn pages() -> Vec<PathBuf> {
         "blocks",
         "keyed-actors",
         "ray-and-spark",
+        "splits",
     ] {
         pages.push(docs.join(format!("guide/{guide}.md")));
     }

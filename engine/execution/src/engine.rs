@@ -41,6 +41,7 @@ use crate::pool::scaling::Short;
 use crate::pool::starter::{OwnHost, Starter};
 use crate::process::Process;
 use crate::spawn::OwnedTask;
+use crate::split::{ReadSplit, Splits};
 use crate::stores::ObjectStores;
 use crate::system_tables::{SYSTEM_SCHEMA, SystemSchema};
 use crate::token::ClusterToken;
@@ -85,6 +86,7 @@ pub struct Engine {
     admission: Admission,
     named: Arc<NamedActors>,
     queries: Arc<Queries>,
+    splits: Arc<Splits>,
     cluster: Option<Cluster>,
     started: Instant,
     _follow: Option<OwnedTask<()>>,
@@ -186,10 +188,11 @@ impl Engine {
         Ok(Self {
             _follow: starter.map(|starter| starter.follow(&named)),
             named,
-            options,
             admission,
             queries,
+            splits: Arc::new(Splits::new(options.splits_max())),
             functions: Arc::new(functions.map_err(ExecutionError::Function)?),
+            options,
             process,
             cluster,
             started: Instant::now(),
@@ -306,7 +309,14 @@ impl Engine {
             })
             .build();
         self.sync_functions(&mut state);
+        let read = Arc::new(ReadSplit(Arc::clone(&self.splits)));
+        state.register_udtf("read_split", read);
         state
+    }
+
+    /// Queries whose rows several readers share.
+    pub fn splits(&self) -> &Arc<Splits> {
+        &self.splits
     }
 
     /// New catalogs for sessions: an empty schema for names without one, and

@@ -100,6 +100,27 @@ pub enum ExecutionError {
     )]
     NoTaskTakers { coordinator: String },
 
+    #[error("split \"{split}\" exists already. Give another name, or DROP SPLIT first")]
+    SplitExists { split: String },
+
+    #[error(
+        "there are {most} splits already (`splits_max`). Drop one, or start with a higher limit"
+    )]
+    SplitsMax { most: usize },
+
+    #[error("split \"{split}\" was dropped, or the session that made it has ended")]
+    SplitGone { split: String },
+
+    #[error(
+        "reader {reader} of split \"{split}\" cannot begin an epoch: there are {epochs} already that {what}. Have all readers read, or make a split for fewer"
+    )]
+    SplitReaderAhead {
+        split: String,
+        reader: usize,
+        epochs: usize,
+        what: &'static str,
+    },
+
     #[error(
         "executor {executor} was lost while it ran this query. Run the query again: the others go on"
     )]
@@ -300,6 +321,7 @@ impl ExecutionError {
             | Self::NoPlaces { .. }
             | Self::NoResources { .. }
             | Self::ActorsWaited { .. }
+            | Self::SplitsMax { .. }
             | Self::PoolTooLarge { .. } => ErrorClass::ResourceExhausted,
             Self::ActorsNotStarted { .. } => ErrorClass::Unavailable,
             Self::ActorsRefused { .. } => ErrorClass::Setup,
@@ -310,6 +332,9 @@ impl ExecutionError {
             | Self::DemandOfAll { .. }
             | Self::ActorNeverHad { .. }
             | Self::PoolNeverHad { .. }
+            | Self::SplitExists { .. }
+            | Self::SplitGone { .. }
+            | Self::SplitReaderAhead { .. }
             | Self::KeyedPool { .. } => ErrorClass::User,
             Self::Malformed { .. } => ErrorClass::Internal,
         }

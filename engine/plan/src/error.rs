@@ -51,6 +51,8 @@ pub enum PlanError {
     NewPool { pool: String, problem: String },
     #[error("cannot alter actor pool \"{pool}\": {problem}")]
     ActorPool { pool: String, problem: String },
+    #[error("cannot create split \"{split}\": {problem}")]
+    Split { split: String, problem: String },
     #[error("actor \"{actor}\" has no method \"{method}\". {has}")]
     NoMethod {
         actor: String,

@@ -45,6 +45,7 @@ pub use sql::actor_methods::{actor_methods, quoted};
 pub use sql::alter_pool::AlterPool;
 pub use sql::create_actor::{CreateActor, DropActor};
 pub use sql::create_function::CreateFunction;
+pub use sql::create_split::{CreateSplit, DropSplit};
 pub use sql::method_call::unknown_method;
 pub use sql::overlap_options::check_overlap;
 pub use sql::statement::{MobulaStatement, Parsed, parse, parse_statements};

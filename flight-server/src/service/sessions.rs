@@ -69,8 +69,13 @@ pub struct ClientSession {
 
 impl ClientSession {
     fn idle_for(&self, now: Instant) -> Option<Duration> {
-        (self.leases.load(Ordering::Acquire) == 0)
-            .then(|| now.saturating_duration_since(*self.used.lock()))
+        if self.leases.load(Ordering::Acquire) > 0 {
+            return None;
+        }
+        let idle = now.saturating_duration_since(*self.used.lock());
+        // Others read for it.
+        let splits = self.session.splits_idle_for(now);
+        Some(splits.map_or(idle, |splits| splits.min(idle)))
     }
 }
 

@@ -14,9 +14,8 @@ use datafusion::logical_expr::{
 };
 use mobula_execution::{DEFAULT_CATALOG, DEFAULT_SCHEMA, SYSTEM_SCHEMA};
 
-use super::files;
 use super::temporary::TEMPORARY_SCHEMA;
-use super::{Outcome, Session, caught};
+use super::{Outcome, Session, caught, files, splits};
 use crate::ServerError;
 use crate::catalog::{Definition, ObjectKind};
 
@@ -157,6 +156,11 @@ impl Session {
         if self.temporary.has_one_of(&read) {
             return Err(ServerError::Unsupported {
                 what: "a view cannot read a temporary table, which others do not see. Load a table that is not temporary",
+            });
+        }
+        if splits::reads_split(&view.input)? {
+            return Err(ServerError::Unsupported {
+                what: "a view cannot read a split, which ends with its session. Have each query read it",
             });
         }
         let before = self.registered(&view.name).await;

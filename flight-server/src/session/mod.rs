@@ -19,6 +19,7 @@ mod load;
 mod prepared;
 mod settings;
 mod show_functions;
+mod splits;
 mod stored;
 mod temporary;
 #[cfg(test)]
@@ -27,8 +28,8 @@ mod writes;
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use datafusion::common::{DataFusionError, TableReference};
 use datafusion::execution::SessionState;
@@ -37,14 +38,15 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use futures::{FutureExt, StreamExt};
-use mobula_execution::QueryRun;
+use mobula_execution::{QueryRun, Split};
 use mobula_plan::parameters::infer;
 use mobula_plan::{MobulaStatement, nearest, parse, unknown_method};
+use parking_lot::Mutex;
 
 pub use bound::Bound;
 pub use load::{IfThere, Load, LoadTarget};
+use prepared::{NewSplit, Ready, Work};
 pub use prepared::{Parameter, Prepared, StatementKind};
-use prepared::{Ready, Work};
 pub(crate) use temporary::TEMPORARY_SCHEMA;
 use temporary::{SessionCatalogs, TemporaryTables};
 
@@ -70,11 +72,14 @@ pub struct Session {
     /// Of the functions that the state has, the version.
     synced: AtomicU64,
     temporary: Arc<TemporaryTables>,
+    /// Those that end with it.
+    splits: Mutex<Vec<Weak<Split>>>,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         self.database.plans().forget(&self.id);
+        self.end_splits();
     }
 }
 
@@ -96,6 +101,7 @@ impl Session {
             settings: AtomicU64::new(0),
             synced: AtomicU64::new(u64::MAX),
             temporary,
+            splits: Mutex::default(),
         }
     }
 
@@ -188,6 +194,17 @@ impl Session {
             MobulaStatement::CreateActor(create) => Work::CreateActor(create),
             MobulaStatement::DropActor(drop) => Work::DropActor(drop),
             MobulaStatement::AlterPool(alter) => Work::AlterPool(alter),
+            MobulaStatement::CreateSplit(create) => {
+                let plan = self.logical_plan(*create.query).await?;
+                splits::check_query(&create.name, &plan)?;
+                Work::CreateSplit(NewSplit {
+                    name: create.name,
+                    readers: create.readers,
+                    is_equal: create.is_equal,
+                    plan,
+                })
+            }
+            MobulaStatement::DropSplit(drop) => Work::DropSplit(drop),
             MobulaStatement::DataFusion(statement) => {
                 let plan = self.logical_plan(*statement).await?;
                 settings::refuse_unsupported(&plan)?;
@@ -268,6 +285,8 @@ impl Session {
             Work::CreateActor(create) => self.create_actor(create, sql, left).await,
             Work::DropActor(drop) => self.drop_actor(drop).await,
             Work::AlterPool(alter) => self.alter_pool(alter).await,
+            Work::CreateSplit(create) => self.create_split(create, sql),
+            Work::DropSplit(drop) => self.drop_split(drop),
             Work::Plan(plan) => match ready.map_or(plan.as_ref(), |ready| &ready.plan) {
                 LogicalPlan::Ddl(ddl) => self.define(ddl, sql).await,
                 LogicalPlan::Statement(statement) => self.change_setting(statement),
@@ -296,28 +315,38 @@ impl Session {
         is_optimised: bool,
         sql: &str,
     ) -> Result<QueryRun, ServerError> {
-        // Loaded rows stay from now on: the query may wait before it looks for them.
-        let read = self.database.loaded().read_by(plan)?;
-        files::check_present(plan)?;
-        let state = self.state();
-        let engine = self.database.engine();
-        let running = match is_optimised {
-            true => engine.run_optimised(&state, plan.clone(), sql).await,
-            false => engine.run_statement(&state, plan.clone(), sql).await,
-        };
-        let mut run = running.map_err(|error| files::while_reading(plan, error))?;
-        let rows = AssertUnwindSafe(run.stream).catch_unwind();
-        let plan = plan.clone();
-        let rows = rows.map(move |polled| {
-            let _held = &read;
-            match polled {
-                Ok(block) => block.map_err(|error| files::while_reading(&plan, error)),
-                Err(panic) => Err(DataFusionError::Internal(text_of(&*panic))),
-            }
-        });
-        run.stream = Box::pin(RecordBatchStreamAdapter::new(run.plan.schema(), rows));
-        Ok(run)
+        run_plan(&self.database, &self.state(), plan, is_optimised, sql).await
     }
+}
+
+/// Runs `plan`, which a session of `database` with that state has made of `sql`.
+async fn run_plan(
+    database: &Database,
+    state: &SessionState,
+    plan: &LogicalPlan,
+    is_optimised: bool,
+    sql: &str,
+) -> Result<QueryRun, ServerError> {
+    // Loaded rows stay from now on: the query may wait before it looks for them.
+    let read = database.loaded().read_by(plan)?;
+    files::check_present(plan)?;
+    let engine = database.engine();
+    let running = match is_optimised {
+        true => engine.run_optimised(state, plan.clone(), sql).await,
+        false => engine.run_statement(state, plan.clone(), sql).await,
+    };
+    let mut run = running.map_err(|error| files::while_reading(plan, error))?;
+    let rows = AssertUnwindSafe(run.stream).catch_unwind();
+    let plan = plan.clone();
+    let rows = rows.map(move |polled| {
+        let _held = &read;
+        match polled {
+            Ok(block) => block.map_err(|error| files::while_reading(&plan, error)),
+            Err(panic) => Err(DataFusionError::Internal(text_of(&*panic))),
+        }
+    });
+    run.stream = Box::pin(RecordBatchStreamAdapter::new(run.plan.schema(), rows));
+    Ok(run)
 }
 
 /// A parameter whose type nothing says has that of NULL while it is planned; some functions

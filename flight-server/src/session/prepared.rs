@@ -7,7 +7,7 @@ use datafusion::common::ScalarValue;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use mobula_plan::parameters::Ahead;
-use mobula_plan::{AlterPool, CreateActor, CreateFunction, DropActor, result_schema};
+use mobula_plan::{AlterPool, CreateActor, CreateFunction, DropActor, DropSplit, result_schema};
 use parking_lot::Mutex;
 
 use super::Session;
@@ -81,6 +81,17 @@ pub(super) enum Work {
     CreateActor(Box<CreateActor>),
     DropActor(DropActor),
     AlterPool(AlterPool),
+    CreateSplit(NewSplit),
+    DropSplit(DropSplit),
+}
+
+/// A split that is to be made.
+pub(super) struct NewSplit {
+    pub name: String,
+    pub readers: usize,
+    pub is_equal: bool,
+    /// Its query.
+    pub plan: LogicalPlan,
 }
 
 impl Prepared {
@@ -206,7 +217,9 @@ impl Work {
             | Self::DropFunction { .. }
             | Self::CreateActor(_)
             | Self::DropActor(_)
-            | Self::AlterPool(_) => StatementKind::Ddl,
+            | Self::AlterPool(_)
+            | Self::CreateSplit(_)
+            | Self::DropSplit(_) => StatementKind::Ddl,
         }
     }
 }

@@ -13,6 +13,7 @@ use mobula_plan::MobulaOptions;
 
 mod actors;
 mod kept_plans;
+mod splits;
 
 fn python() -> std::path::PathBuf {
     std::env::var_os("MOBULA_PYTHON").map_or_else(|| "python3".into(), Into::into)

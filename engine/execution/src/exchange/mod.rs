@@ -9,7 +9,7 @@
 
 pub mod action;
 pub mod channels;
-mod compact;
+pub mod compact;
 pub mod fetch;
 pub mod flight_service;
 pub mod guard;

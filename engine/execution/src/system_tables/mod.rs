@@ -16,6 +16,7 @@ mod operators;
 mod progress;
 mod queries;
 mod settings;
+mod splits;
 mod tasks;
 mod workers;
 
@@ -41,7 +42,7 @@ pub const SYSTEM_SCHEMA: &str = "system";
 const TIME: DataType = DataType::Timestamp(TimeUnit::Millisecond, None);
 
 /// The tables, in the order SHOW TABLES gives.
-const TABLES: [Table; 12] = [
+const TABLES: [Table; 13] = [
     actor_pools::TABLE,
     actors::TABLE,
     demand::TABLE,
@@ -52,6 +53,7 @@ const TABLES: [Table; 12] = [
     progress::TABLE,
     queries::TABLE,
     settings::TABLE,
+    splits::TABLE,
     tasks::TABLE,
     workers::TABLE,
 ];

@@ -72,6 +72,11 @@ pub const SYNTAX: &[(&str, &str, &str)] = &[
         "FROM repartition(TABLE(query), partitions, by => (column, …), rows_per_block => n)",
         "The same rows in other streams or blocks.",
     ),
+    (
+        "read_split",
+        "FROM read_split('split', reader)",
+        "The rows of one of a split's readers.",
+    ),
 ];
 
 impl Operator {

@@ -87,7 +87,7 @@ pub(super) fn consumed_pool(parser: &mut Parser<'_>) -> bool {
     found
 }
 
-fn word_is(token: &Token, text: &str) -> bool {
+pub(super) fn word_is(token: &Token, text: &str) -> bool {
     matches!(token, Token::Word(word)
         if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(text))
 }

@@ -1,7 +1,7 @@
 //! From SQL text to statements, and from `FROM map_batches(…)` to a node.
 //!
 //! `statement` splits and parses (with `chain_limit`, `placeholder` and `table_argument` before
-//! the parser, `create_function`, `create_actor` and `alter_pool` for our DDL, and `method_call` after it);
+//! the parser, `create_function`, `create_actor`, `alter_pool` and `create_split` for our DDL, and `method_call` after it);
 //! `actor_methods` makes functions of what a worker found in an actor's class; `relation` is
 //! called back by DataFusion's planner; `call_options` reads options both in DDL and in calls
 //! (`demand_options` those of resources, `overlap_options` those of async functions,
@@ -15,6 +15,7 @@ mod chain_limit;
 pub(crate) mod check_call;
 pub mod create_actor;
 pub mod create_function;
+pub mod create_split;
 mod demand_options;
 pub(crate) mod grouping;
 mod keyed;

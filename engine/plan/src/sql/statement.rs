@@ -1,6 +1,6 @@
 //! Splits SQL into statements and parses each.
 //!
-//! Our statements (`CREATE` and `DROP` of functions and actors, `ALTER` of pools) are read here, all others
+//! Our statements (`CREATE` and `DROP` of functions, actors and splits, `ALTER` of pools) are read here, all others
 //! by DataFusion's parser in its generic dialect, after `TABLE(query)` arguments
 //! were made parseable. Front ends call [`parse_statements`] and plan what it
 //! gives; nothing is executed here.
@@ -15,6 +15,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Toke
 use super::alter_pool::{self, AlterPool};
 use super::create_actor::{self, CreateActor, DropActor};
 use super::create_function::{self, CreateFunction};
+use super::create_split::{self, CreateSplit, DropSplit};
 use super::{chain_limit, method_call, normalized, placeholder, table_argument};
 use crate::error::PlanError;
 
@@ -34,6 +35,10 @@ pub enum MobulaStatement {
     DropActor(DropActor),
     /// `ALTER ACTOR POOL [IF EXISTS] name SET (…)`
     AlterPool(AlterPool),
+    /// `CREATE SPLIT name WITH (readers = n) AS query`
+    CreateSplit(CreateSplit),
+    /// `DROP SPLIT [IF EXISTS] name`
+    DropSplit(DropSplit),
     /// Anything DataFusion knows.
     DataFusion(Box<Statement>),
 }
@@ -89,7 +94,13 @@ pub fn parse(sql: &str) -> Result<Parsed, PlanError> {
 }
 
 fn parse_statement(df: &mut DFParser<'_>, text: &Text<'_>) -> Result<MobulaStatement, PlanError> {
+    if let Some(created) = create_split::parse(df, text) {
+        return created.map(MobulaStatement::CreateSplit);
+    }
     let parser = &mut df.parser;
+    if let Some(dropped) = create_split::parse_drop(parser, text) {
+        return dropped.map(MobulaStatement::DropSplit);
+    }
     if let Some(head) = create_function::head(parser) {
         let create = create_function::parse(parser, head, text)?;
         return Ok(MobulaStatement::CreateFunction(Box::new(create)));
