@@ -1,3 +1,5 @@
+//! Readers of a split beside one another: who gets what, who waits, and what ends.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
