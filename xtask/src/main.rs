@@ -3,6 +3,7 @@
 //!     cargo xt tidy            layout, names, layering, versions
 //!     cargo xt test [FILTER]   installs what tests need and runs all of them
 //!     cargo xt wheel           the Python package with the engine in it, built and tried
+//!     cargo xt dist            the same as it is shipped: profile `dist`, no symbols, sizes told
 //!
 //! Depends on almost nothing, so that it starts in seconds on a fresh machine.
 
@@ -16,6 +17,9 @@ mod wheel;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+const USAGE: &str =
+    "usage: cargo xt tidy | cargo xt test [FILTER] | cargo xt wheel | cargo xt dist";
 
 /// What a check found: a place and what is wrong there.
 #[derive(Debug, PartialEq, Eq)]
@@ -41,7 +45,8 @@ fn main() -> ExitCode {
         "tidy" => tidy(),
         "test" => tests_run::run(&root(), &rest),
         "wheel" => tests_run::make_wheel(&root()),
-        _ => Err("usage: cargo xt tidy | cargo xt test [FILTER] | cargo xt wheel".to_owned()),
+        "dist" => tests_run::make_dist(&root()),
+        _ => Err(USAGE.to_owned()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,6 @@
 //! `cargo xt test`: one command that installs what the tests need and runs all
-//! of them, on the optimised build that users run.
+//! of them, on the optimised build that users run. `cargo xt wheel` and `cargo xt dist` pack
+//! what it has built, and what is shipped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,7 +40,7 @@ pub fn run(root: &Path, filters: &[String]) -> Result<(), String> {
         target,
         python,
         binary,
-    } = Built::of(root)?;
+    } = Built::of(root, "release")?;
     lint_containers(root, &python)?;
     let mut rust = cargo();
     rust.args(["test", "--release", "--workspace", "--"])
@@ -70,12 +71,26 @@ pub fn run(root: &Path, filters: &[String]) -> Result<(), String> {
 /// # Errors
 /// What is missing on this machine, or which part failed.
 pub fn make_wheel(root: &Path) -> Result<(), String> {
-    let built = Built::of(root)?;
+    packed(root, &Built::of(root, "release")?)
+}
+
+/// Builds what is shipped, the binary without symbols and the wheel with it, tries the wheel,
+/// and says how large they are.
+///
+/// # Errors
+/// What is missing on this machine, which part failed, or what is too large.
+pub fn make_dist(root: &Path) -> Result<(), String> {
+    let built = Built::of(root, "dist")?;
+    packed(root, &built)?;
+    wheel::sized(&built.binary)
+}
+
+fn packed(root: &Path, built: &Built) -> Result<(), String> {
     let wheel = wheel::make(root, &built.target, &built.python, &built.binary)?;
     wheel::check(root, &built.target, &wheel)
 }
 
-/// The optimised build, and a Python with the packages of the tests.
+/// An optimised build, and a Python with the packages of the tests.
 struct Built {
     target: PathBuf,
     python: PathBuf,
@@ -83,16 +98,16 @@ struct Built {
 }
 
 impl Built {
-    fn of(root: &Path) -> Result<Self, String> {
+    fn of(root: &Path, profile: &str) -> Result<Self, String> {
         prerequisites::check()?;
         let target = target_dir(root);
         let python = environment(root, &target)?;
-        let binary = target.join("release/mobula");
+        let binary = target.join(profile).join("mobula");
         // The whole workspace in one go: a part alone would pick other features and
         // build everything anew.
         step(
             "build",
-            cargo().args(["build", "--release", "--workspace", "--bins"]),
+            cargo().args(["build", "--profile", profile, "--workspace", "--bins"]),
             root,
         )?;
         Ok(Self {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What people download.
+/// The most of what people download.
 const BYTES_MAX: u64 = 120_000_000;
 const README: &str = "python/README.md";
 /// What the example of the README prints first.
@@ -36,12 +36,22 @@ pub fn make(root: &Path, target: &Path, python: &Path, binary: &Path) -> Result<
     .env("MOBULA_BIN", binary);
     done("pip wheel", &mut pip)?;
     let wheel = only_file(&out)?;
-    let bytes = fs::metadata(&wheel).map_or(0, |found| found.len());
-    eprintln!("{}: {:.1} MB", wheel.display(), bytes as f64 / 1e6);
+    sized(&wheel)?;
+    Ok(wheel)
+}
+
+/// Says how large `file` is.
+///
+/// # Errors
+/// It is larger than what people are to download.
+pub fn sized(file: &Path) -> Result<(), String> {
+    let bytes = fs::metadata(file).map_or(0, |found| found.len());
+    let name = file.display();
+    eprintln!("{name}: {:.1} MB", bytes as f64 / 1e6);
     match bytes <= BYTES_MAX {
-        true => Ok(wheel),
+        true => Ok(()),
         false => Err(format!(
-            "the wheel has {bytes} bytes, {BYTES_MAX} are the most"
+            "{name} has {bytes} bytes, {BYTES_MAX} are the most"
         )),
     }
 }

@@ -47,7 +47,7 @@ pub use functions::RustFunctions;
 pub use local_executors::LocalExecutors;
 pub use pool::named::{NamedActor, NamedActors};
 pub use spawn::{OwnedTask, spawn_named};
-pub use split::{Dealing, Split, Splits, is_split};
+pub use split::{Dealing, Split, Splits, reads_split};
 pub use stores::{ObjectStores, StoreSpec};
 pub use system_tables::SYSTEM_SCHEMA;
 pub use token::ClusterToken;

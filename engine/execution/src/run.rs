@@ -29,7 +29,7 @@ use crate::pool::directory::{extension, to_wire};
 use crate::pool::starter::NotStarted;
 use crate::query_header::query_header;
 use crate::resource_check::{Has, check};
-use crate::split::is_split;
+use crate::split::reads_split;
 use crate::system_tables::SYSTEM_SCHEMA;
 
 /// Who runs a query.
@@ -327,18 +327,6 @@ fn task_context(
         .with_extension(Arc::new(interactive))
         .with_extension(last);
     Ok(Arc::new(context.with_session_config(config)))
-}
-
-/// Whether `plan` reads a split, whose query runs by this process.
-fn reads_split(plan: &LogicalPlan) -> Result<bool> {
-    let mut reads = false;
-    plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(scan) = node {
-            reads |= is_split(&scan.source);
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    Ok(reads)
 }
 
 /// True when `plan` reads a table or calls user code: constants, DDL and the

@@ -12,7 +12,9 @@ use crate::ServerError;
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
+    /// The process that took it.
+    taken_by: u32,
 }
 
 impl DataDir {
@@ -50,16 +52,32 @@ impl DataDir {
                 pid: pid.trim().to_owned(),
             });
         }
+        let taken_by = std::process::id();
         let noted = lock
             .set_len(0)
             .and_then(|()| lock.seek(SeekFrom::Start(0)))
-            .and_then(|_| writeln!(lock, "{}", std::process::id()));
+            .and_then(|_| writeln!(lock, "{taken_by}"));
         noted.map_err(file_error("lock the data directory"))?;
-        Ok(Self { path, _lock: lock })
+        Ok(Self {
+            path,
+            lock,
+            taken_by,
+        })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl Drop for DataDir {
+    /// Closing the file is not enough: a process that is being started has it, too, until it runs
+    /// its program, and would hold the directory meanwhile. A copy of this process that drops what
+    /// it was born with does not free what its parent holds.
+    fn drop(&mut self) {
+        if std::process::id() == self.taken_by {
+            let _ = flock(&self.lock, FlockOperation::Unlock);
+        }
     }
 }
 
@@ -83,5 +101,15 @@ mod tests {
         let path = held.path().to_path_buf();
         drop(held);
         DataDir::take(&path).unwrap();
+    }
+
+    #[test]
+    fn who_inherited_the_file_does_not_hold_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = DataDir::take(&dir.path().join("d")).unwrap();
+        let (path, inherited) = (held.path().to_path_buf(), held.lock.try_clone().unwrap());
+        drop(held);
+        DataDir::take(&path).unwrap();
+        drop(inherited);
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! A client that goes away while its `CREATE TABLE` or `INSERT` runs must not
 //! leave it half done, so the call that started it only waits for the task: when
-//! the call is dropped, the task still runs to its end, except that an actor which is
-//! not built yet is made for nobody any more. The tasks belong to
+//! the call is dropped, the task still runs to its end, except that what is not there at
+//! all before it is done is made for nobody any more: an actor, a table of a query's rows, a
+//! file. The tasks belong to
 //! [`Updates`], which bounds their number and, when the server stops, waits for
 //! them before it lets go.
 

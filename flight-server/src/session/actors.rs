@@ -7,7 +7,7 @@ use mobula_plan::udf::check_name_is_free;
 use mobula_plan::{CreateActor, DropActor, PlanError, actor_methods};
 use mobula_udfs::{ActorSpec, FunctionSpec};
 
-use super::{Outcome, Session};
+use super::{Outcome, Session, while_awaited};
 use crate::ServerError;
 use crate::catalog::{Definition, ObjectKind};
 
@@ -44,10 +44,11 @@ impl Session {
         check_callable(&spec)?;
         let spec = Arc::new(spec);
         // Slow (it may load a model), so not under the lock. Dropped below, it ends.
-        let actor = tokio::select! {
-            built = engine.actors().build(Arc::clone(&spec), sql) => built?,
-            () = left => return Err(ServerError::Cancelled),
+        let building = async {
+            let built = engine.actors().build(Arc::clone(&spec), sql).await;
+            built.map_err(ServerError::from)
         };
+        let actor = while_awaited(building, left).await?;
         let replaced = {
             let _one_at_a_time = self.database().change().await;
             if self.has_actor(create)? {

@@ -9,15 +9,17 @@ use datafusion::sql::sqlparser::ast;
 use futures::TryStreamExt;
 
 use super::load::{IfThere, LoadTarget};
-use super::{Outcome, Session};
+use super::{Outcome, Session, while_awaited};
 use crate::ServerError;
 
 impl Session {
-    /// Makes a loaded table of the rows of a query, or of none.
+    /// Makes a loaded table of the rows of a query, or of none; gives up if `left` ends before
+    /// all rows are there.
     pub(super) async fn create_from_query(
         &self,
         create: &CreateMemoryTable,
         sql: &str,
+        left: impl Future<Output = ()>,
     ) -> Result<Outcome, ServerError> {
         refuse_promises(create)?;
         let target = LoadTarget {
@@ -38,11 +40,15 @@ impl Session {
                 false => Err(error),
             };
         }
-        let mut run = self.run(&create.input, false, sql).await?;
-        let mut load = self.begin_load(target, &run.stream.schema()).await?;
-        while let Some(block) = run.stream.try_next().await? {
-            load = load.with(block, database).await?;
-        }
+        let loading = async {
+            let mut run = self.run(&create.input, false, sql).await?;
+            let mut load = self.begin_load(target, &run.stream.schema()).await?;
+            while let Some(block) = run.stream.try_next().await? {
+                load = load.with(block, database).await?;
+            }
+            Ok::<_, ServerError>(load)
+        };
+        let load = while_awaited(loading, left).await?;
         match self.finish_load(load).await {
             Err(error) if error.already_exists() && create.if_not_exists => {}
             done => drop(done?),

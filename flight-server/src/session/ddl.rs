@@ -12,27 +12,28 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::{
     CreateExternalTable, CreateView, DdlStatement, DropCatalogSchema, LogicalPlan,
 };
-use mobula_execution::{DEFAULT_CATALOG, DEFAULT_SCHEMA, SYSTEM_SCHEMA};
+use mobula_execution::{DEFAULT_CATALOG, DEFAULT_SCHEMA, SYSTEM_SCHEMA, reads_split};
 
 use super::temporary::TEMPORARY_SCHEMA;
-use super::{Outcome, Session, caught, files, splits};
+use super::{Outcome, Session, caught, files, while_awaited};
 use crate::ServerError;
 use crate::catalog::{Definition, ObjectKind};
 
 const DONE: Outcome = Outcome::Affected(None);
 
 impl Session {
-    /// Applies DDL.
+    /// Applies DDL. A table of a query's rows is given up when `left` ends.
     pub(super) async fn define(
         &self,
         ddl: &DdlStatement,
         sql: &str,
+        left: impl Future<Output = ()>,
     ) -> Result<Outcome, ServerError> {
         if let DdlStatement::CreateMemoryTable(table) = ddl
             && (table.temporary || self.database().engine().is_cluster())
         {
             // Apart: it is large, and part of what every statement may have to do.
-            return Box::pin(self.create_from_query(table, sql)).await;
+            return Box::pin(self.create_from_query(table, sql, left)).await;
         }
         let _one_at_a_time = self.database().change().await;
         if let DdlStatement::DropTable(drop) = ddl
@@ -41,7 +42,12 @@ impl Session {
             return done;
         }
         refuse_system(ddl)?;
-        let done = self.define_alone(ddl, sql).await?;
+        let done = match ddl {
+            DdlStatement::CreateMemoryTable(table) => {
+                self.create_memory_table(ddl, &table.name, left).await?
+            }
+            ddl => self.define_alone(ddl, sql).await?,
+        };
         self.database().let_go_of_loaded()?;
         Ok(done)
     }
@@ -73,7 +79,6 @@ impl Session {
         let changed = match ddl {
             DdlStatement::CreateExternalTable(create) => self.qualified(&create.name),
             DdlStatement::CreateView(view) => self.qualified(&view.name),
-            DdlStatement::CreateMemoryTable(table) => self.qualified(&table.name),
             DdlStatement::DropTable(drop) => self.qualified(&drop.name),
             DdlStatement::DropView(drop) => self.qualified(&drop.name),
             DdlStatement::DropCatalogSchema(drop) => format!("{}.", drop.name.schema_name()),
@@ -89,9 +94,6 @@ impl Session {
                 self.create_table(create.as_ref().clone(), sql).await
             }
             DdlStatement::CreateView(view) => self.create_view(view, sql).await,
-            DdlStatement::CreateMemoryTable(table) => {
-                self.create_memory_table(ddl, &table.name).await
-            }
             DdlStatement::CreateCatalogSchema(schema) => {
                 self.apply(ddl).await?;
                 let name = last_part(&schema.schema_name).to_owned();
@@ -158,7 +160,7 @@ impl Session {
                 what: "a view cannot read a temporary table, which others do not see. Load a table that is not temporary",
             });
         }
-        if splits::reads_split(&view.input)? {
+        if reads_split(&view.input)? {
             return Err(ServerError::Unsupported {
                 what: "a view cannot read a split, which ends with its session. Have each query read it",
             });
@@ -184,9 +186,10 @@ impl Session {
         &self,
         ddl: &DdlStatement,
         name: &TableReference,
+        left: impl Future<Output = ()>,
     ) -> Result<Outcome, ServerError> {
         let before = self.registered(name).await;
-        let result = self.apply(ddl).await.map(|()| DONE);
+        let result = while_awaited(self.apply(ddl), left).await.map(|()| DONE);
         self.kept_or_undone(name, before, result)?;
         let name = self.qualified(name);
         for kind in [ObjectKind::Table, ObjectKind::View] {
@@ -195,6 +198,7 @@ impl Session {
         if self.database().data_dir().is_some() {
             tracing::warn!("table \"{name}\" is in memory: it is gone when this process ends");
         }
+        self.database().replan_readers(&name).await?;
         Ok(DONE)
     }
 

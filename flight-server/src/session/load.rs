@@ -338,7 +338,7 @@ impl Session {
         let Work::Plan(plan) = &prepared.work else {
             return Err(ServerError::Empty);
         };
-        match session.write(plan, &sql).await? {
+        match session.write(plan, &sql, std::future::pending()).await? {
             Outcome::Affected(rows) => Ok(rows),
             Outcome::Rows(_) => Ok(None),
         }

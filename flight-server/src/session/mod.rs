@@ -256,8 +256,9 @@ impl Session {
         caught(self.perform(prepared, None, std::future::pending())).await
     }
 
-    /// Makes run `run` of `bound`, for a client that has gone when `left` ends: what it alone
-    /// was waited for is let go then, as an actor that is still being built.
+    /// Makes run `run` of `bound`, for a client that has gone when `left` ends: what is not there
+    /// before it is done is let go then, as an actor that is still being built, the rows of a
+    /// COPY and of a CREATE TABLE AS. An INSERT goes on: some of its rows may be there.
     ///
     /// # Errors
     /// As [`Session::execute`]; [`ServerError::Cancelled`] of what was let go.
@@ -288,9 +289,9 @@ impl Session {
             Work::CreateSplit(create) => self.create_split(create, sql),
             Work::DropSplit(drop) => self.drop_split(drop),
             Work::Plan(plan) => match ready.map_or(plan.as_ref(), |ready| &ready.plan) {
-                LogicalPlan::Ddl(ddl) => self.define(ddl, sql).await,
+                LogicalPlan::Ddl(ddl) => self.define(ddl, sql, left).await,
                 LogicalPlan::Statement(statement) => self.change_setting(statement),
-                plan if prepared.kind == StatementKind::Dml => self.write(plan, sql).await,
+                plan if prepared.kind == StatementKind::Dml => self.write(plan, sql, left).await,
                 plan => {
                     let is_optimised = ready.is_some_and(|ready| ready.is_optimised);
                     let run = self.run(plan, is_optimised, sql).await?;
@@ -385,6 +386,18 @@ fn with_parameters(work: Work, names: Vec<String>) -> Result<(Work, Vec<Paramete
     let parameters = names.into_iter().zip(types);
     let parameters = parameters.map(|(name, data_type)| Parameter { name, data_type });
     Ok((Work::Plan(Box::new(plan)), parameters.collect()))
+}
+
+/// `work`, unless `left` ends before it: nobody waits for it any more.
+async fn while_awaited<T>(
+    work: impl Future<Output = Result<T, ServerError>>,
+    left: impl Future<Output = ()>,
+) -> Result<T, ServerError> {
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = left => Err(ServerError::Cancelled),
+    }
 }
 
 /// A library's panic, at a damaged file above all, is the error of one statement

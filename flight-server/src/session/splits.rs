@@ -8,9 +8,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use datafusion::common::DataFusionError;
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
-use mobula_execution::{Dealing, Split, is_split};
+use mobula_execution::{Dealing, Split};
 use mobula_plan::{DropSplit, PlanError, result_schema};
 
 use super::prepared::NewSplit;
@@ -87,18 +86,6 @@ impl Session {
         let there = splits.iter().filter_map(Weak::upgrade);
         there.map(|split| split.idle_for(now)).min()
     }
-}
-
-/// Whether `plan` has the rows of a reader.
-pub(super) fn reads_split(plan: &LogicalPlan) -> Result<bool, ServerError> {
-    let mut reads = false;
-    plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(scan) = node {
-            reads |= is_split(&scan.source);
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    Ok(reads)
 }
 
 /// Refuses what is no query.

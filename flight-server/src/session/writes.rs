@@ -13,29 +13,30 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::dml::CopyTo;
 use futures::TryStreamExt;
 
-use super::{Outcome, Session, files};
+use super::{Outcome, Session, files, while_awaited};
 use crate::ServerError;
 
 impl Session {
-    /// Writes and returns the rows written.
+    /// Writes and returns the rows written. A COPY is given up when `left` ends.
     pub(super) async fn write(
         &self,
         plan: &LogicalPlan,
         sql: &str,
+        left: impl Future<Output = ()>,
     ) -> Result<Outcome, ServerError> {
         files::make_parent(plan)?;
         let LogicalPlan::Copy(copy) = plan else {
             return self.write_rows(plan, sql).await;
         };
         let Some(target) = one_local_file(copy) else {
-            return self.write_rows(plan, sql).await;
+            return while_awaited(self.write_rows(plan, sql), left).await;
         };
         let unfinished = Unfinished::beside(&target);
         let aside = LogicalPlan::Copy(CopyTo {
             output_url: unfinished.0.to_string_lossy().into_owned(),
             ..copy.clone()
         });
-        let written = self.write_rows(&aside, sql).await?;
+        let written = while_awaited(self.write_rows(&aside, sql), left).await?;
         unfinished.finish(&target)?;
         Ok(written)
     }

@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 
 pub use epoch::Dealing;
 use epoch::Epoch;
-pub use table::{ReadSplit, is_split};
+pub use table::{ReadSplit, reads_split};
 
 use crate::error::ExecutionError;
 

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, ScalarValue, plan_err};
 use datafusion::datasource::source_as_provider;
 use datafusion::execution::TaskContext;
-use datafusion::logical_expr::{Expr, TableSource, TableType};
+use datafusion::logical_expr::{Expr, LogicalPlan, TableType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
@@ -20,9 +21,20 @@ use futures::{StreamExt, stream};
 use super::{Split, Splits};
 use crate::error::ExecutionError;
 
-/// Whether `source` is a reader of a split.
-pub fn is_split(source: &Arc<dyn TableSource>) -> bool {
-    source_as_provider(source).is_ok_and(|provider| provider.is::<SplitTable>())
+/// Whether `plan` has the rows of a reader.
+///
+/// # Errors
+/// None of its own.
+pub fn reads_split(plan: &LogicalPlan) -> Result<bool> {
+    let mut reads = false;
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            reads |=
+                source_as_provider(&scan.source).is_ok_and(|provider| provider.is::<SplitTable>());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(reads)
 }
 
 /// The table function.

@@ -64,7 +64,11 @@ impl DisplayAs for CompressedScanExec {
     fn fmt_as(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match t {
             DisplayFormatType::TreeRender => Ok(()),
-            _ => write!(f, "CompressedScanExec: {}", self.compression()),
+            // Where a part of it is shown, its input is not shown below it.
+            _ => {
+                write!(f, "CompressedScanExec: {}, ", self.compression())?;
+                self.scan.fmt_as(t, f)
+            }
         }
     }
 }

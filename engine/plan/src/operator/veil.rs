@@ -1,7 +1,8 @@
 //! Rows as they come, of which nothing is known above: no constants, equal columns or orders.
 //!
-//! `rule::not_constant` puts it where what is constant or equal below is not so above, and
-//! `rule::one_order` where only one of the orders below is one above.
+//! `rule::not_constant` puts it where what is constant or equal below is not so above,
+//! `rule::one_order` where only one of the orders below is one above, and `rule::limit_stays`
+//! below a sort that has to stay.
 
 use std::fmt;
 use std::sync::Arc;

@@ -4,12 +4,13 @@
 //! around arguments, and before its optimizer, which must never see a call of a
 //! Python function inside an expression. Physical rules run after all of
 //! DataFusion's, but for one before them (`not_constant`), and some in place of
-//! others (`offset_apart`, `limit_apart`, `one_order`, `one_row_aggregate`).
+//! others (`offset_apart`, `limit_apart`, `limit_stays`, `one_order`, `one_row_aggregate`).
 
 pub mod fuse_calls;
 pub mod hoist_udf;
 pub mod in_list;
 pub mod limit_apart;
+pub mod limit_stays;
 pub mod lower_spread;
 pub mod not_constant;
 pub mod offset_apart;
@@ -64,6 +65,7 @@ pub fn physical_rules_before() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Syn
     let first = iter::once(Arc::new(not_constant::NotConstant) as _);
     let rules = PhysicalOptimizer::new().rules.into_iter();
     let rules = rules.map(one_row_aggregate::in_place_of_physical);
+    let rules = rules.map(limit_stays::in_place_of);
     let rules = rules.map(one_order::in_place_of);
     let rules = rules.map(offset_apart::in_place_of);
     first.chain(rules.map(limit_apart::in_place_of)).collect()

@@ -91,7 +91,7 @@ fn create(df: &mut DFParser<'_>, text: &Text<'_>) -> Result<CreateSplit, PlanErr
         text,
     };
     let name = normalized(&reader.identifier()?);
-    let (mut readers, mut is_equal) = (None, false);
+    let (mut readers, mut is_equal) = (None, None);
     let with = reader.parser.expect_keyword(Keyword::WITH).map(|_| ());
     reader.ok(with)?;
     reader.expect(&Token::LParen)?;
@@ -100,15 +100,18 @@ fn create(df: &mut DFParser<'_>, text: &Text<'_>) -> Result<CreateSplit, PlanErr
         reader.expect(&Token::Eq)?;
         let value = reader.parser.parse_expr();
         let value = reader.ok(value)?;
-        match option.as_str() {
-            "readers" => readers = Some(count(&name, &value)?),
-            "equal" => is_equal = flag(&name, &value)?,
+        let is_again = match option.as_str() {
+            "readers" => readers.replace(count(&name, &value)?).is_some(),
+            "equal" => is_equal.replace(flag(&name, &value)?).is_some(),
             _ => {
                 let problem = format!("it has no option \"{option}\". There are {OPTIONS}");
                 return Err(refused(&name, problem));
             }
+        };
+        match is_again {
+            true => Err(refused(&name, format!("it is given \"{option}\" twice"))),
+            false => Ok(()),
         }
-        Ok(())
     })?;
     let Some(readers) = readers else {
         let problem = "how many read it is not said. Write WITH (readers = 2)".to_owned();
@@ -121,7 +124,7 @@ fn create(df: &mut DFParser<'_>, text: &Text<'_>) -> Result<CreateSplit, PlanErr
     Ok(CreateSplit {
         name,
         readers,
-        is_equal,
+        is_equal: is_equal.unwrap_or_default(),
         query: Box::new(query),
     })
 }
@@ -194,6 +197,10 @@ mod tests {
             (
                 "CREATE SPLIT s WITH (readers = 0) AS SELECT 1",
                 "cannot create split \"s\": readers = 0. Give a number from 1 to 1024",
+            ),
+            (
+                "CREATE SPLIT s WITH (readers = 2, Readers = 2) AS SELECT 1",
+                "cannot create split \"s\": it is given \"readers\" twice",
             ),
             (
                 "CREATE SPLIT s WITH (readers = 2, equal = 1) AS SELECT 1",

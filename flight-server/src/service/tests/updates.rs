@@ -1,5 +1,6 @@
 //! Statements without rows: eager, exactly once, counted.
 
+use super::cancel::ENDLESS;
 use super::*;
 
 const TABLE: &str = "CREATE TABLE numbers AS SELECT value AS n FROM generate_series(1, 3)";
@@ -106,25 +107,58 @@ async fn prepared_updates_count_rows() {
     server.stop().await;
 }
 
+/// Has a client of its own start `sql`, and leave as soon as it is being applied.
+async fn start_and_leave(server: &TestServer, sql: &str) {
+    let mut leaving = server.client().await;
+    let call = leaving.execute(sql.to_owned(), None);
+    tokio::pin!(call);
+    let started = eventually("the start", || server.updates.count() == 1);
+    tokio::select! {
+        biased;
+        _ = &mut call => panic!("it is done too soon to leave in between"),
+        () = started => {}
+    }
+}
+
+/// What is not there before it is done is not made for nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_a_new_table_or_file_end_with_their_client() {
+    let server = TestServer::start().await;
+    let mut client = server.client().await;
+    run(&mut client, TABLE).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let copy = format!(
+        "COPY ({ENDLESS}) TO '{}'",
+        dir.path().join("n.csv").display()
+    );
+    for sql in [
+        copy,
+        format!("CREATE OR REPLACE TABLE numbers AS {ENDLESS}"),
+        format!("CREATE TEMP TABLE passing AS {ENDLESS}"),
+    ] {
+        start_and_leave(&server, &sql).await;
+        eventually("its end", || server.updates.count() == 0).await;
+    }
+    // As it was, and names can be given again.
+    assert_eq!(
+        value(&mut client, "SELECT count(*) FROM numbers").await,
+        "3"
+    );
+    run(&mut client, "CREATE TABLE more AS SELECT 1 AS n")
+        .await
+        .unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    server.stop().await;
+}
+
 /// A client that leaves does not leave its statement half done.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_update_outlives_its_client() {
+async fn an_insert_outlives_its_client() {
     let server = TestServer::start().await;
     let mut client = server.client().await;
     run(&mut client, TABLE).await.unwrap();
     let sql = "INSERT INTO numbers SELECT count(*) FROM generate_series(1, 300000000)";
-    let mut leaving = server.client().await;
-    {
-        let call = leaving.execute(sql.to_owned(), None);
-        tokio::pin!(call);
-        // Polled until the server applies it, then dropped.
-        let started = eventually("the start", || server.updates.count() == 1);
-        tokio::select! {
-            biased;
-            _ = &mut call => panic!("it is done too soon to leave in between"),
-            () = started => {}
-        }
-    }
+    start_and_leave(&server, sql).await;
     let count = async {
         while value(&mut client, "SELECT count(*) FROM numbers").await != "4" {
             tokio::task::yield_now().await;

@@ -57,7 +57,7 @@ class Ahead:
                 return
 
     def _read(self):
-        """Reads the next word; whether it was the last that we should."""
+        """Reads the next words; whether they were the last that we should."""
         channel = self.channel
         self.incoming.poll()
         with channel.reading:
@@ -65,8 +65,8 @@ class Ahead:
                 return True
             if not self.incoming.poll(0):
                 return False
-            channel.read_one()
-            frame = channel.waiting[-1] if channel.waiting else None
+            channel.read_some()
+            frame = channel.waiting[0] if channel.waiting else None
             if frame is None:
                 # Of slots, or that there will be none.
                 return bool(channel.waiting)

@@ -1,8 +1,9 @@
 """Frames over the socket; the other end is `protocol.rs`, which describes them.
 
-A frame is read into one aligned buffer that the decoded block shares, or its
-payload lies in a slot and is seen there. A batch that user code keeps stays valid:
-no buffer is used twice, and no slot before `slots` has seen the last of it.
+Small frames are read many at a time, and their payloads copied out; a large one is read
+into one aligned buffer that the decoded block shares, or its payload lies in a slot and is
+seen there. A batch that user code keeps stays valid: no buffer that it sees is used twice, and
+no slot before `slots` has seen the last of it.
 """
 
 import _thread
@@ -35,14 +36,18 @@ FLAG_PAYLOAD, FLAG_SLOT, FLAG_MORE = 1, 2, 4
 # Where in a slot a payload is, and how long it is.
 SPAN = struct.Struct("<QQ")
 # Room for the one descriptor that may come with a frame.
-ANCILLARY_BYTES = socket.CMSG_SPACE(array.array("i").itemsize)
+INT_BYTES = array.array("i").itemsize
+ANCILLARY_BYTES = socket.CMSG_SPACE(INT_BYTES)
 # Not everywhere; then user code's children inherit the slots.
 CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+# What is read at once.
+READ_BYTES = 64 << 10
 # What a frame may need besides its payload.
 OVERHEAD_BYTES = 4096
 SEQ = struct.Struct("<Q")
-# How long an answer is kept to go with others, and how many bytes of them.
-KEEP_NS, KEEP_BYTES = 1_000_000, 32 << 10
+# How long an answer is kept to go with others, and how many bytes of them. Longer where sending
+# takes long, as it does where the engine gets this processor to hear it.
+KEEP_NS, KEEP_NS_MAX, KEEP_SENDS, KEEP_BYTES = 1_000_000, 4_000_000, 10, 32 << 10
 # Being woken takes this process and the engine about as long.
 LOOK_NS = 100_000
 
@@ -72,12 +77,17 @@ class Channel:
         self.max_frame_bytes = 1 << 20
         self.inline_bytes = 0
         self.slots = Slots()
-        # Requests that came while we looked for news of slots.
+        # Requests that came together, or while we looked for news of slots.
         self.waiting = collections.deque()
+        # What was read, how many bytes are there of the next frame, and descriptors that its
+        # frames bring.
+        self.unread, self.unread_bytes = bytearray(READ_BYTES), 0
+        self.descriptors = collections.deque()
         # A frame that is to go with the next one.
         self.held = []
         # Answers that are to go with others, since when, and their bytes.
         self.kept, self.kept_since, self.kept_bytes = [], 0, 0
+        self.keep_ns = KEEP_NS
         # Where we note which block we are at.
         self.board = None
         # The body of the last request, and what it says: those of blocks are alike.
@@ -106,7 +116,7 @@ class Channel:
             self._wait()
             with self.reading:
                 if not self.is_shared or (not self.waiting and self.incoming.poll(0)):
-                    self.read_one()
+                    self.read_some()
 
     def before_fork(self):
         # User code's child gets nothing that is half read, and may see what we see now.
@@ -117,10 +127,10 @@ class Channel:
         self.reading.release()
 
     def hear(self):
-        """Reads the word that there is."""
+        """Reads the words that there are."""
         self._end_a_copy()
         with self.reading:
-            self.read_one()
+            self.read_some()
 
     def _wait(self):
         """Waits for a word: awake for a moment, if the last came as soon."""
@@ -135,47 +145,69 @@ class Channel:
             self.incoming.poll()
             self.is_quick = time.perf_counter_ns() - since < LOOK_NS
 
-    def read_one(self):
-        """Reads a frame; news of slots are heard, requests wait."""
+    def read_some(self):
+        """Reads a frame, and what came with it; news of slots are heard, requests wait."""
         if self.failure is not None:
             raise self.failure
-        header, descriptors = bytearray(HEADER.size), array.array("i")
-        count, ancillary, _, _ = self.sock.recvmsg_into([header], ANCILLARY_BYTES, CLOSE_ON_EXEC)
-        for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-        if not count or not self._fill(memoryview(header)[count:]):
-            self.waiting.append(None)
-            return
-        rest_bytes, kind, flags, slot, seq = HEADER.unpack(header)
-        if rest_bytes > self.max_frame_bytes:
-            raise ValueError(f"a frame of {rest_bytes} bytes where {self.max_frame_bytes} are allowed")
-        rest = pa.allocate_buffer(rest_bytes)
-        if rest_bytes and not self._fill(memoryview(rest)):
-            self.waiting.append(None)
-            return
+        while not self._hear_unread():
+            room = memoryview(self.unread)[self.unread_bytes :]
+            count, ancillary, _, _ = self.sock.recvmsg_into([room], ANCILLARY_BYTES, CLOSE_ON_EXEC)
+            for level, kind, data in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    self.descriptors.extend(array.array("i", data[: len(data) - len(data) % INT_BYTES]))
+            if not count:
+                self.waiting.append(None)
+                return
+            self.unread_bytes += count
+
+    def _hear_unread(self):
+        """Hears the whole frames among what was read; whether there were some."""
+        unread, end, at = self.unread, self.unread_bytes, 0
+        while end - at >= HEADER.size:
+            rest_bytes, kind, flags, slot, seq = HEADER.unpack_from(unread, at)
+            if rest_bytes > self.max_frame_bytes:
+                raise ValueError(f"a frame of {rest_bytes} bytes where {self.max_frame_bytes} are allowed")
+            start = at + HEADER.size
+            if start + rest_bytes <= end:
+                rest = pa.py_buffer(bytes(memoryview(unread)[start : start + rest_bytes]))
+                at = start + rest_bytes
+            elif rest_bytes <= READ_BYTES - HEADER.size:
+                break
+            else:
+                rest, at = pa.allocate_buffer(rest_bytes), end
+                view = memoryview(rest)
+                view[: end - start] = memoryview(unread)[start:end]
+                if not self._fill(view[end - start :]):
+                    self.waiting.append(None)
+                    break
+            self._heard(kind, flags, slot, seq, rest)
+        if at:
+            unread[: end - at] = unread[at:end]
+            self.unread_bytes = end - at
+        return at > 0
+
+    def _heard(self, kind, flags, slot, seq, rest):
         if kind == SLOT:
             body = self._body(rest)
-            self.slots.add(slot, body["bytes"], body["output"], descriptors[0])
+            self.slots.add(slot, body["bytes"], body["output"], self.descriptors.popleft())
         elif kind == FREE:
             self.slots.free.add(slot)
         elif kind == DROP:
             self.slots.drop(slot)
         elif kind == BOARD:
-            self._pin_up(descriptors[0])
+            self._pin_up(self.descriptors.popleft())
         else:
             self.waiting.append(self._frame(kind, flags, slot, seq, rest))
 
     def _frame(self, kind, flags, slot, seq, rest):
         if flags & FLAG_SLOT:
-            payload = self.slots.view(slot, *SPAN.unpack(rest.slice(0, SPAN.size)))
-            return Frame(kind, seq, self._body(rest.slice(SPAN.size)), payload)
+            payload = self.slots.view(slot, *SPAN.unpack_from(rest))
+            return Frame(kind, seq, self._body(rest, SPAN.size), payload)
         if not flags & FLAG_PAYLOAD:
             return Frame(kind, seq, self._body(rest), None)
-        (body_bytes,) = LENGTH.unpack(rest.slice(0, 4))
-        start = _payload_start(body_bytes)
-        more = bool(flags & FLAG_MORE)
-        return Frame(kind, seq, self._body(rest.slice(4, body_bytes)), rest.slice(start), more)
+        (body_bytes,) = LENGTH.unpack_from(rest)
+        body = self._body(rest, LENGTH.size, LENGTH.size + body_bytes)
+        return Frame(kind, seq, body, rest.slice(_payload_start(body_bytes)), bool(flags & FLAG_MORE))
 
     def _pin_up(self, descriptor):
         try:
@@ -188,8 +220,8 @@ class Channel:
         if self.board is not None:
             SEQ.pack_into(self.board, 0, seq)
 
-    def _body(self, buffer):
-        text = buffer.to_pybytes()
+    def _body(self, rest, start=0, end=None):
+        text = bytes(memoryview(rest)[start:end])
         if text != self.body[0]:
             self.body = text, json.loads(text) if text else {}
         return self.body[1]
@@ -232,13 +264,13 @@ class Channel:
     def _fill_free_slot(self, block, size):
         # The engine may have given some back since the request.
         while self.incoming.poll(0) and None not in self.waiting:
-            self.read_one()
+            self.read_some()
         filled = self.slots.fill(block, size)
         # After the second block of an answer it tells at once which it has emptied.
         while filled is None and self.blocks_sent > 1 and self.slots.may_fit(block, size):
             if None in self.waiting:
                 return None
-            self.read_one()
+            self.read_some()
             filled = self.slots.fill(block, size)
         return filled
 
@@ -267,7 +299,7 @@ class Channel:
         self.kept += frames
         self.kept_bytes += sum(len(frame) for frame in frames)
         # Whoever waits for the first of them has waited long enough.
-        if now - self.kept_since > KEEP_NS or self.kept_bytes > KEEP_BYTES:
+        if now - self.kept_since > self.keep_ns or self.kept_bytes > KEEP_BYTES:
             self._send_all([])
 
     def _send_text(self, kind, seq, body):
@@ -306,13 +338,19 @@ class Channel:
         while self.slots.released:
             number = self.slots.released.popleft()
             parts.insert(0, HEADER.pack(0, RELEASED, 0, number, 0))
+        if sum(map(len, parts)) <= KEEP_BYTES:
+            # Faster than as many as they are.
+            parts = [b"".join(parts)]
         parts = [memoryview(part).cast("B") for part in parts if len(part)]
+        since = time.perf_counter_ns()
         while parts:
             count = self.sock.sendmsg(parts)
             while parts and count >= len(parts[0]):
                 count -= len(parts.pop(0))
             if parts:
                 parts[0] = parts[0][count:]
+        took = time.perf_counter_ns() - since
+        self.keep_ns = min(max(KEEP_NS, KEEP_SENDS * took), KEEP_NS_MAX)
 
 
 def _payload_start(body_bytes):

@@ -269,8 +269,9 @@ def _short(values, data_type):
 
 
 def _from_numpy(value, data_type):
-    mask = np.ma.getmaskarray(value) if isinstance(value, np.ma.MaskedArray) else None
-    values = np.ma.getdata(value)
+    mask, values = None, value
+    if isinstance(value, np.ma.MaskedArray):
+        mask, values = np.ma.getmaskarray(value), np.ma.getdata(value)
     kind = values.dtype.kind
     if kind == "m":
         values = in_known_unit(values)

@@ -55,6 +55,8 @@ class Call:
         self.bisect = body["bisect"]
         self.takes = body["takes"]
         self.input, self.output = input, output
+        # Of what is no relation.
+        self.kind_out = None if self.table else output.field(0).type
         _refuse_twice(self.input.names if self.takes_table else [])
         if not self.by_row:
             prepare(self.batch_format)
@@ -146,7 +148,17 @@ class Call:
             block = block.filter(valid)
             if failures is not None:
                 failures.places = np.flatnonzero(valid)
-        kind = self.output.field(0).type
+        if failures is None and self.is_one_batch(block):
+            context.at(0)
+            column = self.piece(block, self.kind_out)
+        else:
+            column = self._column_of_batches(block, failures)
+        if nulls is not None:
+            column = _spread(column, nulls)
+        return pa.RecordBatch.from_arrays([column], schema=self.output)
+
+    def _column_of_batches(self, block, failures):
+        kind = self.kind_out
         if failures is None:
             pieces = (self.piece(batch, kind) for _, batch in self.batches(block))
         else:
@@ -156,12 +168,12 @@ class Call:
             pieces = map(own, pieces)
         pieces = list(pieces)
         if len(pieces) == 1:
-            column = pieces[0]
-        else:
-            column = pa.concat_arrays(pieces) if pieces else pa.array([], type=kind)
-        if nulls is not None:
-            column = _spread(column, nulls)
-        return pa.RecordBatch.from_arrays([column], schema=self.output)
+            return pieces[0]
+        return pa.concat_arrays(pieces) if pieces else pa.array([], type=kind)
+
+    def is_one_batch(self, block):
+        """Whether user code gets all of it at once."""
+        return self.mode != "groups" and 0 < block.num_rows <= (self.batch_size or block.num_rows)
 
     def piece(self, batch, kind):
         """The values of a batch's rows."""
@@ -185,7 +197,7 @@ class Call:
 
     def arguments_ahead(self, block):
         """The arguments for a block that is one batch, or None."""
-        if self.by_row or self.is_async or self.mode == "groups" or block.num_rows > (self.batch_size or block.num_rows):
+        if self.by_row or self.is_async or not self.is_one_batch(block):
             return None
         return self.arguments(block)
 
@@ -379,8 +391,9 @@ def serve(sock):
                 if isinstance(error, (BrokenPipeError, ConnectionResetError)):
                     raise
                 channel.send(protocol.ERROR, frame.seq, report(error))
+            if not frame.more:
+                _open_again(standard)
             frame = None
-            _open_again(standard)
         except (BrokenPipeError, ConnectionResetError):
             return
 
