@@ -44,17 +44,33 @@ def converted(table: pa.Table, batch_format: str) -> Any:
 
 
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
-    """A column as an array; where numbers, truths or times are NULL it is masked."""
+    """A column as an array; where numbers, truths or times are NULL it is masked. Lists of one
+    length by their type, with all their numbers there, are the rows of a matrix."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.types as t
 
     kind = column.type
     plain = t.is_integer(kind) or t.is_boolean(kind) or t.is_floating(kind)
+    if t.is_fixed_size_list(kind) and column.null_count == 0:
+        return _matrix(column)
     if column.null_count == 0 or not plain:
         return column.to_numpy()
     filled = column.fill_null(pa.scalar(False if t.is_boolean(kind) else 0, kind))
     return np.ma.MaskedArray(filled.to_numpy(), mask=column.is_null().to_numpy())
+
+
+def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+    import numpy as np
+    import pyarrow.types as t
+
+    kind = column.type
+    chunks = [chunk.flatten() for chunk in column.chunks]
+    numbers = t.is_integer(kind.value_type) or t.is_floating(kind.value_type)
+    if not numbers or not kind.list_size or any(chunk.null_count for chunk in chunks):
+        return column.to_numpy()
+    parts = [chunk.to_numpy() for chunk in chunks] or [np.empty(0, kind.value_type.to_pandas_dtype())]
+    return np.concatenate(parts).reshape(len(column), kind.list_size)
 
 
 def shuffled(batches: Iterator[pa.RecordBatch], buffer_rows: int, seed: int | None) -> Iterator[pa.RecordBatch]:

@@ -7,10 +7,10 @@ anew. Rows stream; only what is named `to_…` or `take…` holds all that it re
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from . import formats, sql_text
+from . import formats, sql_text, tensors
 from .errors import NotSupported
 from .steps import Rendering, Step, tree
 
@@ -72,6 +72,49 @@ class Streamed:
             batches = formats.shuffled(batches, local_shuffle_buffer_size, local_shuffle_seed)
         for table in formats.rebatched(batches, batch_size, drop_last):
             yield formats.converted(table, kind)
+
+    def iter_torch_batches(
+        self,
+        *,
+        prefetch_batches: int = 1,
+        batch_size: int | None = 256,
+        dtypes: Any = None,
+        device: Any = "auto",
+        collate_fn: Callable[[dict[str, np.ndarray]], Any] | None = None,
+        drop_last: bool = False,
+        local_shuffle_buffer_size: int | None = None,
+        local_shuffle_seed: int | None = None,
+        pin_memory: bool = False,
+    ) -> Iterator[Any]:
+        """Batches as dicts of torch tensors, one a column; lists of one length are the rows of a matrix.
+
+        Args:
+            prefetch_batches: so many are read, and made by a thread, before they are asked for; 0 gives
+                each as it comes.
+            dtypes: a torch dtype for all columns, or a dict of them by name.
+            device: where tensors go; `"auto"` is torch's default device.
+            collate_fn: called with a dict of NumPy arrays in place of all that: what it returns is
+                given as it is.
+            pin_memory: in memory that is copied to a GPU without waiting.
+
+        The others are those of `iter_batches`.
+
+        Raises:
+            NotSupported: torch is not installed.
+            ValueError: a column has NULLs, texts or lists of several lengths, and there is no `collate_fn`.
+        """
+        if prefetch_batches < 0:
+            raise ValueError(f"prefetch_batches is {prefetch_batches}. Give 0 or more")
+        if collate_fn is not None and (dtypes is not None or device != "auto" or pin_memory):
+            raise ValueError("dtypes, device and pin_memory are for batches without a collate_fn")
+        collate = collate_fn or tensors.to_tensors(dtypes, device, pin_memory)
+        batches = self.iter_batches(
+            batch_size=batch_size,
+            drop_last=drop_last,
+            local_shuffle_buffer_size=local_shuffle_buffer_size,
+            local_shuffle_seed=local_shuffle_seed,
+        )
+        return tensors.made_ahead(batches, collate, prefetch_batches)
 
     def _stream(self) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         raise NotImplementedError

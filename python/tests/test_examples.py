@@ -5,6 +5,7 @@ import math
 import pathlib
 import sys
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -66,6 +67,19 @@ def test_features(run, data):
         assert row["country"] == countries[str(customer)] and row["n_orders"] == len(orders)
         assert math.isclose(row["total"], total) and row["most"] == max(price for price, _ in orders)
         assert math.isclose(row["score"], math.log1p(total) / math.sqrt(len(orders)))
+
+
+def test_training(run, data):
+    pytest.importorskip("torch")
+    lines = (data / "orders" / "orders.csv").read_text().splitlines()[1:]
+    orders = np.array([[float(value) for value in line.split(",")[2:]] for line in lines])
+    features = np.column_stack([orders[:, 0] / 100, orders[:, 1] / 8, np.ones(len(orders))])
+    values, weights = features[:, 0] * features[:, 1], np.zeros(3)
+    for _ in range(5):
+        weights -= 0.1 * features.T @ (features @ weights - values) / len(values)
+    rows = run("training", data / "orders")
+    assert [row["feature"] for row in rows] == ["price", "pieces", "one"]
+    assert np.allclose([row["weight"] for row in rows], weights)
 
 
 def test_languages(run, data):

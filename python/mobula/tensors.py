@@ -1,0 +1,112 @@
+"""Batches as tensors of torch, and batches that are made ahead.
+
+torch is not needed for anything else, and imported only here.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .errors import NotSupported
+
+if TYPE_CHECKING:
+    import numpy as np
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+def to_tensors(dtypes: Any, device: Any, pin_memory: bool) -> Callable[[dict[str, np.ndarray]], Any]:
+    """What makes tensors of a dict of arrays, one a column.
+
+    Args:
+        dtypes: for all columns, or by name; those without one keep theirs.
+        device: where they go; `"auto"` and `None` where torch makes tensors by default.
+
+    Raises:
+        NotSupported: torch is not there.
+    """
+    torch = _torch()
+    target = torch.get_default_device() if device in (None, "auto") else torch.device(device)
+
+    def tensor(name: str, values: np.ndarray) -> Any:
+        wanted = dtypes.get(name) if isinstance(dtypes, Mapping) else dtypes
+        made = torch.from_numpy(_own_numbers(name, values))
+        made = made if wanted is None else made.to(wanted)
+        if pin_memory and target.type != "cpu":
+            return made.pin_memory().to(target, non_blocking=True)
+        return made.pin_memory() if pin_memory else made.to(target)
+
+    def tensors(batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        if isinstance(dtypes, Mapping) and (unknown := dtypes.keys() - batch.keys()):
+            raise ValueError(f"dtypes has {sorted(unknown)[0]!r}, and there is no such column. There are {', '.join(batch)}")
+        return {name: tensor(name, values) for name, values in batch.items()}
+
+    return tensors
+
+
+def _torch() -> Any:
+    try:
+        import torch  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise NotSupported(f"iter_torch_batches needs torch, and it cannot be imported: {error}. pip install torch") from error
+    return torch
+
+
+def _own_numbers(name: str, values: np.ndarray) -> np.ndarray:
+    """`values` where torch may write to them, lists as the rows of a matrix.
+
+    Raises:
+        ValueError: they have no tensor.
+    """
+    import numpy as np
+
+    if isinstance(values, np.ma.MaskedArray):
+        raise ValueError(f'column "{name}" has NULLs, which tensors have not. Fill them: coalesce({name}, 0), or filter them')
+    if values.dtype == object:
+        values = _stacked(name, values)
+    if values.dtype.kind not in "biuf":
+        raise ValueError(
+            f'column "{name}" has values of {values.dtype}, of which torch makes no tensors.'
+            " Leave it out (select_columns), CAST it, or give a collate_fn"
+        )
+    return np.require(values, requirements=["C", "W"])
+
+
+def _stacked(name: str, values: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    shapes = {getattr(value, "shape", None) for value in values}
+    if len(shapes) == 1 and None not in shapes:
+        return np.stack(list(values))
+    if None in shapes:
+        kinds = sorted({"NULL" if value is None else type(value).__name__ for value in values if not hasattr(value, "shape")})
+        what = f"values of {' and '.join(kinds)}"
+    else:
+        what = "lists of several lengths"
+    raise ValueError(
+        f'column "{name}" has {what}, of which torch makes no tensors.'
+        " Leave it out (select_columns), make it numbers or lists of one length, or give a collate_fn"
+    )
+
+
+def made_ahead(items: Iterator[S], make: Callable[[S], T], count: int) -> Iterator[T]:
+    """What `make` makes of each item, in their order: a thread makes up to `count` of them before
+    they are asked for. Items are taken in this thread, where Ctrl-C ends what they come from."""
+    if count == 0:
+        yield from map(make, items)
+        return
+    pool = concurrent.futures.ThreadPoolExecutor(1, "mobula-prefetch")
+    try:
+        waiting: collections.deque[concurrent.futures.Future[T]] = collections.deque()
+        for item in items:
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > count:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
