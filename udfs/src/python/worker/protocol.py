@@ -175,7 +175,7 @@ class Channel:
                 break
             else:
                 rest, at = pa.allocate_buffer(rest_bytes), end
-                view = memoryview(rest)
+                view = memoryview(rest).cast("B")
                 view[: end - start] = memoryview(unread)[start:end]
                 if not self._fill(view[end - start :]):
                     self.waiting.append(None)

@@ -413,6 +413,8 @@ def warm():
     # pyarrow imports pandas, where there is one, with the first array that it
     # makes. That is start-up: no call's deadline should pay for it.
     pa.array([], type=pa.int8())
+    # With its first bytes its pool reserves room for many, which is none of user code's.
+    pa.allocate_buffer(1)
 
 
 def _load(body, payload, instance):
