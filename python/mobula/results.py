@@ -107,9 +107,10 @@ class Streamed:
             raise ValueError(f"prefetch_batches is {prefetch_batches}. Give 0 or more")
         if collate_fn is not None and (dtypes is not None or device != "auto" or pin_memory):
             raise ValueError("dtypes, device and pin_memory are for batches without a collate_fn")
-        collate = collate_fn or tensors.to_tensors(dtypes, device, pin_memory)
+        collate = tensors.of_arrays(collate_fn) if collate_fn else tensors.to_tensors(dtypes, device, pin_memory)
         batches = self.iter_batches(
             batch_size=batch_size,
+            batch_format="pyarrow",
             drop_last=drop_last,
             local_shuffle_buffer_size=local_shuffle_buffer_size,
             local_shuffle_seed=local_shuffle_seed,

@@ -10,17 +10,24 @@ import concurrent.futures
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from . import formats
 from .errors import NotSupported
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
 
 S = TypeVar("S")
 T = TypeVar("T")
 
 
-def to_tensors(dtypes: Any, device: Any, pin_memory: bool) -> Callable[[dict[str, np.ndarray]], Any]:
-    """What makes tensors of a dict of arrays, one a column.
+def of_arrays(collate_fn: Callable[[dict[str, np.ndarray]], Any]) -> Callable[[pa.Table], Any]:
+    """What calls `collate_fn` with a dict of arrays, one a column."""
+    return lambda table: collate_fn(formats.converted(table, "numpy"))
+
+
+def to_tensors(dtypes: Any, device: Any, pin_memory: bool) -> Callable[[pa.Table], Any]:
+    """What makes a dict of tensors, one a column.
 
     Args:
         dtypes: for all columns, or by name; those without one keep theirs.
@@ -31,8 +38,13 @@ def to_tensors(dtypes: Any, device: Any, pin_memory: bool) -> Callable[[dict[str
     """
     torch = _torch()
     target = torch.get_default_device() if device in (None, "auto") else torch.device(device)
+    if target.type == "cuda" and target.index is None:
+        # The one of this thread: another makes the tensors.
+        target = torch.device("cuda", torch.cuda.current_device())
 
-    def tensor(name: str, values: np.ndarray) -> Any:
+    def tensor(name: str, column: pa.ChunkedArray) -> Any:
+        _check_lists(name, column)
+        values = formats.to_numpy(column)
         wanted = dtypes.get(name) if isinstance(dtypes, Mapping) else dtypes
         made = torch.from_numpy(_own_numbers(name, values))
         made = made if wanted is None else made.to(wanted)
@@ -40,10 +52,11 @@ def to_tensors(dtypes: Any, device: Any, pin_memory: bool) -> Callable[[dict[str
             return made.pin_memory().to(target, non_blocking=True)
         return made.pin_memory() if pin_memory else made.to(target)
 
-    def tensors(batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        if isinstance(dtypes, Mapping) and (unknown := dtypes.keys() - batch.keys()):
-            raise ValueError(f"dtypes has {sorted(unknown)[0]!r}, and there is no such column. There are {', '.join(batch)}")
-        return {name: tensor(name, values) for name, values in batch.items()}
+    def tensors(table: pa.Table) -> dict[str, Any]:
+        names = table.schema.names
+        if isinstance(dtypes, Mapping) and (unknown := dtypes.keys() - set(names)):
+            raise ValueError(f"dtypes has {sorted(unknown)[0]!r}, and there is no such column. There are {', '.join(names)}")
+        return {name: tensor(name, column) for name, column in zip(names, table.columns)}
 
     return tensors
 
@@ -54,6 +67,17 @@ def _torch() -> Any:
     except ImportError as error:
         raise NotSupported(f"iter_torch_batches needs torch, and it cannot be imported: {error}. pip install torch") from error
     return torch
+
+
+def _check_lists(name: str, column: pa.ChunkedArray) -> None:
+    """Raises ValueError where a list has a NULL, which would be NaN as an array."""
+    import pyarrow.types as t
+
+    inner: list[Any] = column.chunks
+    while inner and (t.is_list(inner[0].type) or t.is_large_list(inner[0].type) or t.is_fixed_size_list(inner[0].type)):
+        inner = [chunk.flatten() for chunk in inner]
+        if any(chunk.null_count for chunk in inner):
+            raise ValueError(f'column "{name}" has NULLs in its lists, which tensors have not. Fill or filter them')
 
 
 def _own_numbers(name: str, values: np.ndarray) -> np.ndarray:
@@ -110,3 +134,6 @@ def made_ahead(items: Iterator[S], make: Callable[[S], T], count: int) -> Iterat
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+        close = getattr(items, "close", None)
+        if close is not None:
+            close()

@@ -145,6 +145,8 @@ def test_types_are_as_asked_for(con):
         ("nullif(id, 2)", 'column "x" has NULLs'),
         ("'row ' || id", 'column "x" has values of str'),
         ("CASE WHEN id = 1 THEN [1] ELSE [1, 2] END", 'column "x" has lists of several lengths'),
+        ("[id, nullif(id, 2)]", 'column "x" has NULLs in its lists'),
+        ("arrow_cast([id / 2.0, NULL], 'FixedSizeList(2 x Float64)')", 'column "x" has NULLs in its lists'),
         ("DATE '2026-01-01'", 'column "x" has values of datetime64'),
     ],
 )

@@ -10,7 +10,8 @@ use datafusion::catalog::{SchemaProvider, TableProvider};
 use datafusion::common::{DataFusionError, TableReference};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{
-    CreateExternalTable, CreateView, DdlStatement, DropCatalogSchema, LogicalPlan,
+    CreateExternalTable, CreateMemoryTable, CreateView, DdlStatement, DropCatalogSchema,
+    LogicalPlan,
 };
 use mobula_execution::{DEFAULT_CATALOG, DEFAULT_SCHEMA, SYSTEM_SCHEMA, reads_split};
 
@@ -44,7 +45,7 @@ impl Session {
         refuse_system(ddl)?;
         let done = match ddl {
             DdlStatement::CreateMemoryTable(table) => {
-                self.create_memory_table(ddl, &table.name, left).await?
+                self.create_memory_table(ddl, table, left).await?
             }
             ddl => self.define_alone(ddl, sql).await?,
         };
@@ -185,10 +186,14 @@ impl Session {
     async fn create_memory_table(
         &self,
         ddl: &DdlStatement,
-        name: &TableReference,
+        table: &CreateMemoryTable,
         left: impl Future<Output = ()>,
     ) -> Result<Outcome, ServerError> {
+        let name = &table.name;
         let before = self.registered(name).await;
+        if before.is_some() && table.if_not_exists {
+            return Ok(DONE);
+        }
         let result = while_awaited(self.apply(ddl), left).await.map(|()| DONE);
         self.kept_or_undone(name, before, result)?;
         let name = self.qualified(name);

@@ -197,7 +197,11 @@ class Channel:
         elif kind == BOARD:
             self._pin_up(self.descriptors.popleft())
         else:
-            self.waiting.append(self._frame(kind, flags, slot, seq, rest))
+            frame = self._frame(kind, flags, slot, seq, rest)
+            if kind == INIT:
+                # The next one may be here already, and as large.
+                self.max_frame_bytes = frame.body["max_frame_bytes"]
+            self.waiting.append(frame)
 
     def _frame(self, kind, flags, slot, seq, rest):
         if flags & FLAG_SLOT:

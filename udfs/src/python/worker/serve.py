@@ -246,7 +246,6 @@ class Worker:
 
     def answer(self, frame):
         if frame.kind == protocol.INIT:
-            self.channel.max_frame_bytes = frame.body["max_frame_bytes"]
             self.channel.inline_bytes = frame.body["inline_bytes"]
             if frame.body["memory_bytes"]:
                 # Does not count for it: a forked worker has that from its zygote.
