@@ -56,7 +56,7 @@
 //! ```
 //!
 //! BOARD brings one page more, on which the worker notes the `seq` of the PROCESS that it is
-//! at: where flag 4 is set it may keep its answer for a millisecond, to send it with others.
+//! at: where flag 4 is set it may keep its answer for some milliseconds, to send it with others.
 //!
 //! FREE goes with the next request, but from the second OUTPUT of an answer on at
 //! once: the worker may wait for it.

@@ -119,6 +119,26 @@ async fn definitions_survive_a_restart() {
 }
 
 #[tokio::test]
+async fn what_is_there_already_stays_when_it_is_to_be_made_if_not() {
+    let (files, data) = (Files::new(), tempfile::tempdir().unwrap());
+    let session = open(Some(data.path())).await;
+    all(
+        &session,
+        &[
+            &files.table("t", "a.csv"),
+            "CREATE VIEW v AS SELECT n + 1 AS m FROM t",
+            "CREATE TABLE IF NOT EXISTS t AS SELECT 7 AS n",
+            "CREATE TABLE IF NOT EXISTS v AS SELECT 7 AS m",
+        ],
+    )
+    .await;
+    drop(session);
+    let session = open(Some(data.path())).await;
+    assert_eq!(values(&session, "SELECT * FROM t").await, ["1", "2"]);
+    assert_eq!(values(&session, "SELECT * FROM v").await, ["2", "3"]);
+}
+
+#[tokio::test]
 async fn a_view_over_missing_files_names_them_and_works_when_they_are_back() {
     let (files, data) = (Files::new(), tempfile::tempdir().unwrap());
     let session = open(Some(data.path())).await;

@@ -11,11 +11,12 @@ use std::sync::Arc;
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::config::ConfigOptions;
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
+
+use super::around::{PhysicalRule, around};
 
 /// The rules of DataFusion's that see no limits within operators.
 const BLIND: [&str; 2] = ["PushdownSort", "FilterPushdown(Post)"];
@@ -23,56 +24,35 @@ const BLIND: [&str; 2] = ["PushdownSort", "FilterPushdown(Post)"];
 const NO_LIMIT: usize = usize::MAX;
 
 /// `rule` of DataFusion's, or what stands in for it.
-pub fn in_place_of(
-    rule: Arc<dyn PhysicalOptimizerRule + Send + Sync>,
-) -> Arc<dyn PhysicalOptimizerRule + Send + Sync> {
-    match BLIND.contains(&rule.name()) {
-        true => Arc::new(LimitApart { rule }),
-        false => rule,
-    }
+pub fn in_place_of(rule: PhysicalRule) -> PhysicalRule {
+    around(rule, &BLIND, optimize)
 }
 
-/// The rule; see the head of this file.
-#[derive(Debug)]
-struct LimitApart {
-    rule: Arc<dyn PhysicalOptimizerRule + Send + Sync>,
-}
-
-impl PhysicalOptimizerRule for LimitApart {
-    fn name(&self) -> &str {
-        self.rule.name()
+fn optimize(
+    rule: &PhysicalRule,
+    plan: Arc<dyn ExecutionPlan>,
+    config: &ConfigOptions,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let plan = plan.transform_up(|node| {
+        Ok(match limits_within(&node) {
+            true => Transformed::yes(Arc::new(LocalLimitExec::new(node, NO_LIMIT)) as _),
+            false => Transformed::no(node),
+        })
+    })?;
+    let has_limits = plan.transformed;
+    let plan = rule.optimize(plan.data, config)?;
+    if !has_limits {
+        return Ok(plan);
     }
-
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        config: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let plan = plan.transform_up(|node| {
-            Ok(match limits_within(&node) {
-                true => Transformed::yes(Arc::new(LocalLimitExec::new(node, NO_LIMIT)) as _),
-                false => Transformed::no(node),
-            })
-        })?;
-        let has_limits = plan.transformed;
-        let plan = self.rule.optimize(plan.data, config)?;
-        if !has_limits {
-            return Ok(plan);
-        }
-        let bare = |node: Arc<dyn ExecutionPlan>| {
-            let limit = node.downcast_ref::<LocalLimitExec>();
-            let limit = limit.filter(|limit| limit.fetch() == NO_LIMIT);
-            Ok(match limit.map(|limit| Arc::clone(limit.input())) {
-                Some(input) => Transformed::yes(input),
-                None => Transformed::no(node),
-            })
-        };
-        plan.transform_up(bare).data()
-    }
-
-    fn schema_check(&self) -> bool {
-        self.rule.schema_check()
-    }
+    let bare = |node: Arc<dyn ExecutionPlan>| {
+        let limit = node.downcast_ref::<LocalLimitExec>();
+        let limit = limit.filter(|limit| limit.fetch() == NO_LIMIT);
+        Ok(match limit.map(|limit| Arc::clone(limit.input())) {
+            Some(input) => Transformed::yes(input),
+            None => Transformed::no(node),
+        })
+    };
+    plan.transform_up(bare).data()
 }
 
 /// Whether `node` has a limit that those rules do not see.

@@ -18,7 +18,6 @@ use std::sync::Arc;
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::config::ConfigOptions;
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::output_requirements::OutputRequirementExec;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
@@ -26,57 +25,34 @@ use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 
+use super::around::{ENSURE, PhysicalRule, around};
 use crate::operator::veil::VeilExec;
 
-/// The rule of DataFusion's that moves sorts and their limits.
-const ENSURE: &str = "EnsureRequirements";
-
 /// `rule` of DataFusion's, or what stands in for it.
-pub fn in_place_of(
-    rule: Arc<dyn PhysicalOptimizerRule + Send + Sync>,
-) -> Arc<dyn PhysicalOptimizerRule + Send + Sync> {
-    match rule.name() {
-        ENSURE => Arc::new(LimitStays { rule }),
-        _ => rule,
-    }
+pub fn in_place_of(rule: PhysicalRule) -> PhysicalRule {
+    around(rule, &[ENSURE], optimize)
 }
 
-/// The rule; see the head of this file.
-#[derive(Debug)]
-struct LimitStays {
-    rule: Arc<dyn PhysicalOptimizerRule + Send + Sync>,
-}
-
-impl PhysicalOptimizerRule for LimitStays {
-    fn name(&self) -> &str {
-        self.rule.name()
+fn optimize(
+    rule: &PhysicalRule,
+    plan: Arc<dyn ExecutionPlan>,
+    config: &ConfigOptions,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let ensured = rule.optimize(Arc::clone(&plan), config)?;
+    let cut = limits_below(&ensured)?;
+    if cut.is_empty() || cut == limits_below(&plan)? {
+        return Ok(ensured);
     }
-
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        config: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let ensured = self.rule.optimize(Arc::clone(&plan), config)?;
-        let cut = limits_below(&ensured)?;
-        if cut.is_empty() || cut == limits_below(&plan)? {
-            return Ok(ensured);
+    let veiled = plan.transform_up(|node| match node.downcast_ref::<SortExec>() {
+        Some(sort) if sort.fetch().is_some() => {
+            let veil = Arc::new(VeilExec::new(Arc::clone(sort.input())));
+            let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+            node.replace_children(vec![veil], options)
+                .map(Transformed::yes)
         }
-        let veiled = plan.transform_up(|node| match node.downcast_ref::<SortExec>() {
-            Some(sort) if sort.fetch().is_some() => {
-                let veil = Arc::new(VeilExec::new(Arc::clone(sort.input())));
-                let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-                node.replace_children(vec![veil], options)
-                    .map(Transformed::yes)
-            }
-            _ => Ok(Transformed::no(node)),
-        });
-        self.rule.optimize(veiled.data()?, config)
-    }
-
-    fn schema_check(&self) -> bool {
-        self.rule.schema_check()
-    }
+        _ => Ok(Transformed::no(node)),
+    });
+    rule.optimize(veiled.data()?, config)
 }
 
 /// The limits of sorts below operators whose rows are not just those of their inputs, in order.

@@ -6,6 +6,7 @@
 //! DataFusion's, but for one before them (`not_constant`), and some in place of
 //! others (`offset_apart`, `limit_apart`, `limit_stays`, `one_order`, `one_row_aggregate`).
 
+mod around;
 pub mod fuse_calls;
 pub mod hoist_udf;
 pub mod in_list;

@@ -19,7 +19,6 @@ use datafusion::common::{Result, Statistics, internal_err};
 use datafusion::config::ConfigOptions;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{Distribution, OrderingRequirements, PhysicalExpr};
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::output_requirements::OutputRequirementExec;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::limit::GlobalLimitExec;
@@ -29,89 +28,65 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
 };
 
-/// The rule of DataFusion's that sees no OFFSETs.
-const ENSURE: &str = "EnsureRequirements";
+use super::around::{ENSURE, PhysicalRule, around};
 
 /// `rule` of DataFusion's, or what stands in for it.
-pub fn in_place_of(
-    rule: Arc<dyn PhysicalOptimizerRule + Send + Sync>,
-) -> Arc<dyn PhysicalOptimizerRule + Send + Sync> {
-    match rule.name() {
-        ENSURE => Arc::new(OffsetApart { rule }),
-        _ => rule,
-    }
+pub fn in_place_of(rule: PhysicalRule) -> PhysicalRule {
+    around(rule, &[ENSURE], optimize)
 }
 
-/// The rule; see the head of this file.
-#[derive(Debug)]
-struct OffsetApart {
-    rule: Arc<dyn PhysicalOptimizerRule + Send + Sync>,
+fn optimize(
+    rule: &PhysicalRule,
+    plan: Arc<dyn ExecutionPlan>,
+    config: &ConfigOptions,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let mut has_offsets = false;
+    let plan = plan.transform_down(|node| match offset(&node) {
+        None => Ok(Transformed::no(node)),
+        Some(limit) => {
+            has_offsets = true;
+            let below = alone(rule, limit.input(), config)?;
+            let limit = GlobalLimitExec::new(below, limit.skip(), limit.fetch());
+            let apart: Arc<dyn ExecutionPlan> = Arc::new(ApartExec { limit });
+            Ok(Transformed::new(apart, true, TreeNodeRecursion::Jump))
+        }
+    })?;
+    let plan = rule.optimize(plan.data, config)?;
+    if !has_offsets {
+        return Ok(plan);
+    }
+    let seen = |node: Arc<dyn ExecutionPlan>| {
+        Ok(match node.downcast_ref::<ApartExec>() {
+            Some(apart) => Transformed::yes(Arc::new(apart.limit.clone()) as _),
+            None => Transformed::no(node),
+        })
+    };
+    plan.transform_up(seen).data()
 }
 
-impl PhysicalOptimizerRule for OffsetApart {
-    fn name(&self) -> &str {
-        self.rule.name()
+/// The input of an OFFSET, in one stream and with the order that it has; also one by columns
+/// that are not selected.
+fn alone(
+    rule: &PhysicalRule,
+    input: &Arc<dyn ExecutionPlan>,
+    config: &ConfigOptions,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    if let Some(projection) = input.downcast_ref::<ProjectionExec>() {
+        let below = vec![alone(rule, projection.input(), config)?];
+        let recompute = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+        return Arc::clone(input).replace_children(below, recompute);
     }
-
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        config: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let mut has_offsets = false;
-        let plan = plan.transform_down(|node| match offset(&node) {
-            None => Ok(Transformed::no(node)),
-            Some(limit) => {
-                has_offsets = true;
-                let below = self.alone(limit.input(), config)?;
-                let limit = GlobalLimitExec::new(below, limit.skip(), limit.fetch());
-                let apart: Arc<dyn ExecutionPlan> = Arc::new(ApartExec { limit });
-                Ok(Transformed::new(apart, true, TreeNodeRecursion::Jump))
-            }
-        })?;
-        let plan = self.rule.optimize(plan.data, config)?;
-        if !has_offsets {
-            return Ok(plan);
-        }
-        let seen = |node: Arc<dyn ExecutionPlan>| {
-            Ok(match node.downcast_ref::<ApartExec>() {
-                Some(apart) => Transformed::yes(Arc::new(apart.limit.clone()) as _),
-                None => Transformed::no(node),
-            })
-        };
-        plan.transform_up(seen).data()
-    }
-
-    fn schema_check(&self) -> bool {
-        self.rule.schema_check()
-    }
-}
-
-impl OffsetApart {
-    /// The input of an OFFSET, in one stream and with the order that it has; also one by columns
-    /// that are not selected.
-    fn alone(
-        &self,
-        input: &Arc<dyn ExecutionPlan>,
-        config: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        if let Some(projection) = input.downcast_ref::<ProjectionExec>() {
-            let below = vec![self.alone(projection.input(), config)?];
-            let recompute = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-            return Arc::clone(input).replace_children(below, recompute);
-        }
-        let order = input.output_ordering().cloned();
-        let wanted = OutputRequirementExec::new(
-            Arc::clone(input),
-            order.map(OrderingRequirements::from),
-            Distribution::SinglePartition,
-            None,
-        );
-        let ensured = self.optimize(Arc::new(wanted), config)?;
-        match ensured.downcast_ref::<OutputRequirementExec>() {
-            Some(wanted) => Ok(wanted.input()),
-            None => Ok(ensured),
-        }
+    let order = input.output_ordering().cloned();
+    let wanted = OutputRequirementExec::new(
+        Arc::clone(input),
+        order.map(OrderingRequirements::from),
+        Distribution::SinglePartition,
+        None,
+    );
+    let ensured = optimize(rule, Arc::new(wanted), config)?;
+    match ensured.downcast_ref::<OutputRequirementExec>() {
+        Some(wanted) => Ok(wanted.input()),
+        None => Ok(ensured),
     }
 }
 

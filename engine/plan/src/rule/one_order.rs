@@ -10,61 +10,37 @@ use std::sync::Arc;
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::config::ConfigOptions;
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
+use super::around::{ENSURE, PhysicalRule, around};
 use crate::operator::veil::VeilExec;
 
-/// The rule of DataFusion's that puts in merges and leaves out sorts.
-const ENSURE: &str = "EnsureRequirements";
-
 /// `rule` of DataFusion's, or what stands in for it.
-pub fn in_place_of(
-    rule: Arc<dyn PhysicalOptimizerRule + Send + Sync>,
-) -> Arc<dyn PhysicalOptimizerRule + Send + Sync> {
-    match rule.name() {
-        ENSURE => Arc::new(OneOrder { rule }),
-        _ => rule,
-    }
+pub fn in_place_of(rule: PhysicalRule) -> PhysicalRule {
+    around(rule, &[ENSURE], optimize)
 }
 
-/// The rule; see the head of this file.
-#[derive(Debug)]
-struct OneOrder {
-    rule: Arc<dyn PhysicalOptimizerRule + Send + Sync>,
-}
-
-impl PhysicalOptimizerRule for OneOrder {
-    fn name(&self) -> &str {
-        self.rule.name()
+fn optimize(
+    rule: &PhysicalRule,
+    plan: Arc<dyn ExecutionPlan>,
+    config: &ConfigOptions,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let ensured = rule.optimize(Arc::clone(&plan), config)?;
+    if !merges_orders(&ensured)? {
+        return Ok(ensured);
     }
-
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        config: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let ensured = self.rule.optimize(Arc::clone(&plan), config)?;
-        if !merges_orders(&ensured)? {
-            return Ok(ensured);
-        }
-        let veiled = plan.transform_up(|node| {
-            Ok(
-                match node.is::<UnionExec>() || has_orders(&node) && is_leaf(&node) {
-                    true => Transformed::yes(Arc::new(VeilExec::new(node)) as _),
-                    false => Transformed::no(node),
-                },
-            )
-        });
-        self.rule.optimize(veiled.data()?, config)
-    }
-
-    fn schema_check(&self) -> bool {
-        self.rule.schema_check()
-    }
+    let veiled = plan.transform_up(|node| {
+        Ok(
+            match node.is::<UnionExec>() || has_orders(&node) && is_leaf(&node) {
+                true => Transformed::yes(Arc::new(VeilExec::new(node)) as _),
+                false => Transformed::no(node),
+            },
+        )
+    });
+    rule.optimize(veiled.data()?, config)
 }
 
 /// Whether streams are merged that are known to have several orders.

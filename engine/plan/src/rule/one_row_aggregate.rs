@@ -12,9 +12,10 @@ use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::config::ConfigOptions;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
+
+use super::around::{PhysicalRule, around};
 
 const PUSH_DOWN: &str = "push_down_filter";
 const STATISTICS: &str = "aggregate_statistics";
@@ -30,13 +31,8 @@ pub fn in_place_of(
 }
 
 /// The same for rules of physical plans.
-pub fn in_place_of_physical(
-    rule: Arc<dyn PhysicalOptimizerRule + Send + Sync>,
-) -> Arc<dyn PhysicalOptimizerRule + Send + Sync> {
-    match rule.name() {
-        STATISTICS => Arc::new(FiltersCount { rule }),
-        _ => rule,
-    }
+pub fn in_place_of_physical(rule: PhysicalRule) -> PhysicalRule {
+    around(rule, &[STATISTICS], optimize)
 }
 
 /// Filters stay above such aggregates.
@@ -80,39 +76,23 @@ fn is_above_one_row(plan: &LogicalPlan) -> bool {
     }
 }
 
-/// Plans with FILTER count.
-#[derive(Debug)]
-struct FiltersCount {
-    rule: Arc<dyn PhysicalOptimizerRule + Send + Sync>,
-}
-
-impl PhysicalOptimizerRule for FiltersCount {
-    fn name(&self) -> &str {
-        self.rule.name()
-    }
-
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        config: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let mut has_filter = false;
-        plan.apply(|node| {
-            let aggregate = node.downcast_ref::<AggregateExec>();
-            let filters = aggregate.map_or(&[][..], AggregateExec::filter_expr);
-            has_filter = filters.iter().any(Option::is_some);
-            Ok(match has_filter {
-                true => TreeNodeRecursion::Stop,
-                false => TreeNodeRecursion::Continue,
-            })
-        })?;
-        match has_filter {
-            true => Ok(plan),
-            false => self.rule.optimize(plan, config),
-        }
-    }
-
-    fn schema_check(&self) -> bool {
-        self.rule.schema_check()
+fn optimize(
+    rule: &PhysicalRule,
+    plan: Arc<dyn ExecutionPlan>,
+    config: &ConfigOptions,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let mut has_filter = false;
+    plan.apply(|node| {
+        let aggregate = node.downcast_ref::<AggregateExec>();
+        let filters = aggregate.map_or(&[][..], AggregateExec::filter_expr);
+        has_filter = filters.iter().any(Option::is_some);
+        Ok(match has_filter {
+            true => TreeNodeRecursion::Stop,
+            false => TreeNodeRecursion::Continue,
+        })
+    })?;
+    match has_filter {
+        true => Ok(plan),
+        false => rule.optimize(plan, config),
     }
 }

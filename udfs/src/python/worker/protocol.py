@@ -257,7 +257,6 @@ class Channel:
     def send_held(self):
         """Sends what was to go with the next frame."""
         if self.held:
-            self._end_a_copy()
             self._send_all([])
 
     def _fill_slot(self, block, size):
@@ -284,7 +283,6 @@ class Channel:
 
     def send_snapshot(self, seq, generation, state):
         """Sends a state, in parts that fit frames."""
-        self._end_a_copy()
         state, most = memoryview(state), self.payload_bytes_max()
         for start in range(0, len(state), most):
             body = json.dumps({"generation": generation, "more": start + most < len(state)}).encode()
@@ -307,7 +305,6 @@ class Channel:
             self._send_all([])
 
     def _send_text(self, kind, seq, body):
-        self._end_a_copy()
         self._send_all([HEADER.pack(len(body), kind, 0, 0, seq) + body])
 
     def _frame_with(self, kind, seq, body, payload):
@@ -337,6 +334,7 @@ class Channel:
         return True
 
     def _send_all(self, parts):
+        self._end_a_copy()
         parts, self.held = self.kept + self.held + parts, []
         self.kept, self.kept_bytes = [], 0
         while self.slots.released:

@@ -301,7 +301,9 @@ class Worker:
             self.runner.begin(call, frame.seq, block, failures, named)
             return
         context.begin(named, call.asks)
-        self.ahead.begin(self.last_ns)
+        if self.runner is None:
+            # The event loop listens by itself, and would not know of what another thread read.
+            self.ahead.begin(self.last_ns)
         output = None
         for output in call.outputs(block, failures):
             spent += time.perf_counter_ns() - since
