@@ -33,10 +33,13 @@ class Process:
             env={**os.environ, **(env or {})},
         )
         self.pid = self.popen.pid
-        self._ready = threading.Event()
+        self._is_ready = False
+        # Set when it is ready or has ended.
+        self._begun = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        if not self._ready.wait(START_TIMEOUT_S) or self.popen.poll() is not None:
+        # One that ended may not be known to the kernel as such when its output is at its end.
+        if not self._begun.wait(START_TIMEOUT_S) or not self._is_ready:
             self.stop()
             raise RuntimeError("not ready: " + "".join(self.log))
 
@@ -44,8 +47,9 @@ class Process:
         for line in self.popen.stdout:
             self.log.append(line)
             if line.strip() == "mobula: ready":
-                self._ready.set()
-        self._ready.set()
+                self._is_ready = True
+                self._begun.set()
+        self._begun.set()
 
     def address(self, what):
         for line in self.log:

@@ -57,10 +57,31 @@ def texts(directory: pathlib.Path, rows: int, files: int = 4) -> None:
         pq.write_table(pa.table({"id": list(ids), "text": found}), directory / f"{number}.parquet")
 
 
+def images(directory: pathlib.Path, count: int) -> None:
+    """Gradients and shapes with some noise, as JPEG."""
+    try:
+        import numpy as np
+        import PIL.Image
+        import PIL.ImageDraw
+    except ImportError as error:
+        print(f"no images are made, for {error}: pip install numpy pillow")
+        return
+    draw = np.random.default_rng(4)
+    directory.mkdir(parents=True)
+    for number in range(count):
+        width, height = draw.integers(200, 400, 2)
+        slope = np.linspace(0, 255, width)[None, :, None] * draw.random(3) + draw.integers(0, 64, (height, width, 3))
+        image = PIL.Image.fromarray(slope.clip(0, 255).astype(np.uint8))
+        box = sorted(draw.integers(0, 200, 2))
+        PIL.ImageDraw.Draw(image).ellipse([*box, *(end + 20 for end in box)], fill=tuple(map(int, draw.integers(0, 256, 3))))
+        image.save(directory / f"{number:05}.jpg", quality=90)
+
+
 def make(directory: pathlib.Path, scale: float = 1.0) -> None:
     logs(directory / "logs", int(400_000 * scale))
     orders(directory / "orders", int(1_000_000 * scale))
     texts(directory / "texts", int(20_000 * scale))
+    images(directory / "images", int(2_000 * scale))
 
 
 if __name__ == "__main__":

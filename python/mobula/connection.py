@@ -220,6 +220,30 @@ class Connection:
         schema = {"bytes": bytes, "path": str} if include_paths else {"bytes": bytes}
         return self._of_files(paths, concurrency, files.file_reader(include_paths), schema)
 
+    def read_images(
+        self,
+        paths: Paths,
+        *,
+        size: tuple[int, int],
+        mode: str = "RGB",
+        include_paths: bool = False,
+        concurrency: int | None = None,
+    ) -> Dataset:
+        """A row for each image file, with its `image` and, if asked for, its `path`; paths as those
+        of `read_text`.
+
+        An image has `size`, its height and width in pixels, to which larger and smaller ones are
+        brought, and a mode of Pillow's whose numbers are bytes. A batch of them is an array of
+        shape (rows, height, width, channels), without channels where there is one (`"L"`).
+        Pillow has to be there where workers run.
+
+        Raises:
+            ValueError: no such size or mode. FunctionFailed, when it runs: a file is no image.
+        """
+        schema = {"image": files.image_type(size, mode)}
+        read = files.image_reader(size, mode, include_paths)
+        return self._of_files(paths, concurrency, read, schema | {"path": str} if include_paths else schema, files.IMAGES)
+
     def range(self, n: int) -> Dataset:
         """The numbers from 0 to `n - 1` in a column `id`.
 
@@ -279,14 +303,16 @@ class Connection:
             found.append(Dataset(self, Query(text)))
         return _united(found)
 
-    def _of_files(self, paths: Paths, concurrency: int | None, read: Callable[..., Any], schema: dict[str, type]) -> Dataset:
+    def _of_files(
+        self, paths: Paths, concurrency: int | None, read: Callable[..., Any], schema: Mapping[str, Any], files_at_once: int = 1
+    ) -> Dataset:
         given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
         if not given:
             raise ValueError("no paths to read")
         asked = (f"({sql_text.string(self._path(path))})" for path in given)
         rows = Dataset(self, Query(f"SELECT path FROM (VALUES {', '.join(asked)}) AS asked(path)"))
         found = rows.flat_map(files.finder(), schema={"path": str}).repartition(files.STREAMS)
-        return found.map_batches(read, batch_size=1, concurrency=concurrency, schema=schema)
+        return found.map_batches(read, batch_size=files_at_once, concurrency=concurrency, schema=schema)
 
     def _path(self, path: str | os.PathLike[str]) -> str:
         text = os.fspath(path)

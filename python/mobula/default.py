@@ -64,6 +64,13 @@ def read_binary_files(paths: Paths, *, include_paths: bool = False, concurrency:
     return default_connection().read_binary_files(paths, include_paths=include_paths, concurrency=concurrency)
 
 
+def read_images(
+    paths: Paths, *, size: tuple[int, int], mode: str = "RGB", include_paths: bool = False, concurrency: int | None = None
+) -> Dataset:
+    """`Connection.read_images` of the default connection."""
+    return default_connection().read_images(paths, size=size, mode=mode, include_paths=include_paths, concurrency=concurrency)
+
+
 def range(n: int) -> Dataset:
     """`Connection.range` of the default connection."""
     return default_connection().range(n)

@@ -1,4 +1,4 @@
-"""Files that Python reads: text by lines, and whole files.
+"""Files that Python reads: text by lines, whole files, and images.
 
 Their rows come of workers, which look for the files and open them, so that many files are read
 at once, on every executor. What SQL has a format for is read by the engine instead.
@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 
 # Streams that files are dealt out to, over all executors.
 STREAMS = 32
-# Lines of a block.
-_LINES = 16_384
+# Images that are read together.
+IMAGES = 16
+# Lines of a block, and bytes of the images of one.
+_LINES, _IMAGES_BYTES = 16_384, 4 << 20
+# Numbers of a pixel, each a byte.
+_CHANNELS = {"L": 1, "RGB": 3, "YCbCr": 3, "LAB": 3, "HSV": 3, "RGBA": 4, "CMYK": 4}
 
 
 # Functions are made where they are asked for, so that they travel by value: a server's Python need
@@ -73,5 +77,50 @@ def file_reader(include_paths: bool) -> Callable[[dict[str, np.ndarray]], Iterat
             with open(path, "rb") as file:
                 whole = {"bytes": [file.read()]}
             yield {**whole, "path": [path]} if include_paths else whole
+
+    return read
+
+
+def image_type(size: tuple[int, int], mode: str) -> str:
+    """The SQL type of images of `size`, height and width, in a mode of Pillow's: lists in lists.
+
+    Raises:
+        ValueError: no such size, or a mode whose numbers are no bytes.
+    """
+    height, width = size
+    if height < 1 or width < 1:
+        raise ValueError(f"size={size!r} is no height and width, in pixels")
+    if mode not in _CHANNELS:
+        raise ValueError(f"mode={mode!r} is none of {', '.join(_CHANNELS)}. Read others with read_binary_files and map")
+    channels = _CHANNELS[mode]
+    return "TINYINT UNSIGNED" + (f"[{channels}]" if channels > 1 else "") + f"[{width}][{height}]"
+
+
+def image_reader(size: tuple[int, int], mode: str, include_paths: bool) -> Callable[[dict[str, np.ndarray]], Iterator[dict[str, Any]]]:
+    """A function from paths to the images in their files, by Pillow."""
+    most = max(_IMAGES_BYTES // (size[0] * size[1] * _CHANNELS[mode]), 1)
+
+    def read(batch: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+        import numpy as np
+
+        try:
+            import PIL.Image  # type: ignore[import-not-found]
+        except ImportError as error:
+            raise ImportError("read_images needs Pillow where workers run: pip install pillow") from error
+        height, width = size
+
+        def pixels(path: str) -> np.ndarray:
+            try:
+                with PIL.Image.open(path) as image:
+                    if image.size != (width, height):
+                        image = image.resize((width, height), resample=PIL.Image.Resampling.BILINEAR)
+                    return np.asarray(image if image.mode == mode else image.convert(mode))
+            except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
+                raise ValueError(f"{path} is no image that Pillow reads: {error}") from error
+
+        for start in range(0, len(batch["path"]), most):
+            paths = batch["path"][start : start + most]
+            images = {"image": np.stack([pixels(path) for path in paths])}
+            yield {**images, "path": paths} if include_paths else images
 
     return read

@@ -64,13 +64,15 @@ def _matrix(column: pa.ChunkedArray) -> np.ndarray:
     import numpy as np
     import pyarrow.types as t
 
-    kind = column.type
-    chunks = [chunk.flatten() for chunk in column.chunks]
-    numbers = t.is_integer(kind.value_type) or t.is_floating(kind.value_type)
-    if not numbers or not kind.list_size or any(chunk.null_count for chunk in chunks):
+    kind, chunks, shape = column.type, column.chunks, [len(column)]
+    while t.is_fixed_size_list(kind) and not any(chunk.null_count for chunk in chunks):
+        shape.append(kind.list_size)
+        kind, chunks = kind.value_type, [chunk.flatten() for chunk in chunks]
+    numbers = t.is_integer(kind) or t.is_floating(kind)
+    if not numbers or 0 in shape[1:] or any(chunk.null_count for chunk in chunks):
         return column.to_numpy()
-    parts = [chunk.to_numpy() for chunk in chunks] or [np.empty(0, kind.value_type.to_pandas_dtype())]
-    return np.concatenate(parts).reshape(len(column), kind.list_size)
+    parts = [chunk.to_numpy() for chunk in chunks] or [np.empty(0, kind.to_pandas_dtype())]
+    return np.concatenate(parts).reshape(shape)
 
 
 def shuffled(batches: Iterator[pa.RecordBatch], buffer_rows: int, seed: int | None) -> Iterator[pa.RecordBatch]:

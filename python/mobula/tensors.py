@@ -119,19 +119,30 @@ def _stacked(name: str, values: np.ndarray) -> np.ndarray:
 
 def made_ahead(items: Iterator[S], make: Callable[[S], T], count: int) -> Iterator[T]:
     """What `make` makes of each item, in their order: a thread makes up to `count` of them before
-    they are asked for. Items are taken in this thread, where Ctrl-C ends what they come from."""
+    they are asked for. Items are taken in this thread, where Ctrl-C ends what they come from; where
+    they end with an error, so does this, after what was made of those before."""
     if count == 0:
         yield from map(make, items)
         return
     pool = concurrent.futures.ThreadPoolExecutor(1, "mobula-prefetch")
     try:
         waiting: collections.deque[concurrent.futures.Future[T]] = collections.deque()
-        for item in items:
+        failure: Exception | None = None
+        while True:
+            try:
+                item = next(items)
+            except StopIteration:
+                break
+            except Exception as error:
+                failure = error
+                break
             waiting.append(pool.submit(make, item))
             if len(waiting) > count:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+        if failure is not None:
+            raise failure
     finally:
         pool.shutdown(cancel_futures=True)
         close = getattr(items, "close", None)

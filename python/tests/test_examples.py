@@ -6,6 +6,7 @@ import pathlib
 import sys
 
 import numpy as np
+import PIL.Image
 import pyarrow.parquet as pq
 import pytest
 
@@ -80,6 +81,18 @@ def test_training(run, data):
     rows = run("training", data / "orders")
     assert [row["feature"] for row in rows] == ["price", "pieces", "one"]
     assert np.allclose([row["weight"] for row in rows], weights)
+
+
+def test_images(run, data):
+    files = sorted((data / "images").iterdir())
+    assert len(files) == 20
+    rows = {row["name"]: row["cells"] for row in run("images", data / "images")}
+    assert sorted(rows) == [file.name for file in files]
+    for file in files:
+        pixels = np.asarray(PIL.Image.open(file).resize((72, 72), PIL.Image.Resampling.BILINEAR)).astype(float)[4:68, 4:68] / 255
+        pixels = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+        cells = [pixels[8 * y : 8 * y + 8, 8 * x : 8 * x + 8].mean(axis=(0, 1)) for y in range(8) for x in range(8)]
+        assert np.allclose(rows[file.name], np.concatenate(cells), atol=1e-4)
 
 
 def test_languages(run, data):

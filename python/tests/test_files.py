@@ -1,7 +1,9 @@
-"""Text and binary files."""
+"""Text and binary files, and images."""
 
 import os
 
+import numpy as np
+import PIL.Image
 import pytest
 
 import mobula
@@ -40,6 +42,36 @@ def test_whole_files(con, folder):
     found = con.read_binary_files(folder, include_paths=True).sort("path").take()
     assert [os.path.relpath(row["path"], folder) for row in found] == [f"{number}.log" for number in range(5)] + ["below/x.bin"]
     assert [len(row["bytes"]) for row in found] == [os.path.getsize(row["path"]) for row in found]
+
+
+def test_images(con, tmp_path):
+    pixels = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    for number in range(40):
+        PIL.Image.fromarray(pixels + number).save(tmp_path / f"{number:02}.png")
+    images = con.read_images(tmp_path, size=(4, 6), include_paths=True)
+    assert images.columns() == ["image", "path"]
+    # As user code gets them, and as those who read the result do.
+    shapes = images.map_batches(lambda batch: {"shape": [str(batch["image"].shape[1:])] * len(batch["image"])}, schema={"shape": str})
+    assert {row["shape"] for row in shapes.take_all()} == {"(4, 6, 3)"}
+    seen = 0
+    for batch in images.iter_batches(batch_format="numpy"):
+        for path, image in zip(batch["path"], batch["image"]):
+            number = int(os.path.basename(path)[:2])
+            assert image.dtype == np.uint8 and (image == pixels + number).all()
+            seen += 1
+    assert seen == 40
+    one = con.read_images(tmp_path / "07.png", size=(2, 2), mode="L").take_batch()["image"]
+    wanted = PIL.Image.fromarray(pixels + 7).resize((2, 2), PIL.Image.Resampling.BILINEAR).convert("L")
+    assert one.shape == (1, 2, 2) and (one[0] == np.asarray(wanted)).all()
+
+
+def test_what_is_no_image(con, tmp_path):
+    (tmp_path / "x.png").write_bytes(b"no image")
+    with pytest.raises(mobula.FunctionFailed, match="x.png is no image"):
+        con.read_images(tmp_path, size=(2, 2)).take()
+    for wrong in [{"size": (0, 2)}, {"size": (2, 2), "mode": "F"}]:
+        with pytest.raises(ValueError, match="size|mode"):
+            con.read_images(tmp_path, **wrong)
 
 
 def test_files_that_are_not_there(con, tmp_path):

@@ -64,6 +64,17 @@ def test_an_error_comes_in_its_place():
         next(items)
 
 
+def test_what_came_before_an_error_is_given_before_it():
+    def broken():
+        yield from range(2)
+        raise ValueError("the stream broke")
+
+    items = made_ahead(broken(), abs, 5)
+    assert [next(items), next(items)] == [0, 1]
+    with pytest.raises(ValueError, match="the stream broke"):
+        next(items)
+
+
 def test_a_collate_fn_makes_what_it_likes(con):
     rows = con.range(10).with_column("text", "'row ' || id")
     batches = list(rows.iter_torch_batches(batch_size=4, collate_fn=lambda batch: (batch["id"].sum(), batch["text"][0])))

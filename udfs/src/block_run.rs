@@ -134,6 +134,7 @@ pub(crate) async fn run(call: Arc<CallOn>, place: Place, blocks: Vec<RecordBatch
         held: vec![],
         wall: Duration::ZERO,
         behind: 0,
+        is_past: false,
         failed: 0,
         passed_on: false,
         answered: Answered::default(),
@@ -190,6 +191,8 @@ struct BlockRun<'a> {
     wall: Duration,
     /// How many blocks behind the one without an answer the worker was when it was lost.
     behind: usize,
+    /// Whether it was lost on the block of who follows: it was through with ours.
+    is_past: bool,
     /// Rows that ended workers.
     failed: u64,
     /// Whether the reader has had any of what came of the call.
@@ -216,6 +219,12 @@ impl BlockRun<'_> {
             };
             if passed_on || !ends_worker(&error) {
                 return Err(error.into());
+            }
+            if std::mem::take(&mut self.is_past) {
+                self.hand_over_lost(&error);
+                self.held.truncate(held);
+                todo.push(next);
+                continue;
             }
             if next.offset == 0 && self.goes_to_others(&error) {
                 let function = self.call.function();
@@ -264,6 +273,15 @@ impl BlockRun<'_> {
             hosted.has_ended(lease.worker.process());
         }
         self.call.order.call.errors.on_error == OnError::Raise && self.held.is_empty()
+    }
+
+    /// Gives a worker that was lost on the block of who follows to that call, whose loss it is.
+    fn hand_over_lost(&mut self, error: &UdfError) {
+        tracing::warn!(%error, "a block is sent once more, as its answer was lost with the next one");
+        self.call.counters.retries.fetch_add(1, Ordering::Relaxed);
+        if let Some(Place::Worker(lease)) = self.place.take() {
+            lease.end();
+        }
     }
 
     /// What a call is told whose actor has ended and cannot be built: others of its pool take
@@ -327,6 +345,7 @@ impl BlockRun<'_> {
             has_more: false,
             keeper: call.keeper.as_deref(),
             answered: Answered::default(),
+            seq: None,
         };
         let mean = call.counters.mean.get();
         let hosted = call.crew.hosted.as_ref();
@@ -343,7 +362,7 @@ impl BlockRun<'_> {
             Err(error) => Err(error.into()),
         };
         let outcome = outcome.map_err(|stop| stop.at_line(&call.order.call));
-        let (passed_on, unread) = (exchange.passed_on, exchange.unread);
+        let (passed_on, unread, seq) = (exchange.passed_on, exchange.unread, exchange.seq);
         self.answered = exchange.answered;
         self.passed_on |= passed_on;
         drop(busy);
@@ -352,6 +371,9 @@ impl BlockRun<'_> {
         {
             let at = lease.worker.at_work_on(&self.sent);
             self.behind = at.map_or(0, |at| at + 1);
+            // One with an event loop begins the next block before it is through with the last.
+            let is_last = self.sent.is_empty() && !call.order.call.is_async();
+            self.is_past = is_last && seq.is_some_and(|seq| lease.worker.is_past(seq));
         }
         if let (Some(hosted), Err(Interruption::Failed(error))) = (&call.crew.hosted, &outcome) {
             hosted.note(error);

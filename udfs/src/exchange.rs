@@ -196,6 +196,8 @@ pub(crate) struct Exchange<'a> {
     pub(crate) keeper: Option<&'a Keeper>,
     /// How much of the block is in what is kept.
     pub(crate) answered: Answered,
+    /// The request whose answers are awaited.
+    pub(crate) seq: Option<u64>,
 }
 
 impl Exchange<'_> {
@@ -297,6 +299,7 @@ impl Exchange<'_> {
             deadline.at = deadline.at.map(|at| at + KEPT);
         }
         let SentBlock { seq, bytes } = sent;
+        self.seq = Some(seq);
         add(&self.counters.rows_in, block.num_rows());
         add(&self.counters.bytes_in, bytes);
         let mut reader_time = Duration::ZERO;

@@ -6,6 +6,7 @@
 //! manager starts them all, the [`zygote`](crate::zygote) included. Each leads a
 //! process group, so that what user code starts ends with it.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -62,6 +63,9 @@ pub(crate) struct Program {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct WorkerEnv(Vec<(&'static str, String)>);
 
+/// The one variable that no library reads: user code alone, when it runs.
+const NUM_CPUS: &str = "MOBULA_NUM_CPUS";
+
 impl WorkerEnv {
     /// For a worker that has `reserved`. What it asked for none of is as for all.
     pub(crate) fn of(reserved: &Reservation) -> Self {
@@ -72,7 +76,7 @@ impl WorkerEnv {
         }
         let demand = reserved.demand();
         if let Some(cpus) = demand.and_then(|demand| demand.cpus) {
-            variables.push(("MOBULA_NUM_CPUS", cpus.to_string()));
+            variables.push((NUM_CPUS, cpus.to_string()));
         }
         if demand.is_some_and(|demand| demand.gpus.is_some()) {
             let ids = reserved.gpu_ids().join(",");
@@ -80,6 +84,25 @@ impl WorkerEnv {
             variables.push(("MOBULA_GPU_IDS", ids));
         }
         Self(variables)
+    }
+
+    /// What a fork of the zygote would still lack; `None`: libraries that the zygote has loaded
+    /// were told otherwise, or a device has to be known before any is.
+    fn lacking_in_fork(&self) -> Option<HashMap<&str, &str>> {
+        let mut lacking = HashMap::new();
+        for (name, value) in &self.0 {
+            let of_zygote = THREADS.iter().find(|(known, _)| known == name);
+            let of_zygote =
+                of_zygote.map(|(_, usual)| std::env::var(name).unwrap_or((*usual).into()));
+            match of_zygote {
+                Some(known) if known == *value => {}
+                None if *name == NUM_CPUS => {
+                    lacking.insert(*name, value.as_str());
+                }
+                _ => return None,
+            }
+        }
+        Some(lacking)
     }
 }
 
@@ -146,8 +169,7 @@ enum Order {
     /// Have a zygote ready.
     Warm,
     Start {
-        /// Given, it is started from nothing, whatever the zygote could do.
-        env: Option<WorkerEnv>,
+        env: WorkerEnv,
         ends: Ends,
         /// Where a spawned child is waited for.
         runtime: Handle,
@@ -172,7 +194,7 @@ impl Launcher {
 
     /// Starts a process on the current Tokio runtime.
     /// `env`: what it alone is started with.
-    pub(crate) async fn launch(&self, env: Option<WorkerEnv>) -> io::Result<Launched> {
+    pub(crate) async fn launch(&self, env: WorkerEnv) -> io::Result<Launched> {
         match self.try_launch(env.clone()).await {
             // The zygote went with the order in its hands: the next has a new one.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
@@ -182,7 +204,7 @@ impl Launcher {
         }
     }
 
-    async fn try_launch(&self, env: Option<WorkerEnv>) -> io::Result<Launched> {
+    async fn try_launch(&self, env: WorkerEnv) -> io::Result<Launched> {
         let (socket, theirs) = socket_pair()?;
         let (stdout, their_stdout) = std::io::pipe()?;
         let (stderr, their_stderr) = std::io::pipe()?;
@@ -255,11 +277,8 @@ impl Starter {
                 order = orders.recv() => match order {
                     None => break,
                     Some(Order::Warm) => self.warm().await,
-                    Some(Order::Start { env: Some(env), ends, runtime, reply }) => {
-                        self.spawn(&env, ends, &runtime, reply);
-                    }
-                    Some(Order::Start { env: None, ends, runtime, reply }) => {
-                        self.start(ends, &runtime, reply).await;
+                    Some(Order::Start { env, ends, runtime, reply }) => {
+                        self.start(&env, ends, &runtime, reply).await;
                     }
                 },
                 () = Zygote::lost(&mut self.zygote) => self.zygote = None,
@@ -292,11 +311,14 @@ impl Starter {
         }
     }
 
-    async fn start(&mut self, ends: Ends, runtime: &Handle, reply: Reply) {
-        self.warm().await;
-        let (ends, reply) = match &mut self.zygote {
+    async fn start(&mut self, env: &WorkerEnv, ends: Ends, runtime: &Handle, reply: Reply) {
+        let lacking = env.lacking_in_fork();
+        if lacking.is_some() {
+            self.warm().await;
+        }
+        let (ends, reply) = match self.zygote.as_mut().zip(lacking) {
             None => (ends, reply),
-            Some(zygote) => match zygote.fork(ends, reply).await {
+            Some((zygote, lacking)) => match zygote.fork(ends, reply, lacking).await {
                 Ok(()) => return,
                 Err(back) => {
                     self.zygote = None;
@@ -305,7 +327,7 @@ impl Starter {
             },
         };
         // Whatever kept the zygote from starting is told by the worker itself.
-        self.spawn(&WorkerEnv::default(), ends, runtime, reply);
+        self.spawn(env, ends, runtime, reply);
     }
 
     fn spawn(&self, env: &WorkerEnv, ends: Ends, runtime: &Handle, reply: Reply) {

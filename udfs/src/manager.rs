@@ -468,7 +468,7 @@ impl WorkerManager {
         limit: TimeLimit,
     ) -> Result<Worker, UdfError> {
         let settings = &self.settings;
-        let env = slot.reserved().map(WorkerEnv::of);
+        let env = slot.reserved().map(WorkerEnv::of).unwrap_or_default();
         let limits = self.limits(slot.reserved());
         let launched = self.launcher.launch(env).await;
         let Launched {

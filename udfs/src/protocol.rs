@@ -38,8 +38,8 @@
 //! With a zygote, which says HELLO for its workers:
 //!
 //! ```text
-//! → FORK, three descriptors ← FORKED pid         | ERROR
-//!                           ← EXITED pid, status   (at any time)
+//! → FORK env, three descriptors ← FORKED pid         | ERROR
+//!                               ← EXITED pid, status   (at any time)
 //! ```
 //!
 //! Else one request at a time; answers repeat its `seq`: the only sure way to stop
@@ -63,6 +63,7 @@
 
 use arrow::buffer::{Buffer, MutableBuffer};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 
 use crate::actor::DescribedMethod;
 use crate::failed_rows::{FailedRow, RowFailure};
@@ -490,6 +491,13 @@ impl From<FoundObject> for ObjectKind {
 pub(crate) struct Warm {
     /// Threads it runs; it cannot fork safely with more than one.
     pub(crate) threads: usize,
+}
+
+/// FORK.
+#[derive(Debug, Serialize)]
+pub(crate) struct Fork<'a> {
+    /// Variables of the worker's environment.
+    pub(crate) env: HashMap<&'a str, &'a str>,
 }
 
 /// FORKED.

@@ -74,6 +74,8 @@ pub(crate) struct Worker {
     blocks: u64,
     /// Where it notes what it is at; `None`: it answers one block at a time.
     board: Option<Board>,
+    /// What it was at when it was lost: a call that is asked where it is may return.
+    lost_at: Option<u64>,
     /// Whether the class that it has loaded can tell its state.
     pub(crate) keeps_state: bool,
     /// As whose owner it speaks of a state, since it was given that; 0: of none.
@@ -90,6 +92,7 @@ impl Worker {
             slot: Some(slot),
             blocks: 0,
             board: None,
+            lost_at: None,
             keeps_state: false,
             restored: 0,
             generation: 0,
@@ -170,8 +173,18 @@ impl Worker {
 
     /// At which of `sent`, the oldest first, it says that it is.
     pub(crate) fn at_work_on(&self, sent: &VecDeque<SentBlock>) -> Option<usize> {
-        let seq = self.board.as_ref()?.at();
+        let seq = self.at()?;
         sent.iter().position(|block| block.seq == seq)
+    }
+
+    /// Whether it says that it is through with `seq`, whose last answer is not here: it may
+    /// send that when it has begun the next one.
+    pub(crate) fn is_past(&self, seq: u64) -> bool {
+        self.at().is_some_and(|at| at > seq)
+    }
+
+    fn at(&self) -> Option<u64> {
+        self.lost_at.or_else(|| Some(self.board.as_ref()?.at()))
     }
 
     /// Whether it may be given the next block: it runs, and has said nothing since its
@@ -447,7 +460,8 @@ impl Worker {
     }
 
     /// Turns an interruption into an error; the process is ended.
-    async fn explain(&self, stop: Stop, function: &str, deadline: Deadline) -> UdfError {
+    async fn explain(&mut self, stop: Stop, function: &str, deadline: Deadline) -> UdfError {
+        self.lost_at = self.at();
         let pid = self.process.pid();
         let function = function.to_owned();
         match stop {

@@ -26,7 +26,7 @@ use crate::launch::{
     ANSWER_LIMIT, End, Ends, Program, Reply, Started, WorkerEnv, socket_pair, spawn,
 };
 use crate::log::{LogTail, drain};
-use crate::protocol::{self, Exited, Failure, ForkedPid, Header, Hello, Kind, Warm};
+use crate::protocol::{self, Exited, Failure, Fork, ForkedPid, Header, Hello, Kind, Warm};
 use crate::python::{self, Role};
 use crate::signal;
 use crate::spawn::{OwnedTask, spawn_named};
@@ -143,11 +143,17 @@ impl Zygote {
         }
     }
 
-    /// Has a worker forked; `reply` gets it. Gives both back if that cannot be
-    /// asked for any more.
-    pub(crate) async fn fork(&mut self, ends: Ends, reply: Reply) -> Result<(), (Ends, Reply)> {
+    /// Has a worker forked, with `env` over our environment; `reply` gets it. Gives ends and
+    /// reply back if that cannot be asked for any more.
+    pub(crate) async fn fork(
+        &mut self,
+        ends: Ends,
+        reply: Reply,
+        env: HashMap<&str, &str>,
+    ) -> Result<(), (Ends, Reply)> {
         self.seq += 1;
-        let sent = match Header::frame_start(Kind::Fork, self.seq, &[], 0) {
+        let body = serde_json::to_vec(&Fork { env }).unwrap_or_default();
+        let sent = match Header::frame_start(Kind::Fork, self.seq, &body, 0) {
             Some(header) => {
                 let ends = [&ends.socket, &ends.stdout, &ends.stderr].map(AsFd::as_fd);
                 send_with(self.channel.socket(), &header, &ends).await

@@ -122,6 +122,58 @@ def f(x):
 }
 
 #[tokio::test]
+async fn answers_are_sent_while_user_code_waits() {
+    let manager = manager();
+    let body = format!(
+        "
+import gc, os, time
+channels = [each for each in gc.get_objects() if type(each).__name__ == 'Channel']
+channel = next(each for each in channels if each.pid == os.getpid())
+def f(x):
+    is_deferred = bool(channel.deferred)
+    {NAP}
+    return x * 0 + int(is_deferred and not channel.deferred)"
+    );
+    let pool = Case::ints("f", &body).pool(&manager, 1);
+    let found = one_by_one(&pool, 0..100).await;
+    let seen: i64 = found
+        .into_iter()
+        .map(|found| found.unwrap()[0].unwrap())
+        .sum();
+    assert!(seen > 10, "{seen} of 100");
+    manager.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_block_that_ends_workers_at_once_takes_no_other_with_it() {
+    let manager = manager();
+    for (fatal, class) in [
+        ("os._exit(3)", UdfErrorClass::Lost),
+        // Keeps the interpreter, so that the answer before it is held back.
+        (
+            "ctypes.PyDLL(None).usleep(20_000_000)",
+            UdfErrorClass::Timeout,
+        ),
+    ] {
+        let body = format!(
+            "\nimport ctypes, os, time\ndef f(x):\n    if x[0] == 50: {fatal}\n    {NAP}\n    return x"
+        );
+        let mut call = Case::ints("f", &body).call();
+        Arc::get_mut(&mut call).unwrap().timeout = Some(Duration::from_secs(1));
+        let pool = manager.open_pool(call, 1).unwrap();
+        for (x, found) in (0..).zip(one_by_one(&pool, 0..100).await) {
+            match (x, found) {
+                (50, found) => assert_eq!(found.unwrap_err().class(), class),
+                (_, found) => assert_eq!(found.unwrap(), [Some(x)], "{fatal}"),
+            }
+        }
+        // The block and the one before it may be sent once more each.
+        assert!(pool.stats().retries <= 2, "{:?}", pool.stats());
+    }
+    manager.shutdown().await;
+}
+
+#[tokio::test]
 async fn what_is_prepared_is_user_codes_alone() {
     let manager = manager();
     let body = format!("\nimport time\ndef f(x):\n    {NAP}\n    x += 1\n    return x");

@@ -90,6 +90,43 @@ async fn told(pool: &Arc<dyn UdfPool>, calls: usize) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn workers_that_need_nothing_before_they_start_are_forked() {
+    let ledger = two_gpus();
+    let manager = manager_over(&ledger);
+    let body = "
+import os
+import pyarrow as pa
+class parent:
+    def __call__(self, x):
+        return [f\"{os.getppid()} {pa.cpu_count()} {os.environ.get('MOBULA_NUM_CPUS')}\"] * len(x)";
+    let cpus = |milli| Demand {
+        cpus: Some(Amount::from_milli(milli)),
+        ..Demand::default()
+    };
+    let mut parents = vec![];
+    for (demand, seen) in [
+        (Demand::default(), "1 None"),
+        (cpus(1000), "1 1"),
+        (cpus(100), "1 0.1"),
+        // Libraries read how many threads they may have when they are loaded.
+        (cpus(2000), "2 2"),
+        (gpus(1000), "1 None"),
+    ] {
+        let x = [("x", DataType::Int64)];
+        let mut case = Case::scalar("parent", &x, DataType::Utf8, body).class();
+        case.handling.demand = demand;
+        let told = told(&case.pool(&manager, 1), 1).await;
+        let (parent, rest) = told[0].split_once(' ').unwrap();
+        assert_eq!(rest, seen);
+        parents.push(parent.parse::<u32>().unwrap());
+    }
+    let (zygote, own) = (parents[0], std::process::id());
+    assert_ne!(zygote, own);
+    assert_eq!(parents, [zygote, zygote, zygote, own, own]);
+    manager.shutdown().await;
+}
+
+#[tokio::test]
 async fn two_actors_see_two_gpus() {
     let ledger = two_gpus();
     let manager = manager_over(&ledger);

@@ -295,6 +295,36 @@ async fn matrices_are_vectors_a_row_and_numbers_widen() {
     manager.shutdown().await;
 }
 
+#[tokio::test]
+async fn lists_of_one_length_in_lists_are_tensors() {
+    let kind = |item: DataType, size| {
+        DataType::FixedSizeList(Arc::new(Field::new("item", item, true)), size)
+    };
+    let tensor = kind(kind(DataType::UInt8, 2), 3);
+    let whole = "np.arange(12, dtype='u1').reshape(2, 3, 2)";
+    let manager = manager();
+    for (made, check) in [
+        (
+            whole,
+            "x.shape == (2, 3, 2) and x.dtype == 'u1' and x[1, 2, 0] == 10",
+        ),
+        // A NULL is in no array of numbers.
+        (
+            "[[[0, 1], None, [4, 5]], None]",
+            "x.shape == (2,) and x[1] is None and x[0][1] is None and list(x[0][2]) == [4, 5]",
+        ),
+    ] {
+        let body = format!("\nimport numpy as np\ndef made(x):\n    return {made}");
+        let case = Case::scalar("made", &[("x", DataType::Int64)], tensor.clone(), &body);
+        let block = run(&case.pool(&manager, 1), counting(2)).await.unwrap();
+        let body = format!("\ndef seen(x):\n    return [{check}] * len(x)");
+        let seen = Case::scalar("seen", &[("x", tensor.clone())], DataType::Boolean, &body);
+        let out = run(&seen.pool(&manager, 1), block.clone()).await.unwrap();
+        assert_eq!(out.column(0).as_boolean().true_count(), 2, "{made}");
+    }
+    manager.shutdown().await;
+}
+
 /// `column` as the extension type `name`.
 fn extension(column: ArrayRef, name: &str, metadata: &str) -> RecordBatch {
     let field = Field::new("x", column.data_type().clone(), true).with_metadata(

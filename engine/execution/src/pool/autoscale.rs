@@ -5,7 +5,7 @@
 //! no longer than the target, by the blocks in line and what one takes lately. Senders have
 //! few blocks on their way, so that a line may be short where much is to be done: where all
 //! actors have been at work and blocks have waited for as long as the target, there are
-//! twice as many next. It shrinks to its `max` at once, and to its `min` by the actors that
+//! twice as many next, and four times as many where twice was not enough. It shrinks to its `max` at once, and to its `min` by the actors that
 //! have had nothing to do for `idle_ttl`, or that would not have been missed for so long: blocks
 //! that come now and then may give each of them one. It does not shrink soon after it grew, nor
 //! grow soon after it shrank.
@@ -21,6 +21,8 @@ const ALWAYS: f64 = 0.9;
 /// The share of their time that those are at work at most that are left where others go which
 /// had something to do.
 const ROOMY: f64 = 0.5;
+/// How many times as many there are next where twice as many were not enough.
+const RISE: usize = 4;
 /// How long an actor that others wait for is kept when it has nothing to do.
 const IDLE_IF_WANTED: Duration = Duration::from_secs(1);
 
@@ -67,6 +69,8 @@ pub struct State {
     /// Whether it was not so at the last look.
     missed: bool,
     grew_at: Option<Duration>,
+    /// Whether it grew as all were at work, and that has not helped yet.
+    is_rising: bool,
     shrank_at: Option<Duration>,
     /// How many would not have been missed at any look since then.
     spare: usize,
@@ -110,6 +114,7 @@ pub fn decide(load: &PoolLoad, limits: &Limits, state: &State, now: Duration) ->
         (false, false) => (state.pressed_since, true),
         (false, true) => (None, true),
     };
+    next.is_rising &= !(state.missed && next.missed);
     (next.spare, next.spare_since) = match (spare(load), state.spare_since) {
         (0, _) => (0, None),
         (n, None) => (n, Some(now)),
@@ -125,6 +130,7 @@ pub fn decide(load: &PoolLoad, limits: &Limits, state: &State, now: Duration) ->
         _ => state.short_since.or(Some(now)),
     };
     if by > 0 {
+        next.is_rising = matches!(why, Why::Pressed(_));
         // What they make of it is to be seen first.
         (next.grew_at, next.pressed_since) = (Some(now), None);
         return (Change::Grow { by, why }, next);
@@ -161,7 +167,10 @@ fn wanted(load: &PoolLoad, limits: &Limits, state: &State, now: Duration) -> (us
     let pressed = state.pressed_since.filter(|_| !state.missed);
     let pressed = pressed.map(|since| now.saturating_sub(since));
     match pressed.filter(|time| *time >= limits.target && load.starting == 0) {
-        Some(time) => bounded(have + have.max(1), Why::Pressed(time)),
+        Some(time) => {
+            let times = if state.is_rising { RISE } else { 2 };
+            bounded(have.max(1) * times, Why::Pressed(time))
+        }
         None => stay,
     }
 }

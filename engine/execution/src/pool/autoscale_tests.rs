@@ -123,6 +123,21 @@ fn it_doubles_while_all_are_at_work_and_blocks_wait() {
         assert_eq!(stays, Change::Stay, "{at}");
         state = next;
     }
+    // Twice as many were not enough.
+    let six = |waiting| PoolLoad {
+        mean: None,
+        ..load(6, waiting, 6)
+    };
+    let (grown, _) = decide(&six(90), &limits, &state, MS(9250));
+    assert!(matches!(grown, Change::Grow { by: 18, .. }), "{grown}");
+    // They were, for a while.
+    let (_, once) = decide(&six(0), &limits, &state, MS(9250));
+    let (_, mut eased) = decide(&six(0), &limits, &once, MS(9500));
+    for at in [9750, 10_000] {
+        eased = decide(&six(90), &limits, &eased, MS(at)).1;
+    }
+    let (grown, _) = decide(&six(90), &limits, &eased, MS(10_250));
+    assert!(matches!(grown, Change::Grow { by: 6, .. }), "{grown}");
     // A pause begins it anew, as does one that is free; once is chance.
     for (waiting, busy) in [(0, 3), (4, 2)] {
         let rest = load(3, waiting, busy);
@@ -368,11 +383,17 @@ const TRICKLE: &str = include_str!("testdata/trickle.csv");
 /// Blocks of a job that comes at 5 s and at 100 s, seen whole and by senders' credits alone.
 #[test]
 fn it_follows_a_bursty_job_within_3_seconds_and_is_small_again_after_it() {
-    for (credits, block_ms) in [(None, 100), (Some(2), 100), (Some(2), 20), (Some(2), 2000)] {
+    for (credits, block_ms, build_ms) in [
+        (None, 100, 200),
+        (Some(2), 100, 200),
+        (Some(6), 100, 1000),
+        (Some(2), 20, 200),
+        (Some(2), 2000, 200),
+    ] {
         let own = Loop {
             limits: limits(1, 8),
             block_ms,
-            build_ms: 200,
+            build_ms,
             credits,
             crowd: "",
         };
@@ -383,7 +404,7 @@ fn it_follows_a_bursty_job_within_3_seconds_and_is_small_again_after_it() {
             let grown = seen.iter().find(|l| l.at >= burst && l.actors == 8);
             // Unless there is less to do than that.
             let took = grown.map(|look| look.at - burst);
-            let case = format!("{credits:?} {block_ms} {took:?}");
+            let case = format!("{credits:?} {block_ms} {build_ms} {took:?}");
             assert_eq!(before, 1, "{case}");
             match block_ms {
                 20 => assert!(took.is_none_or(|took| took <= 4_000), "{case}"),

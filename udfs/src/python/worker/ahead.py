@@ -1,18 +1,25 @@
-"""The next block, read and prepared while user code is at work on this one.
+"""The next block, read and prepared while user code is at work on this one; the last one's
+answer, sent meanwhile.
 
 A thread does it: user code that waits, for a device or for somebody else, leaves it the
 interpreter, and is called again as soon as it returns. User code that keeps the interpreter
 is asked for it no more than a few times a block, and finds the next block where it would
-have been without us. All that user code sees it sees in the main thread, as ever.
+have been without us; its answers the main thread sends. All that user code sees it sees in the
+main thread, as ever.
 """
 
 import _thread
 import select
+import time
 
 from . import protocol
 
 # Shorter calls are not worth the thread's waking.
 WORTH_NS = 2_000_000
+# Of longer ones nobody notices how their answers are sent.
+LONG_NS = 100_000_000
+# User code that left the thread the interpreter so soon is expected to do so again.
+PROMPT_NS = 1_000_000
 
 
 class Ahead:
@@ -28,6 +35,9 @@ class Ahead:
         self.gate = _thread.allocate_lock()
         self.gate.acquire()
         self.is_busy = False
+        # Whether the thread waits for the gate, when that was opened last, and whether it was
+        # through it soon.
+        self.at_gate, self.opened_ns, self.is_prompt = False, 0, False
 
     def begin(self, last_ns):
         """User code is about to be called; its last call took so long."""
@@ -38,23 +48,39 @@ class Ahead:
             # Not one of `threading`'s: user code may count those.
             _thread.start_new_thread(self._serve, ())
         self.is_busy = True
-        if self.gate.locked():
+        # Elsewhere it sees that we are busy.
+        if self._is_waiting():
+            self.opened_ns = time.perf_counter_ns()
             self.gate.release()
+
+    def can_send(self, spent_ns):
+        """Whether the thread will be there for an answer to a call that took so long, when user
+        code is at work on the next block."""
+        return self.is_prompt and self._is_waiting() and WORTH_NS <= spent_ns <= LONG_NS
+
+    def _is_waiting(self):
+        return self.at_gate and self.gate.locked()
 
     def end(self):
         """User code has returned: who wants the next word reads it."""
         self.is_busy = False
 
     def _serve(self):
-        while True:
-            self.gate.acquire()
-            try:
+        try:
+            while True:
                 while self.is_busy and not self._read():
                     pass
-            except BaseException as error:
-                # For the main thread, which reads next: half a word may be read.
-                self.channel.failure = error
-                return
+                self._pass_gate()
+                self.channel.send_deferred()
+        except BaseException as error:
+            # For the main thread, which reads next: half a word may be read.
+            self.channel.failure = error
+
+    def _pass_gate(self):
+        self.at_gate = True
+        self.gate.acquire()
+        self.at_gate = False
+        self.is_prompt = time.perf_counter_ns() - self.opened_ns < PROMPT_NS
 
     def _read(self):
         """Reads the next words; whether they were the last that we should."""

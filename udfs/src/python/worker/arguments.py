@@ -140,13 +140,15 @@ def _without_nulls(array):
 
 
 def _vectors(array):
-    """Fixed-size lists as the rows of a matrix, where that says everything."""
-    values = array.type.value_type
-    size = array.type.list_size
-    numbers = t.is_integer(values) or t.is_floating(values)
-    flat = array.flatten()
-    if numbers and size and array.null_count == 0 and flat.null_count == 0:
-        return flat.to_numpy(zero_copy_only=True).reshape(len(array), size)
+    """Fixed-size lists as the rows of a matrix, and lists of those as tensors, where that says
+    everything."""
+    flat, shape = array, [len(array)]
+    while t.is_fixed_size_list(flat.type) and flat.null_count == 0:
+        shape.append(flat.type.list_size)
+        flat = flat.flatten()
+    numbers = t.is_integer(flat.type) or t.is_floating(flat.type)
+    if numbers and 0 not in shape[1:] and flat.null_count == 0:
+        return flat.to_numpy(zero_copy_only=True).reshape(shape)
     return _objects([None if item is None else _item(item) for item in _items(array)])
 
 

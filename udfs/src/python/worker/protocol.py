@@ -88,6 +88,10 @@ class Channel:
         # Answers that are to go with others, since when, and their bytes.
         self.kept, self.kept_since, self.kept_bytes = [], 0, 0
         self.keep_ns = KEEP_NS
+        # Answers that the other thread sends while user code is at work on the next block.
+        self.deferred = collections.deque()
+        # Held by whichever thread sends.
+        self.sending = _thread.allocate_lock()
         # Where we note which block we are at.
         self.board = None
         # The body of the last request, and what it says: those of blocks are alike.
@@ -163,28 +167,34 @@ class Channel:
     def _hear_unread(self):
         """Hears the whole frames among what was read; whether there were some."""
         unread, end, at = self.unread, self.unread_bytes, 0
-        while end - at >= HEADER.size:
-            rest_bytes, kind, flags, slot, seq = HEADER.unpack_from(unread, at)
-            if rest_bytes > self.max_frame_bytes:
-                raise ValueError(f"a frame of {rest_bytes} bytes where {self.max_frame_bytes} are allowed")
-            start = at + HEADER.size
-            if start + rest_bytes <= end:
-                rest = pa.py_buffer(bytes(memoryview(unread)[start : start + rest_bytes]))
-                at = start + rest_bytes
-            elif rest_bytes <= READ_BYTES - HEADER.size:
-                break
-            else:
-                rest, at = pa.allocate_buffer(rest_bytes), end
-                view = memoryview(rest).cast("B")
-                view[: end - start] = memoryview(unread)[start:end]
-                if not self._fill(view[end - start :]):
-                    self.waiting.append(None)
+        try:
+            while end - at >= HEADER.size:
+                rest_bytes, kind, flags, slot, seq = HEADER.unpack_from(unread, at)
+                if rest_bytes > self.max_frame_bytes:
+                    raise ValueError(f"a frame of {rest_bytes} bytes where {self.max_frame_bytes} are allowed")
+                start = at + HEADER.size
+                if start + rest_bytes <= end:
+                    rest = pa.py_buffer(bytes(memoryview(unread)[start : start + rest_bytes]))
+                    at = start + rest_bytes
+                elif rest_bytes <= READ_BYTES - HEADER.size:
                     break
-            self._heard(kind, flags, slot, seq, rest)
-        if at:
-            unread[: end - at] = unread[at:end]
-            self.unread_bytes = end - at
+                else:
+                    rest, at = pa.allocate_buffer(rest_bytes), end
+                    if not self._fill_large(rest, start, end):
+                        self.waiting.append(None)
+                        break
+                self._heard(kind, flags, slot, seq, rest)
+        finally:
+            # Whatever went wrong, none is heard twice.
+            if at:
+                unread[: end - at] = unread[at:end]
+                self.unread_bytes = end - at
         return at > 0
+
+    def _fill_large(self, rest, start, end):
+        view = memoryview(rest).cast("B")
+        view[: end - start] = memoryview(self.unread)[start:end]
+        return self._fill(view[end - start :])
 
     def _heard(self, kind, flags, slot, seq, rest):
         if kind == SLOT:
@@ -288,21 +298,33 @@ class Channel:
             body = json.dumps({"generation": generation, "more": start + most < len(state)}).encode()
             self._send_all(self._frame_with(SNAPSHOT, seq, body, state[start : start + most]))
 
-    def send_done(self, seq, user_us, retries, more=False):
-        """Sends the last word about a block; soon, if there is `more` to answer."""
+    def send_done(self, seq, user_us, retries, more=False, can_defer=False):
+        """Sends the last word about a block; soon, if there is `more` to answer. `can_defer`:
+        the other thread sends it once user code is called again."""
         body = b'{"user_us": %d, "retries": %d}' % (user_us, retries)
-        if not more or self.board is None:
+        # An answer of which some has gone cannot be lost and given again.
+        is_whole = seq != self.answering or (self.blocks_sent == 1 and self.held)
+        defers = can_defer and is_whole and self._is_next_prepared()
+        if self.board is None or not (defers or more):
             self._send_text(DONE, seq, body)
+            return
+        frames, self.held = [*self.held, HEADER.pack(len(body), DONE, 0, 0, seq) + body], []
+        if defers:
+            frames, self.kept, self.kept_bytes = self.kept + frames, [], 0
+            self.deferred.append(frames)
             return
         now = time.perf_counter_ns()
         if not self.kept:
             self.kept_since = now
-        frames, self.held = [*self.held, HEADER.pack(len(body), DONE, 0, 0, seq) + body], []
         self.kept += frames
         self.kept_bytes += sum(len(frame) for frame in frames)
         # Whoever waits for the first of them has waited long enough.
         if now - self.kept_since > self.keep_ns or self.kept_bytes > KEEP_BYTES:
             self._send_all([])
+
+    def _is_next_prepared(self):
+        # Who prepared it put it where it is, and only we take it from there.
+        return bool(self.waiting) and self.waiting[0] is not None and self.waiting[0].made is not None
 
     def _send_text(self, kind, seq, body):
         self._send_all([HEADER.pack(len(body), kind, 0, 0, seq) + body])
@@ -337,6 +359,22 @@ class Channel:
         self._end_a_copy()
         parts, self.held = self.kept + self.held + parts, []
         self.kept, self.kept_bytes = [], 0
+        with self.sending:
+            took = self._write(parts)
+        self.keep_ns = min(max(KEEP_NS, KEEP_SENDS * took), KEEP_NS_MAX)
+
+    def send_deferred(self):
+        """Sends answers that were put off, in the other thread."""
+        with self.sending:
+            if self.deferred:
+                self._write([])
+
+    def _write(self, parts):
+        """Sends `parts` behind what was put off; how long it took. Whoever calls holds `sending`."""
+        before = []
+        while self.deferred:
+            before += self.deferred.popleft()
+        parts = before + parts
         while self.slots.released:
             number = self.slots.released.popleft()
             parts.insert(0, HEADER.pack(0, RELEASED, 0, number, 0))
@@ -351,8 +389,7 @@ class Channel:
                 count -= len(parts.pop(0))
             if parts:
                 parts[0] = parts[0][count:]
-        took = time.perf_counter_ns() - since
-        self.keep_ns = min(max(KEEP_NS, KEEP_SENDS * took), KEEP_NS_MAX)
+        return time.perf_counter_ns() - since
 
 
 def _payload_start(body_bytes):

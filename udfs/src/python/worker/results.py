@@ -6,7 +6,6 @@ never turned into numbers, or numbers into dates.
 """
 
 import collections.abc
-import contextlib
 import datetime
 import decimal
 import re
@@ -153,7 +152,8 @@ def valid_batch(batch):
 
 
 def _is_table(value):
-    if isinstance(value, (pa.RecordBatch, pa.Table, collections.abc.Mapping)):
+    # Most are: of others more has to be asked.
+    if type(value) is dict or isinstance(value, (pa.RecordBatch, pa.Table, collections.abc.Mapping)):
         return True
     return _is_frame(value) or (hasattr(value, "__arrow_c_stream__") and hasattr(value, "columns"))
 
@@ -264,8 +264,10 @@ def _short(values, data_type):
     kind = _PLAIN.get(data_type.id)
     if kind is None or any(type(value) is not kind for value in values):
         return None
-    with contextlib.suppress(pa.ArrowException, OverflowError, ValueError):
+    try:
         return pa.array(values, type=data_type)
+    except (pa.ArrowException, OverflowError, ValueError):
+        return None
 
 
 def _from_numpy(value, data_type):

@@ -324,7 +324,11 @@ class Worker:
         # A runner listens by itself, and would not know that answers wait; and a block that
         # took long has used the time that its answer may take.
         more = frame.more and self.runner is None and spent < protocol.KEEP_NS
-        self.channel.send_done(frame.seq, spent // 1000, call.take_retries(), more)
+        # Others may wait for what a named actor says, states go in order, and rows that fail are
+        # told at once.
+        can_defer = call.keeper is None and self.instance is None and failures is None
+        can_defer = can_defer and self.ahead.can_send(spent)
+        self.channel.send_done(frame.seq, spent // 1000, call.take_retries(), more, can_defer)
 
     @staticmethod
     def _block(call, frame):

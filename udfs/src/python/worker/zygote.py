@@ -7,6 +7,7 @@ it is the kernel's new parent of every orphan below it.
 
 import ctypes
 import gc
+import json
 import os
 import select
 import signal
@@ -90,7 +91,8 @@ class Zygote:
         )
         if len(data) < HEADER.size or len(descriptors) < DESCRIPTORS:
             raise EngineGone
-        seq = HEADER.unpack(data)[-1]
+        body_bytes, *_, seq = HEADER.unpack(data)
+        body = self._read(body_bytes)
         try:
             pid = self._fork()
         except OSError as error:
@@ -99,13 +101,22 @@ class Zygote:
             self.channel.send(protocol.ERROR, seq, body)
             pid = None
         if pid == 0:
-            return self._become_worker(descriptors)
+            return self._become_worker(descriptors, json.loads(body)["env"])
         for descriptor in descriptors:
             os.close(descriptor)
         if pid is not None:
             self.workers.add(pid)
             self.channel.send(protocol.FORKED, seq, {"pid": pid})
         return None
+
+    def _read(self, count):
+        data = b""
+        while len(data) < count:
+            part = self.control.recv(count - len(data))
+            if not part:
+                raise EngineGone
+            data += part
+        return data
 
     def _fork(self):
         # A signal in between would be dealt with by the wrong one of the two.
@@ -121,8 +132,9 @@ class Zygote:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         return pid
 
-    def _become_worker(self, descriptors):
+    def _become_worker(self, descriptors, env):
         try:
+            os.environ.update(env)
             os.setpgid(0, 0)
             self._control_process(SET_PARENT_DEATH_SIGNAL, int(signal.SIGKILL))
             signal.set_wakeup_fd(-1)
