@@ -230,7 +230,7 @@ class Connection:
         concurrency: int | None = None,
     ) -> Dataset:
         """A row for each image file, with its `image` and, if asked for, its `path`; paths as those
-        of `read_text`.
+        of `read_text`, where of directories only files count that end as images do.
 
         An image has `size`, its height and width in pixels, to which larger and smaller ones are
         brought, and a mode of Pillow's whose numbers are bytes. A batch of them is an array of
@@ -242,7 +242,8 @@ class Connection:
         """
         schema = {"image": files.image_type(size, mode)}
         read = files.image_reader(size, mode, include_paths)
-        return self._of_files(paths, concurrency, read, schema | {"path": str} if include_paths else schema, files.IMAGES)
+        columns = schema | {"path": str} if include_paths else schema
+        return self._of_files(paths, concurrency, read, columns, files.IMAGES, files.IMAGE_ENDINGS)
 
     def range(self, n: int) -> Dataset:
         """The numbers from 0 to `n - 1` in a column `id`.
@@ -304,14 +305,20 @@ class Connection:
         return _united(found)
 
     def _of_files(
-        self, paths: Paths, concurrency: int | None, read: Callable[..., Any], schema: Mapping[str, Any], files_at_once: int = 1
+        self,
+        paths: Paths,
+        concurrency: int | None,
+        read: Callable[..., Any],
+        schema: Mapping[str, Any],
+        files_at_once: int = 1,
+        endings: tuple[str, ...] = (),
     ) -> Dataset:
         given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
         if not given:
             raise ValueError("no paths to read")
         asked = (f"({sql_text.string(self._path(path))})" for path in given)
         rows = Dataset(self, Query(f"SELECT path FROM (VALUES {', '.join(asked)}) AS asked(path)"))
-        found = rows.flat_map(files.finder(), schema={"path": str}).repartition(files.STREAMS)
+        found = rows.flat_map(files.finder(endings), schema={"path": str}).repartition(files.STREAMS)
         return found.map_batches(read, batch_size=files_at_once, concurrency=concurrency, schema=schema)
 
     def _path(self, path: str | os.PathLike[str]) -> str:

@@ -6,7 +6,7 @@ at once, on every executor. What SQL has a format for is read by the engine inst
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ STREAMS = 32
 IMAGES = 16
 # Lines of a block, and bytes of the images of one.
 _LINES, _IMAGES_BYTES = 16_384, 4 << 20
+# What is taken of a directory of images, as by Ray Data.
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 # Numbers of a pixel, each a byte.
 _CHANNELS = {"L": 1, "RGB": 3, "YCbCr": 3, "LAB": 3, "HSV": 3, "RGBA": 4, "CMYK": 4}
 
@@ -26,8 +28,9 @@ _CHANNELS = {"L": 1, "RGB": 3, "YCbCr": 3, "LAB": 3, "HSV": 3, "RGBA": 4, "CMYK"
 # not have this package.
 
 
-def finder() -> Callable[[dict[str, Any]], Iterator[dict[str, str]]]:
-    """A function from a path, directory or pattern to the files that it names."""
+def finder(endings: tuple[str, ...] = ()) -> Callable[[dict[str, Any]], Iterator[dict[str, str]]]:
+    """A function from a path, directory or pattern to the files that it names; of a directory to
+    those with one of `endings`, if there are some."""
 
     def find(row: dict[str, Any]) -> Iterator[dict[str, str]]:
         import glob
@@ -41,8 +44,10 @@ def finder() -> Callable[[dict[str, Any]], Iterator[dict[str, str]]]:
         else:
             pattern = os.path.join(glob.escape(asked), "**") if os.path.isdir(asked) else asked
             found = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
+        if endings and os.path.isdir(asked):
+            found = [path for path in found if path.lower().endswith(endings)]
         if not found:
-            raise FileNotFoundError(f"no file matches {asked}")
+            raise FileNotFoundError(f"no file matches {asked}" + (f" that ends in {', '.join(endings)}" if endings else ""))
         for path in found:
             yield {"path": path}
 
@@ -87,9 +92,9 @@ def image_type(size: tuple[int, int], mode: str) -> str:
     Raises:
         ValueError: no such size, or a mode whose numbers are no bytes.
     """
-    height, width = size
-    if height < 1 or width < 1:
+    if not isinstance(size, Sequence) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
         raise ValueError(f"size={size!r} is no height and width, in pixels")
+    height, width = size
     if mode not in _CHANNELS:
         raise ValueError(f"mode={mode!r} is none of {', '.join(_CHANNELS)}. Read others with read_binary_files and map")
     channels = _CHANNELS[mode]

@@ -21,7 +21,7 @@ import adbc_driver_manager
 from adbc_driver_manager import _lib
 
 from . import progress as _progress
-from .errors import ConnectionFailed, translating
+from .errors import ConnectionFailed, Error, translating
 
 if TYPE_CHECKING:
     import adbc_driver_manager.dbapi
@@ -197,9 +197,21 @@ class _Statement:
         self._is_open = True
 
     def call(self, function: Callable[..., Any]) -> Any:
-        # Waits outside of Python; an interrupt cancels.
-        with translating(self.where):
-            return _lib._blocking_call(function, (), {}, self.handle.cancel)
+        # Waits outside of Python; an interrupt cancels, which the driver tells as an error.
+        interrupted = False
+
+        def cancel() -> None:
+            nonlocal interrupted
+            interrupted = True
+            self.handle.cancel()
+
+        try:
+            with translating(self.where):
+                return _lib._blocking_call(function, (), {}, cancel)
+        except Error as error:
+            if interrupted:
+                raise KeyboardInterrupt from error
+            raise
 
     def bind(self, values: pa.RecordBatch | None) -> None:
         """Says what the parameters are, if there are some."""

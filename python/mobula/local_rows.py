@@ -135,7 +135,14 @@ def _storable(schema: pa.Schema) -> pa.Schema:
 def _array(values: Any) -> pa.Array:
     import pyarrow as pa
 
-    return pa.array(list(values) if getattr(values, "ndim", 1) > 1 else values)
+    if getattr(values, "ndim", 1) < 2:
+        return pa.array(values)
+    if 0 in values.shape or values.dtype == object:
+        return pa.array(values.tolist())
+    array = pa.array(values.reshape(-1))
+    for size in reversed(values.shape[1:]):
+        array = pa.FixedSizeListArray.from_arrays(array, size)
+    return array
 
 
 def _of_pandas(frame: Any) -> pa.RecordBatchReader:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from .connection import Connection
 
+_COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 
 class Text(str):
     """A text that shows itself as it is, in a notebook too."""
@@ -238,11 +239,12 @@ class Results(Streamed):
         return self._write(path, "PARQUET")
 
     def write_csv(self, path: str | os.PathLike[str]) -> int:
-        """Writes the rows as CSV with a header; otherwise as `write_parquet`."""
+        """Writes the rows as CSV with a header; otherwise as `write_parquet`. A file whose name
+        ends in `.gz`, `.bz2`, `.xz` or `.zst` is compressed so."""
         return self._write(path, "CSV")
 
     def write_json(self, path: str | os.PathLike[str]) -> int:
-        """Writes the rows as JSON, one a line; otherwise as `write_parquet`."""
+        """Writes the rows as JSON, one a line; otherwise as `write_csv`."""
         return self._write(path, "JSON")
 
     def _write(self, path: str | os.PathLike[str], kind: str) -> int:
@@ -251,7 +253,10 @@ class Results(Streamed):
             target += "/"
         query = Rendering(self._connection)
         rows = query.query(self._step)
-        return self._connection._link.run(f"COPY ({rows}) TO {sql_text.string(target)} STORED AS {kind}", query.values.row())
+        compression = _COMPRESSIONS.get(os.path.splitext(target)[1]) if kind != "PARQUET" else None
+        options = f" OPTIONS ('format.compression' '{compression}')" if compression else ""
+        copy = f"COPY ({rows}) TO {sql_text.string(target)} STORED AS {kind}{options}"
+        return self._connection._link.run(copy, query.values.row())
 
     def __repr__(self) -> str:
         return f"Dataset\n{tree(self._step, 1)}"

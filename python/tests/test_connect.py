@@ -48,6 +48,24 @@ def test_an_engine_dies_with_its_program_and_leaves_nothing(how):
     assert until(lambda: not is_alive(pid) and not os.path.exists(directory))
 
 
+@pytest.mark.parametrize("work", ["rows.take_all()", "list(rows.iter_rows())"])
+def test_ctrl_c_is_an_interrupt_and_ends_the_query(work):
+    program = (
+        "import mobula, time\n"
+        "con = mobula.connect()\n"
+        "rows = con.range(50).map(lambda row: time.sleep(0.5) or row, schema={'id': int})\n"
+        "print('ready', flush=True)\n"
+        f"try:\n    {work}\n"
+        "except KeyboardInterrupt:\n    print(con.range(3).count(), flush=True)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(1)
+        child.send_signal(signal.SIGINT)
+        assert child.stdout.read() == "3\n"
+    assert child.returncode == 0
+
+
 def test_close_ends_the_engine():
     con = mobula.connect()
     pid, directory, rows = con._engine.pid, con._engine.directory, con.range(3)

@@ -60,6 +60,9 @@ def test_images(con, tmp_path):
             assert image.dtype == np.uint8 and (image == pixels + number).all()
             seen += 1
     assert seen == 40
+    # Of directories what ends as images do.
+    (tmp_path / "labels.txt").write_text("no image")
+    assert con.read_images(tmp_path, size=(4, 6)).count() == 40
     one = con.read_images(tmp_path / "07.png", size=(2, 2), mode="L").take_batch()["image"]
     wanted = PIL.Image.fromarray(pixels + 7).resize((2, 2), PIL.Image.Resampling.BILINEAR).convert("L")
     assert one.shape == (1, 2, 2) and (one[0] == np.asarray(wanted)).all()
@@ -69,7 +72,7 @@ def test_what_is_no_image(con, tmp_path):
     (tmp_path / "x.png").write_bytes(b"no image")
     with pytest.raises(mobula.FunctionFailed, match="x.png is no image"):
         con.read_images(tmp_path, size=(2, 2)).take()
-    for wrong in [{"size": (0, 2)}, {"size": (2, 2), "mode": "F"}]:
+    for wrong in [{"size": (0, 2)}, {"size": (2.0, 2)}, {"size": 2}, {"size": (2, 2), "mode": "F"}]:
         with pytest.raises(ValueError, match="size|mode"):
             con.read_images(tmp_path, **wrong)
 
@@ -82,3 +85,12 @@ def test_files_that_are_not_there(con, tmp_path):
         con.read_binary_files("s3://bucket/x").take()
     with pytest.raises(ValueError, match="no paths"):
         con.read_text([])
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz", "zst"])
+def test_compressed_files_are_written_and_read(con, tmp_path, ending):
+    for kind in ["csv", "json"]:
+        path = tmp_path / f"rows.{kind}.{ending}"
+        assert getattr(con.range(1000), f"write_{kind}")(path) == 1000
+        assert b"999" not in path.read_bytes()
+        assert getattr(con, f"read_{kind}")(path).sum("id") == 499_500

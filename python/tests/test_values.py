@@ -4,6 +4,7 @@ import datetime
 import decimal
 import uuid
 
+import numpy as np
 import pytest
 
 import mobula
@@ -108,3 +109,15 @@ def test_which_statements_are_bound():
         assert is_bindable(text)
     for text in ("CREATE VIEW v AS SELECT 1", "CREATE EXTERNAL TABLE t", "SET a = 1", "EXPLAIN SELECT 1", "CREATE TABLE t (a INT)", ""):
         assert not is_bindable(text)
+
+
+def test_arrays_of_several_dimensions(con):
+    pixels = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
+    given = con.from_numpy(pixels)
+    # As they were given, by batches and by rows, whoever makes the arrays.
+    kind = "TINYINT UNSIGNED[2][3]"
+    by_batch = given.map_batches(lambda batch: {"data": batch["data"][:, ::-1]}, schema={"data": kind})
+    by_row = given.map(lambda row: {"data": np.array(row["data"], np.uint8)[::-1]}, schema={"data": kind})
+    for rows, wanted in [(given, pixels), (by_batch, pixels[:, ::-1]), (by_row, pixels[:, ::-1])]:
+        found = rows.take_batch(4)["data"]
+        assert found.dtype == np.uint8 and (found == wanted).all()

@@ -6,11 +6,11 @@
 
 mod frames;
 mod state;
+mod watched;
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::path::Path;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ use crate::sender::{Encoded, SentBlock};
 use crate::slots::INLINE_BYTES;
 use crate::spawn::spawn_detached;
 use crate::spec::FunctionSpec;
+
+use watched::{passed, watched, watched_until};
 
 /// How long an ended process's last frames may take, and how long a process
 /// that closed its socket may take to end.
@@ -330,7 +332,15 @@ impl Worker {
         seq: u64,
         deadline: Deadline,
     ) -> Result<Frame, UdfError> {
-        let frame = match watched(&self.process, deadline.at, self.channel.receive()).await {
+        let board = &self.board;
+        let expired = async {
+            passed(deadline.at).await;
+            if board.as_ref().is_some_and(|board| board.at() > seq) {
+                // It was through in time, and its answer waits for the next call to let it go.
+                tokio::time::sleep(deadline.limit).await;
+            }
+        };
+        let frame = match watched_until(&self.process, expired, self.channel.receive()).await {
             Ok(frame) => frame,
             Err(stop) => return Err(self.explain(stop, function, deadline).await),
         };
@@ -557,32 +567,6 @@ impl Drop for Worker {
 enum Stop {
     Channel(ChannelError),
     TimedOut,
-}
-
-/// `io`, unless the process ends or time runs out first. Someone else may hold
-/// the socket open, so its end is watched as well as the socket's.
-async fn watched<T>(
-    process: &Process,
-    deadline: Option<Instant>,
-    io: impl Future<Output = Result<T, ChannelError>>,
-) -> Result<T, Stop> {
-    let mut io = pin!(io);
-    let expired = async {
-        match deadline {
-            Some(at) => tokio::time::sleep_until(at).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        biased;
-        done = &mut io => done.map_err(Stop::Channel),
-        _ = process.ended() => {
-            // What it said before it ended still counts.
-            let last = tokio::time::timeout(LINGER, io).await;
-            last.unwrap_or(Err(ChannelError::Closed)).map_err(Stop::Channel)
-        }
-        () = expired => Err(Stop::TimedOut),
-    }
 }
 
 fn check_hello(python: &Path, hello: &Hello) -> Result<(), UdfError> {

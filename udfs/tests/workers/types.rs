@@ -303,6 +303,32 @@ async fn lists_of_one_length_in_lists_are_tensors() {
     let tensor = kind(kind(DataType::UInt8, 2), 3);
     let whole = "np.arange(12, dtype='u1').reshape(2, 3, 2)";
     let manager = manager();
+    let lists = DataType::new_list(DataType::new_list(DataType::UInt8, true), true);
+    for (kind, made) in [
+        (&tensor, format!("list({whole})")),
+        (&tensor, format!("pandas.Series(list({whole}))")),
+        (&lists, whole.to_owned()),
+        (&lists, format!("list({whole})")),
+        (
+            &lists,
+            format!("np.array([*{whole}, None], dtype=object)[:2]"),
+        ),
+        // Not all alike.
+        (&lists, format!("[{whole}[0].tolist(), {whole}[1]]")),
+    ] {
+        let body = format!("\nimport numpy as np, pandas\ndef made(x):\n    return {made}");
+        let case = Case::scalar("made", &[("x", DataType::Int64)], kind.clone(), &body);
+        let out = run(&case.pool(&manager, 1), counting(2)).await;
+        let out = out.unwrap_or_else(|error| panic!("{made}: {error}"));
+        let out = arrow::compute::cast(out.column(0), &lists).unwrap();
+        let row = out.as_list::<i32>().value(1);
+        let last = row.as_list::<i32>().value(2);
+        assert_eq!(
+            last.as_primitive::<UInt8Type>().values(),
+            &[10, 11],
+            "{made}"
+        );
+    }
     for (made, check) in [
         (
             whole,

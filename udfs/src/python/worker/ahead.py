@@ -18,8 +18,9 @@ from . import protocol
 WORTH_NS = 2_000_000
 # Of longer ones nobody notices how their answers are sent.
 LONG_NS = 100_000_000
-# User code that left the thread the interpreter so soon is expected to do so again.
-PROMPT_NS = 1_000_000
+# User code that left the thread the interpreter so soon is expected to do so again. A call that
+# kept it for longer than Python asks to be kept waiting is remembered for many.
+PROMPT_NS, KEPT_NS, WARY_CALLS = 1_000_000, 10_000_000, 100
 
 
 class Ahead:
@@ -35,9 +36,10 @@ class Ahead:
         self.gate = _thread.allocate_lock()
         self.gate.acquire()
         self.is_busy = False
-        # Whether the thread waits for the gate, when that was opened last, and whether it was
-        # through it soon.
-        self.at_gate, self.opened_ns, self.is_prompt = False, 0, False
+        # Whether the thread is at the gate, whether that was opened for it, and when.
+        self.at_gate, self.is_open, self.opened_ns = False, False, 0
+        # Calls that still have to leave it the interpreter soon before it sends answers.
+        self.wary = 1
 
     def begin(self, last_ns):
         """User code is about to be called; its last call took so long."""
@@ -50,16 +52,17 @@ class Ahead:
         self.is_busy = True
         # Elsewhere it sees that we are busy.
         if self._is_waiting():
-            self.opened_ns = time.perf_counter_ns()
+            self.is_open, self.opened_ns = True, time.perf_counter_ns()
             self.gate.release()
 
     def can_send(self, spent_ns):
         """Whether the thread will be there for an answer to a call that took so long, when user
         code is at work on the next block."""
-        return self.is_prompt and self._is_waiting() and WORTH_NS <= spent_ns <= LONG_NS
+        return not self.wary and self._is_waiting() and WORTH_NS <= spent_ns <= LONG_NS
 
     def _is_waiting(self):
-        return self.at_gate and self.gate.locked()
+        # It may be through the gate and not have the interpreter yet.
+        return self.at_gate and not self.is_open
 
     def end(self):
         """User code has returned: who wants the next word reads it."""
@@ -79,8 +82,12 @@ class Ahead:
     def _pass_gate(self):
         self.at_gate = True
         self.gate.acquire()
-        self.at_gate = False
-        self.is_prompt = time.perf_counter_ns() - self.opened_ns < PROMPT_NS
+        self.at_gate = self.is_open = False
+        waited_ns = time.perf_counter_ns() - self.opened_ns
+        if waited_ns < PROMPT_NS:
+            self.wary = max(self.wary - 1, 0)
+        else:
+            self.wary = max(self.wary, WARY_CALLS if waited_ns > KEPT_NS else 1)
 
     def _read(self):
         """Reads the next words; whether they were the last that we should."""

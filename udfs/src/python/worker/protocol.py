@@ -357,6 +357,9 @@ class Channel:
 
     def _send_all(self, parts):
         self._end_a_copy()
+        if self.failure is not None:
+            # The other thread may have lost an answer that goes before.
+            raise self.failure
         parts, self.held = self.kept + self.held + parts, []
         self.kept, self.kept_bytes = [], 0
         with self.sending:

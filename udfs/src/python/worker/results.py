@@ -246,13 +246,19 @@ def _array(value, data_type):
         return _from_numpy(value, data_type)
     if _is_pandas(value):
         if data_type.id not in USUAL and getattr(value, "dtype", None) == object:
-            value = as_meant(without_masks(value.tolist(), data_type), data_type)
+            value = _without_tensors(value.tolist(), data_type)
+            if isinstance(value, np.ndarray):
+                return _from_matrix(value, None, data_type)
+            value = as_meant(without_masks(value, data_type), data_type)
         return pa.array(value, from_pandas=True)
     if hasattr(value, "__arrow_c_stream__"):
         return pa.chunked_array(value)
     if hasattr(value, "__arrow_c_array__") or hasattr(value, "__arrow_array__"):
         return pa.array(value)
     if isinstance(value, collections.abc.Sequence) and not isinstance(value, (str, bytes)):
+        value = _without_tensors(value, data_type)
+        if isinstance(value, np.ndarray):
+            return _from_matrix(value, None, data_type)
         return _from_objects(without_masks(value, data_type), data_type)
     if hasattr(value, "__array__"):
         return _from_numpy(np.asarray(value), data_type)
@@ -280,6 +286,11 @@ def _from_numpy(value, data_type):
     if values.ndim > 1:
         return _from_matrix(values, mask, data_type)
     if kind == "O":
+        values = _without_tensors(values, data_type)
+        if isinstance(values, np.ndarray) and values.ndim > 1:
+            if mask is None:
+                return _from_matrix(values, None, data_type)
+            values = values.tolist()
         return _from_objects(without_masks(values, data_type), data_type, mask)
     return pa.array(values, mask=mask, from_pandas=False)
 
@@ -348,6 +359,23 @@ def _kind(data_type):
         if is_kind(data_type):
             return kind
     return None
+
+
+def _without_tensors(values, data_type):
+    """`values`, where arrays of several dimensions, one a row, are one array, or lists where they
+    are not all alike: Arrow reads neither."""
+    if not (_is_list(data_type) and _is_list(data_type.value_type)):
+        return values
+    shapes = {(value.shape, value.dtype) for value in values if _is_tensor(value)}
+    if not shapes:
+        return values
+    if len(shapes) == 1 and all(map(_is_tensor, values)):
+        return np.stack(list(values))
+    return [value.tolist() if _is_tensor(value) else value for value in values]
+
+
+def _is_tensor(value):
+    return type(value) is np.ndarray and value.ndim > 1
 
 
 def _from_matrix(values, mask, data_type):
