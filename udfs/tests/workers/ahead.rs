@@ -94,6 +94,15 @@ async fn who_follows_a_block_that_ends_workers_is_sent_again() {
     manager.shutdown().await;
 }
 
+/// How many of 100 calls gave 1 rather than 0.
+async fn ones_of_100(pool: &Arc<dyn UdfPool>) -> i64 {
+    let found = one_by_one(pool, 0..100).await;
+    found
+        .into_iter()
+        .map(|found| found.unwrap()[0].unwrap())
+        .sum()
+}
+
 /// Long enough that the worker reads ahead, too short to be sent no block ahead.
 const NAP: &str = "time.sleep(0.004)";
 
@@ -112,11 +121,7 @@ def f(x):
         time.sleep(0.001)
     return x * 0 + int(found)";
     let pool = Case::ints("f", body).pool(&manager, 1);
-    let found = one_by_one(&pool, 0..100).await;
-    let seen: i64 = found
-        .into_iter()
-        .map(|found| found.unwrap()[0].unwrap())
-        .sum();
+    let seen = ones_of_100(&pool).await;
     assert!(seen > 10, "{seen} of 100");
     manager.shutdown().await;
 }
@@ -135,11 +140,7 @@ def f(x):
     return x * 0 + int(is_deferred and not channel.deferred)"
     );
     let pool = Case::ints("f", &body).pool(&manager, 1);
-    let found = one_by_one(&pool, 0..100).await;
-    let seen: i64 = found
-        .into_iter()
-        .map(|found| found.unwrap()[0].unwrap())
-        .sum();
+    let seen = ones_of_100(&pool).await;
     assert!(seen > 10, "{seen} of 100");
     manager.shutdown().await;
 }
