@@ -1,7 +1,8 @@
 """Rows that were computed once and are kept: `materialize`, and the parts of a split.
 
-They lie as Parquet on disk and not in memory: in the directory of an engine of one's own, as
-temporary tables of a server. They go when no dataset over them is left, or with the connection.
+`materialize` makes a temporary table, whose blocks stay with the processes that made them. Parts
+of a split lie on disk: as Parquet in the directory of an engine of one's own, as loaded tables of
+a server. They go when no dataset over them is left, or with the connection.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Kept(Step):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class KeptTable(Step):
-    """A temporary table of a server, which ends with this step."""
+    """A temporary table, which ends with this step."""
 
     link: Link
     table: str
@@ -63,9 +64,11 @@ class Keeping(Results):
     """What of `Dataset` computes its rows now."""
 
     def materialize(self) -> Dataset:
-        """Computes the rows now, once; the new dataset reads what was kept, on disk.
+        """Computes the rows now, once; the new dataset reads what was kept, where it was made: in
+        the memory of the engine's processes (`kept_memory_max` of each), then on their disks.
 
-        Its rows come in no order in particular.
+        Its rows come in no order in particular. Those of an executor are lost with it; what reads
+        them then fails, and says so.
 
         >>> drawn = mobula.range(1000).random_sample(0.5).materialize()
         >>> drawn.count() == drawn.count()
@@ -73,19 +76,9 @@ class Keeping(Results):
         """
         query = Rendering(self._connection)
         rows = query.query(self._step)
-        engine = self._connection._engine
-        if engine is None:
-            table = f"mobula_kept_{uuid.uuid4().hex}"
-            self._connection._link.run(f"CREATE TEMP TABLE {table} AS {rows}", query.values.row())
-            return self._then(KeptTable(self._connection._link, table, "materialized"))
-        directory = _new_directory(engine)
-        step = Kept(directory, "materialized")
-        target = sql_text.string(directory + "/")
-        self._connection._link.run(f"COPY ({rows}) TO {target} STORED AS PARQUET", query.values.row())
-        if not os.listdir(directory):
-            # No rows, no files: one says which columns there are.
-            _written(self.schema(), iter(()), os.path.join(directory, "0.parquet"))
-        return self._then(step)
+        table = f"mobula_kept_{uuid.uuid4().hex}"
+        self._connection._link.run(f"CREATE TEMP TABLE {table} AS {rows}", query.values.row())
+        return self._then(KeptTable(self._connection._link, table, "materialized"))
 
     def split(self, n: int, *, equal: bool = False) -> list[Dataset]:
         """Computes the rows now, and deals them out to `n` datasets.

@@ -14,42 +14,45 @@ def ids(dataset):
 
 
 @pytest.fixture
-def kept_files(con):
-    """Lists the directories of rows that are kept."""
+def kept(con):
+    """Lists the tables and directories of rows that are kept."""
 
     def listed():
         gc.collect()
+        # A table goes before the statement that comes next.
+        con.sql("SELECT 1 AS one").take()
+        tables = [row["name"] for row in con.sql("SELECT DISTINCT name FROM system.temporary_tables").take_all()]
         entries = (entry for entry in os.scandir(con._engine.directory) if entry.is_dir() and len(entry.name) == 32)
-        return [entry.name for entry in entries]
+        return tables + [entry.name for entry in entries]
 
     assert listed() == []
     return listed
 
 
-def test_rows_are_computed_once(con, kept_files):
+def test_rows_are_computed_once(con, kept):
     drawn = con.range(1_000).with_column("x", "random()")
-    kept = drawn.materialize()
-    assert kept.sum("x") == kept.sum("x") != drawn.sum("x")
-    assert kept.schema() == drawn.schema() and kept.count() == 1_000
+    few = drawn.materialize()
+    assert few.sum("x") == few.sum("x") != drawn.sum("x")
+    assert few.schema() == drawn.schema() and few.count() == 1_000
     # As a relation, and below user code.
-    assert con.sql("SELECT count(*) AS n FROM few WHERE id < 10", few=kept).take() == [{"n": 10}]
-    assert sorted(ids(kept.filter(lambda row: row["id"] < 3))) == [0, 1, 2]
-    assert len(kept_files()) == 1
-    derived = kept.limit(5)
-    del kept
-    assert derived.count() == 5 and len(kept_files()) == 1
+    assert con.sql("SELECT count(*) AS n FROM few WHERE id < 10", few=few).take() == [{"n": 10}]
+    assert sorted(ids(few.filter(lambda row: row["id"] < 3))) == [0, 1, 2]
+    assert len(kept()) == 1
+    derived = few.limit(5)
+    del few
+    assert derived.count() == 5 and len(kept()) == 1
     del derived
-    assert kept_files() == []
+    assert kept() == []
 
 
-def test_rows_are_there_while_they_are_read(con, kept_files):
+def test_rows_are_there_while_they_are_read(con, kept):
     rows = con.range(200_000).materialize().iter_batches(batch_size=1_000)
-    assert len(next(rows)["id"]) == 1_000 and len(kept_files()) == 1
+    assert len(next(rows)["id"]) == 1_000 and len(kept()) == 1
     assert sum(len(batch["id"]) for batch in rows) == 199_000
     reader = con.range(200_000).materialize().to_arrow_reader()
     assert sum(batch.num_rows for batch in reader) == 200_000
     del reader, rows
-    assert kept_files() == []
+    assert kept() == []
 
 
 def test_no_rows_have_columns(con):
@@ -59,12 +62,12 @@ def test_no_rows_have_columns(con):
     assert [part.columns() for part in parts] == [["id", "text"]] * 2 and ids(parts[0]) == []
 
 
-def test_a_failure_keeps_nothing(con, kept_files):
+def test_a_failure_keeps_nothing(con, kept):
     broken = con.range(10).map(lambda row: {"v": 1 // (row["id"] - 9)}, schema={"v": int})
     for run in (broken.materialize, lambda: broken.split(2), lambda: broken.train_test_split(0.5)):
         with pytest.raises(mobula.FunctionFailed, match="ZeroDivisionError"):
             run()
-        assert kept_files() == []
+        assert kept() == []
 
 
 @pytest.mark.parametrize("n_rows", [0, 2, 3, 100_001])
@@ -98,8 +101,8 @@ def test_train_test_split(con):
 
 def test_types_come_back(con):
     table = pyarrow.table({"a": [[1], None], "b": [{"x": 1.5}, {"x": None}], "c": [None, b"\x00"], "d": ["ä", ""]})
-    kept = con.from_arrow(table).materialize()
-    assert kept.sort("d").to_arrow().to_pylist() == table.to_pylist()[::-1]
+    rows = con.from_arrow(table).materialize()
+    assert rows.sort("d").to_arrow().to_pylist() == table.to_pylist()[::-1]
 
 
 @pytest.mark.parametrize(

@@ -117,12 +117,17 @@ def test_rows_are_kept_by_the_server(con, remote):
     assert kept.schema() == drawn.schema() and kept.count() == 1_000
     derived = kept.filter(lambda row: row["id"] < 3)
     del kept
-    assert derived.count() == 3 and len(remote.folders()) == 1
+    tables = "SELECT DISTINCT name FROM system.temporary_tables"
+    with mobula.connect(remote.url) as other:
+        assert derived.count() == 3 and other.sql(tables).count() == 1
+        del derived
+        gc.collect()
+        assert con.range(3).count() == 3 and other.sql(tables).count() == 0
     nothing = con.range(10).filter(expr="id > 10").materialize()
     assert nothing.columns() == ["id"] and nothing.take() == []
     rows = con.range(400_000).materialize().iter_batches(batch_size=1_000)
     assert len(next(rows)["id"]) == 1_000
-    del derived, nothing
+    del nothing
     gc.collect()
     assert con.range(1).count() == 1
     assert sum(len(batch["id"]) for batch in rows) == 399_000

@@ -15,7 +15,8 @@ use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
     MemorySchemaProvider, SchemaProvider,
 };
-use datafusion::common::{GetExt, Result};
+use datafusion::common::Result;
+use datafusion::datasource::file_format::FileFormatFactory;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
 use mobula_plan::{
@@ -30,9 +31,12 @@ use crate::base::worker::TaskSource;
 use crate::coordinator::control::Control;
 use crate::coordinator::membership::Membership;
 use crate::coordinator::queries::Queries;
+use crate::csv_format::WholeRowsFactory;
 use crate::error::ExecutionError;
 use crate::executor::listener::{self, Listener, advertised_url};
 use crate::functions::RustFunctions;
+use crate::kept::store::HeldTable;
+use crate::kept::table::KeptTables;
 use crate::parquet_format::AlikeParquetFactory;
 use crate::pool::line::Lost;
 use crate::pool::named::NamedActors;
@@ -87,6 +91,8 @@ pub struct Engine {
     named: Arc<NamedActors>,
     queries: Arc<Queries>,
     splits: Arc<Splits>,
+    csv: Arc<WholeRowsFactory>,
+    kept_tables: KeptTables,
     cluster: Option<Cluster>,
     started: Instant,
     _follow: Option<OwnedTask<()>>,
@@ -191,6 +197,8 @@ impl Engine {
             admission,
             queries,
             splits: Arc::new(Splits::new(options.splits_max())),
+            csv: Arc::default(),
+            kept_tables: KeptTables::default(),
             functions: Arc::new(functions.map_err(ExecutionError::Function)?),
             options,
             process,
@@ -299,9 +307,14 @@ impl Engine {
             .with_catalog_list(catalogs);
         self.process.functions().register(&mut builder);
         let formats = builder.file_formats().get_or_insert_default();
-        let parquet = AlikeParquetFactory::default();
-        formats.retain(|format| format.get_ext() != parquet.get_ext());
-        formats.push(Arc::new(parquet));
+        let ours: [Arc<dyn FileFormatFactory>; 2] = [
+            Arc::<AlikeParquetFactory>::default(),
+            Arc::clone(&self.csv) as _,
+        ];
+        for ours in ours {
+            formats.retain(|format| format.get_ext() != ours.get_ext());
+            formats.push(ours);
+        }
         let mut state = builder
             .with_mobula(MobulaPlanning {
                 functions: Arc::clone(&self.functions),
@@ -317,6 +330,28 @@ impl Engine {
     /// Queries whose rows several readers share.
     pub fn splits(&self) -> &Arc<Splits> {
         &self.splits
+    }
+
+    /// A table of blocks that stay where they are made, as long as it is held.
+    pub fn hold_table(&self) -> Arc<HeldTable> {
+        self.process.kept().hold()
+    }
+
+    pub(crate) fn kept_tables(&self) -> &KeptTables {
+        &self.kept_tables
+    }
+
+    /// Where others reach `executor_id` now; `None`: it is gone.
+    pub(crate) fn url_of(&self, executor_id: &str) -> Option<String> {
+        let Some(cluster) = &self.cluster else {
+            return (executor_id == self.process.executor_id()).then(|| EMBEDDED_URL.to_owned());
+        };
+        if executor_id == self.process.executor_id() {
+            return Some(cluster.url.to_string());
+        }
+        let mut members = cluster.control.members().into_iter();
+        let member = members.find(|member| member.executor_id == executor_id);
+        member.map(|member| member.url.to_string())
     }
 
     /// New catalogs for sessions: an empty schema for names without one, and
@@ -425,6 +460,7 @@ impl Cluster {
             process.channels().clone(),
             Arc::clone(process.row_errors()),
             Arc::clone(&process.pool_line().directory),
+            Arc::clone(process.kept()),
         ));
         let is_host = settings.local_executor && process.roles().actors;
         let starter = Starter::new(

@@ -122,6 +122,11 @@ pub enum ExecutionError {
     },
 
     #[error(
+        "temporary table \"{table}\" has lost the rows that executor {executor} kept, which has ended. Create it again"
+    )]
+    KeptLost { table: String, executor: String },
+
+    #[error(
         "executor {executor} was lost while it ran this query. Run the query again: the others go on"
     )]
     ExecutorLost { executor: String },
@@ -306,6 +311,7 @@ impl ExecutionError {
             Self::NoExecutors { .. }
             | Self::NoTaskTakers { .. }
             | Self::ExecutorLost { .. }
+            | Self::KeptLost { .. }
             | Self::ExecutorsMissing { .. } => ErrorClass::Unavailable,
             Self::TokenFile { .. }
             | Self::Listen { .. }

@@ -30,6 +30,8 @@ use crate::executor::resources::{Roles, capacity, free_to_wire};
 use crate::executor::task_host::ProcessTaskHost;
 use crate::executor::tasks::TaskRuns;
 use crate::functions::RustFunctions;
+use crate::kept::store::KeptStore;
+use crate::kept::{KeptLine, hosted_name, table_hosted};
 use crate::pool::dispatch::PoolLine;
 use crate::pool::hosting::Hosting;
 use crate::pool::loads::Loads;
@@ -52,6 +54,7 @@ pub struct Process {
     actor_line: Arc<ActorLine>,
     hosting: Arc<Hosting>,
     pool_line: Arc<PoolLine>,
+    kept: Arc<KeptStore>,
     host: Arc<dyn TaskHost>,
     row_errors: Arc<RowErrors>,
     failed_rows: Arc<FailedRowsLine>,
@@ -123,7 +126,14 @@ impl Process {
             opened: AtomicUsize::new(0),
             named: Arc::new(NamedLanes::new(states)),
         });
+        let kept = KeptStore::new(executor_id, &runtime, options.kept_memory_max());
+        let kept_line = KeptLine {
+            store: Arc::clone(&kept),
+            channels: channels.clone(),
+            traffic: Arc::clone(&traffic),
+        };
         let host = ProcessTaskHost {
+            kept: Arc::new(kept_line),
             pool_line: Arc::clone(&pool_line),
             workers: Arc::clone(&workers),
             actors: Arc::clone(&actors),
@@ -153,6 +163,7 @@ impl Process {
             actor_line,
             hosting,
             pool_line,
+            kept,
         }))
     }
 
@@ -213,6 +224,11 @@ impl Process {
         &self.pool_line
     }
 
+    /// The blocks of temporary tables that it has.
+    pub fn kept(&self) -> &Arc<KeptStore> {
+        &self.kept
+    }
+
     pub fn host(&self) -> &Arc<dyn TaskHost> {
         &self.host
     }
@@ -263,16 +279,21 @@ impl Process {
         self.options.heartbeat_timeout()
     }
 
-    /// The actors that live here for others: queries by their id, and named actors.
+    /// What lives here for others: actors of queries, by their id, named actors, and tables
+    /// whose blocks are kept.
     pub fn hosted(&self) -> Vec<String> {
         let named = self.actors.names().into_iter();
         let mut hosted: Vec<_> = named.map(|name| directory_key(&name)).collect();
         hosted.extend(self.hosting.queries());
+        hosted.extend(self.kept.ids().iter().map(|id| hosted_name(id)));
         hosted
     }
 
     /// Ends one of [`Self::hosted`], which nobody knows of.
     pub fn end_hosted(&self, hosted: &str) {
+        if let Some(id) = table_hosted(hosted) {
+            return self.kept.free(id);
+        }
         match hosted.strip_prefix(&directory_key("")) {
             Some(key) => self.actors.drop_by_key(key),
             None => self.hosting.end(hosted),
@@ -284,9 +305,15 @@ impl Process {
         let named = self.actors.names();
         named.iter().for_each(|key| self.actors.drop_by_key(key));
         let queries = self.hosting.clear();
-        if queries + named.len() > 0 {
+        let tables = self.kept.free_all();
+        if queries + named.len() + tables > 0 {
             let actors = named.len();
-            tracing::warn!(queries, actors, "actors end: the coordinator knows of none");
+            tracing::warn!(
+                queries,
+                actors,
+                tables,
+                "actors end, and temporary tables: the coordinator knows of none"
+            );
         }
     }
 

@@ -11,6 +11,7 @@ use datafusion::common::{DataFusionError, Result};
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use mobula_plan::operator::keep::KeepNode;
 use mobula_plan::operator::map_batches::{actors_called, demanding_calls, demands, is_interactive};
 use mobula_plan::{Interactive, MobulaOptions, PlacedPool, QueryId};
 use mobula_proto::cluster::QueryHeader;
@@ -339,7 +340,8 @@ fn needs_executor(plan: &LogicalPlan) -> Result<bool> {
                 .table_name
                 .schema()
                 .is_some_and(|s| s == SYSTEM_SCHEMA || s == "information_schema"),
-            LogicalPlan::Extension(_) => true,
+            // What is kept may be made of constants.
+            LogicalPlan::Extension(extension) => !extension.node.as_any().is::<KeepNode>(),
             _ => false,
         };
         Ok(match needs {

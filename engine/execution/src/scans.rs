@@ -204,6 +204,11 @@ impl Scan {
         }
     }
 
+    fn is_whole_csv(&self) -> bool {
+        let source = &self.config.file_source;
+        source.file_type() == "csv" && !source.supports_repartitioning()
+    }
+
     fn partitions_text(&self, limits: &Limits, footers: Option<Footers>) -> String {
         let partitions = counted(self.partitions as u64, "partition");
         let each = self.config.file_groups.len();
@@ -215,6 +220,10 @@ impl Scan {
             () if !limits.cuts_files => "whole files (repartition_file_scans=false)".to_owned(),
             () if (self.bytes as usize) < limits.min_bytes_to_cut => {
                 format!("whole files, of less than {min} together (repartition_file_min_size)")
+            }
+            () if self.is_whole_csv() => {
+                "whole files, as a row may have several lines (format.newlines_in_values)"
+                    .to_owned()
             }
             () => format!("as the files can be cut{in_each}"),
         };

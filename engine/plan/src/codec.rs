@@ -3,6 +3,8 @@
 //! The base calls it for each exec that DataFusion's own codec does not know.
 //! One message per operator, in `mobula_proto::plan`.
 
+mod kept_parts;
+
 use std::sync::Arc;
 
 use datafusion::common::{DataFusionError, Result, internal_datafusion_err, internal_err};
@@ -13,13 +15,15 @@ use mobula_proto::plan as proto;
 use mobula_proto::plan::exec_node::Kind;
 use mobula_proto::plan::map_batches_exec_node::Shape;
 use mobula_proto::plan::{
-    BlocksExecNode, ColumnShape, CompressedScanExecNode, ExecNode, MapBatchesExecNode,
-    RouteExecNode, SpreadExecNode, TableShape, VeilExecNode,
+    BlocksExecNode, ColumnShape, CompressedScanExecNode, ExecNode, KeepExecNode,
+    MapBatchesExecNode, RouteExecNode, SpreadExecNode, TableShape, VeilExecNode,
 };
 use mobula_udfs::{UdfCall, UdfError};
 use prost::Message;
 
 use crate::operator::compressed_scan::{self, CompressedScanExec};
+use crate::operator::keep::KeepExec;
+use crate::operator::kept_scan::KeptScanExec;
 use crate::operator::map_batches::{
     ExecGrouping, ExecShape, MapBatchesExec, SortWay, map_batches_exec,
 };
@@ -56,6 +60,8 @@ impl PhysicalExtensionCodec for MobulaCodec {
             Kind::CompressedScan(CompressedScanExecNode { compression }) => {
                 compressed_scan::arrived(&one(inputs)?, &compression)
             }
+            Kind::Keep(KeepExecNode { id }) => Ok(Arc::new(KeepExec::new(one(inputs)?, &id))),
+            Kind::KeptScan(message) => Ok(Arc::new(kept_parts::decode(message)?)),
         }
     }
 
@@ -83,6 +89,11 @@ impl PhysicalExtensionCodec for MobulaCodec {
             Kind::CompressedScan(CompressedScanExecNode {
                 compression: exec.compression(),
             })
+        } else if let Some(exec) = node.downcast_ref::<KeepExec>() {
+            let id = exec.id().to_owned();
+            Kind::Keep(KeepExecNode { id })
+        } else if let Some(exec) = node.downcast_ref::<KeptScanExec>() {
+            Kind::KeptScan(kept_parts::encode(exec)?)
         } else {
             return internal_err!("{} cannot travel to another executor", node.name());
         };
@@ -226,6 +237,10 @@ fn places(args: Vec<u32>) -> Vec<usize> {
 }
 
 fn external(error: UdfError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+fn external_codec(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
 

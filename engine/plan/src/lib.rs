@@ -13,6 +13,7 @@ pub mod config;
 pub mod dataframe;
 pub mod error;
 pub mod function_catalog;
+pub mod kept;
 pub mod nearest;
 pub mod operator;
 pub mod operator_run;
@@ -35,7 +36,10 @@ pub use config::{
 pub use dataframe::{Call, MobulaDataFrame};
 pub use error::PlanError;
 pub use function_catalog::FunctionCatalog;
+pub use kept::{Hold, KeptBlocks, KeptName, KeptPart, KeptWriter, PlacedPart};
 pub use operator::compressed_scan::CompressedScanExec;
+pub use operator::keep::{keep, parts_of};
+pub use operator::kept_scan::KeptScanExec;
 pub use operator::map_batches::{MapBatchesExec, SortWay, map_batches_exec};
 pub use operator::repartition::{Repartition, SpreadExec, TaskLimit};
 pub use operator_run::{OperatorFigures, OperatorId, OperatorRun, RunMetrics, StreamFigures};

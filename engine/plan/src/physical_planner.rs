@@ -19,6 +19,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 
 use crate::error::PlanError;
+use crate::operator::keep::KeepNode;
 use crate::operator::map_batches::{
     ExecGrouping, ExecShape, Grouping, MapBatchesExec, MapBatchesNode, NodeShape,
 };
@@ -49,6 +50,9 @@ impl ExtensionPlanner for ExtensionNodes {
             let tasks = tasks.map_or(1, |limit| limit.0);
             let default = session.config().target_partitions() * tasks;
             return Ok(Some(repartition(node, input, tasks, default)?));
+        }
+        if let Some(node) = node.as_any().downcast_ref::<KeepNode>() {
+            return Ok(Some(Arc::new(node.exec(Arc::clone(input)))));
         }
         match node.as_any().downcast_ref::<MapBatchesNode>() {
             Some(node) => {

@@ -15,6 +15,7 @@ use mobula_udfs::{Priority, UdfCall, UdfError, UdfPool};
 use tokio::sync::Notify;
 
 use crate::config::MobulaOptions;
+use crate::kept::KeptBlocks;
 use crate::operator_run::OperatorRun;
 
 /// Rows of one block that user code failed on.
@@ -182,6 +183,11 @@ pub trait TaskHost: Send + Sync + Debug {
         placed: &Arc<PlacedPool>,
     ) -> Result<Arc<dyn UdfPool>, UdfError> {
         self.open_pool(call, placed.actors())
+    }
+
+    /// Where blocks are kept for later queries; `None`: nowhere.
+    fn kept(&self) -> Option<Arc<dyn KeptBlocks>> {
+        None
     }
 
     /// How many of `total` workers, wanted over the whole cluster, this task

@@ -108,7 +108,8 @@ pub struct Heartbeat {
     pub epoch: u64,
     #[prost(message, optional, tag = "3")]
     pub load: Option<ExecutorLoad>,
-    /// Queries that have actors there, and named actors as `actor KEY`.
+    /// Queries that have actors there, named actors as `actor KEY`, and tables whose blocks are
+    /// kept there as `kept ID`.
     #[prost(string, repeated, tag = "4")]
     pub hosted: Vec<String>,
 }
@@ -210,7 +211,7 @@ pub struct TaskTicket {
     #[prost(uint64, tag = "4")]
     pub partition: u64,
     /// How the stage's head prepares its output.
-    #[prost(oneof = "TaskHead", tags = "5, 6, 7")]
+    #[prost(oneof = "TaskHead", tags = "5, 6, 7, 10")]
     pub head: Option<TaskHead>,
     /// `lz4`, `zstd` or `none`.
     #[prost(string, tag = "8")]
@@ -232,6 +233,25 @@ pub enum TaskHead {
     /// Hash partitioned; the encoded partitioning.
     #[prost(bytes, tag = "7")]
     Shuffle(Vec<u8>),
+    /// No task at all: blocks that were kept.
+    #[prost(message, tag = "10")]
+    Kept(KeptTicket),
+}
+
+/// Opens blocks that a process has kept.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct KeptTicket {
+    /// Of the table.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// Of the table, for errors.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    #[prost(uint64, tag = "3")]
+    pub part: u64,
+    /// Columns that are read.
+    #[prost(uint32, repeated, tag = "4")]
+    pub projection: Vec<u32>,
 }
 
 /// Settings of a query that every executor must share.

@@ -7,7 +7,7 @@
 /// One of our execs inside a plan; its inputs travel beside it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ExecNode {
-    #[prost(oneof = "exec_node::Kind", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "exec_node::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub kind: Option<exec_node::Kind>,
 }
 
@@ -27,6 +27,10 @@ pub mod exec_node {
         Veil(super::VeilExecNode),
         #[prost(message, tag = "6")]
         CompressedScan(super::CompressedScanExecNode),
+        #[prost(message, tag = "7")]
+        Keep(super::KeepExecNode),
+        #[prost(message, tag = "8")]
+        KeptScan(super::KeptScanExecNode),
     }
 }
 
@@ -143,4 +147,53 @@ pub struct TableShape {
     /// Whether a row comes out of each row that goes in.
     #[prost(bool, tag = "1")]
     pub keeps_rows: bool,
+}
+
+/// `KeepExec` above rows that stay where they are made.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct KeepExecNode {
+    /// Of the table that they become.
+    #[prost(string, tag = "1")]
+    pub id: String,
+}
+
+/// `KeptScanExec`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct KeptScanExecNode {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// Of the table, for errors.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// All columns of the table: a schema as DataFusion encodes it.
+    #[prost(bytes = "vec", tag = "3")]
+    pub schema: Vec<u8>,
+    #[prost(uint32, repeated, tag = "4")]
+    pub projection: Vec<u32>,
+    #[prost(message, repeated, tag = "5")]
+    pub streams: Vec<KeptStream>,
+}
+
+/// The parts of one stream, in their order.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct KeptStream {
+    #[prost(message, repeated, tag = "1")]
+    pub parts: Vec<KeptPart>,
+}
+
+/// Blocks that a process has kept.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct KeptPart {
+    #[prost(string, tag = "1")]
+    pub executor_id: String,
+    #[prost(string, tag = "2")]
+    pub url: String,
+    #[prost(uint64, tag = "3")]
+    pub part: u64,
+    #[prost(uint64, tag = "4")]
+    pub rows: u64,
+    #[prost(uint64, tag = "5")]
+    pub bytes: u64,
+    #[prost(uint64, tag = "6")]
+    pub spilled_bytes: u64,
 }

@@ -1,7 +1,8 @@
 //! `CREATE TABLE` where a table in memory will not do: in a cluster, and temporary ones.
 //!
-//! The query runs as any other, and its rows are loaded as those of a client are (see `load`):
-//! files that executors read, and a table once all rows are there.
+//! The query runs as any other. Rows of a temporary table stay where they are made (`kept`);
+//! others are loaded as those of a client are (see `load`): files that executors read, and a table
+//! once all rows are there.
 
 use datafusion::logical_expr::{CreateMemoryTable, DdlStatement, LogicalPlan};
 use datafusion::sql::parser::Statement;
@@ -31,8 +32,6 @@ impl Session {
             },
             is_made: true,
         };
-        let database = self.database();
-        let _permit = database.loaded().permit()?;
         // Before the query, which may take long; it looks again when the rows are there.
         if let Err(error) = self.check_target(&target).await {
             return match error.already_exists() && create.if_not_exists {
@@ -40,6 +39,11 @@ impl Session {
                 false => Err(error),
             };
         }
+        if create.temporary && !is_declared(create) {
+            return self.create_kept(create, target, sql, left).await;
+        }
+        let database = self.database();
+        let _permit = database.loaded().permit()?;
         let loading = async {
             let mut run = self.run(&create.input, false, sql).await?;
             let mut load = self.begin_load(target, &run.stream.schema()).await?;
@@ -82,15 +86,19 @@ pub(super) fn with_temporary(plan: LogicalPlan, is_temporary: bool) -> LogicalPl
     }
 }
 
+/// Whether there are columns, and no query.
+fn is_declared(create: &CreateMemoryTable) -> bool {
+    matches!(create.input.as_ref(), LogicalPlan::EmptyRelation(_))
+}
+
 /// What would be promised of later rows and not kept.
 fn refuse_promises(create: &CreateMemoryTable) -> Result<(), ServerError> {
-    let is_declared = matches!(create.input.as_ref(), LogicalPlan::EmptyRelation(_));
     let mut fields = create.input.schema().fields().iter();
     let what = if create.constraints.iter().next().is_some() {
         "keys and other constraints are not kept by tables in files. Leave them out"
     } else if !create.column_defaults.is_empty() {
         "DEFAULT of a column is not kept by tables in files. Leave it out"
-    } else if is_declared && fields.any(|field| !field.is_nullable()) {
+    } else if is_declared(create) && fields.any(|field| !field.is_nullable()) {
         "NOT NULL is not kept by tables in files. Leave it out"
     } else {
         return Ok(());

@@ -15,6 +15,7 @@ use datafusion::logical_expr::{
 };
 use mobula_execution::{DEFAULT_CATALOG, DEFAULT_SCHEMA, SYSTEM_SCHEMA, reads_split};
 
+use super::kept::reads_kept;
 use super::temporary::TEMPORARY_SCHEMA;
 use super::{Outcome, Session, caught, files, while_awaited};
 use crate::ServerError;
@@ -156,7 +157,7 @@ impl Session {
     async fn create_view(&self, view: &CreateView, sql: &str) -> Result<Outcome, ServerError> {
         let name = self.qualified(&view.name);
         let read = self.database().loaded().read_by(&view.input)?;
-        if self.temporary.has_one_of(&read) {
+        if self.temporary.has_one_of(&read) || reads_kept(&view.input)? {
             return Err(ServerError::Unsupported {
                 what: "a view cannot read a temporary table, which others do not see. Load a table that is not temporary",
             });

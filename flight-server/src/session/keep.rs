@@ -4,13 +4,14 @@
 //! are, only DDL changes, which gives the database another version. A file that a query
 //! names (`FROM 'a.parquet'`) may be another one tomorrow without any statement, and
 //! `information_schema` is made of what is there; statements that read them are planned for
-//! each run. DDL and SET change the version themselves.
+//! each run. So are those of temporary tables whose blocks are kept: a plan would hold them. DDL and SET change the version themselves.
 
 use datafusion::common::TableReference;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use super::Session;
+use super::kept::is_kept;
 use super::prepared::Work;
 use crate::ServerError;
 
@@ -38,8 +39,13 @@ pub(super) fn bytes_if_lasting(
     let mut bytes = 0;
     plan.apply_with_subqueries(|node| {
         bytes += NODE_BYTES;
-        if let LogicalPlan::TableScan(scan) = node {
-            is_lasting &= is_registered(session, &scan.table_name);
+        let table = match node {
+            LogicalPlan::TableScan(scan) => Some((&scan.table_name, &scan.source)),
+            LogicalPlan::Dml(dml) => Some((&dml.table_name, &dml.target)),
+            _ => None,
+        };
+        if let Some((name, source)) = table {
+            is_lasting &= is_registered(session, name) && !is_kept(source);
         }
         if !is_lasting {
             return Ok(TreeNodeRecursion::Stop);

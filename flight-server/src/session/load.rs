@@ -281,7 +281,8 @@ impl Session {
         let factory = state.table_factories().get("PARQUET").map(Arc::clone);
         let factory = factory.ok_or(ServerError::Empty)?;
         let table = factory.create(&state, &create).await?;
-        self.temporary.put(target.table.table(), table, folder);
+        self.temporary
+            .put(target.table.table(), table, Some(folder));
         Ok(())
     }
 
@@ -398,7 +399,7 @@ fn stored_schema(schema: &Schema) -> SchemaRef {
 }
 
 /// A table has columns, each with a name of its own.
-fn check_columns(table: &TableReference, given: &Schema) -> Result<(), ServerError> {
+pub(super) fn check_columns(table: &TableReference, given: &Schema) -> Result<(), ServerError> {
     let mut seen = std::collections::HashSet::new();
     let mut names = given.fields().iter().map(|field| field.name());
     if let Some(twice) = names.find(|name| !seen.insert(*name)) {

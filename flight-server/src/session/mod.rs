@@ -15,6 +15,7 @@ mod file_tables;
 mod files;
 mod functions;
 mod keep;
+mod kept;
 mod load;
 mod prepared;
 mod settings;

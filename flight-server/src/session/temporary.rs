@@ -19,11 +19,11 @@ use crate::loaded::Folder;
 /// The schema of temporary tables.
 pub(crate) const TEMPORARY_SCHEMA: &str = "temp";
 
-/// A table, and its files, which go with it.
+/// A table, and its files if it has some, which go with it.
 #[derive(Debug)]
 struct Temporary {
     table: Arc<dyn TableProvider>,
-    folder: Arc<Folder>,
+    folder: Option<Arc<Folder>>,
 }
 
 /// Those of one session.
@@ -54,9 +54,11 @@ impl TemporaryTables {
     }
 
     /// Adds a table, instead of one of its name.
-    pub fn put(&self, name: &str, table: Arc<dyn TableProvider>, folder: Arc<Folder>) {
+    pub fn put(&self, name: &str, table: Arc<dyn TableProvider>, folder: Option<Arc<Folder>>) {
         let made = Temporary { table, folder };
-        self.tables.lock().insert(name.to_owned(), made);
+        // What was there before is dropped outside of the lock: it may have files.
+        let before = self.tables.lock().insert(name.to_owned(), made);
+        drop(before);
     }
 
     /// Forgets a table. False if there is none.
@@ -68,7 +70,7 @@ impl TemporaryTables {
     /// Whether one of `folders` is of one of these.
     pub fn has_one_of(&self, folders: &[Arc<Folder>]) -> bool {
         let tables = self.tables.lock();
-        let mut own = tables.values().map(|t| &t.folder);
+        let mut own = tables.values().filter_map(|t| t.folder.as_ref());
         own.any(|own| folders.iter().any(|folder| Arc::ptr_eq(own, folder)))
     }
 

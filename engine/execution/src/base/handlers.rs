@@ -5,7 +5,8 @@
 //! cluster and every task needs at least one. A named actor is one, but lives elsewhere
 //! and is reached by any number of tasks, and so are actors that are placed. A `repartition` has planned its streams
 //! for a number of tasks. Scans of a table without files
-//! keep the base's answer: one task.
+//! keep the base's answer: one task. One of kept blocks has a task where each has some, and more
+//! where these are many bytes.
 //!
 //! What needs all rows in one stream has them from an exchange, or from a scan that has one
 //! stream anyway. The base would cut that scan over the tasks that others in the stage
@@ -19,7 +20,9 @@ use datafusion::physical_plan::joins::{
 use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
 use datafusion::physical_plan::{Distribution, ExecutionPlan, ExecutionPlanProperties};
 use datafusion_distributed::{DesiredTaskCountEvent, DesiredTaskCountEventResponse};
-use mobula_plan::{SpreadExec, map_batches_exec};
+use mobula_plan::{KeptScanExec, MobulaOptions, SpreadExec, map_batches_exec};
+
+use super::cut_kept::wanted_tasks;
 
 /// Caps the tasks of a stage at the workers its `map_batches` asks for, and at one where
 /// rows come in one stream that somebody needs; sets them to those of its `repartition`.
@@ -28,6 +31,16 @@ pub fn operator_task_count(
 ) -> Option<datafusion::common::Result<DesiredTaskCountEventResponse>> {
     if needs_one_stream(event.plan) {
         return Some(Ok(DesiredTaskCountEventResponse::maximum(1)));
+    }
+    if let Some(scan) = event.plan.downcast_ref::<KeptScanExec>() {
+        let options = event
+            .session_config
+            .options()
+            .extensions
+            .get::<MobulaOptions>();
+        let bytes = options.map_or(u64::MAX, |options| options.scan_bytes_per_task() as u64);
+        let tasks = wanted_tasks(scan.parts(), bytes);
+        return Some(Ok(DesiredTaskCountEventResponse::desired(tasks)));
     }
     let tasks = match event.plan.downcast_ref::<SpreadExec>() {
         Some(exec) => exec.spread().tasks,

@@ -7,6 +7,7 @@
 //! here.
 
 pub mod channel;
+mod cut_kept;
 mod cut_scan;
 pub mod handlers;
 mod plan_watch;

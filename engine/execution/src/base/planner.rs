@@ -23,6 +23,7 @@ use prost::Message;
 use url::Url;
 
 use super::channel::PeerChannels;
+use super::cut_kept::cut_kept;
 use super::cut_scan::cut_scan;
 use super::handlers::operator_task_count;
 use super::route::Router;
@@ -65,6 +66,7 @@ pub fn distributed_state(
     config.set_distributed_user_codec(MobulaCodec);
     config.set_distributed_desired_task_count_handler(operator_task_count);
     config.set_distributed_scale_up_leaf_node_handler(cut_scan);
+    config.set_distributed_scale_up_leaf_node_handler(cut_kept);
     set_header(&mut config, header)?;
     Ok(SessionStateBuilder::new_from_existing(state.clone())
         .with_config(config)

@@ -6,6 +6,8 @@
 //! which is that of the stages' numbers. Where an answer of before does not fit, nothing is
 //! taken from it.
 //!
+//! A task that reads kept blocks runs where these are.
+//!
 //! Actors on hosts count as input: what a task sends there it need not send if it is there
 //! itself.
 
@@ -23,6 +25,7 @@ use mobula_plan::operator::map_batches::map_batches_exec;
 use parking_lot::Mutex;
 use url::Url;
 
+use super::cut_kept::hosts as hosts_of_kept;
 use crate::coordinator::routing::{Host, Input, input_bytes, route};
 
 /// Routes the stages of one query.
@@ -69,7 +72,14 @@ impl Router {
             tasks: tasks.get(url).copied().unwrap_or(0),
         });
         let hosts: Vec<_> = hosts.collect();
-        let urls = route(event.task_count, &inputs, &hosts, self.skew_max);
+        let mut urls = route(event.task_count, &inputs, &hosts, self.skew_max);
+        let kept = hosts_of_kept(event.plan, event.task_count)?;
+        for (url, kept) in urls.iter_mut().zip(kept) {
+            // It may have ended, or take no tasks: then it is read from.
+            if let Some(kept) = kept.filter(|kept| self.hosts.contains(kept)) {
+                *url = kept;
+            }
+        }
         routed.push(RoutedStage {
             urls: urls.clone(),
             bytes: bytes_out(event.plan),

@@ -252,6 +252,8 @@ fn execute_request(ticket: TaskTicket) -> Result<ExecuteTaskRequest> {
             TaskHead::Shuffle(encoded) => ProducerHead::RepartitionExec {
                 partitioning: MaybeEncoded::Encoded(encoded),
             },
+            // Whoever opens it has no task for it.
+            TaskHead::Kept(_) => return Err(malformed()),
         },
     })
 }

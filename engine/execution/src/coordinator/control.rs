@@ -22,6 +22,8 @@ use url::Url;
 
 use super::membership::{Member, Membership, Refusal};
 use crate::exchange::channels::ChannelPool;
+use crate::kept::store::KeptStore;
+use crate::kept::{hosted_name, table_hosted};
 use crate::pool::directory::{Asker, Directory, to_wire};
 use crate::row_errors::RowErrors;
 use crate::spawn::{OwnedTask, spawn_on};
@@ -39,6 +41,7 @@ pub struct Control {
     channels: ChannelPool,
     row_errors: Arc<RowErrors>,
     directory: Arc<Directory>,
+    kept: Arc<KeptStore>,
 }
 
 impl Control {
@@ -48,6 +51,7 @@ impl Control {
         channels: ChannelPool,
         row_errors: Arc<RowErrors>,
         directory: Arc<Directory>,
+        kept: Arc<KeptStore>,
     ) -> Self {
         Self {
             membership: Mutex::new(membership),
@@ -56,6 +60,7 @@ impl Control {
             channels,
             row_errors,
             directory,
+            kept,
         }
     }
 
@@ -114,7 +119,7 @@ impl Control {
             ACTION_REGISTER => self.register(decode(body)?),
             ACTION_HEARTBEAT => {
                 let mut beat: Heartbeat = decode(body)?;
-                let ended = self.directory.ended(std::mem::take(&mut beat.hosted));
+                let ended = self.ended(std::mem::take(&mut beat.hosted));
                 let known = self.membership.lock().heartbeat(Instant::now(), beat);
                 Ok(HeartbeatReply { known, ended }.encode_to_vec())
             }
@@ -146,6 +151,17 @@ impl Control {
             }
             other => Err(Status::unimplemented(format!("unknown action \"{other}\""))),
         }
+    }
+
+    /// Of what an executor hosts, what is wanted no more.
+    fn ended(&self, hosted: Vec<String>) -> Vec<String> {
+        let is_table = |hosted: &String| table_hosted(hosted).is_some();
+        let (tables, actors): (Vec<_>, Vec<_>) = hosted.into_iter().partition(is_table);
+        let ids = tables.iter().filter_map(|table| table_hosted(table));
+        let tables = self.kept.not_held(ids.map(str::to_owned).collect());
+        let mut ended = self.directory.ended(actors);
+        ended.extend(tables.iter().map(|id| hosted_name(id)));
+        ended
     }
 
     fn register(&self, request: Register) -> Result<Vec<u8>, Status> {

@@ -116,6 +116,7 @@ mod tests {
     use crate::coordinator::membership::Membership;
     use crate::error::ErrorClass;
     use crate::exchange::channels::{ChannelPool, TransportLimits};
+    use crate::kept::store::KeptStore;
     use crate::row_errors::RowErrors;
     use crate::token::ClusterToken;
     use arrow::datatypes::Schema;
@@ -136,6 +137,7 @@ mod tests {
             channels,
             row_errors,
             Arc::default(),
+            KeptStore::new("c", &Arc::default(), 0),
         ))
     }
 

@@ -23,10 +23,11 @@ use arrow_flight::{
 };
 use arrow_ipc::CompressionType;
 use arrow_ipc::writer::IpcWriteOptions;
+use datafusion::common::Result as PlanResult;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
-use mobula_proto::cluster::TaskTicket;
+use mobula_proto::cluster::{KeptTicket, TaskHead, TaskTicket};
 use mobula_proto::pool::{
     ACTION_ACTOR_END, ACTION_ACTOR_START, ACTION_ACTORS_LOAD, ACTION_POOLS_END, ACTION_POOLS_LOADS,
     ACTION_POOLS_START, AskLoads, AskPoolLoads, EndActor, EndPools, PoolLoads, StartActor,
@@ -41,6 +42,7 @@ use crate::actor_calls::serve::ActorCalls;
 use crate::base::worker::TaskSource;
 use crate::coordinator::control::Control;
 use crate::executor::report::Reporter;
+use crate::kept::store::KeptStore;
 use crate::pool::loads;
 use crate::wire_error;
 
@@ -53,6 +55,7 @@ pub struct ClusterFlightService {
     pub control: Option<Arc<Control>>,
     pub reporter: Reporter,
     pub actors: ActorCalls,
+    pub kept: Arc<KeptStore>,
     pub traffic: Arc<Traffic>,
     /// Where others reach this listener: errors name it.
     pub this_url: String,
@@ -116,12 +119,19 @@ impl ClusterFlightService {
         let ticket = TaskTicket::decode(ticket.ticket)
             .map_err(|e| Status::invalid_argument(format!("not a task ticket: {e}")))?;
         let compression = compression(&ticket.compression)?;
-        let blocks = self
-            .tasks
-            .open(ticket)
-            .await
-            .map_err(|e| wire_error::to_status(&e, &self.this_url))?;
+        let blocks = match &ticket.head {
+            Some(TaskHead::Kept(kept)) => self.open_kept(kept),
+            _ => self.tasks.open(ticket).await,
+        };
+        let blocks = blocks.map_err(|e| wire_error::to_status(&e, &self.this_url))?;
         self.encode(blocks, compression)
+    }
+
+    fn open_kept(&self, asked: &KeptTicket) -> PlanResult<SendableRecordBatchStream> {
+        let KeptTicket { id, name, part, .. } = asked;
+        let projection = asked.projection.iter().map(|column| *column as usize);
+        self.kept
+            .read(id, name, *part, &projection.collect::<Vec<_>>())
     }
 
     fn encode(

@@ -101,6 +101,7 @@ impl Listener {
             control,
             actors,
             reporter: process.reporter(),
+            kept: Arc::clone(process.kept()),
             traffic: Arc::clone(process.traffic()),
             this_url: url.to_string(),
             message_bytes: limits.message_bytes,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::execution::TaskContext;
-use mobula_plan::{FailedRows, OperatorRun, PlacedPool, QueryId, TaskHost};
+use mobula_plan::{FailedRows, KeptBlocks, OperatorRun, PlacedPool, QueryId, TaskHost};
 use mobula_udfs::{
     ActorHost, Language, Ledger, NativeFunctions, UdfCall, UdfError, UdfPool, WorkerManager,
 };
@@ -13,6 +13,7 @@ use crate::actor_calls::pool::ActorLine;
 use crate::base::worker::{task_idx, task_lanes, task_share};
 use crate::executor::failed_rows::FailedRowsLine;
 use crate::executor::operators::OperatorRuns;
+use crate::kept::KeptLine;
 use crate::pool::dispatch::PoolLine;
 
 /// Lends worker processes of one [`WorkerManager`] to tasks, threads for the native
@@ -25,6 +26,7 @@ pub struct ProcessTaskHost {
     pub actor_line: Arc<ActorLine>,
     /// To the actors of queries.
     pub pool_line: Arc<PoolLine>,
+    pub kept: Arc<KeptLine>,
     pub failed_rows: Arc<FailedRowsLine>,
     pub operators: Arc<OperatorRuns>,
     pub native: NativeFunctions,
@@ -76,6 +78,10 @@ impl TaskHost for ProcessTaskHost {
         placed: &Arc<PlacedPool>,
     ) -> Result<Arc<dyn UdfPool>, UdfError> {
         self.pool_line.open(call, placed)
+    }
+
+    fn kept(&self) -> Option<Arc<dyn KeptBlocks>> {
+        Some(Arc::clone(&self.kept) as _)
     }
 
     fn task_share(&self, context: &TaskContext, total: usize) -> usize {

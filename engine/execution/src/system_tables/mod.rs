@@ -18,6 +18,7 @@ mod queries;
 mod settings;
 mod splits;
 mod tasks;
+mod temporary_tables;
 mod workers;
 
 use std::sync::{Arc, Weak};
@@ -42,7 +43,7 @@ pub const SYSTEM_SCHEMA: &str = "system";
 const TIME: DataType = DataType::Timestamp(TimeUnit::Millisecond, None);
 
 /// The tables, in the order SHOW TABLES gives.
-const TABLES: [Table; 13] = [
+const TABLES: [Table; 14] = [
     actor_pools::TABLE,
     actors::TABLE,
     demand::TABLE,
@@ -55,6 +56,7 @@ const TABLES: [Table; 13] = [
     settings::TABLE,
     splits::TABLE,
     tasks::TABLE,
+    temporary_tables::TABLE,
     workers::TABLE,
 ];
 

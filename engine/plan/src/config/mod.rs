@@ -215,7 +215,7 @@ getters! {
         exchange_stream_window exchange_message_bytes exchange_threads
         executors max_sessions prepared_max sql_max_bytes wire_batch_bytes
         parameter_rows_max parameter_bytes_max plan_cache_max plan_cache_bytes
-        loaded_bytes_max loads_max load_message_bytes;
+        loaded_bytes_max kept_memory_max loads_max load_message_bytes;
     duration -> Duration: udf_init_timeout udf_kill_grace udf_idle_ttl heartbeat_interval
         heartbeat_timeout session_ttl pool_interval pool_wait_target pool_idle_ttl pool_debounce
         pool_retire_limit actor_block_time actor_linger list_files_ttl;

@@ -439,6 +439,12 @@ pub static SETTINGS: &[Setting] = &[
         "Most bytes of the files in loaded_dir: a load that passes it fails",
     ),
     process(
+        "kept_memory_max",
+        bytes(0, 1024 * TIB),
+        "2GiB",
+        "Bytes of temporary tables made by a query that one process keeps in memory, as far as memory_limit has room; what is beyond lies on its disk, as far as datafusion.runtime.max_temp_directory_size",
+    ),
+    process(
         "loads_max",
         count(1, 4096),
         "16",

@@ -15,6 +15,8 @@ use self::map_batches::map_batches_exec;
 pub mod compressed_scan;
 mod filter;
 mod flat_map;
+pub mod keep;
+pub mod kept_scan;
 mod map;
 pub mod map_batches;
 mod map_groups;
