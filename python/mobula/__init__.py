@@ -19,6 +19,7 @@ from .declared import actor, func
 from .default import (
     default_connection,
     from_arrow,
+    from_huggingface,
     from_items,
     from_numpy,
     from_pandas,
@@ -70,6 +71,7 @@ __all__ = [
     "connect",
     "default_connection",
     "from_arrow",
+    "from_huggingface",
     "from_items",
     "from_numpy",
     "from_pandas",

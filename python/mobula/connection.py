@@ -275,6 +275,14 @@ class Connection:
         """Rows of polars DataFrames."""
         return self.from_arrow(dfs)
 
+    def from_huggingface(self, dataset: Any) -> Dataset:
+        """Rows of a `datasets.Dataset` or `datasets.IterableDataset` of Hugging Face: of one split."""
+        step = self._relation("from_huggingface", dataset)
+        if step is None:
+            splits = f": choose one of its splits, {', '.join(map(repr, dataset))}" if isinstance(dataset, Mapping) else ""
+            raise TypeError(f"{type(dataset).__name__} is no dataset of Hugging Face{splits}")
+        return Dataset(self, step)
+
     def from_items(self, items: Sequence[Any]) -> Dataset:
         """A row for each dict, or for each value in a column `item`.
 

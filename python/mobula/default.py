@@ -91,6 +91,11 @@ def from_polars(dfs: polars.DataFrame | polars.LazyFrame | Sequence[polars.DataF
     return default_connection().from_polars(dfs)
 
 
+def from_huggingface(dataset: Any) -> Dataset:
+    """`Connection.from_huggingface` of the default connection."""
+    return default_connection().from_huggingface(dataset)
+
+
 def from_items(items: Sequence[Any]) -> Dataset:
     """`Connection.from_items` of the default connection."""
     return default_connection().from_items(items)

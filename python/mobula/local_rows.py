@@ -19,8 +19,8 @@ BYTES_OF_MESSAGE = 16 << 20
 def reader_of(value: Any) -> Callable[[], pa.RecordBatchReader] | None:
     """What reads `value` as Arrow, if it holds rows; else `None`.
 
-    pandas and polars frames, and whatever has an Arrow C stream: pyarrow tables, batches and
-    readers, DuckDB relations, other libraries.
+    pandas and polars frames, datasets of Hugging Face, and whatever has an Arrow C stream: pyarrow
+    tables, batches and readers, DuckDB relations, other libraries.
     """
     kind = type(value).__module__.partition(".")[0]
     if kind == "pandas" and type(value).__name__ == "DataFrame":
@@ -29,6 +29,8 @@ def reader_of(value: Any) -> Callable[[], pa.RecordBatchReader] | None:
         return lambda: _of_stream(value.collect())
     if kind == "pyarrow" and type(value).__name__ == "RecordBatch":
         return lambda: _of_batch(value)
+    if kind == "datasets" and hasattr(value, "with_format") and hasattr(value, "iter"):
+        return lambda: _of_huggingface(value)
     if hasattr(value, "__arrow_c_stream__") and not isinstance(value, type):
         return lambda: _of_stream(value)
     return None
@@ -149,6 +151,35 @@ def _of_pandas(frame: Any) -> pa.RecordBatchReader:
     import pyarrow as pa
 
     return pa.Table.from_pandas(frame, preserve_index=False).to_reader()
+
+
+def _of_huggingface(dataset: Any) -> pa.RecordBatchReader:
+    """Its rows in their order, as they are read; what is chosen and mapped of them, too."""
+    import pyarrow as pa
+
+    tables: Iterator[pa.Table] = iter(dataset.with_format("arrow").iter(batch_size=ROWS_OF_GROUP))
+    first = next(tables, None)
+    features = dataset.features
+    if first is None and features is None:
+        raise QueryFailed("a dataset without rows and without features: no columns are known")
+    schema: pa.Schema = first.schema if first is not None else features.arrow_schema
+    schema = _plain(schema)
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for table in [] if first is None else [first]:
+            yield from table.cast(schema).to_batches()
+        for table in tables:
+            yield from table.cast(schema).to_batches()
+
+    return pa.RecordBatchReader.from_batches(schema, batches())
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """Without notes of a library, and with values in place of types of its own."""
+    import pyarrow as pa
+
+    fields = [(field.name, getattr(field.type, "storage_type", field.type)) for field in schema]
+    return pa.schema(fields)
 
 
 def _of_batch(batch: pa.RecordBatch) -> pa.RecordBatchReader:

@@ -1,7 +1,9 @@
 """Every step of a dataset that is SQL: the same rows as plain Python makes."""
 
 import math
+import types
 
+import pyarrow
 import pytest
 
 import mobula
@@ -32,6 +34,48 @@ def test_range(con):
 def test_items(con, rows):
     assert sorted_by_id(rows) == ROWS
     assert con.from_items([3, 4]).take() == [{"item": 3}, {"item": 4}]
+
+
+class StandIn:
+    """As a dataset of Hugging Face shows itself, where that library is not installed."""
+
+    def __init__(self, tables, schema=None):
+        self.tables = tables
+        self.features = schema and types.SimpleNamespace(arrow_schema=schema)
+
+    def with_format(self, name):
+        assert name == "arrow"
+        return self
+
+    def iter(self, batch_size):
+        assert batch_size > 1
+        return iter(self.tables)
+
+
+StandIn.__module__ = "datasets.arrow_dataset"
+
+
+def test_datasets_of_hugging_face(con):
+    tables = [pyarrow.table({"id": [1, 2]}, metadata={"huggingface": "x"}), pyarrow.table({"id": [3]})]
+    few = StandIn(tables)
+    assert con.from_huggingface(few).sum("id") == 6
+    assert con.sql("SELECT count(*) AS n FROM few").take() == [{"n": 3}]
+    assert con.from_huggingface(StandIn([], tables[0].schema)).columns() == ["id"]
+    with pytest.raises(mobula.QueryFailed, match="no columns are known"):
+        con.from_huggingface(StandIn([])).count()
+    with pytest.raises(TypeError, match="choose one of its splits, 'train', 'test'"):
+        con.from_huggingface({"train": few, "test": few})
+    with pytest.raises(TypeError, match="int is no dataset"):
+        con.from_huggingface(3)
+
+
+def test_a_dataset_of_hugging_face_itself(con):
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"id": [*range(1000)], "text": [f"row {n}" for n in range(1000)]})
+    chosen = rows.shuffle(seed=1).select(range(10))
+    assert con.from_huggingface(chosen).sum("id") == sum(chosen["id"])
+    assert con.from_huggingface(rows.to_iterable_dataset()).sum("id") == 499_500
+    assert con.from_huggingface(rows.select([])).columns() == ["id", "text"]
 
 
 def test_columns(rows):
