@@ -95,18 +95,15 @@ mod tests {
         parts.collect()
     }
 
+    /// Process and bytes of each.
     fn sizes(groups: &[Vec<PlacedPart>]) -> Vec<Vec<(&str, u64)>> {
-        let group = |group: &Vec<PlacedPart>| group.iter().map(size).collect();
-        groups.iter().map(group).collect()
-    }
-
-    fn size(part: &PlacedPart) -> (&str, u64) {
-        let url = match part.url.as_str() {
-            "a" => "a",
-            "b" => "b",
-            _ => "c",
-        };
-        (url, part.kept.bytes)
+        fn of(group: &[PlacedPart]) -> Vec<(&str, u64)> {
+            let sizes = group
+                .iter()
+                .map(|part| (part.url.as_str(), part.kept.bytes));
+            sizes.collect()
+        }
+        groups.iter().map(|group| of(group)).collect()
     }
 
     #[test]
