@@ -126,7 +126,7 @@ impl Process {
             opened: AtomicUsize::new(0),
             named: Arc::new(NamedLanes::new(states)),
         });
-        let kept = KeptStore::new(executor_id, &runtime, options.kept_memory_max());
+        let kept = KeptStore::new(executor_id, &runtime, kept_memory_max(&options));
         let kept_line = KeptLine {
             store: Arc::clone(&kept),
             channels: channels.clone(),
@@ -337,6 +337,15 @@ impl Process {
         self.actors.shutdown();
         self.hosting.clear();
         self.workers.shutdown().await;
+    }
+}
+
+/// Bytes of kept blocks in memory: operators can take none of them back, and have the other half
+/// of `memory_limit`.
+fn kept_memory_max(options: &MobulaOptions) -> usize {
+    match options.memory_limit() {
+        0 => options.kept_memory_max(),
+        limit => options.kept_memory_max().min(limit / 2),
     }
 }
 

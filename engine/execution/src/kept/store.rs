@@ -232,15 +232,19 @@ fn spilled_blocks(
         let path = file.path();
         let path = path.ok_or_else(|| internal_datafusion_err!("a file without a path"))?;
         let bytes = BufReader::new(File::open(path)?);
-        Ok(StreamReader::try_new(bytes, Some(projection))?)
+        Ok(StreamReader::try_new(bytes, None)?)
     };
     let reader = open(&file)?;
-    let mut blocks = RecordBatchReceiverStreamBuilder::new(reader.schema(), BLOCKS_WAITING);
+    let schema = Arc::new(reader.schema().project(&projection)?);
+    let mut blocks = RecordBatchReceiverStreamBuilder::new(schema, BLOCKS_WAITING);
     let sender = blocks.tx();
     blocks.spawn_blocking(move || {
         // Removed when it is read to its end.
         let _file = file;
         for block in reader {
+            // All of it is read anyway, and the reader's own projection (arrow 59) loses count of
+            // the buffers of views.
+            let block = block.and_then(|block| block.project(&projection));
             let block = block.map_err(DataFusionError::from);
             if sender.blocking_send(block).is_err() {
                 break;
