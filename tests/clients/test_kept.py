@@ -45,7 +45,7 @@ def test_blocks_stay_and_tasks_come_to_them(server):
         assert rows(cursor, "SELECT count(*), sum(l_orderkey) FROM few WHERE l_quantity > 0") == rows(cursor, both)
 
 
-@pytest.mark.parametrize(("bound", "most"), [(["--kept-memory-max", "1MiB"], 1 << 20), (["--memory-limit", "48MiB"], 24 << 20)])
+@pytest.mark.parametrize(("bound", "most"), [(["--kept-memory-max", "8MiB"], 8 << 20), (["--memory-limit", "48MiB"], 24 << 20)])
 def test_memory_then_disk(start, tpch, bound, most):
     server = start(executors=2, args=[*SMALL_SCANS, *bound])
     with server.connect() as connection, connection.cursor() as cursor:
