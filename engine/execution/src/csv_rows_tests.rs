@@ -45,8 +45,8 @@ fn what_is_cut_has_the_same_rows() {
             assert_eq!(apart, whole, "{:?}", String::from_utf8_lossy(&text));
         }
     }
-    // 19,530 in all; of those that are left whole, few need not be.
-    assert!(cut > 17_000 && left > 500, "{cut} {left}");
+    // Of 19,530; the others have quotes and line breaks.
+    assert!(cut > 15_000 && left > 4_000, "{cut} {left}");
 }
 
 #[test]

@@ -262,7 +262,8 @@ pub struct PartWriter {
     id: String,
     schema: SchemaRef,
     blocks: Vec<RecordBatch>,
-    spill: Option<(Arc<dyn SpillFile>, Spill)>,
+    /// In this order: dropped, the writer writes what it still has, and the file is uncounted.
+    spill: Option<(Spill, Arc<dyn SpillFile>)>,
     rows: u64,
     bytes: u64,
     spilled_bytes: u64,
@@ -271,14 +272,14 @@ pub struct PartWriter {
 
 impl PartWriter {
     fn spill(&mut self, block: &RecordBatch) -> Result<()> {
-        let (_, writer) = match &mut self.spill {
+        let (writer, _) = match &mut self.spill {
             Some(spill) => spill,
             None => {
                 let runtime = &self.memory.store.runtime;
                 let file = runtime.disk_manager.create_tmp_file("temporary tables")?;
                 let bytes = BufWriter::new(file.open_writer()?);
                 let writer = StreamWriter::try_new(bytes, &self.schema)?;
-                self.spill.insert((file, writer))
+                self.spill.insert((writer, file))
             }
         };
         writer.write(block).map_err(full)
@@ -319,7 +320,7 @@ impl KeptWriter for PartWriter {
             return Ok(None);
         }
         let spilled = match self.spill.take() {
-            Some((file, mut writer)) => {
+            Some((mut writer, file)) => {
                 writer.finish().map_err(full)?;
                 let bytes = writer.into_inner().map_err(full)?.into_inner();
                 bytes.map_err(|error| full(error.into_error().into()))?;
