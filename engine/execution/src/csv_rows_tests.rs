@@ -1,3 +1,5 @@
+//! What is found of line breaks in values is what a reader of CSV finds.
+
 use super::*;
 
 /// Bytes that matter, and one that does not.

@@ -1,3 +1,5 @@
+//! Kept blocks: where they lie, what is counted, when they go.
+
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray, StringViewArray};
 use arrow::datatypes::Int64Type;
 use datafusion::execution::disk_manager::DiskManagerBuilder;
