@@ -55,6 +55,9 @@ def test_memory_then_disk(start, tpch, bound, most):
             assert most / 2 < size - spilled <= most and spilled > 1 << 20
         figures = "SELECT count(*), sum(l_extendedprice), min(l_comment), count(DISTINCT l_shipmode), count(DISTINCT l_orderkey) FROM"
         assert rows(cursor, f"{figures} copy") == rows(cursor, f"{figures} lineitem")
+        # Tasks of a UNION read what others have.
+        twice = "SELECT sum(l_tax), count(l_comment) FROM (SELECT * FROM {0} UNION ALL SELECT * FROM {0})"
+        assert rows(cursor, twice.format("copy")) == rows(cursor, twice.format("lineitem"))
 
 
 def test_it_goes_with_its_name_and_with_its_session(server):

@@ -42,6 +42,8 @@ pub struct KeptStore {
     /// Of all parts, those that are being made included.
     memory: MemoryReservation,
     next_part: AtomicU64,
+    /// Begins the ids of tables that this process has had made.
+    mark: String,
     tables: Mutex<HashMap<String, HashMap<u64, Arc<Part>>>>,
     /// The tables that this process has had made, wherever their parts are.
     alive: Mutex<HashSet<String>>,
@@ -79,6 +81,7 @@ impl KeptStore {
             memory_max,
             memory,
             next_part: AtomicU64::new(0),
+            mark: uuid::Uuid::new_v4().simple().to_string(),
             tables: Mutex::default(),
             alive: Mutex::default(),
         })
@@ -146,7 +149,7 @@ impl KeptStore {
     /// A new table, whose parts stay until what is returned is dropped: those of other
     /// processes until their next heartbeat, whose answer tells them.
     pub fn hold(self: &Arc<Self>) -> Arc<HeldTable> {
-        let id = uuid::Uuid::new_v4().simple().to_string();
+        let id = format!("{}-{}", self.mark, uuid::Uuid::new_v4().simple());
         self.alive.lock().insert(id.clone());
         Arc::new(HeldTable {
             store: Arc::clone(self),
@@ -159,6 +162,16 @@ impl KeptStore {
         let alive = self.alive.lock();
         ids.retain(|id| !alive.contains(id));
         ids
+    }
+
+    /// Lists a part, unless its table is one of ours that nobody holds any more: a query that was
+    /// given up may come to the end of a part after that. On executors the next heartbeat tells.
+    fn add(&self, id: String, number: u64, part: Arc<Part>) {
+        let mut tables = self.tables.lock();
+        // Whoever lets go says so first, and frees then.
+        if !id.starts_with(&self.mark) || self.alive.lock().contains(&id) {
+            tables.entry(id).or_default().insert(number, part);
+        }
     }
 
     /// So many more bytes in memory, if there is room.
@@ -336,8 +349,7 @@ impl KeptWriter for PartWriter {
             spilled,
             _memory: this.memory,
         });
-        let mut tables = store.tables.lock();
-        tables.entry(this.id).or_default().insert(number, part);
+        store.add(this.id, number, part);
         Ok(Some(KeptPart {
             executor_id: store.executor_id.clone(),
             part: number,

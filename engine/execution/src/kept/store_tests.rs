@@ -112,6 +112,20 @@ async fn a_part_that_is_given_up_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_part_that_ends_after_its_table_is_not_kept() {
+    let store = store(1 << 30, 0);
+    let table = store.hold();
+    let mut late = Box::new(store.begin(table.id(), &block(0).schema()));
+    late.write(block(0)).unwrap();
+    drop(table);
+    late.finish().unwrap();
+    assert!(store.ids().is_empty() && store.memory.size() == 0);
+    // Of those of others, who made them knows.
+    kept(&store, "theirs", 1);
+    assert_eq!(store.ids(), ["theirs"]);
+}
+
+#[tokio::test]
 async fn a_full_disk_is_told() {
     let store = store(0, 10_000);
     let mut writer = Box::new(store.begin("a", &block(0).schema()));
