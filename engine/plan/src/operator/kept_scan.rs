@@ -1,6 +1,5 @@
 //! Reads blocks that processes have kept.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use datafusion::common::{Result, Statistics, internal_datafusion_err, internal_e
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{
-    Boundedness, EmissionType, ReplaceChildrenOptions,
+    Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions,
 };
 use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -103,15 +102,6 @@ impl KeptScanExec {
     pub fn parts(&self) -> impl Iterator<Item = &PlacedPart> {
         self.streams.iter().flatten()
     }
-
-    /// Bytes of its parts, by the address of who has them.
-    pub fn bytes_by_url(&self) -> BTreeMap<&str, u64> {
-        let mut bytes = BTreeMap::new();
-        for part in self.parts() {
-            *bytes.entry(part.url.as_str()).or_default() += part.kept.bytes;
-        }
-        bytes
-    }
 }
 
 impl fmt::Debug for KeptScanExec {
@@ -177,10 +167,8 @@ impl ExecutionPlan for KeptScanExec {
         self: Arc<Self>,
         children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        match children.is_empty() {
-            true => Ok(self),
-            false => internal_err!("KeptScanExec has no input"),
-        }
+        let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+        self.replace_children(children, options)
     }
 
     fn statistics_from_inputs(
