@@ -5,7 +5,7 @@
 //! rest    = body                                             no flag
 //!         | body_len u32 | body | zeros to a multiple of 64 | payload     flag 1
 //!         | at u64 | payload_len u64 | body                               flag 2
-//! flag 4  : a PROCESS behind which the next one is on its way (`train`)
+//! flag 4  : a TRAIN whose answers may wait for each other
 //! ```
 //!
 //! `len` counts the rest. Bodies are JSON: they are tiny, and the worker can read
@@ -22,6 +22,7 @@
 //! → LOAD call, schemas      ← READY               | ERROR
 //! → RESTORE part of a state ← READY               | ERROR
 //! → PROCESS block           ← (FAILED | OUTPUT)* SNAPSHOT* DONE, or ERROR at any place
+//! → TRAIN blocks            ← as to as many PROCESSes, numbered from its `seq` on
 //! → SHUTDOWN                (the process ends)
 //! ```
 //!
@@ -55,8 +56,9 @@
 //!                                          in the worker refers to any more
 //! ```
 //!
-//! BOARD brings one page more, on which the worker notes the `seq` of the PROCESS that it is
-//! at: where flag 4 is set it may keep its answer for some milliseconds, to send it with others.
+//! BOARD brings one page more, on which the worker notes the `seq` of the block that it is
+//! at: where flag 4 is set it may keep all answers but the last for some milliseconds, to send
+//! them with others.
 //!
 //! FREE goes with the next request, but from the second OUTPUT of an answer on at
 //! once: the worker may wait for it.
@@ -70,7 +72,7 @@ use crate::failed_rows::{FailedRow, RowFailure};
 use crate::spec::ObjectKind;
 
 /// Bumped when either side could misread the other.
-pub(crate) const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 6;
 pub(crate) const HEADER_BYTES: usize = 16;
 /// Where payloads start, counted from the rest's first byte.
 pub(crate) const ALIGNMENT: usize = 64;
@@ -99,6 +101,7 @@ pub(crate) enum Kind {
     Free = 11,
     Drop = 12,
     Board = 13,
+    Train = 14,
     Hello = 17,
     Ready = 18,
     Output = 19,
@@ -118,7 +121,7 @@ impl Kind {
     pub(crate) fn has_answer(self) -> bool {
         matches!(
             self,
-            Self::Describe | Self::Build | Self::Load | Self::Restore | Self::Process
+            Self::Describe | Self::Build | Self::Load | Self::Restore | Self::Process | Self::Train
         )
     }
 
@@ -523,6 +526,16 @@ pub(crate) struct Process<'a> {
     /// What the block is called, for user code that asks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) block: Option<&'a crate::block_id::Named>,
+}
+
+/// TRAIN; the payload is the rows of all its blocks, one after another.
+#[derive(Debug, Serialize)]
+pub(crate) struct Train {
+    pub(crate) call: u64,
+    /// Of each block, as in [`Process`].
+    pub(crate) max_errors: Option<u64>,
+    pub(crate) rows: Vec<usize>,
+    pub(crate) blocks: Vec<Option<crate::block_id::Named>>,
 }
 
 /// DONE.

@@ -12,8 +12,10 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
+use arrow::compute::concat_batches;
 use mobula_block::BlockError;
 use mobula_block::ipc::BlockEncoder;
+use mobula_block::size::block_bytes;
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::OwnedWriteHalf;
@@ -22,7 +24,7 @@ use crate::block_id::Named;
 use crate::channel::{ChannelError, SharedSlots, breathe, too_long};
 use crate::descriptors::send_with;
 use crate::order::CallOrder;
-use crate::protocol::{Header, Kind, NewSlot, Process};
+use crate::protocol::{Header, Kind, NewSlot, Process, Train};
 use crate::slots::{COPY_BYTES, INLINE_BYTES, News, OpenSlot};
 use crate::train::TRAIN_BYTES;
 
@@ -213,62 +215,58 @@ impl Sender {
         Some(VecDeque::from([sent]))
     }
 
-    /// Encodes the first of `blocks` and writes them at once, as many as go together;
-    /// `None` where they are not two, or the socket fails, which shows again.
+    /// Writes the first of `blocks` at once, as many as go together: their rows as those of
+    /// one block, which it says where to cut. `None` where they are not two, or what is wrong
+    /// shows when each is sent by itself.
     pub(crate) async fn send_train(
         &mut self,
         blocks: &[RecordBatch],
         order: &CallOrder,
     ) -> Option<VecDeque<SentBlock>> {
-        let mut encoded = Vec::with_capacity(blocks.len());
+        let mut sent = Vec::with_capacity(blocks.len());
         let mut bytes = 0;
         for block in blocks {
-            // What is wrong is told when it is sent by itself.
-            let Some(Ok(block)) = self.encode(block) else {
-                break;
-            };
-            bytes += block.bytes;
-            if bytes > TRAIN_BYTES || !block.fits(self.max_frame_bytes) {
+            let of_block = block_bytes(block);
+            bytes += of_block;
+            if bytes > TRAIN_BYTES {
                 break;
             }
-            encoded.push(block);
+            sent.push(of_block);
         }
-        if encoded.len() < 2 {
+        let blocks = &blocks[..sent.len()];
+        let schema = blocks.get(1)?.schema_ref();
+        let all = concat_batches(schema, blocks).ok()?;
+        let all = self.encode(&all)?.ok()?;
+        let train = Train {
+            call: all.call,
+            max_errors: order.call.max_errors,
+            rows: blocks.iter().map(RecordBatch::num_rows).collect(),
+            blocks: blocks.iter().map(Named::of).collect(),
+        };
+        let body = serde_json::to_vec(&train).ok()?;
+        let first = self.seq + 1;
+        let mut start = Header::frame_start(Kind::Train, first, &body, all.bytes)?;
+        if start.len() + all.bytes > self.max_frame_bytes {
             return None;
         }
-        let mut frames = self.take_news().await.ok()?;
-        let mut sent = VecDeque::with_capacity(encoded.len());
-        let last = encoded.len() - 1;
-        for (at, block) in encoded.into_iter().enumerate() {
-            let Encoded {
-                call,
-                pieces,
-                bytes,
-                named,
-            } = block;
-            let request = Process {
-                call,
-                max_errors: order.call.max_errors,
-                block: named.as_ref(),
-            };
-            let body = serde_json::to_vec(&request).ok()?;
-            let seq = self.next_seq();
-            let mut start = Header::frame_start(Kind::Process, seq, &body, bytes)?;
-            if self.has_board && at < last {
-                Header::mark_more(&mut start);
-            }
-            frames.extend(start);
-            pieces
-                .iter()
-                .for_each(|piece| frames.extend_from_slice(piece));
-            sent.push_back(SentBlock { seq, bytes });
+        self.seq += blocks.len() as u64;
+        if self.has_board {
+            Header::mark_more(&mut start);
         }
+        let mut head = self.take_news().await.ok()?;
+        head.extend(start);
         if let Some(slots) = &self.slots {
             let mut slots = slots.lock();
-            sent.iter().for_each(|_| slots.begin_request());
+            blocks.iter().for_each(|_| slots.begin_request());
         }
-        self.socket.write_all(&frames).await.ok()?;
-        Some(sent)
+        self.write(&head, &all.pieces).await.ok()?;
+        // What they share is shared out.
+        let total = sent.iter().sum::<usize>().max(1);
+        let of_block = |(seq, bytes)| SentBlock {
+            seq,
+            bytes: all.bytes * bytes / total,
+        };
+        Some((first..).zip(sent).map(of_block).collect())
     }
 
     /// Writes one frame; a large block to a slot, if there is one to be had.

@@ -105,16 +105,28 @@ impl Built {
         let binary = target.join(profile).join("mobula");
         // The whole workspace in one go: a part alone would pick other features and
         // build everything anew.
-        step(
-            "build",
-            cargo().args(["build", "--profile", profile, "--workspace", "--bins"]),
-            root,
-        )?;
+        let mut build = cargo();
+        build.args(["build", "--profile", profile, "--workspace"]);
+        match profile {
+            "dist" => build.args(["--bin", "mobula"]).env("RUSTFLAGS", smaller()),
+            _ => build.arg("--bins"),
+        };
+        step("build", &mut build, root)?;
         Ok(Self {
             target,
             python,
             binary,
         })
+    }
+}
+
+/// Flags for what is shipped, besides those of who builds: functions that came out alike are
+/// one. The linker that Rust brings on this platform can do that, others need not.
+fn smaller() -> String {
+    let own = std::env::var("RUSTFLAGS").unwrap_or_default();
+    match cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        true => format!("{own} -Clink-arg=-Wl,--icf=all"),
+        false => own,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::DataType;
 use futures::TryStreamExt;
 use futures::future::join_all;
@@ -69,6 +69,63 @@ async fn each_block_is_a_call_in_its_order() {
         .unwrap();
     assert_eq!(found, [Some(7_108)]);
     assert_eq!(each(&pool, vec![ints([])]).await.unwrap().0, [None; 0]);
+    manager.shutdown().await;
+}
+
+/// Says what it was given, and looks at all that it was given before.
+const KEEPS: &str = "
+class f:
+    def __init__(self):
+        self.kept = []
+    def __call__(self, s, x):
+        self.kept.append((s, x, str(s.to_pylist()), str(x.to_pylist())))
+        for s, x, was_s, was_x in self.kept:
+            assert (str(s.to_pylist()), str(x.to_pylist())) == (was_s, was_x)
+        return [f'{s.null_count} {x.null_count} {s.to_pylist()} {x.to_pylist()}'] * len(s)";
+
+#[tokio::test]
+async fn rows_that_travel_as_one_are_cut_where_their_blocks_end() {
+    let manager = manager();
+    let params = [("s", DataType::Utf8), ("x", DataType::Int64)];
+    let case = Case::scalar("f", &params, DataType::Utf8, KEEPS);
+    let pool = case.class().pyarrow().pool(&manager, 1);
+    let block = |texts: &[Option<&str>]| {
+        let numbers = texts.iter().map(|text| text.map(|text| text.len() as i64));
+        let numbers = Int64Array::from_iter(numbers);
+        let texts = StringArray::from_iter(texts.iter().copied());
+        let columns: [(_, ArrayRef); 2] = [("s", Arc::new(texts)), ("x", Arc::new(numbers))];
+        RecordBatch::try_from_iter_with_nullable(columns.map(|(name, values)| (name, values, true)))
+            .unwrap()
+    };
+    let blocks = vec![
+        block(&[Some("a")]),
+        block(&[None, Some("bé"), None]),
+        block(&[]),
+        // One that is cut from a longer one.
+        block(&[Some("no"), None, Some("cc"), Some("no")]).slice(1, 2),
+        block(&[None]),
+    ];
+    let answers = pool.call_each(blocks).await.unwrap();
+    let answers: Vec<Answer> = answers.try_collect().await.unwrap();
+    let found = answers.iter().flat_map(|answer| match answer {
+        Answer::Rows(rows) => rows.column(0).as_string::<i32>().iter(),
+        other => panic!("{other:?}"),
+    });
+    let found: Vec<_> = found.map(Option::unwrap).collect();
+    assert_eq!(
+        found,
+        [
+            "0 0 ['a'] [1]",
+            "2 2 [None, 'bé', None] [None, 3, None]",
+            "2 2 [None, 'bé', None] [None, 3, None]",
+            "2 2 [None, 'bé', None] [None, 3, None]",
+            "1 1 [None, 'cc'] [None, 2]",
+            "1 1 [None, 'cc'] [None, 2]",
+            "1 1 [None] [None]",
+        ]
+    );
+    let stats = pool.stats();
+    assert_eq!((stats.calls, stats.rows_in), (4, 7));
     manager.shutdown().await;
 }
 

@@ -16,7 +16,7 @@ import socket
 import struct
 import types
 
-PROTOCOL = 5
+PROTOCOL = 6
 HELLO = 17
 
 

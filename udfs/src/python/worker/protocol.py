@@ -24,11 +24,12 @@ from . import failure
 from .slots import Slots
 
 INIT, DESCRIBE, LOAD, PROCESS, SHUTDOWN, FORK, BUILD, CANCEL, RESTORE = 1, 2, 3, 4, 5, 6, 7, 8, 9
-SLOT, FREE, DROP, BOARD = 10, 11, 12, 13
+SLOT, FREE, DROP, BOARD = SHARED_MEMORY = 10, 11, 12, 13
+TRAIN = 14
 READY, OUTPUT, DONE, ERROR, FORKED, EXITED, FAILED, PART, ALIVE, SNAPSHOT = 18, 19, 20, 21, 22, 23, 24, 25, 26, 27
 RELEASED = 32
 
-VERSION = 5
+VERSION = 6
 HEADER = struct.Struct("<IBBHQ")
 LENGTH = struct.Struct("<I")
 ALIGNMENT = 64
@@ -55,17 +56,35 @@ LOOK_NS = 100_000
 class Frame:
     """A word from the engine: `body` is a dict, `payload` a buffer or None."""
 
-    __slots__ = ("kind", "seq", "body", "payload", "more", "made")
+    __slots__ = ("kind", "seq", "body", "payload", "more", "part", "made")
 
-    def __init__(self, kind, seq, body, payload, more=False):
+    def __init__(self, kind, seq, body, payload, more=False, part=None):
         self.kind = kind
         self.seq = seq
         self.body = body
         self.payload = payload
         # Whether the next request is right behind it.
         self.more = more
+        # Of a block that came together with others: their rows, its first and how many it has.
+        self.part = part
         # The call that it is for, its block and its arguments, where they are made ahead.
         self.made = None
+
+
+class Together:
+    """The rows of blocks that came as one; they are read once."""
+
+    __slots__ = ("payload", "rows")
+
+    def __init__(self, payload):
+        self.payload = payload
+        self.rows = None
+
+    def block(self, schema, start, count):
+        """Those of one block, which all have this schema."""
+        if self.rows is None:
+            self.rows = pa.ipc.read_record_batch(self.payload, schema)
+        return self.rows.slice(start, count)
 
 
 class Channel:
@@ -197,21 +216,23 @@ class Channel:
         return self._fill(view[end - start :])
 
     def _heard(self, kind, flags, slot, seq, rest):
-        if kind == SLOT:
+        if kind == TRAIN:
+            self._split(self._frame(kind, flags, slot, seq, rest))
+        elif kind not in SHARED_MEMORY:
+            frame = self._frame(kind, flags, slot, seq, rest)
+            if kind == INIT:
+                # The next one may be here already, and as large.
+                self.max_frame_bytes = frame.body["max_frame_bytes"]
+            self.waiting.append(frame)
+        elif kind == SLOT:
             body = self._body(rest)
             self.slots.add(slot, body["bytes"], body["output"], self.descriptors.popleft())
         elif kind == FREE:
             self.slots.free.add(slot)
         elif kind == DROP:
             self.slots.drop(slot)
-        elif kind == BOARD:
-            self._pin_up(self.descriptors.popleft())
         else:
-            frame = self._frame(kind, flags, slot, seq, rest)
-            if kind == INIT:
-                # The next one may be here already, and as large.
-                self.max_frame_bytes = frame.body["max_frame_bytes"]
-            self.waiting.append(frame)
+            self._pin_up(self.descriptors.popleft())
 
     def _frame(self, kind, flags, slot, seq, rest):
         if flags & FLAG_SLOT:
@@ -222,6 +243,16 @@ class Channel:
         (body_bytes,) = LENGTH.unpack_from(rest)
         body = self._body(rest, LENGTH.size, LENGTH.size + body_bytes)
         return Frame(kind, seq, body, rest.slice(_payload_start(body_bytes)), bool(flags & FLAG_MORE))
+
+    def _split(self, train):
+        """A request for each block of a train."""
+        body, together, start = train.body, Together(train.payload), 0
+        last = len(body["rows"]) - 1
+        for at, count in enumerate(body["rows"]):
+            request = {"call": body["call"], "max_errors": body["max_errors"], "block": body["blocks"][at]}
+            part = together, start, count
+            self.waiting.append(Frame(PROCESS, train.seq + at, request, train.payload, train.more and at < last, part))
+            start += count
 
     def _pin_up(self, descriptor):
         try:
@@ -237,7 +268,8 @@ class Channel:
     def _body(self, rest, start=0, end=None):
         text = bytes(memoryview(rest)[start:end])
         if text != self.body[0]:
-            self.body = text, json.loads(text) if text else {}
+            # Told that it is a text, the reader need not guess how it is encoded.
+            self.body = text, json.loads(text.decode()) if text else {}
         return self.body[1]
 
     def send_block(self, kind, seq, block, size):

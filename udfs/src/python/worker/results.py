@@ -10,6 +10,7 @@ import datetime
 import decimal
 import re
 import warnings
+from array import array as packed
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,8 @@ _END = object()
 # Of short lists what they hold is seen at once. Of long ones pyarrow finds it faster.
 FEW = 64
 _PLAIN = {pa.int64().id: int, pa.float64().id: float, pa.string().id: str, pa.bool_().id: bool}
+# What `array` calls those that lie in memory as Arrow has them: pyarrow looks longer at a list.
+_CODES = {pa.int64().id: "q", pa.float64().id: "d"}
 # Rows that a generator of rows gives before they are sent on.
 ROWS_OF_A_PART = 8192
 # Asking a schema makes new objects each time.
@@ -42,6 +45,8 @@ class Misfit(Exception):
 
 def to_column(value, rows, data_type, has_params):
     """One value a row; without parameters one value stands for every row."""
+    if type(value) is list and len(value) == rows <= FEW and (short := _short(value, data_type)) is not None:
+        return short
     if _is_single(value):
         if has_params or value is None:
             raise Refused(f"returned {named(value)} for {_rows(rows)}. Return one value per row")
@@ -267,10 +272,14 @@ def _array(value, data_type):
 
 def _short(values, data_type):
     """An array of values that are all of the one type of Python's that means `data_type`, or None."""
-    kind = _PLAIN.get(data_type.id)
-    if kind is None or any(type(value) is not kind for value in values):
-        return None
+    kind, code = _PLAIN.get(data_type.id), _CODES.get(data_type.id)
+    for value in values:
+        if type(value) is not kind:
+            return None
     try:
+        if code is not None:
+            buffer = pa.py_buffer(packed(code, values))
+            return pa.Array.from_buffers(data_type, len(values), [None, buffer], 0)
         return pa.array(values, type=data_type)
     except (pa.ArrowException, OverflowError, ValueError):
         return None

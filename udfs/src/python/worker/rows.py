@@ -39,7 +39,7 @@ def begin_rows(code, batch, takes_table):
 
 def row_arguments(batch, takes_table):
     """A list of Python values for each parameter, or of dicts for the only one."""
-    columns = [_python_values(column, name) for name, column in zip(batch.schema.names, batch.columns)]
+    columns = _python_columns(batch)
     if not takes_table:
         return columns
     names = batch.schema.names
@@ -55,16 +55,20 @@ def check_made(made):
         raise Refused(f"returned {named(made)} for a row. Return a list of dicts, or yield dicts")
 
 
-def _python_values(column, name):
+def _python_columns(batch):
+    columns, given = [], batch.columns
     try:
-        return column.to_pylist()
+        for column in given:
+            columns.append(column.to_pylist())
     except MemoryError:
         raise
     except BaseException as error:
+        name = batch.schema.names[len(columns)]
         raise Refused(
             f'cannot be given column "{name}" ({column.type}): Python has no such value: {error}.'
             " Leave those rows out, or CAST the column"
         ) from None
+    return columns
 
 
 def _each(code, columns, count):

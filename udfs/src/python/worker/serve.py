@@ -245,7 +245,15 @@ class Worker:
         return self.channel.receive() if self.runner is None else self.runner.receive()
 
     def answer(self, frame):
-        if frame.kind == protocol.INIT:
+        # Most are.
+        if frame.kind == protocol.PROCESS:
+            call = self.calls[frame.body["call"]]
+            try:
+                self._process(call, frame)
+            finally:
+                self.ahead.end()
+                call.made = None
+        elif frame.kind == protocol.INIT:
             self.channel.inline_bytes = frame.body["inline_bytes"]
             if frame.body["memory_bytes"]:
                 # Does not count for it: a forked worker has that from its zygote.
@@ -274,13 +282,6 @@ class Worker:
             call = self.calls[frame.body["call"]]
             call.keeper.take(frame.body["generation"], frame.body["more"], frame.payload)
             self._ready(frame, call)
-        elif frame.kind == protocol.PROCESS:
-            call = self.calls[frame.body["call"]]
-            try:
-                self._process(call, frame)
-            finally:
-                self.ahead.end()
-                call.made = None
         elif frame.kind == protocol.CANCEL:
             if self.runner is not None:
                 self.runner.cancel(frame.seq)
@@ -307,18 +308,20 @@ class Worker:
         output = None
         for output in call.outputs(block, failures):
             spent += time.perf_counter_ns() - since
-            self._send_failures(frame.seq, failures)
+            if failures is not None:
+                self._send_failures(frame.seq, failures)
             self._send_block(frame.seq, output)
             since = time.perf_counter_ns()
-        state = call.keeper.seen(frame.payload.size, *call.tells) if call.keeper is not None else None
+        state = call.keeper.seen(_bytes_of(frame), *call.tells) if call.keeper is not None else None
         spent += time.perf_counter_ns() - since
-        self._send_failures(frame.seq, failures)
+        if failures is not None:
+            self._send_failures(frame.seq, failures)
         if state is not None:
             self.channel.send_snapshot(frame.seq, call.keeper.generation, state)
             state = None
         # With its last answer the engine gets the block's memory back, unless user
         # code keeps some of it.
-        block = output = frame.payload = call.made = None
+        block = output = frame.payload = frame.part = call.made = None
         context.end()
         self.last_ns = spent
         # A runner listens by itself, and would not know that answers wait; and a block that
@@ -335,7 +338,7 @@ class Worker:
         """The block of a request; if it is made ahead, so are its arguments."""
         made, frame.made = frame.made, None
         if made is None or made[0] is not call:
-            return pa.ipc.read_record_batch(frame.payload, call.input)
+            return _read(call, frame)
         call.made = made[1:]
         return made[1]
 
@@ -346,13 +349,13 @@ class Worker:
             return
         # What goes wrong does so again where it is told.
         with contextlib.suppress(BaseException):
-            block = pa.ipc.read_record_batch(frame.payload, call.input)
+            block = _read(call, frame)
             arguments = call.arguments_ahead(block)
             frame.made = None if arguments is None else (call, block, arguments)
 
     def _send_failures(self, seq, failures):
         """Told before the rows that come without them."""
-        for body in failures.take() if failures is not None else ():
+        for body in failures.take():
             self.channel.send(protocol.FAILED, seq, body)
 
     def _send_block(self, seq, block):
@@ -374,6 +377,22 @@ class Worker:
             half = block.num_rows // 2
             self._send_fitting(seq, block.slice(0, half))
             self._send_fitting(seq, block.slice(half))
+
+
+def _bytes_of(frame):
+    """Of its block, about, if it came together with others."""
+    if frame.part is None:
+        return frame.payload.size
+    together, _, count = frame.part
+    return frame.payload.size * count // max(together.rows.num_rows, 1)
+
+
+def _read(call, frame):
+    """The block of a request."""
+    if frame.part is None:
+        return pa.ipc.read_record_batch(frame.payload, call.input)
+    together, start, count = frame.part
+    return together.block(call.input, start, count)
 
 
 def serve(sock):
