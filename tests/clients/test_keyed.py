@@ -105,15 +105,16 @@ def test_metrics_tell_what_was_kept_and_seen_again(start, tmp_path):
     with server.connect() as connection, connection.cursor() as cursor:
         make_events(cursor, tmp_path)
         cursor.execute(f"SET mobula.udf_batch_rows = {BLOCK_ROWS}")
-        killer = threading.Thread(target=kill_workers, args=(server, 2))
+        # So often, and not in step with what it keeps, that one dies with blocks to see again.
+        killer = threading.Thread(target=kill_workers, args=(server, 4, 0.33))
         killer.start()
         sql = "EXPLAIN ANALYZE SELECT count(*) FROM " + CALL.format(", snapshot_every => 10")
         plan = "\n".join(text for _, text in rows(cursor, sql))
         killer.join()
         figures = dict(part.strip().split("=", 1) for part in plan.split("MapBatchesExec")[1].split("metrics=[")[1].split("]")[0].split(","))
-        assert int(figures["workers_started"]) == 5, figures
+        assert int(figures["workers_started"]) == 7, figures
         assert int(figures["snapshots"]) > 30, figures
-        assert 0 < int(figures["replayed"]) < 20, figures
+        assert 0 < int(figures["replayed"]) < 40, figures
 
 
 class Cluster:
