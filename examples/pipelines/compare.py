@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 HERE = pathlib.Path(__file__).resolve().parent
 # What each reads, below the directory of the data.
-PIPELINES = {"logs": "logs", "features": "orders", "languages": "texts", "training": "orders", "images": "images"}
+PIPELINES = {"logs": "logs", "features": "orders", "languages": "texts", "embeddings": "texts", "training": "orders", "images": "images"}
 LIMIT_S = 600
 
 

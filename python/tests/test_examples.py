@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pyarrow.parquet as pq
 import pytest
+import wordllama
 
 import mobula
 from mobula import default
@@ -101,3 +102,13 @@ def test_languages(run, data):
     languages = ["en", "de", "fr", "es", "it", "pl", "ru", "ja"]
     right = sum(row["language"] == languages[row["id"] % 8] for row in rows)
     assert right > 190, [row for row in rows if row["language"] != languages[row["id"] % 8]]
+
+
+def test_embeddings(run, data):
+    rows = run("embeddings", data / "texts")
+    assert sorted(row["id"] for row in rows) == list(range(200))
+    texts = {row["id"]: row["text"] for row in pq.read_table(data / "texts").to_pylist()}
+    model = wordllama.WordLlama.load(cache_dir=pathlib.Path(wordllama.__file__).parent, disable_download=True)
+    expected = model.embed([texts[row["id"]] for row in rows], norm=True)
+    assert expected.shape == (200, 256)
+    assert np.allclose([row["embedding"] for row in rows], expected, atol=1e-6)
