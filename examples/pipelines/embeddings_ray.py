@@ -19,6 +19,8 @@ class Embed:
 
 
 def main(texts: str, output: str) -> None:
+    # On two cores its two actors would have both of them, and nobody would read.
+    ray.init(num_cpus=4)
     rows = ray.data.read_parquet(texts)
     rows.map_batches(Embed, batch_size=256, compute=ray.data.ActorPoolStrategy(size=2)).write_parquet(output)
 
