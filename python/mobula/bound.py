@@ -55,10 +55,11 @@ class Values:
         Raises:
             QueryFailed: a parameter without a value, or a value that has no SQL type.
         """
-        made, given = [], {}
+        made: list[str] = []
+        given: dict[str, str] = {}
         for kind, token, is_literal in _places(text):
             if kind == "parameter":
-                value = sql_text._value_of(token, values)
+                value = sql_text.value_of(token, values)
                 if is_literal:
                     token = sql_text.literal(value)
                 else:
@@ -76,7 +77,7 @@ class Values:
         if not self.by_name:
             return None
         arrays = [_array(value) for value in self.by_name.values()]
-        return pa.RecordBatch.from_arrays(arrays, list(self.by_name))
+        return pa.record_batch(arrays, list(self.by_name))
 
     def as_literals(self, text: str) -> str:
         """`text` of `placed` as a statement that stands alone."""
@@ -103,7 +104,7 @@ def plain(value: Any) -> Any:
         value = value.item()
     if isinstance(value, uuid.UUID):
         return str(value)
-    if isinstance(value, (list, tuple)):
+    if sql_text.is_list(value):
         return [plain(one) for one in value]
     if not isinstance(value, str):
         # What has a literal can be bound. Texts may have more: a NUL character.
@@ -111,7 +112,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _array(value: Any) -> pa.Array:
+def _array(value: Any) -> pa.Array[Any]:
     import pyarrow as pa
 
     if isinstance(value, int) and not isinstance(value, bool) and value >= 2**63:

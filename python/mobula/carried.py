@@ -5,20 +5,27 @@ needs nothing of the package and nothing but the standard library. Its frames ar
 `<mobula carried>` there, which tracebacks leave out.
 """
 
+from __future__ import annotations
+
 import inspect
 import linecache
 import pickle
 import sys
 import types
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a call has more: by place, and by name."""
 
 PICKLER = "mobula_cloudpickle"
 
 
-def load(packed):
+def load(text: bytes) -> Callable[..., Any]:
     """The object that the worker calls: a function, or a class that it builds."""
-    packed = pickle.loads(packed)
+    packed: dict[str, Any] = pickle.loads(text)
     _check_version(packed["python"])
-    _install_pickler(packed["pickler"])
+    install_pickler(packed["pickler"])
     _tell_lines(packed["sources"])
     code, construct, call = pickle.loads(packed["code"])
     if packed["wrapped"]:
@@ -26,7 +33,7 @@ def load(packed):
     return code
 
 
-def _check_version(client):
+def _check_version(client: tuple[int, int]) -> None:
     if tuple(client) != sys.version_info[:2]:
         sent, here = ".".join(map(str, client)), "%d.%d" % sys.version_info[:2]
         raise RuntimeError(
@@ -36,7 +43,8 @@ def _check_version(client):
         )
 
 
-def _install_pickler(text):
+def install_pickler(text: str) -> None:
+    """Makes a module of the text of cloudpickle, if there is none yet."""
     if PICKLER in sys.modules:
         return
     module = types.ModuleType(PICKLER)
@@ -48,10 +56,10 @@ def _install_pickler(text):
         raise
 
 
-def _tell_lines(sources):
+def _tell_lines(sources: Mapping[str, Sequence[tuple[int, str]]]) -> None:
     """Tracebacks show the lines of files that are not here; the worker names them."""
     worker = sys.modules.get("mobula_worker.failure")
-    known = getattr(worker, "carried", set())
+    known: set[str] = getattr(worker, "carried", set[str]())
     for file, blocks in sources.items():
         entry = linecache.cache.get(file)
         # One of another length has yet to read its lines.
@@ -64,26 +72,26 @@ def _tell_lines(sources):
         known.add(file)
 
 
-def _with_arguments(code, call):
+def _with_arguments(code: Callable[..., Any], call: Arguments) -> Callable[..., Any]:
     """`code` with more arguments behind the batch or row."""
     args, kwargs = call
     if not args and not kwargs:
         return code
     if inspect.isasyncgenfunction(code):
 
-        async def streamed(given):
+        async def streamed(given: Any) -> AsyncIterator[Any]:
             async for part in code(given, *args, **kwargs):
                 yield part
 
         return streamed
     if inspect.iscoroutinefunction(code):
 
-        async def awaited(given):
+        async def awaited(given: Any) -> Any:
             return await code(given, *args, **kwargs)
 
         return awaited
 
-    def called(given):
+    def called(given: Any) -> Any:
         return code(given, *args, **kwargs)
 
     return called
@@ -93,31 +101,31 @@ class _Built:
     """Makes the class that the worker builds: its constructor has its arguments already."""
 
     @staticmethod
-    def of(code, construct, call):
+    def of(code: type[Any], construct: Arguments, call: Arguments) -> type[Any]:
         args, kwargs = construct
 
         class Actor:
-            def __init__(self):
+            def __init__(self) -> None:
                 self._instance = code(*args, **kwargs)
                 self._call = _with_arguments(self._instance.__call__, call)
 
         asked = code.__call__
         if inspect.isasyncgenfunction(asked):
 
-            async def streamed(self, *given):
+            async def streamed(self: Actor, *given: Any) -> AsyncIterator[Any]:
                 async for part in self._call(*given):
                     yield part
 
             Actor.__call__ = streamed
         elif inspect.iscoroutinefunction(asked):
 
-            async def awaited(self, *given):
+            async def awaited(self: Actor, *given: Any) -> Any:
                 return await self._call(*given)
 
             Actor.__call__ = awaited
         else:
 
-            def called(self, *given):
+            def called(self: Actor, *given: Any) -> Any:
                 return self._call(*given)
 
             Actor.__call__ = called

@@ -95,7 +95,7 @@ def call_options(
     for key, value in (engine or {}).items():
         if key not in ENGINE_OPTIONS:
             raise TypeError(f"{key} is no option of a call. There are {', '.join(sorted(ENGINE_OPTIONS))}")
-        if isinstance(value, (list, tuple)):
+        if sql_text.is_list(value):
             value = ", ".join(map(str, value))
         made[key] = _number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else sql_text.literal(value)
     return made

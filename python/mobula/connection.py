@@ -7,6 +7,7 @@ same session: settings made in one are seen in all.
 from __future__ import annotations
 
 import glob
+import importlib
 import os
 import uuid
 import weakref
@@ -16,14 +17,16 @@ from typing import TYPE_CHECKING, Any, Union
 from . import files, local_rows, sql_text
 from .bound import Values
 from .dataset import Dataset
-from .declared import Func, functions_of, in_scope
+from .declared import functions_of, in_scope, is_func
 from .errors import ConnectionFailed, Error, NotSupported, QueryFailed
 from .functions import Functions
 from .link import Link
+from .local_rows import ArrowStream
 from .steps import Local, Query, Step
 
 if TYPE_CHECKING:
     import adbc_driver_manager.dbapi
+    import numpy as np
     import pandas
     import polars
     import pyarrow as pa
@@ -69,8 +72,7 @@ def connect(
 
         engine = Engine(executors, settings, data_dir)
         # While it starts, what the first query needs is imported.
-        import pyarrow  # noqa: F401
-
+        importlib.import_module("pyarrow")
         return Connection(Link(engine.wait(), token=engine.token, options=options, progress=progress), engine)
     if executors or data_dir is not None:
         raise ValueError("executors and data_dir are of an engine of one's own. A server has what it was started with")
@@ -116,7 +118,7 @@ class Connection:
         if not sql_text.is_query(query):
             raise QueryFailed("sql() is for queries, which give rows. Run other statements by execute()")
         relations = {name: value for name, value in values.items() if self._relation(name, value) is not None}
-        functions = {name: value for name, value in values.items() if isinstance(value, Func)}
+        functions = {name: value for name, value in values.items() if is_func(value)}
         scalars = {name: value for name, value in values.items() if name not in relations and name not in functions}
         for name, value in in_scope(sql_text.read_names(query) - relations.keys(), _has_rows).items():
             relations[name] = value
@@ -257,29 +259,24 @@ class Connection:
         limit = " LIMIT 0" if n == 0 else ""
         return Dataset(self, Query(f"SELECT value AS id FROM generate_series(0, {max(n - 1, 0)}){limit}"))
 
-    def from_arrow(self, tables: Any) -> Dataset:
+    def from_arrow(self, tables: ArrowStream | Sequence[ArrowStream]) -> Dataset:
         """Rows of a pyarrow Table, RecordBatch or reader, or of anything with an Arrow C
         stream, or of a list of those."""
-        if isinstance(tables, (list, tuple)):
-            return _united([self.from_arrow(table) for table in tables])
-        step = self._relation("from_arrow", tables)
-        if step is None:
-            raise TypeError(f"{type(tables).__name__} is no Arrow table and has no __arrow_c_stream__")
-        return Dataset(self, step)
+        return self._of_tables(tables)
 
     def from_pandas(self, dfs: pandas.DataFrame | Sequence[pandas.DataFrame]) -> Dataset:
         """Rows of pandas DataFrames, without their index."""
-        return self.from_arrow(dfs)
+        return self._of_tables(dfs)
 
     def from_polars(self, dfs: polars.DataFrame | polars.LazyFrame | Sequence[polars.DataFrame]) -> Dataset:
         """Rows of polars DataFrames."""
-        return self.from_arrow(dfs)
+        return self._of_tables(dfs)
 
     def from_huggingface(self, dataset: Any) -> Dataset:
         """Rows of a `datasets.Dataset` or `datasets.IterableDataset` of Hugging Face: of one split."""
         step = self._relation("from_huggingface", dataset)
         if step is None:
-            splits = f": choose one of its splits, {', '.join(map(repr, dataset))}" if isinstance(dataset, Mapping) else ""
+            splits = f": choose one of its splits, {', '.join(map(repr, dataset))}" if local_rows.is_mapping(dataset) else ""
             raise TypeError(f"{type(dataset).__name__} is no dataset of Hugging Face{splits}")
         return Dataset(self, step)
 
@@ -291,21 +288,28 @@ class Connection:
         """
         return self.from_arrow(local_rows.of_items(items))
 
-    def from_numpy(self, ndarrays: Any) -> Dataset:
+    def from_numpy(self, ndarrays: np.ndarray | Mapping[str, np.ndarray]) -> Dataset:
         """Rows of an array, in a column `data`, or of a dict of arrays."""
         return self.from_arrow(local_rows.of_numpy(ndarrays))
 
     # --- For the other modules
 
+    def _of_tables(self, tables: Any) -> Dataset:
+        if sql_text.is_list(tables):
+            return _united([self._of_tables(table) for table in tables])
+        step = self._relation("from_arrow", tables)
+        if step is None:
+            raise TypeError(f"{type(tables).__name__} is no Arrow table and has no __arrow_c_stream__")
+        return Dataset(self, step)
+
     def _read(self, paths: Paths, suffix: str, columns: Sequence[str] | None) -> Dataset:
-        one = isinstance(paths, (str, os.PathLike))
-        given = [paths] if one else list(paths)  # type: ignore[arg-type, list-item]
+        given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
         if not given:
             raise ValueError("no paths to read")
         chosen = sql_text.names(list(columns)) if columns else "*"
-        found = []
+        found: list[Dataset] = []
         for path in given:
-            location = self._path(path)  # type: ignore[arg-type]
+            location = self._path(path)
             if self._engine is not None and os.path.isdir(location):
                 location = _inside(location, suffix)
             text = f"SELECT {chosen} FROM {sql_text.string(location)}"

@@ -6,6 +6,7 @@ Python string, this wants SQL: `ds.filter(expr="price > 10 AND day >= DATE '2026
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -404,9 +405,20 @@ class Dataset(Keeping, Splitting):
 class _Call:
     """Options of a call, before it is known what is called."""
 
-    def __init__(self, compute, concurrency, num_cpus, num_gpus, memory, resources, label_selector, engine) -> None:
+    def __init__(
+        self,
+        compute: Compute | None,
+        concurrency: Concurrency,
+        num_cpus: float | None,
+        num_gpus: float | None,
+        memory: float | str | None,
+        resources: Mapping[str, float] | None,
+        label_selector: Mapping[str, str] | str | None,
+        engine: dict[str, Any],
+    ) -> None:
         self._size = engine.pop("batch_size", None)
-        self._given = dict(
+        self._options = functools.partial(
+            call_options,
             compute=compute,
             concurrency=concurrency,
             num_cpus=num_cpus,
@@ -418,7 +430,7 @@ class _Call:
         )
 
     def sql(self, is_class: bool) -> dict[str, str]:
-        made = call_options(is_class=is_class, **self._given)
+        made = self._options(is_class=is_class)
         if self._size is not None:
             made["batch_size"] = str(int(self._size))
         return made

@@ -13,29 +13,35 @@ import inspect
 import os
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Generic, ParamSpec, TypeGuard, TypeVar, overload
 
 from . import schemas, sql_text
 from .compute import call_options
 from .errors import CodeRefused
 from .packing import Packed, pack
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _HERE = os.path.dirname(__file__)
 
 
-class Func:
+class Func(Generic[P, T]):
     """Python code that SQL can call. In Python it is what it was before."""
 
-    def __init__(self, code: Callable[..., Any], words: str, options: Mapping[str, str], construct: Mapping[str, Any]) -> None:
+    # As SQL has them.
+    parameters: str
+    returns: str
+
+    def __init__(self, code: Callable[P, T], words: str, options: Mapping[str, str], construct: Mapping[str, Any]) -> None:
         functools.update_wrapper(self, code, updated=())
         self._code = code
         self._construct = construct
         self.parameters, self.returns = _types(code)
-        """As SQL has them."""
         given = ", ".join(f"{key} = {value}" for key, value in options.items())
         self._clauses = words + (f" WITH ({given})" if given else "")
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._code(*args, **kwargs)
 
     def __repr__(self) -> str:
@@ -62,6 +68,16 @@ class Func:
         return f"{head} AS $${self.packed.body(function)}$$"
 
 
+@overload
+def func(code: Callable[P, T], *, immutable: bool = False, strict: bool = False, **options: Any) -> Func[P, T]: ...
+
+
+@overload
+def func(
+    code: None = None, *, immutable: bool = False, strict: bool = False, **options: Any
+) -> Callable[[Callable[P, T]], Func[P, T]]: ...
+
+
 def func(code: Callable[..., Any] | None = None, *, immutable: bool = False, strict: bool = False, **options: Any) -> Any:
     """Makes a function one that SQL can call, in `sql`, `filter(expr=…)` and `with_column`.
 
@@ -86,8 +102,32 @@ def func(code: Callable[..., Any] | None = None, *, immutable: bool = False, str
     return Func(code, _words(immutable, strict), _options(False, options), {})
 
 
+@overload
 def actor(
-    code: type | None = None,
+    code: type[T],
+    *,
+    fn_constructor_args: Iterable[Any] | None = None,
+    fn_constructor_kwargs: Mapping[str, Any] | None = None,
+    immutable: bool = False,
+    strict: bool = False,
+    **options: Any,
+) -> Func[..., T]: ...
+
+
+@overload
+def actor(
+    code: None = None,
+    *,
+    fn_constructor_args: Iterable[Any] | None = None,
+    fn_constructor_kwargs: Mapping[str, Any] | None = None,
+    immutable: bool = False,
+    strict: bool = False,
+    **options: Any,
+) -> Callable[[type[T]], Func[..., T]]: ...
+
+
+def actor(
+    code: Callable[..., Any] | None = None,
     *,
     fn_constructor_args: Iterable[Any] | None = None,
     fn_constructor_kwargs: Mapping[str, Any] | None = None,
@@ -117,9 +157,14 @@ def actor(
     return Func(code, _words(immutable, strict), _options(True, options), construct)
 
 
-def functions_of(text: str) -> dict[str, Func]:
+def is_func(value: object) -> TypeGuard[Func[..., Any]]:
+    """Whether it is Python code that SQL can call."""
+    return isinstance(value, Func)
+
+
+def functions_of(text: str) -> dict[str, Func[..., Any]]:
     """The functions that SQL text calls by the names of the caller's variables."""
-    return in_scope(sql_text.called_names(text), lambda value: isinstance(value, Func))
+    return in_scope(sql_text.called_names(text), is_func)
 
 
 def in_scope(names: set[str], wanted: Callable[[Any], bool]) -> dict[str, Any]:
@@ -166,7 +211,7 @@ def _types(code: Any) -> tuple[str, str]:
     except Exception as error:
         raise CodeRefused(f"the type hints of {_name(code)} are not there at run time: {error}") from error
     parameters = list(inspect.signature(called).parameters.values())[1 if isinstance(code, type) else 0 :]
-    made = []
+    made: list[str] = []
     for one in parameters:
         if one.name in hints:
             made.append(f"{sql_text.name(one.name)} {_type(hints[one.name], one.name, code)}")

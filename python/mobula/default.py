@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .connection import Connection, Paths, connect
 from .dataset import Dataset
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas
     import polars
+
+    from .local_rows import ArrowStream
 
 _lock = threading.Lock()
 _made: tuple[int, Connection] | None = None
@@ -76,7 +79,7 @@ def range(n: int) -> Dataset:
     return default_connection().range(n)
 
 
-def from_arrow(tables: Any) -> Dataset:
+def from_arrow(tables: ArrowStream | Sequence[ArrowStream]) -> Dataset:
     """`Connection.from_arrow` of the default connection."""
     return default_connection().from_arrow(tables)
 
@@ -101,6 +104,6 @@ def from_items(items: Sequence[Any]) -> Dataset:
     return default_connection().from_items(items)
 
 
-def from_numpy(ndarrays: Any) -> Dataset:
+def from_numpy(ndarrays: np.ndarray | Mapping[str, np.ndarray]) -> Dataset:
     """`Connection.from_numpy` of the default connection."""
     return default_connection().from_numpy(ndarrays)

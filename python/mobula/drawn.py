@@ -22,11 +22,11 @@ class Drawn(Step):
     fraction: float | None = None
 
     @property
-    def inputs(self) -> tuple[Step, ...]:  # type: ignore[override]
+    def inputs(self) -> tuple[Step, ...]:
         return (self.source,)
 
     @property
-    def label(self) -> str:  # type: ignore[override]
+    def label(self) -> str:
         what = "random_shuffle" if self.fraction is None else f"random_sample {self.fraction}"
         return what if self.seed is None else f"{what}, seed {self.seed}"
 

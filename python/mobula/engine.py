@@ -18,7 +18,7 @@ import sysconfig
 import tempfile
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .errors import EngineFailed
@@ -64,8 +64,8 @@ class Engine:
         self, executors: int = 0, settings: Mapping[str, Any] | None = None, data_dir: str | os.PathLike[str] | None = None
     ) -> None:
         binary = find_binary()
-        self.directory = tempfile.mkdtemp(prefix="mobula-")  # Its owner's alone: mode 0700.
-        self.token = secrets.token_hex(32)
+        self.directory: str = tempfile.mkdtemp(prefix="mobula-")  # Its owner's alone: mode 0700.
+        self.token: str = secrets.token_hex(32)
         (pathlib.Path(self.directory) / "token").write_text(self.token)
         arguments = [binary, "serve", "--embedded", self.directory, "--python", sys.executable]
         arguments += ["--listen", "127.0.0.1:0", "--cluster-listen", "127.0.0.1:0"]
@@ -89,7 +89,7 @@ class Engine:
             except OSError as error:
                 shutil.rmtree(self.directory, ignore_errors=True)
                 raise EngineFailed(f"{binary} cannot be started: {error}") from error
-        self.close = weakref.finalize(self, _stop, self._process, self.directory, os.getpid())
+        self.close: Callable[[], object] = weakref.finalize(self, _stop, self._process, self.directory, os.getpid())
 
     @property
     def pid(self) -> int:
@@ -119,7 +119,7 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _lines(process: subprocess.Popen[bytes], deadline: float):
+def _lines(process: subprocess.Popen[bytes], deadline: float) -> Iterator[str]:
     """What it writes, line by line, until it ends or the time is over."""
     assert process.stdout is not None
     descriptor, held = process.stdout.fileno(), b""

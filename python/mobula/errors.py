@@ -18,7 +18,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import adbc_driver_manager
 from adbc_driver_manager import AdbcStatusCode
@@ -102,7 +102,7 @@ def translated(error: adbc_driver_manager.Error, where: str) -> Error:
 
 
 @contextlib.contextmanager
-def translating(where: str) -> Iterator[None]:
+def translating(where: str) -> Generator[None, None, None]:
     """What the driver raises inside leaves as one of ours."""
     try:
         yield

@@ -92,7 +92,9 @@ def image_type(size: tuple[int, int], mode: str) -> str:
     Raises:
         ValueError: no such size, or a mode whose numbers are no bytes.
     """
-    if not isinstance(size, Sequence) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+    # Callers may not have their types checked.
+    is_pair = isinstance(size, Sequence) and len(size) == 2  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not is_pair or not all(type(side) is int and side > 0 for side in size):
         raise ValueError(f"size={size!r} is no height and width, in pixels")
     height, width = size
     if mode not in _CHANNELS:
@@ -106,21 +108,23 @@ def image_reader(size: tuple[int, int], mode: str, include_paths: bool) -> Calla
     most = max(_IMAGES_BYTES // (size[0] * size[1] * _CHANNELS[mode]), 1)
 
     def read(batch: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+        import importlib
+
         import numpy as np
 
         try:
-            import PIL.Image  # type: ignore[import-not-found]
+            pillow: Any = importlib.import_module("PIL.Image")
         except ImportError as error:
             raise ImportError("read_images needs Pillow where workers run: pip install pillow") from error
         height, width = size
 
         def pixels(path: str) -> np.ndarray:
             try:
-                with PIL.Image.open(path) as image:
+                with pillow.open(path) as image:
                     if image.size != (width, height):
-                        image = image.resize((width, height), resample=PIL.Image.Resampling.BILINEAR)
+                        image = image.resize((width, height), resample=pillow.Resampling.BILINEAR)
                     return np.asarray(image if image.mode == mode else image.convert(mode))
-            except (OSError, ValueError, PIL.Image.DecompressionBombError) as error:
+            except (OSError, ValueError, pillow.DecompressionBombError) as error:
                 raise ValueError(f"{path} is no image that Pillow reads: {error}") from error
 
         for start in range(0, len(batch["path"]), most):

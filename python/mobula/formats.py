@@ -35,15 +35,17 @@ def converted(table: pa.Table, batch_format: str) -> Any:
     if batch_format == "pyarrow":
         return table
     if batch_format == "pandas":
-        return table.to_pandas()
+        # Its stub says `list`, of no type.
+        return table.to_pandas()  # pyright: ignore[reportUnknownMemberType]
     if batch_format == "polars":
         import polars
 
-        return polars.from_arrow(table)
+        # Its hints speak of Arrow's arrays, of no type.
+        return polars.from_arrow(table)  # pyright: ignore[reportUnknownMemberType]
     return {name: to_numpy(column) for name, column in zip(table.schema.names, table.columns)}
 
 
-def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+def to_numpy(column: pa.ChunkedArray[Any]) -> np.ndarray:
     """A column as an array; where numbers, truths or times are NULL it is masked. Lists of one
     length by their type, with all their numbers there, are the rows of a matrix."""
     import numpy as np
@@ -60,11 +62,13 @@ def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     return np.ma.MaskedArray(filled.to_numpy(), mask=column.is_null().to_numpy())
 
 
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+def _matrix(column: pa.ChunkedArray[Any]) -> np.ndarray:
     import numpy as np
     import pyarrow.types as t
 
-    kind, chunks, shape = column.type, column.chunks, [len(column)]
+    kind: pa.DataType = column.type
+    chunks: list[Any] = column.chunks
+    shape: list[int] = [len(column)]
     while t.is_fixed_size_list(kind) and not any(chunk.null_count for chunk in chunks):
         shape.append(kind.list_size)
         kind, chunks = kind.value_type, [chunk.flatten() for chunk in chunks]
@@ -72,7 +76,7 @@ def _matrix(column: pa.ChunkedArray) -> np.ndarray:
     if not numbers or 0 in shape[1:] or any(chunk.null_count for chunk in chunks):
         return column.to_numpy()
     parts = [chunk.to_numpy() for chunk in chunks] or [np.empty(0, kind.to_pandas_dtype())]
-    return np.concatenate(parts).reshape(shape)
+    return np.reshape(np.concatenate(parts), shape)
 
 
 def shuffled(batches: Iterator[pa.RecordBatch], buffer_rows: int, seed: int | None) -> Iterator[pa.RecordBatch]:
@@ -87,8 +91,9 @@ def shuffled(batches: Iterator[pa.RecordBatch], buffer_rows: int, seed: int | No
 
     def drawn(held: list[pa.RecordBatch]) -> pa.Table:
         rows = pa.Table.from_batches(held)
-        # The stubs of pyarrow know the one not, and texts alone of the other.
-        order = pc.sort_indices(pc.random(rows.num_rows, initializer=draw.getrandbits(63)))  # type: ignore[attr-defined, arg-type]
+        numbers = pc.random(rows.num_rows, initializer=draw.getrandbits(63))
+        # Its stub speaks of arrays, of no type.
+        order = pc.sort_indices(numbers)  # pyright: ignore[reportUnknownMemberType]
         return rows.take(order)
 
     held: list[pa.RecordBatch] = []

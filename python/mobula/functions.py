@@ -36,7 +36,7 @@ class Code:
     """`map`, `flat_map`, `filter`, `map_batches` or `map_groups`."""
     options: dict[str, str]
     """Of the call, as SQL has them."""
-    schema: Any = None
+    schema: schemas.Schema | None = None
     """What comes back, as `schemas.columns_of` takes it."""
 
 
@@ -62,7 +62,7 @@ class Functions:
         function = self._declare(code.packed, returns)
         return _query(code.operator, source, function, code.options)
 
-    def named(self, func: Func) -> str:
+    def named(self, func: Func[..., Any]) -> str:
         """The name of a function of expressions on the server."""
         if func.digest not in self._declared:
             function = f"{func.packed.name}_{self._suffix}{func.digest}"
@@ -111,7 +111,7 @@ class Functions:
         rows = f"SELECT * FROM ({source}) LIMIT {n_rows}"
         query = _query(operator, rows, function, options)
         _, batches = self._link.stream(f"SELECT schema FROM ({query}) LIMIT 1")
-        found = [value for batch in batches for value in batch.column(0).to_pylist()]
+        found: list[bytes] = [row["schema"] for batch in batches for row in batch.to_pylist()]
         if not found:
             raise CodeRefused(f"{code.packed.name} gets no rows to learn from what it returns. Say it: schema={{'column': type}}")
         schema = pa.ipc.read_schema(pa.py_buffer(found[0]))

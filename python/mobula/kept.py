@@ -24,6 +24,7 @@ from .steps import Rendering, Step
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     from .connection import Connection
     from .dataset import Dataset
@@ -36,7 +37,7 @@ class Kept(Step):
     """A directory of Parquet files, which ends with this step."""
 
     directory: str
-    label: str
+    title: str
 
     def __post_init__(self) -> None:
         weakref.finalize(self, _remove, self.directory, os.getpid())
@@ -51,7 +52,7 @@ class KeptTable(Step):
 
     link: Link
     table: str
-    label: str
+    title: str
 
     def __post_init__(self) -> None:
         weakref.finalize(self, self.link.run_later, f"DROP TABLE IF EXISTS temp.{self.table}")
@@ -138,7 +139,7 @@ class Keeping(Results):
                 n_test = int(n_rows * test_size) if is_share else int(test_size)
                 if n_test > n_rows:
                     raise ValueError(f"test_size is {test_size}, and there are {n_rows} rows")
-                parts = self._parts(file.schema_arrow, 2, _cut(file.iter_batches(), [n_rows - n_test]), "train_test_split")
+                parts = self._parts(file.schema_arrow, 2, _cut(_batches(file), [n_rows - n_test]), "train_test_split")
         return parts[0], parts[1]
 
     def random_shuffle(self, *, seed: int | None = None) -> Dataset:
@@ -193,9 +194,14 @@ def _loaded(connection: Connection, path: str, label: str) -> KeptTable:
 
     table = f"mobula_kept_{uuid.uuid4().hex}"
     with pq.ParquetFile(path) as file:
-        rows = pa.RecordBatchReader.from_batches(file.schema_arrow, file.iter_batches())
+        rows = pa.RecordBatchReader.from_batches(file.schema_arrow, _batches(file))
         connection._link.load(table, local_rows.sendable(rows))
     return KeptTable(connection._link, table, label)
+
+
+def _batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    # Its stub says `list`, of no type.
+    return file.iter_batches()  # pyright: ignore[reportUnknownMemberType]
 
 
 def _written(schema: pa.Schema, batches: Iterator[pa.RecordBatch], path: str) -> None:

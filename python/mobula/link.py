@@ -14,7 +14,7 @@ import os
 import urllib.parse
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import adbc_driver_flightsql
 import adbc_driver_manager
@@ -33,6 +33,8 @@ _MESSAGE_BYTES_MAX = 1 << 30
 _TOKEN_HEADER = adbc_driver_flightsql.DatabaseOptions.RPC_CALL_HEADER_PREFIX.value + "x-mobula-token"
 
 
+T = TypeVar("T")
+
 # The process that has loaded the driver.
 _driver_pid: int | None = None
 
@@ -43,7 +45,8 @@ class Link:
     def __init__(
         self, url: str, *, token: str | None = None, options: Mapping[str, str] | None = None, progress: bool | None = None
     ) -> None:
-        target, self.where, credentials = _parsed(url)
+        target, where, credentials = _parsed(url)
+        self.where: str = where
         # Whether statements that are waited for show how far they are.
         self.progress = progress
         self._again = functools.partial(Link, url, token=token, options=options, progress=False)
@@ -188,15 +191,39 @@ class Link:
             raise ConnectionFailed("this connection is closed. Open another one: mobula.connect()")
 
 
+class _Handle(Protocol):
+    """What is called of `AdbcStatement`, whose stub says no types of it."""
+
+    def bind(self, data: pa.RecordBatch, /) -> None: ...
+
+    def bind_stream(self, stream: pa.RecordBatchReader, /) -> None: ...
+
+    def cancel(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def execute_query(self) -> tuple[_lib.ArrowArrayStreamHandle, int]: ...
+
+    def execute_schema(self) -> _lib.ArrowSchemaHandle: ...
+
+    def execute_update(self) -> int: ...
+
+    def prepare(self) -> None: ...
+
+    def set_options(self, **options: str) -> None: ...
+
+    def set_sql_query(self, query: str, /) -> None: ...
+
+
 class _Statement:
     """A statement that runs, and is cancelled by Ctrl-C."""
 
-    def __init__(self, link: Link, handle: _lib.AdbcStatement) -> None:
+    def __init__(self, link: Link, handle: _Handle) -> None:
         self.where = link.where
         self.handle = handle
         self._is_open = True
 
-    def call(self, function: Callable[..., Any]) -> Any:
+    def call(self, function: Callable[[], T]) -> T:
         # Waits outside of Python; an interrupt cancels, which the driver tells as an error.
         interrupted = False
 
@@ -207,7 +234,8 @@ class _Statement:
 
         try:
             with translating(self.where):
-                return _lib._blocking_call(function, (), {}, cancel)
+                # Its stub says `tuple` and `dict`, of no types.
+                return _lib._blocking_call(function, (), {}, cancel)  # pyright: ignore[reportUnknownMemberType]
         except Error as error:
             if interrupted:
                 raise KeyboardInterrupt from error
@@ -273,7 +301,7 @@ def _parsed(url: str) -> tuple[str, str, dict[str, str]]:
     has_place = bool(parts.hostname and port) or scheme == "grpc+unix"
     if scheme is None or not has_place:
         raise ConnectionFailed(f'"{url}" is no address of a server. Write grpc://HOST:PORT, or grpc+tls://USER:PASSWORD@HOST:PORT')
-    credentials = {}
+    credentials: dict[str, str] = {}
     if parts.username is not None:
         credentials["username"] = urllib.parse.unquote(parts.username)
         credentials["password"] = urllib.parse.unquote(parts.password or "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, cast
 
 from .errors import QueryFailed
 
@@ -53,8 +53,20 @@ def of_numpy(arrays: Any) -> pa.Table:
     """A table of a dict of arrays, or of one array as the column `data`."""
     import pyarrow as pa
 
-    columns = arrays if isinstance(arrays, Mapping) else {"data": arrays}
+    columns: Mapping[str, Any] = arrays if is_mapping(arrays) else {"data": arrays}
     return pa.table({name: _array(values) for name, values in columns.items()})
+
+
+class ArrowStream(Protocol):
+    """What other libraries read as Arrow: tables and readers of pyarrow, frames of polars and pandas,
+    relations of DuckDB."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
+
+
+def is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    """Whether it is a dict or the like, of whatever."""
+    return isinstance(value, Mapping)
 
 
 class Writer:
@@ -121,29 +133,30 @@ def _storable(schema: pa.Schema) -> pa.Schema:
     import pyarrow as pa
     import pyarrow.types as t
 
-    fields = []
-    for field in schema:
-        kind = field.type
+    fields: list[tuple[str, pa.DataType]] = []
+    for name, kind in zip(schema.names, schema.types):
         if t.is_dictionary(kind):
             kind = kind.value_type
         if t.is_string_view(kind):
             kind = pa.string()
         elif t.is_binary_view(kind):
             kind = pa.binary()
-        fields.append(pa.field(field.name, kind))
+        fields.append((name, kind))
     return pa.schema(fields)
 
 
-def _array(values: Any) -> pa.Array:
+def _array(values: Any) -> pa.Array[Any]:
     import pyarrow as pa
 
+    # The stubs know an array by the type of its values, which may be any here.
+    arrow = cast(Any, pa)
     if getattr(values, "ndim", 1) < 2:
-        return pa.array(values)
+        return arrow.array(values)
     if 0 in values.shape or values.dtype == object:
-        return pa.array(values.tolist())
-    array = pa.array(values.reshape(-1))
+        return arrow.array(values.tolist())
+    array = arrow.array(values.reshape(-1))
     for size in reversed(values.shape[1:]):
-        array = pa.FixedSizeListArray.from_arrays(array, size)
+        array = arrow.FixedSizeListArray.from_arrays(array, size)
     return array
 
 
@@ -178,8 +191,7 @@ def _plain(schema: pa.Schema) -> pa.Schema:
     """Without notes of a library, and with values in place of types of its own."""
     import pyarrow as pa
 
-    fields = [(field.name, getattr(field.type, "storage_type", field.type)) for field in schema]
-    return pa.schema(fields)
+    return pa.schema([(name, getattr(kind, "storage_type", kind)) for name, kind in zip(schema.names, schema.types)])
 
 
 def _of_batch(batch: pa.RecordBatch) -> pa.RecordBatchReader:

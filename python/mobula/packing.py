@@ -186,7 +186,7 @@ def _pickler_text() -> str:
 
 @functools.cache
 def _pickler() -> Any:
-    carried._install_pickler(_pickler_text())
+    carried.install_pickler(_pickler_text())
     return sys.modules[carried.PICKLER]
 
 

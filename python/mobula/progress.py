@@ -7,12 +7,13 @@ for two seconds. Streams that a loop reads show nothing: what the loop prints wo
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import sql_text
@@ -46,7 +47,7 @@ def wanted(progress: bool | None) -> bool:
 
 
 @contextlib.contextmanager
-def shown(again: Callable[[], Link], sql: str) -> Iterator[None]:
+def shown(again: Callable[[], Link], sql: str) -> Generator[None, None, None]:
     """Shows how far `sql` is until the context ends. `again`: connects to the same server."""
     is_over = threading.Event()
     line: _Line = _NotebookLine() if _is_notebook() else _TerminalLine()
@@ -74,9 +75,9 @@ def _ask(again: Callable[[], Link], sql: str, line: _Line, is_over: threading.Ev
         try:
             while not is_over.is_set():
                 for batch in link.stream(question)[1]:
-                    for message in batch.column(0).to_pylist():
+                    for row in batch.to_pylist():
                         if not is_over.is_set():
-                            line.show(_DIGEST.sub("", message))
+                            line.show(_DIGEST.sub("", row["message"]))
                 is_over.wait(ASKED_EVERY_S)
         finally:
             link.close()
@@ -116,8 +117,7 @@ class _NotebookLine:
         self._handle: Any = None
 
     def show(self, text: str) -> None:
-        from IPython.display import display  # pyright: ignore[reportMissingImports]
-
+        display: Callable[..., Any] = importlib.import_module("IPython.display").display
         shown = {"text/plain": text}
         if self._handle is None:
             self._handle = display(shown, raw=True, display_id=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from . import formats, sql_text, tensors
 from .errors import NotSupported
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from .connection import Connection
+    from .local_rows import ArrowStream
 
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 
@@ -177,7 +178,7 @@ class Results(Streamed):
         rows = (self if limit is None else self._limited(limit + 1)).to_arrow()
         if limit is not None and rows.num_rows > limit:
             raise ValueError(f"the dataset has more than {limit} rows. Use limit({limit}), or a higher limit")
-        return rows.to_pandas()
+        return formats.converted(rows, "pandas")
 
     def to_polars(self) -> polars.DataFrame:
         """All rows as a polars DataFrame."""
@@ -195,7 +196,8 @@ class Results(Streamed):
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """The Arrow C stream: `polars.DataFrame(ds)`, `pyarrow.table(ds)`, `duckdb.sql("FROM ds")`."""
-        return self.to_arrow_reader().__arrow_c_stream__(requested_schema)
+        # Its stub says no types of it.
+        return cast("ArrowStream", self.to_arrow_reader()).__arrow_c_stream__(requested_schema)
 
     # --- About it
 

@@ -19,7 +19,7 @@ from .errors import CodeRefused
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Schema = Union["pa.Schema", Mapping[str, Any], type, str]
+Schema = Union["pa.Schema", Mapping[str, Any], type[Any], str]
 """What `schema=` takes."""
 
 _OF_PYTHON = {
@@ -71,7 +71,7 @@ def columns_of(schema: Schema) -> str:
     elif isinstance(schema, type):
         fields = [(column, sql_type(kind, column)) for column, kind in typing.get_type_hints(schema).items()]
     else:
-        fields = [(field.name, of_arrow(field.type, field.name)) for field in schema]
+        fields = [(column, of_arrow(kind, column)) for column, kind in zip(schema.names, schema.types)]
     if not fields:
         raise CodeRefused("a schema without columns. Say what comes back: schema={'name': type}")
     return ", ".join(f"{sql_text.name(column)} {kind}" for column, kind in fields)
@@ -120,7 +120,7 @@ def of_arrow(kind: pa.DataType, column: str) -> str:
     if t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind):
         return of_arrow(kind.value_type, column) + "[]"
     if t.is_struct(kind):
-        fields = (kind.field(place) for place in range(kind.num_fields))
+        fields: list[pa.Field[Any]] = list(kind)
         return f"STRUCT<{', '.join(f'{sql_text.name(f.name)} {of_arrow(f.type, column)}' for f in fields)}>"
     if t.is_null(kind):
         problem = f'column "{column}" has only None in the first rows, so its type is not known'

@@ -49,7 +49,7 @@ class _Split:
     """A query that the server has for its readers, until this goes."""
 
     def __init__(self, dataset: Results, n: int, equal: bool) -> None:
-        self.name = f"mobula_split_{uuid.uuid4().hex}"
+        self.name: str = f"mobula_split_{uuid.uuid4().hex}"
         self.n = n
         link = dataset._connection._link
         options = f"readers = {n}, equal = {'true' if equal else 'false'}"

@@ -12,8 +12,8 @@ import decimal
 import math
 import re
 import uuid
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeGuard
 
 from .errors import QueryFailed
 
@@ -56,7 +56,7 @@ def literal(value: Any) -> str:
     Raises:
         QueryFailed: there is no such literal.
     """
-    scalar = value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
+    scalar: Any = value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
     if scalar is None:
         return "NULL"
     if isinstance(scalar, bool):
@@ -81,9 +81,14 @@ def literal(value: Any) -> str:
         return f"TIME '{scalar.isoformat()}'"
     if isinstance(scalar, uuid.UUID):
         return f"'{scalar}'"
-    if isinstance(scalar, (list, tuple)):
+    if is_list(scalar):
         return f"[{', '.join(literal(one) for one in scalar)}]"
     raise QueryFailed(f"{type(value).__name__} has no SQL literal. Give a plain value, or a table of values by name")
+
+
+def is_list(value: object) -> TypeGuard[Sequence[Any]]:
+    """Whether it is a list or a tuple, whose elements may be anything."""
+    return isinstance(value, (list, tuple))
 
 
 def _integer(value: int) -> str:
@@ -107,7 +112,8 @@ def _decimal(value: decimal.Decimal) -> str:
 def tokens(text: str) -> Iterator[tuple[str, str]]:
     """The kind and text of each token."""
     for found in _TOKEN.finditer(text):
-        yield found.lastgroup if found.lastgroup != "tag" else "body", found[0]  # type: ignore[misc]
+        kind = found.lastgroup or ""
+        yield "body" if kind == "tag" else kind, found[0]
 
 
 def is_query(text: str) -> bool:
@@ -125,10 +131,15 @@ def filled(text: str, values: Mapping[str, Any]) -> str:
     Raises:
         QueryFailed: a parameter without a value.
     """
-    return "".join(literal(_value_of(token, values)) if kind == "parameter" else token for kind, token in tokens(text))
+    return "".join(literal(value_of(token, values)) if kind == "parameter" else token for kind, token in tokens(text))
 
 
-def _value_of(parameter: str, values: Mapping[str, Any]) -> Any:
+def value_of(parameter: str, values: Mapping[str, Any]) -> Any:
+    """The value for `$name`.
+
+    Raises:
+        QueryFailed: there is none.
+    """
     if parameter[1:] not in values:
         raise QueryFailed(f"no value is given for {parameter}. Call sql(…, {parameter[1:]}=value)")
     return values[parameter[1:]]

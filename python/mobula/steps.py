@@ -9,7 +9,7 @@ its input, and to declare user code.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import sql_text
@@ -27,8 +27,18 @@ if TYPE_CHECKING:
 class Step:
     """One operator, with its inputs."""
 
-    inputs: tuple[Step, ...] = ()
-    label: str = ""
+    title: str = ""
+    """What `label` says, unless it is made of other fields."""
+
+    @property
+    def inputs(self) -> tuple[Step, ...]:
+        """The steps it has its rows from."""
+        return ()
+
+    @property
+    def label(self) -> str:
+        """What it is, in a line."""
+        return self.title
 
     def sql(self, query: Rendering) -> str:
         """Its query, over the names that `query` gives to its inputs."""
@@ -40,7 +50,7 @@ class Rendering:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.values = Values()
+        self.values: Values = Values()
         self._names: dict[int, str] = {}
         self._parts: dict[str, str] = {}
 
@@ -65,7 +75,7 @@ class Rendering:
         """The names of its columns, from the server."""
         return self.connection._link.schema(self.alone(f"SELECT * FROM {self.name_of(step)}")).names
 
-    def with_functions(self, text: str, functions: Mapping[str, Func]) -> str:
+    def with_functions(self, text: str, functions: Mapping[str, Func[..., Any]]) -> str:
         """`text`, which calls them by the names that they have on the server."""
         return sql_text.with_calls(text, {name: self.connection._functions.named(one) for name, one in functions.items()})
 
@@ -79,16 +89,16 @@ class Query(Step):
     """A query of the user's, over named relations of theirs, with values for its `$name`."""
 
     text: str
-    relations: Mapping[str, Step] = dataclasses.field(default_factory=dict)
-    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    functions: Mapping[str, Func] = dataclasses.field(default_factory=dict)
+    relations: Mapping[str, Step] = dataclasses.field(default_factory=dict[str, Any])
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict[str, Any])
+    functions: Mapping[str, Func[..., Any]] = dataclasses.field(default_factory=dict[str, Any])
 
     @property
-    def inputs(self) -> tuple[Step, ...]:  # type: ignore[override]
+    def inputs(self) -> tuple[Step, ...]:
         return tuple(self.relations.values())
 
     @property
-    def label(self) -> str:  # type: ignore[override]
+    def label(self) -> str:
         text = " ".join(self.text.split())
         return f"sql {text if len(text) <= 60 else text[:59] + '…'}"
 
@@ -103,7 +113,7 @@ class Local(Step):
     """Rows of this process, which the server is given at their first use."""
 
     read: Callable[[], pa.RecordBatchReader]
-    label: str
+    title: str
 
     def sql(self, query: Rendering) -> str:
         return f"SELECT * FROM {query.connection._uploaded(self, self.read)}"
@@ -116,11 +126,11 @@ class Wrapped(Step):
     before: str
     source: Step
     after: str
-    label: str
-    functions: Mapping[str, Func] = dataclasses.field(default_factory=dict)
+    title: str
+    functions: Mapping[str, Func[..., Any]] = dataclasses.field(default_factory=dict[str, Any])
 
     @property
-    def inputs(self) -> tuple[Step, ...]:  # type: ignore[override]
+    def inputs(self) -> tuple[Step, ...]:
         return (self.source,)
 
     def sql(self, query: Rendering) -> str:
@@ -136,11 +146,11 @@ class Renamed(Step):
     names: Mapping[str, str] | list[str]
 
     @property
-    def inputs(self) -> tuple[Step, ...]:  # type: ignore[override]
+    def inputs(self) -> tuple[Step, ...]:
         return (self.source,)
 
     @property
-    def label(self) -> str:  # type: ignore[override]
+    def label(self) -> str:
         return f"rename_columns {self.names}"
 
     def sql(self, query: Rendering) -> str:
@@ -163,14 +173,14 @@ class WithColumn(Step):
     source: Step
     column: str
     expression: str
-    functions: Mapping[str, Func] = dataclasses.field(default_factory=dict)
+    functions: Mapping[str, Func[..., Any]] = dataclasses.field(default_factory=dict[str, Any])
 
     @property
-    def inputs(self) -> tuple[Step, ...]:  # type: ignore[override]
+    def inputs(self) -> tuple[Step, ...]:
         return (self.source,)
 
     @property
-    def label(self) -> str:  # type: ignore[override]
+    def label(self) -> str:
         return f"with_column {self.column} = {self.expression}"
 
     def sql(self, query: Rendering) -> str:
@@ -186,11 +196,15 @@ class WithColumn(Step):
 class Union(Step):
     """All rows of several, columns matched by name."""
 
-    inputs: tuple[Step, ...]
-    label: str = "union"
+    sources: tuple[Step, ...]
+    title: str = "union"
+
+    @property
+    def inputs(self) -> tuple[Step, ...]:
+        return self.sources
 
     def sql(self, query: Rendering) -> str:
-        return " UNION ALL BY NAME ".join(f"SELECT * FROM {query.name_of(step)}" for step in self.inputs)
+        return " UNION ALL BY NAME ".join(f"SELECT * FROM {query.name_of(step)}" for step in self.sources)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -201,11 +215,11 @@ class Apply(Step):
     code: Code
 
     @property
-    def inputs(self) -> tuple[Step, ...]:  # type: ignore[override]
+    def inputs(self) -> tuple[Step, ...]:
         return (self.source,)
 
     @property
-    def label(self) -> str:  # type: ignore[override]
+    def label(self) -> str:
         options = "".join(f", {key}={value}" for key, value in self.code.options.items())
         return f"{self.code.operator} {self.code.packed.name}{options}"
 
@@ -240,11 +254,11 @@ class Join(Step):
     suffixes: tuple[str | None, str | None]
 
     @property
-    def inputs(self) -> tuple[Step, ...]:  # type: ignore[override]
+    def inputs(self) -> tuple[Step, ...]:
         return (self.left, self.right)
 
     @property
-    def label(self) -> str:  # type: ignore[override]
+    def label(self) -> str:
         return f"join {self.kind} on {', '.join(self.left_on)}"
 
     def sql(self, query: Rendering) -> str:
@@ -264,7 +278,7 @@ class Join(Step):
         twice = {column for column in rest if column in left}
         if twice and not any(self.suffixes):
             raise QueryFailed(f"both sides of the join have {', '.join(sorted(twice))}. Give left_suffix or right_suffix")
-        items = []
+        items: list[str] = []
         for column in left:
             shown = f"l.{sql_text.name(column)}"
             if column in self.left_on and self.kind in ("right_outer", "full_outer"):
@@ -278,7 +292,7 @@ class Join(Step):
         return items
 
 
-def _check_known(asked: Any, columns: list[str], what: str) -> None:
+def _check_known(asked: Iterable[str], columns: list[str], what: str) -> None:
     for column in asked:
         if column not in columns:
             raise QueryFailed(f'{what} names column "{column}", which is not there. There are {", ".join(columns)}')

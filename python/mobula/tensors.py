@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-from collections.abc import Callable, Iterator, Mapping
+import importlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import formats
+from . import formats, local_rows
 from .errors import NotSupported
 
 if TYPE_CHECKING:
@@ -42,10 +43,12 @@ def to_tensors(dtypes: Any, device: Any, pin_memory: bool) -> Callable[[pa.Table
         # The one of this thread: another makes the tensors.
         target = torch.device("cuda", torch.cuda.current_device())
 
-    def tensor(name: str, column: pa.ChunkedArray) -> Any:
+    by_name = dtypes if local_rows.is_mapping(dtypes) else None
+
+    def tensor(name: str, column: pa.ChunkedArray[Any]) -> Any:
         _check_lists(name, column)
         values = formats.to_numpy(column)
-        wanted = dtypes.get(name) if isinstance(dtypes, Mapping) else dtypes
+        wanted = dtypes if by_name is None else by_name.get(name)
         made = torch.from_numpy(_own_numbers(name, values))
         made = made if wanted is None else made.to(wanted)
         if pin_memory and target.type != "cpu":
@@ -54,7 +57,7 @@ def to_tensors(dtypes: Any, device: Any, pin_memory: bool) -> Callable[[pa.Table
 
     def tensors(table: pa.Table) -> dict[str, Any]:
         names = table.schema.names
-        if isinstance(dtypes, Mapping) and (unknown := dtypes.keys() - set(names)):
+        if by_name is not None and (unknown := by_name.keys() - set(names)):
             raise ValueError(f"dtypes has {sorted(unknown)[0]!r}, and there is no such column. There are {', '.join(names)}")
         return {name: tensor(name, column) for name, column in zip(names, table.columns)}
 
@@ -63,13 +66,12 @@ def to_tensors(dtypes: Any, device: Any, pin_memory: bool) -> Callable[[pa.Table
 
 def _torch() -> Any:
     try:
-        import torch  # type: ignore[import-not-found]
+        return importlib.import_module("torch")
     except ImportError as error:
         raise NotSupported(f"iter_torch_batches needs torch, and it cannot be imported: {error}. pip install torch") from error
-    return torch
 
 
-def _check_lists(name: str, column: pa.ChunkedArray) -> None:
+def _check_lists(name: str, column: pa.ChunkedArray[Any]) -> None:
     """Raises ValueError where a list has a NULL, which would be NaN as an array."""
     import pyarrow.types as t
 

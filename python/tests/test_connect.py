@@ -167,7 +167,8 @@ def test_leaving_a_stream_ends_its_query(con):
 
 
 def test_import_is_quick():
-    program = "import time; t = time.perf_counter(); import mobula; print(time.perf_counter() - t)"
+    # Time of the processor: what else the machine does is not ours.
+    program = "import time; t = time.process_time(); import mobula; print(time.process_time() - t)"
     times = [float(subprocess.check_output([sys.executable, "-c", program])) for _ in range(5)]
     assert min(times) < 0.2
 

@@ -9,7 +9,6 @@ import numpy as np
 import PIL.Image
 import pyarrow.parquet as pq
 import pytest
-import wordllama
 
 import mobula
 from mobula import default
@@ -105,6 +104,7 @@ def test_languages(run, data):
 
 
 def test_embeddings(run, data):
+    wordllama = pytest.importorskip("wordllama", reason="has no wheel for this Python")
     rows = run("embeddings", data / "texts")
     assert sorted(row["id"] for row in rows) == list(range(200))
     texts = {row["id"]: row["text"] for row in pq.read_table(data / "texts").to_pylist()}
