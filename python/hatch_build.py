@@ -1,12 +1,15 @@
 """What a wheel has beside the package: the binary `mobula`, and the text of cloudpickle.
 
 `MOBULA_BIN` names the binary, which must have been built before: `cargo xt wheel` does both.
-The wheel is for every Python 3 and the platform that it is built on.
+The wheel is for every Python 3 and, of Linux, for machines whose glibc has what the binary asks
+for: build it on the oldest one that is to run it. It links nothing else that wheels may not.
 """
 
 import importlib.metadata
 import os
 import pathlib
+import platform
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -29,7 +32,7 @@ class CustomBuildHook(BuildHookInterface):
         self._scratch = tempfile.TemporaryDirectory()
         stripped = os.path.join(self._scratch.name, "mobula")
         build_data["pure_python"] = False
-        build_data["tag"] = "py3-none-" + sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        build_data["tag"] = f"py3-none-{_platform(binary)}"
         build_data["shared_scripts"][_stripped(binary, stripped)] = "mobula"
         build_data["force_include"][str(LICENSE)] = "mobula/bundled/LICENSE"
         pickler = importlib.metadata.distribution("cloudpickle")
@@ -41,6 +44,14 @@ class CustomBuildHook(BuildHookInterface):
     def finalize(self, version: str, build_data: dict, artifact_path: str) -> None:
         if version != "editable":
             self._scratch.cleanup()
+
+
+def _platform(binary: str) -> str:
+    """The platform that a wheel with it is for, as wheels name platforms (PEP 600)."""
+    asked = re.findall(rb"GLIBC_2\.(\d+)\0", pathlib.Path(binary).read_bytes())
+    if not asked:
+        return sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    return f"manylinux_2_{max(map(int, asked))}_{platform.machine()}"
 
 
 def _stripped(binary: str, to: str) -> str:

@@ -77,6 +77,14 @@ pub enum ServerError {
         hint: &'static str,
     },
 
+    #[error(
+        "{what} cannot use the function \"{function}\", which is temporary: it ends with this session, and others do not see it. Create it without TEMP"
+    )]
+    TemporaryFunction {
+        what: &'static str,
+        function: String,
+    },
+
     #[error("{kind} \"{name}\" does not exist")]
     Missing { kind: &'static str, name: String },
 

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
-from . import files, local_rows, sql_text
+from . import alive, files, local_rows, sql_text
 from .bound import Values
 from .dataset import Dataset
 from .declared import functions_of, in_scope, is_func
@@ -96,6 +96,7 @@ class Connection:
         self._link = link
         self._engine = engine
         self._functions = Functions(link)
+        alive.keep(link)
         self._uploads: dict[int, tuple[Step, str]] = {}
         self._end = weakref.finalize(self, _close, link, self._functions, engine)
 

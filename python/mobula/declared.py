@@ -64,7 +64,7 @@ class Func(Generic[P, T]):
 
     def statement(self, function: str) -> str:
         """What declares it under the name `function`."""
-        head = f"CREATE FUNCTION {function}({self.parameters}) RETURNS {self.returns} LANGUAGE python{self._clauses}"
+        head = f"CREATE OR REPLACE TEMP FUNCTION {function}({self.parameters}) RETURNS {self.returns} LANGUAGE python{self._clauses}"
         return f"{head} AS $${self.packed.body(function)}$$"
 
 

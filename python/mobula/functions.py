@@ -1,7 +1,7 @@
 """User code on a server: declared once a connection, its schema found where none is given.
 
-A piece of code becomes an SQL function, `CREATE FUNCTION name(rows TABLE) …`, whose body
-carries it (see `packing`). SQL has to know the columns that come back before a query runs.
+A piece of code becomes an SQL function of this session, `CREATE TEMP FUNCTION name(rows TABLE) …`,
+whose body carries it (see `packing`). SQL has to know the columns that come back before a query runs.
 They are, in this order: those of `schema=`; those of the return annotation; those that the
 code gives for the first rows of its input, run by a worker once (see `learning`).
 """
@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import secrets
 from typing import TYPE_CHECKING, Any
 
-from . import schemas
-from .errors import CodeRefused
+from . import schemas, sql_text
+from .errors import CodeRefused, Error
 from .packing import Packed
 
 if TYPE_CHECKING:
@@ -45,10 +44,11 @@ class Functions:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        # Functions belong to all sessions of a server: names of two clients must differ.
-        self._suffix = secrets.token_hex(3)
-        self._declared: dict[str, str] = {}
+        # Names and statements.
+        self._declared: dict[str, tuple[str, str]] = {}
         self._learned: dict[str, str] = {}
+        self._is_mending = False
+        link.mend = self.mend
 
     def call(self, code: Code, source: str, alone: str) -> str:
         """A query that calls `code` for the rows of the query `source`; `alone` is the same
@@ -65,26 +65,45 @@ class Functions:
     def named(self, func: Func[..., Any]) -> str:
         """The name of a function of expressions on the server."""
         if func.digest not in self._declared:
-            function = f"{func.packed.name}_{self._suffix}{func.digest}"
-            self._link.run(func.statement(function))
-            self._declared[func.digest] = function
-        return self._declared[func.digest]
+            function = f"{func.packed.name}_{func.digest}"
+            self._create(func.digest, function, func.statement(function))
+        return self._declared[func.digest][0]
 
     def drop(self) -> None:
         """Forgets them on the server."""
-        for function in self._declared.values():
+        for function, _ in self._declared.values():
             self._link.run(f"DROP FUNCTION IF EXISTS {function}")
         self._declared.clear()
+
+    def mend(self, error: Error) -> bool:
+        """Declares anew what the session has lost, if `error` comes of that: the connection broke
+        and another one has taken its place, which the driver does not tell."""
+        lost = next((name for name, _ in self._declared.values() if name in str(error)), None)
+        if lost is None or self._is_mending:
+            return False
+        self._is_mending = True
+        try:
+            if self._link.table(f"SHOW FUNCTIONS LIKE {sql_text.string(lost)}").num_rows:
+                return False
+            for _, statement in self._declared.values():
+                self._link.run(statement)
+            return True
+        finally:
+            self._is_mending = False
+
+    def _create(self, key: str, function: str, statement: str) -> None:
+        self._link.run(statement)
+        self._declared[key] = function, statement
 
     def _declare(self, packed: Packed, returns: str, probe: str | None = None) -> str:
         key = hashlib.blake2b(f"{packed.digest} {returns} {probe}".encode(), digest_size=4).hexdigest()
         if key not in self._declared:
-            function = f"{packed.name}_{self._suffix}{key}"
+            function = f"{packed.name}_{key}"
             body = packed.body(function, probe)
             # The columns of the answer may be named like options, so they are quoted.
-            self._link.run(f"CREATE FUNCTION {function}(rows TABLE) RETURNS {returns} LANGUAGE python AS $${body}$$")
-            self._declared[key] = function
-        return self._declared[key]
+            create = f"CREATE OR REPLACE TEMP FUNCTION {function}(rows TABLE) RETURNS {returns}"
+            self._create(key, function, f"{create} LANGUAGE python AS $${body}$$")
+        return self._declared[key][0]
 
     def _learn(self, code: Code, source: str) -> str:
         """The columns that the code gives for the first rows of `source`."""

@@ -11,6 +11,7 @@ import collections
 import contextlib
 import functools
 import os
+import threading
 import urllib.parse
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ import adbc_driver_manager
 from adbc_driver_manager import _lib
 
 from . import progress as _progress
-from .errors import ConnectionFailed, Error, translating
+from .errors import ConnectionFailed, Error, QueryFailed, translating
 
 if TYPE_CHECKING:
     import adbc_driver_manager.dbapi
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 _SCHEMES = {"grpc": "grpc", "grpc+tcp": "grpc", "grpc+tls": "grpc+tls", "grpc+unix": "grpc+unix"}
 # Rows come in messages of 2 MiB; one row may be longer.
 _MESSAGE_BYTES_MAX = 1 << 30
+# A ping may hang on a network that is gone; who closes waits no longer.
+_PING_S = 5.0
+_SESSION_OPTIONS = "adbc.flight.sql.session.options"
 _TOKEN_HEADER = adbc_driver_flightsql.DatabaseOptions.RPC_CALL_HEADER_PREFIX.value + "x-mobula-token"
 
 
@@ -47,6 +51,10 @@ class Link:
     ) -> None:
         target, where, credentials = _parsed(url)
         self.where: str = where
+        # Makes good what a session has lost that failed so; whether it did.
+        self.mend: Callable[[Error], bool] = lambda _: False
+        self.ended = threading.Event()
+        self._pinging = threading.Lock()
         # Whether statements that are waited for show how far they are.
         self.progress = progress
         self._again = functools.partial(Link, url, token=token, options=options, progress=False)
@@ -85,16 +93,7 @@ class Link:
 
         `values`: one row, with a column for each `$name` of the statement.
         """
-        statement = self._statement(sql)
-        try:
-            statement.bind(values)
-            reader = statement.execute()
-            with translating(self.where):
-                schema = reader.schema
-        except BaseException:
-            statement.close()
-            raise
-        return schema, statement.batches(reader)
+        return self._mended(lambda: self._stream(sql, values))
 
     def table(self, sql: str, values: pa.RecordBatch | None = None) -> pa.Table:
         """All rows of a statement. `values`: as of `stream`."""
@@ -106,6 +105,21 @@ class Link:
 
     def schema(self, sql: str) -> pa.Schema:
         """The columns of a query, which is planned and not run."""
+        return self._mended(lambda: self._schema(sql))
+
+    def _stream(self, sql: str, values: pa.RecordBatch | None) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        statement = self._statement(sql)
+        try:
+            statement.bind(values)
+            reader = statement.execute()
+            with translating(self.where):
+                schema = reader.schema
+        except BaseException:
+            statement.close()
+            raise
+        return schema, statement.batches(reader)
+
+    def _schema(self, sql: str) -> pa.Schema:
         import pyarrow as pa
 
         statement = self._statement(sql)
@@ -117,6 +131,9 @@ class Link:
 
     def run(self, sql: str, values: pa.RecordBatch | None = None) -> int:
         """Runs a statement to its end: the rows it changed, or -1. `values`: as of `stream`."""
+        return self._mended(lambda: self._run(sql, values))
+
+    def _run(self, sql: str, values: pa.RecordBatch | None) -> int:
         statement = self._statement(sql)
         try:
             statement.bind(values)
@@ -157,11 +174,23 @@ class Link:
         """What makes a connection of its own to the same server, in another process too."""
         return self._again
 
+    def ping(self) -> bool:
+        """Asks the server for something small. False: this connection is closed."""
+        with self._pinging:
+            if self._closed or self._pid != os.getpid():
+                return False
+            _quietly(lambda: self._connection.get_option(_SESSION_OPTIONS))
+            return True
+
     def close(self) -> None:
         """Cancels what still runs. Twice does no harm."""
         if self._closed or self._pid != os.getpid():
             return
         self._closed = True
+        self.ended.set()
+        if not self._pinging.acquire(timeout=_PING_S):
+            # Its memory is in use, by a call to nobody.
+            return
         for statement in list(self._open):
             statement.close()
         if self._dbapi is not None:
@@ -169,6 +198,14 @@ class Link:
             return
         _quietly(self._connection.close)
         _quietly(self._database.close)
+
+    def _mended(self, attempt: Callable[[], T]) -> T:
+        try:
+            return attempt()
+        except QueryFailed as error:
+            if not self.mend(error):
+                raise
+        return attempt()
 
     def _watched(self, sql: str) -> contextlib.AbstractContextManager[None]:
         if not _progress.wanted(self.progress):

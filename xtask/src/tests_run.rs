@@ -42,6 +42,7 @@ pub fn run(root: &Path, filters: &[String]) -> Result<(), String> {
         binary,
     } = Built::of(root, "release")?;
     lint_containers(root, &python)?;
+    check_types(root, &python)?;
     let mut rust = cargo();
     rust.args(["test", "--release", "--workspace", "--"])
         .args(filters)
@@ -128,6 +129,16 @@ fn smaller() -> String {
         true => format!("{own} -Clink-arg=-Wl,--icf=all"),
         false => own,
     }
+}
+
+/// Whether the Python package says its types, and keeps to them.
+fn check_types(root: &Path, python: &Path) -> Result<(), String> {
+    let mut pyright = Command::new(python);
+    pyright
+        .args(["-m", "pyright", "--pythonpath"])
+        .arg(python)
+        .args(["--project", "python"]);
+    step("Python types", &mut pyright, root)
 }
 
 /// Reads the container file, where the linter is for this platform.

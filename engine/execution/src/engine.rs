@@ -286,12 +286,13 @@ impl Engine {
         self.cluster.as_ref()
     }
 
-    /// The state of a new session: our planner, rules and functions over
-    /// `catalogs`.
+    /// The state of a new session: our planner and rules over `catalogs` and `functions`,
+    /// which may be [those of all](Self::functions), or of this session too.
     pub fn session_state(
         &self,
         session_id: &str,
         catalogs: Arc<dyn CatalogProviderList>,
+        functions: &Arc<FunctionCatalog>,
         options: MobulaOptions,
     ) -> SessionState {
         let config = SessionConfig::new()
@@ -317,11 +318,11 @@ impl Engine {
         }
         let mut state = builder
             .with_mobula(MobulaPlanning {
-                functions: Arc::clone(&self.functions),
+                functions: Arc::clone(functions),
                 options,
             })
             .build();
-        self.sync_functions(&mut state);
+        mobula_plan::udf::sync_functions(&mut state, functions);
         let read = Arc::new(ReadSplit(Arc::clone(&self.splits)));
         state.register_udtf("read_split", read);
         state

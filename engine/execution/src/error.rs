@@ -250,7 +250,7 @@ pub enum ExecutionError {
     },
 
     #[error(
-        "the cluster listener {address} has no address that others can reach. Give one with --advertise HOST:PORT"
+        "the cluster listener {address} has no address that others can reach, as this machine has no network. Give one with --advertise HOST:PORT"
     )]
     Advertise { address: SocketAddr },
 

@@ -1,4 +1,5 @@
-//! The functions users made, by name; shared by all sessions of an engine.
+//! The functions users made, by name: those that all sessions of an engine share, and the
+//! temporary ones of each session on top of them.
 //!
 //! Front ends insert and remove; planning reads. Names are as SQL normalises
 //! them: lower case unless quoted. Holding the lock across an await is
@@ -19,6 +20,8 @@ const LISTED_MAX: usize = 20;
 /// Functions by name.
 #[derive(Debug, Default)]
 pub struct FunctionCatalog {
+    /// Those of all sessions; names that are here too mean what is here.
+    shared: Option<Arc<FunctionCatalog>>,
     functions: RwLock<BTreeMap<String, Arc<FunctionSpec>>>,
     /// How many actors named pools have.
     pools: RwLock<BTreeMap<String, PoolBounds>>,
@@ -26,10 +29,28 @@ pub struct FunctionCatalog {
 }
 
 impl FunctionCatalog {
+    /// What one session sees: `shared`, and its own functions, which it sees before them.
+    pub fn of_session(shared: Arc<FunctionCatalog>) -> Self {
+        Self {
+            shared: Some(shared),
+            ..Self::default()
+        }
+    }
+
     /// A number that rises with every change: what was planned when it was lower may call
     /// functions that are others now. Read it before planning.
     pub fn version(&self) -> u64 {
-        self.version.load(Ordering::Acquire)
+        let shared = self.shared.as_ref().map_or(0, |shared| shared.version());
+        shared + self.version.load(Ordering::Acquire)
+    }
+
+    /// The function named `name` that is in this catalog itself, not in the one below.
+    pub fn own(&self, name: &str) -> Option<Arc<FunctionSpec>> {
+        let functions = self
+            .functions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        functions.get(name).cloned()
     }
 
     /// Changes what `change` says, and then the version.
@@ -72,7 +93,8 @@ impl FunctionCatalog {
     /// How many actors the pool called `actor` has; `None`: it is no pool.
     pub fn pool(&self, actor: &str) -> Option<PoolBounds> {
         let pools = self.pools.read().unwrap_or_else(PoisonError::into_inner);
-        pools.get(actor).copied()
+        let own = pools.get(actor).copied();
+        own.or_else(|| self.shared.as_ref()?.pool(actor))
     }
 
     /// How many actors the pool has that `spec` is a method of; `None`: it is of none.
@@ -97,27 +119,29 @@ impl FunctionCatalog {
         self.get(name).is_some_and(|spec| is_of(&spec, name))
     }
 
-    /// Takes the function named `name` out.
+    /// Takes the function named `name` out of this catalog itself.
     pub fn remove(&self, name: &str) -> Option<Arc<FunctionSpec>> {
         self.change(|functions| functions.remove(name))
     }
 
     /// The function named `name`.
     pub fn get(&self, name: &str) -> Option<Arc<FunctionSpec>> {
-        let functions = self
-            .functions
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        functions.get(name).cloned()
+        self.own(name).or_else(|| self.shared.as_ref()?.get(name))
     }
 
     /// All functions, by name.
     pub fn list(&self) -> Vec<Arc<FunctionSpec>> {
-        let functions = self
+        let mut all = self.shared.as_ref().map_or_else(Vec::new, |s| s.list());
+        let own = self
             .functions
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        functions.values().cloned().collect()
+        if !own.is_empty() {
+            all.retain(|spec| !own.contains_key(&spec.name));
+            all.extend(own.values().cloned());
+            all.sort_by(|a, b| a.name.cmp(&b.name));
+        }
+        all
     }
 
     /// Whether the function named `name` is native: SQL cannot replace or drop it.

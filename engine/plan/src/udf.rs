@@ -10,17 +10,19 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Result, internal_err};
 use datafusion::execution::{FunctionRegistry, SessionState};
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature,
-    Volatility,
+    ColumnarValue, Expr, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    TypeSignature, Volatility,
 };
 use mobula_udfs::{FunctionSpec, ParamKind, Returns};
 
 use crate::error::PlanError;
 use crate::function_catalog::FunctionCatalog;
 use crate::operator::Operator;
+use crate::operator::map_batches::MapBatchesNode;
 
 /// A declared scalar function, for DataFusion's eyes.
 #[derive(Debug)]
@@ -184,6 +186,29 @@ pub fn check_name_is_free(state: &SessionState, name: &str) -> Result<(), PlanEr
         }),
         false => Ok(()),
     }
+}
+
+/// The declarations of all functions that `plan`, as it was before the rules, calls: in
+/// expressions and in operators, once for each call.
+///
+/// # Errors
+/// None that walking a plan has.
+pub fn called_functions(plan: &LogicalPlan) -> Result<Vec<Arc<FunctionSpec>>> {
+    let mut called = vec![];
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::Extension(extension) = node
+            && let Some(operator) = extension.node.as_any().downcast_ref::<MapBatchesNode>()
+        {
+            called.push(Arc::clone(operator.call().spec()));
+        }
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                called.extend(PythonFunction::called_by(expr).cloned());
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    Ok(called)
 }
 
 /// Refuses a method that cannot be called, with the reason.

@@ -68,7 +68,12 @@ fn engine() -> Result<Arc<Engine>, Box<dyn Error>> {
 /// DataFusion's context over a session of `engine`.
 fn session(engine: &Arc<Engine>) -> DataFusionResult<SessionContext> {
     let options = engine.options().clone();
-    let state = engine.session_state("example", engine.new_catalogs()?, options);
+    let state = engine.session_state(
+        "example",
+        engine.new_catalogs()?,
+        engine.functions(),
+        options,
+    );
     Ok(SessionContext::new_with_state(state))
 }
 

@@ -87,7 +87,7 @@ pub async fn run(matches: &ArgMatches, mut options: MobulaOptions) -> Result<(),
     ] {
         set(&mut options, key, value)?;
     }
-    let coordinator = Coordinator::start(options, RustFunctions::default()).await?;
+    let coordinator = Coordinator::start(options, None, RustFunctions::default()).await?;
     let result = show(&coordinator.database, &data, &dir).await;
     coordinator.stop().await;
     result

@@ -191,6 +191,17 @@ fn serve_command() -> Command {
                 .value_parser(clap::value_parser!(PathBuf))
                 .hide(true),
         )
+        .arg(advertise("executors reach this server"))
+}
+
+/// `who` reaches whom.
+fn advertise(who: &str) -> Arg {
+    Arg::new("advertise")
+        .long("advertise")
+        .value_name("HOST:PORT")
+        .help(format!(
+            "Where {who} [default: where it listens for the cluster; if that is everywhere, this machine's address]"
+        ))
 }
 
 fn executor_command() -> Command {
@@ -203,12 +214,7 @@ fn executor_command() -> Command {
                 .required(true)
                 .help("Cluster listener of the coordinator, grpc://HOST:PORT"),
         )
-        .arg(
-            Arg::new("advertise")
-                .long("advertise")
-                .value_name("HOST:PORT")
-                .help("Where others reach this executor [default: where it listens]"),
-        )
+        .arg(advertise("others reach this executor"))
         .arg(
             Arg::new("id")
                 .long("id")

@@ -43,7 +43,8 @@ pub async fn run(
         source,
     })?;
     let http = http(&options).await?;
-    let coordinator = Coordinator::start(options, functions).await?;
+    let advertise = matches.get_one::<String>("advertise").cloned();
+    let coordinator = Coordinator::start(options, advertise, functions).await?;
     for line in coordinator.database.unusable().await {
         eprintln!("warning: {line}");
     }
@@ -95,12 +96,14 @@ pub struct Coordinator {
 
 impl Coordinator {
     /// Takes the data directory, listens for executors, starts as many as the
-    /// settings ask for and waits until they have registered.
+    /// settings ask for and waits until they have registered. `advertise`: where they reach it,
+    /// if that is not where it listens.
     ///
     /// # Errors
     /// What keeps it from starting.
     pub async fn start(
         options: MobulaOptions,
+        advertise: Option<String>,
         functions: RustFunctions,
     ) -> Result<Self, ServerError> {
         let cluster_listen = address("--cluster-listen", options.cluster_listen(), &options)?;
@@ -123,7 +126,7 @@ impl Coordinator {
         }
         let cluster = ClusterSettings {
             listen: cluster_listen,
-            advertise: None,
+            advertise,
             token,
             local_executor: options.local_executor(),
         };

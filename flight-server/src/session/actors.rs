@@ -118,6 +118,14 @@ impl Session {
 
     /// The function that an actor is to be made of.
     fn class_of(&self, create: &CreateActor) -> Result<Arc<FunctionSpec>, ServerError> {
+        if self.functions.own(&create.class).is_some() {
+            let function = create.class.clone();
+            let what = match create.pool {
+                Some(_) => "an actor pool",
+                None => "an actor",
+            };
+            return Err(ServerError::TemporaryFunction { what, function });
+        }
         let class = self.database().engine().functions().find(&create.class)?;
         let name = &create.class;
         let problem = if class.is_method() {

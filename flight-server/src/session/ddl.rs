@@ -162,6 +162,7 @@ impl Session {
                 what: "a view cannot read a temporary table, which others do not see. Load a table that is not temporary",
             });
         }
+        self.refuse_temporary_functions("a view", &view.input)?;
         if reads_split(&view.input)? {
             return Err(ServerError::Unsupported {
                 what: "a view cannot read a split, which ends with its session. Have each query read it",

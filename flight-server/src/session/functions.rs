@@ -1,9 +1,10 @@
 //! `CREATE FUNCTION` and `DROP FUNCTION`: compiled by a worker, then stored and
-//! known to all sessions as one step.
+//! known to all sessions as one step; a temporary one is known to its session, and ends with it.
 
 use std::sync::Arc;
 
-use mobula_plan::udf::check_name_is_free;
+use datafusion::logical_expr::LogicalPlan;
+use mobula_plan::udf::{called_functions, check_name_is_free};
 use mobula_plan::{CreateFunction, PlanError, check_overlap};
 
 use super::{Outcome, Session};
@@ -24,7 +25,8 @@ impl Session {
         create: &CreateFunction,
     ) -> Result<Outcome, ServerError> {
         let name = &create.spec.name;
-        if self.database().engine().functions().is_native(name) {
+        let shared = self.database().engine().functions();
+        if shared.is_native(name) {
             let function = name.clone();
             return Err(PlanError::NativeName { function }.into());
         }
@@ -37,6 +39,12 @@ impl Session {
         // Slow (a worker compiles the body), so not under the lock.
         spec.object = self.database().engine().describe_function(&spec).await?;
         check_overlap(&spec)?;
+        if create.is_temporary {
+            if !self.is_there(create)? {
+                self.functions.insert(Arc::new(spec));
+            }
+            return Ok(DONE);
+        }
         let _one_at_a_time = self.database().change().await;
         self.refuse_actor_name(name)?;
         if self.is_there(create)? {
@@ -50,7 +58,7 @@ impl Session {
             default_schema: None,
         };
         self.database().catalog().put(&definition)?;
-        self.database().engine().functions().insert(Arc::new(spec));
+        shared.insert(Arc::new(spec));
         self.database().replan_callers(name).await?;
         Ok(DONE)
     }
@@ -58,7 +66,10 @@ impl Session {
     /// True when there is nothing to do; an error when the name is taken.
     fn is_there(&self, create: &CreateFunction) -> Result<bool, ServerError> {
         let name = &create.spec.name;
-        let known = self.database().engine().functions().get(name).is_some();
+        let known = match create.is_temporary {
+            true => self.functions.own(name).is_some(),
+            false => self.database().engine().functions().get(name).is_some(),
+        };
         if !known || create.or_replace {
             return Ok(false);
         }
@@ -69,6 +80,26 @@ impl Session {
                 name: name.clone(),
                 hint: "Use CREATE OR REPLACE FUNCTION",
             }),
+        }
+    }
+
+    /// Refuses a `what` that others see, or that outlives this session, of a plan that calls a
+    /// function of this session's own.
+    pub(super) fn refuse_temporary_functions(
+        &self,
+        what: &'static str,
+        plan: &LogicalPlan,
+    ) -> Result<(), ServerError> {
+        let called = called_functions(plan)?;
+        match called
+            .iter()
+            .find(|f| self.functions.own(&f.name).is_some())
+        {
+            Some(own) => Err(ServerError::TemporaryFunction {
+                what,
+                function: own.name.clone(),
+            }),
+            None => Ok(()),
         }
     }
 
@@ -102,11 +133,15 @@ impl Session {
         })
     }
 
+    /// Drops the function that `name` means here: one of its own, or else one of all sessions.
     pub(super) async fn drop_function(
         &self,
         name: &str,
         if_exists: bool,
     ) -> Result<Outcome, ServerError> {
+        if self.functions.remove(name).is_some() {
+            return Ok(DONE);
+        }
         let _one_at_a_time = self.database().change().await;
         let functions = self.database().engine().functions();
         let native = functions.is_native(name);

@@ -4,7 +4,8 @@
 //! [`Session::execute`] runs, once a call. A statement with parameters is bound to
 //! their values in between ([`Session::bind`]). Queries stream; DDL and DML are
 //! applied when `execute` returns. Tables, views, functions and actors belong to the
-//! database and are seen by all sessions, settings (`SET`) to the session alone.
+//! database and are seen by all sessions; settings (`SET`) and what is temporary to the
+//! session alone.
 
 mod actors;
 mod alter_pool;
@@ -41,7 +42,8 @@ use datafusion::sql::parser::Statement;
 use futures::{FutureExt, StreamExt};
 use mobula_execution::{QueryRun, Split};
 use mobula_plan::parameters::infer;
-use mobula_plan::{MobulaStatement, nearest, parse, unknown_method};
+use mobula_plan::udf::sync_functions;
+use mobula_plan::{FunctionCatalog, MobulaStatement, nearest, parse, unknown_method};
 use parking_lot::Mutex;
 
 pub use bound::Bound;
@@ -70,6 +72,8 @@ pub struct Session {
     context: SessionContext,
     /// Rises with every SET.
     settings: AtomicU64,
+    /// Those of all sessions, and its own, which end with it.
+    functions: Arc<FunctionCatalog>,
     /// Of the functions that the state has, the version.
     synced: AtomicU64,
     temporary: Arc<TemporaryTables>,
@@ -93,13 +97,16 @@ impl Session {
             shared: Arc::clone(database.catalogs()),
             temporary: Arc::clone(&temporary),
         });
-        let state = engine.session_state(&id, catalogs, engine.options().clone());
+        let functions = FunctionCatalog::of_session(Arc::clone(engine.functions()));
+        let functions = Arc::new(functions);
+        let state = engine.session_state(&id, catalogs, &functions, engine.options().clone());
         let context = file_tables::context(state);
         Self {
             id,
             database,
             context,
             settings: AtomicU64::new(0),
+            functions,
             synced: AtomicU64::new(u64::MAX),
             temporary,
             splits: Mutex::default(),
@@ -110,7 +117,7 @@ impl Session {
         &self.id
     }
 
-    /// A copy of the state as it is now, with the functions of all sessions.
+    /// A copy of the state as it is now, with the functions of all sessions and its own.
     pub fn state(&self) -> SessionState {
         self.sync();
         self.context.state()
@@ -120,14 +127,14 @@ impl Session {
         &self.database
     }
 
-    /// Takes over functions that other sessions created or dropped.
+    /// Takes over functions that it or other sessions created or dropped.
     fn sync(&self) {
-        let version = self.database.engine().functions().version();
+        let version = self.functions.version();
         if self.synced.load(Ordering::Acquire) == version {
             return;
         }
         let state = self.context.state_ref();
-        self.database.engine().sync_functions(&mut state.write());
+        sync_functions(&mut state.write(), &self.functions);
         self.synced.store(version, Ordering::Release);
     }
 
@@ -135,7 +142,7 @@ impl Session {
     fn version(&self) -> Version {
         Version {
             database: self.database.version(),
-            functions: self.database.engine().functions().version(),
+            functions: self.functions.version(),
             settings: self.settings.load(Ordering::Acquire),
         }
     }
@@ -222,7 +229,7 @@ impl Session {
         let full_names: Vec<_> = names.iter().map(|name| self.qualified(name)).collect();
         let unusable = self.database.revive(&full_names).await;
         let shown = show_functions::pattern(&statement);
-        let functions = self.database.engine().functions();
+        let functions = &self.functions;
         let no_method = unknown_method(&statement, functions);
         let planning = async {
             let plan = state.statement_to_plan(statement).await?;

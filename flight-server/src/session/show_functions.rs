@@ -77,7 +77,14 @@ struct Row {
 
 fn rows(functions: &FunctionCatalog) -> Vec<Row> {
     let ours = functions.list();
-    let ours = ours.iter().map(|spec| Row::of(spec));
+    let ours = ours.iter().map(|spec| {
+        let row = Row::of(spec);
+        let description = match functions.own(&spec.name) {
+            Some(_) => format!("temporary {}", row.description),
+            None => row.description,
+        };
+        Row { description, ..row }
+    });
     let operators = SYNTAX.iter().map(|(name, syntax, description)| Row {
         name: (*name).to_owned(),
         returns: None,

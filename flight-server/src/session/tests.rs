@@ -12,6 +12,7 @@ use mobula_execution::{Engine, EngineSettings};
 use mobula_plan::MobulaOptions;
 
 mod actors;
+mod functions;
 mod kept_plans;
 mod splits;
 

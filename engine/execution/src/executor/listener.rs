@@ -1,7 +1,7 @@
 //! The cluster listener: the base's plan service and our Flight service on one
 //! port, behind the token gate. Coordinator and executors share it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use arrow_flight::flight_service_server::FlightServiceServer;
@@ -48,11 +48,13 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ExecutionError> {
         .map_err(|source| ExecutionError::Listen { address, source })
 }
 
-/// The URL under which others reach a listener at `address`.
+/// The URL under which others reach a listener at `address`: what is advertised, or else where
+/// it listens; of one that listens on all addresses, the one that this machine is known by to
+/// the network it sends to. An advertised port 0 stands for the port bound.
 ///
 /// # Errors
-/// When `address` is unspecified and nothing is advertised, or the advertised
-/// text is no address. An advertised port 0 stands for the port bound.
+/// When `address` is unspecified, nothing is advertised and there is no network, or the
+/// advertised text is no address.
 pub fn advertised_url(address: SocketAddr, advertise: Option<&str>) -> Result<Url, ExecutionError> {
     match advertise {
         Some(text) => {
@@ -65,9 +67,26 @@ pub fn advertised_url(address: SocketAddr, advertise: Option<&str>) -> Result<Ur
             }
             Ok(url)
         }
-        None if address.ip().is_unspecified() => Err(ExecutionError::Advertise { address }),
+        None if address.ip().is_unspecified() => {
+            let found = outgoing_ip(address.is_ipv4());
+            let ip = found.ok_or(ExecutionError::Advertise { address })?;
+            parse_address(&SocketAddr::new(ip, address.port()).to_string())
+        }
         None => parse_address(&address.to_string()),
     }
+}
+
+/// The address that packets to elsewhere leave from; `None` without a network.
+fn outgoing_ip(is_v4: bool) -> Option<IpAddr> {
+    // Addresses of documentation, which nobody has. Connecting a datagram socket sends nothing.
+    let (any, elsewhere) = match is_v4 {
+        true => ("0.0.0.0:0", "192.0.2.1:9"),
+        false => ("[::]:0", "[2001:db8::1]:9"),
+    };
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(elsewhere).ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    (!ip.is_unspecified()).then_some(ip)
 }
 
 impl Listener {
@@ -175,12 +194,12 @@ mod tests {
             advertised_url(loopback, None).unwrap().as_str(),
             "http://127.0.0.1:5/"
         );
-        assert!(
-            advertised_url(any, None)
-                .unwrap_err()
-                .to_string()
-                .contains("--advertise")
-        );
+        // Where there is a network, and where there is none.
+        match (advertised_url(any, None), outgoing_ip(true)) {
+            (Ok(url), Some(ip)) => assert_eq!(url.as_str(), format!("http://{ip}:5/")),
+            (Err(error), None) => assert!(error.to_string().contains("--advertise")),
+            other => panic!("{other:?}"),
+        }
         assert_eq!(
             advertised_url(any, Some("box:0")).unwrap().as_str(),
             "http://box:5/"

@@ -199,7 +199,7 @@ async fn state_over(engine: &Arc<Engine>, data: &Path) -> SessionState {
         .unwrap();
     let catalogs = MemoryCatalogProviderList::new();
     catalogs.register_catalog("mobula".into(), Arc::new(catalog));
-    let state = engine.session_state("test", Arc::new(catalogs), options());
+    let state = engine.session_state("test", Arc::new(catalogs), engine.functions(), options());
     SessionContext::new_with_state(state.clone())
         .register_parquet(
             "numbers",

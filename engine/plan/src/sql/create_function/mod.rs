@@ -1,7 +1,7 @@
 //! `CREATE FUNCTION … LANGUAGE python`: reads a declaration.
 //!
 //! ```sql
-//! CREATE [OR REPLACE] FUNCTION [IF NOT EXISTS] name(param type | TABLE, …)
+//! CREATE [OR REPLACE] [TEMP | TEMPORARY] FUNCTION [IF NOT EXISTS] name(param type | TABLE, …)
 //!   RETURNS type | TABLE(column type, …)
 //!   LANGUAGE python [IMMUTABLE | STABLE | VOLATILE] [STRICT]
 //!   [WITH (batch_size = n, concurrency = n, batch_format = 'numpy' | 'pyarrow' | …,
@@ -35,6 +35,8 @@ use crate::error::PlanError;
 #[derive(Debug)]
 pub struct CreateFunction {
     pub or_replace: bool,
+    /// Of the session alone, and gone with it.
+    pub is_temporary: bool,
     pub if_not_exists: bool,
     /// Its `object` is [`ObjectKind::Function`] until a worker has looked.
     pub spec: FunctionSpec,
@@ -44,17 +46,23 @@ pub struct CreateFunction {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Head {
     or_replace: bool,
+    is_temporary: bool,
 }
 
-/// Consumes `CREATE [OR REPLACE] FUNCTION`, or nothing.
+/// Consumes `CREATE [OR REPLACE] [TEMP | TEMPORARY] FUNCTION`, or nothing.
 pub(super) fn head(parser: &mut Parser<'_>) -> Option<Head> {
-    use Keyword::{CREATE, FUNCTION, OR, REPLACE};
-    if parser.parse_keywords(&[CREATE, OR, REPLACE, FUNCTION]) {
-        return Some(Head { or_replace: true });
+    use Keyword::{CREATE, FUNCTION, OR, REPLACE, TEMP, TEMPORARY};
+    for replaces in [&[CREATE, OR, REPLACE][..], &[CREATE]] {
+        for temporary in [&[][..], &[TEMP], &[TEMPORARY]] {
+            if parser.parse_keywords(&[replaces, temporary, &[FUNCTION]].concat()) {
+                return Some(Head {
+                    or_replace: replaces.len() > 1,
+                    is_temporary: !temporary.is_empty(),
+                });
+            }
+        }
     }
-    parser
-        .parse_keywords(&[CREATE, FUNCTION])
-        .then_some(Head { or_replace: false })
+    None
 }
 
 /// Reads what follows the head.
@@ -79,6 +87,7 @@ pub(super) fn parse(
     while reader.clause(&name, &mut clauses)? {}
     Ok(CreateFunction {
         or_replace: head.or_replace,
+        is_temporary: head.is_temporary,
         if_not_exists,
         spec: clauses.into_spec(name, params)?,
     })

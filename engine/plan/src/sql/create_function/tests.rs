@@ -24,6 +24,7 @@ $$",
         expect![[r#"
             CreateFunction {
                 or_replace: true,
+                is_temporary: false,
                 if_not_exists: false,
                 spec: FunctionSpec {
                     name: "net",
@@ -100,6 +101,7 @@ fn a_table_function_with_clauses_in_another_order() {
         expect![[r#"
             CreateFunction {
                 or_replace: false,
+                is_temporary: false,
                 if_not_exists: true,
                 spec: FunctionSpec {
                     name: "chunks",
@@ -284,6 +286,7 @@ fn refused_declarations() {
         expect![[r#"
             CreateFunction {
                 or_replace: false,
+                is_temporary: false,
                 if_not_exists: false,
                 spec: FunctionSpec {
                     name: "f",
@@ -404,4 +407,30 @@ fn what_a_table_function_promises() {
         error.contains("\"reads\" is for functions that return a table"),
         "{error}"
     );
+}
+
+#[test]
+fn temporary_ones_are_named_so_in_either_word() {
+    let rest = "FUNCTION f(x BIGINT) RETURNS BIGINT LANGUAGE python AS 'x'";
+    for (head, or_replace, is_temporary) in [
+        ("CREATE", false, false),
+        ("create temp", false, true),
+        ("CREATE TEMPORARY", false, true),
+        ("CREATE OR REPLACE", true, false),
+        ("CREATE OR REPLACE TEMP", true, true),
+        ("CREATE OR REPLACE TEMPORARY", true, true),
+    ] {
+        let sql = format!("{head} {rest}");
+        let statement = parse_statements(&sql).unwrap().pop();
+        let Some(MobulaStatement::CreateFunction(create)) = statement else {
+            panic!("{sql}: {statement:?}");
+        };
+        let found = (create.or_replace, create.is_temporary);
+        assert_eq!(found, (or_replace, is_temporary), "{sql}");
+    }
+    // Other things that are temporary are not for this parser.
+    let table = parse_statements("CREATE TEMP TABLE t AS SELECT 1")
+        .unwrap()
+        .pop();
+    assert!(matches!(table, Some(MobulaStatement::DataFusion(_))));
 }
