@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .link import Link
 
 # What tells functions of one name apart on the server.
-_DIGEST = re.compile(r"_[0-9a-f]{14}\b")
+_DIGEST = re.compile(r"_[0-9a-f]{8}\b")
 # What is over sooner needs no progress.
 SHOWN_AFTER_S = 2.0
 ASKED_EVERY_S = 1.0
