@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import linecache
+import marshal
 import pickle
 import sys
 import types
@@ -43,14 +44,14 @@ def _check_version(client: tuple[int, int]) -> None:
         )
 
 
-def install_pickler(text: str) -> None:
-    """Makes a module of the text of cloudpickle, if there is none yet."""
+def install_pickler(compiled: bytes) -> None:
+    """Makes a module of cloudpickle, which is compiled already, if there is none yet."""
     if PICKLER in sys.modules:
         return
     module = types.ModuleType(PICKLER)
     sys.modules[PICKLER] = module
     try:
-        exec(compile(text, f"<mobula {PICKLER}>", "exec"), module.__dict__)
+        exec(marshal.loads(compiled), module.__dict__)
     except BaseException:
         del sys.modules[PICKLER]
         raise

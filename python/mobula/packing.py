@@ -1,6 +1,6 @@
 """User code by value: whatever it refers to, packed into the body of an SQL function.
 
-cloudpickle, the library of the field, does the work (ADR 27). Its text travels along, so
+cloudpickle, the library of the field, does the work (ADR 27). It travels along, compiled, so
 that workers need no package for it and both ends have the same version. Modules that lie
 beside the user's script travel by value too; installed ones are imported by the worker.
 With the code go the lines of its source, for tracebacks, and the Python version, since
@@ -18,6 +18,7 @@ import importlib.util
 import inspect
 import io
 import linecache
+import marshal
 import os
 import pathlib
 import pickle
@@ -94,7 +95,7 @@ def pack(
     pickled = _pickled((code, construct, call), called, sources)
     packed = {
         "python": sys.version_info[:2],
-        "pickler": _pickler_text(),
+        "pickler": _compiled_pickler(),
         "sources": {file: sorted(blocks.items()) for file, blocks in sources.items()},
         "code": pickled,
         "wrapped": is_class or any(call),
@@ -170,7 +171,8 @@ def _is_local(module: Any) -> bool:
     file = getattr(module, "__file__", None)
     if not isinstance(file, str) or not file.endswith(".py"):
         return False
-    return not os.path.realpath(file).startswith(_installed())
+    # Most modules are told by their text; to resolve links asks the file system for each folder.
+    return not file.startswith(_installed()) and not os.path.realpath(file).startswith(_installed())
 
 
 @functools.cache
@@ -185,8 +187,14 @@ def _pickler_text() -> str:
 
 
 @functools.cache
+def _compiled_pickler() -> bytes:
+    """For this minor version alone, as all that is sent: no worker has to compile it again."""
+    return marshal.dumps(compile(_pickler_text(), f"<mobula {carried.PICKLER}>", "exec"))
+
+
+@functools.cache
 def _pickler() -> Any:
-    carried.install_pickler(_pickler_text())
+    carried.install_pickler(_compiled_pickler())
     return sys.modules[carried.PICKLER]
 
 
