@@ -7,10 +7,17 @@ A function runs in as many workers as its tasks have cores, a class in one actor
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Union
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Union
 
 from . import sql_text
+
+if TYPE_CHECKING:
+    from typing import Concatenate
+
+    UserCode = Callable[Concatenate[Any, ...], Any] | type[Any]
+    """Called with a row or a batch, and what `fn_args` say; a class is built first. Written so, a
+    checker knows what the first parameter of a lambda is."""
 
 # As many workers as a call may have.
 WORKERS_MAX = 1024

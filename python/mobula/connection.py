@@ -18,10 +18,11 @@ from . import alive, files, local_rows, sql_text
 from .bound import Values
 from .dataset import Dataset
 from .declared import functions_of, in_scope, is_func
-from .errors import ConnectionFailed, Error, NotSupported, QueryFailed
+from .errors import NotSupported, QueryFailed
 from .functions import Functions
 from .link import Link
 from .local_rows import ArrowStream
+from .mending import Mending
 from .steps import Local, Query, Step
 
 if TYPE_CHECKING:
@@ -76,12 +77,13 @@ def connect(
         return Connection(Link(engine.wait(), token=engine.token, options=options, progress=progress), engine)
     if executors or data_dir is not None:
         raise ValueError("executors and data_dir are of an engine of one's own. A server has what it was started with")
-    made = Connection(Link(url, options=options, progress=progress), None)
+    changes = [f"SET mobula.{key} = {sql_text.string(str(value))}" for key, value in (settings or {}).items()]
+    made = Connection(Link(url, options=options, progress=progress), None, changes)
     try:
         # The driver connects at the first call: say now what is wrong with the URL.
         made._table("SELECT 1")
-        for key, value in (settings or {}).items():
-            made.execute(f"SET mobula.{key} = {sql_text.string(str(value))}")
+        for change in changes:
+            made.execute(change)
     except BaseException:
         made.close()
         raise
@@ -92,13 +94,14 @@ class Connection:
     """A session of an engine or a server. Closes what it opened when it is closed, when
     nobody has it any more, and when Python ends."""
 
-    def __init__(self, link: Link, engine: Engine | None) -> None:
+    def __init__(self, link: Link, engine: Engine | None, settings: Sequence[str] = ()) -> None:
         self._link = link
         self._engine = engine
-        self._functions = Functions(link)
+        self._mending = Mending(link, settings)
+        self._functions = Functions(link, self._mending)
         alive.keep(link)
         self._uploads: dict[int, tuple[Step, str]] = {}
-        self._end = weakref.finalize(self, _close, link, self._functions, engine)
+        self._end = weakref.finalize(self, _close, link, engine)
 
     # --- Statements
 
@@ -359,7 +362,13 @@ class Connection:
         if id(step) not in self._uploads:
             if self._engine is None:
                 table = f"mobula_rows_{uuid.uuid4().hex}"
-                self._link.load(table, local_rows.sendable(read()))
+                link = self._link
+
+                def load() -> None:
+                    link.load(table, local_rows.sendable(read()))
+
+                load()
+                self._mending.rows[table] = load
                 place = f"temp.{table}"
             else:
                 path = os.path.join(self._engine.directory, f"{uuid.uuid4().hex}.parquet")
@@ -392,13 +401,7 @@ def _inside(directory: str, suffix: str) -> str:
     return os.path.join(directory, "**" if deep else "", f"*{suffix}")
 
 
-def _close(link: Link, functions: Functions, engine: Engine | None) -> None:
-    try:
-        if engine is None:
-            functions.drop()
-    except (Error, ConnectionFailed):
-        # The server is gone, and forgets nothing that we could mend.
-        pass
+def _close(link: Link, engine: Engine | None) -> None:
     link.close()
     if engine is not None:
         engine.close()

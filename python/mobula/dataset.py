@@ -7,7 +7,7 @@ Python string, this wants SQL: `ds.filter(expr="price > 10 AND day >= DATE '2026
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import formats, sql_text
@@ -23,6 +23,7 @@ from .splitting import Splitting
 from .steps import JOINS, Apply, Join, Renamed, Step, Union, WithColumn, Wrapped
 
 if TYPE_CHECKING:
+    from .compute import UserCode
     from .connection import Connection
     from .grouped import GroupedData
 
@@ -39,7 +40,7 @@ class Dataset(Keeping, Splitting):
 
     def map_batches(
         self,
-        fn: Callable[..., Any],
+        fn: UserCode,
         *,
         batch_size: int | None = None,
         compute: Compute | None = None,
@@ -102,7 +103,7 @@ class Dataset(Keeping, Splitting):
 
     def map(
         self,
-        fn: Callable[..., Any],
+        fn: UserCode,
         *,
         compute: Compute | None = None,
         fn_args: Iterable[Any] | None = None,
@@ -140,7 +141,7 @@ class Dataset(Keeping, Splitting):
 
     def flat_map(
         self,
-        fn: Callable[..., Any],
+        fn: UserCode,
         *,
         compute: Compute | None = None,
         fn_args: Iterable[Any] | None = None,
@@ -176,7 +177,7 @@ class Dataset(Keeping, Splitting):
 
     def filter(
         self,
-        fn: Callable[..., Any] | None = None,
+        fn: UserCode | None = None,
         expr: str | None = None,
         *,
         compute: Compute | None = None,

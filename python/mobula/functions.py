@@ -12,13 +12,14 @@ import dataclasses
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from . import schemas, sql_text
-from .errors import CodeRefused, Error
+from . import schemas
+from .errors import CodeRefused
 from .packing import Packed
 
 if TYPE_CHECKING:
     from .declared import Func
     from .link import Link
+    from .mending import Mending
 
 # Rows that a schema is learned from.
 ROWS = 100
@@ -42,13 +43,11 @@ class Code:
 class Functions:
     """What one connection has declared."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, mending: Mending) -> None:
         self._link = link
-        # Names and statements.
-        self._declared: dict[str, tuple[str, str]] = {}
+        self._mending = mending
+        self._declared: dict[str, str] = {}
         self._learned: dict[str, str] = {}
-        self._is_mending = False
-        link.mend = self.mend
 
     def call(self, code: Code, source: str, alone: str) -> str:
         """A query that calls `code` for the rows of the query `source`; `alone` is the same
@@ -67,33 +66,12 @@ class Functions:
         if func.digest not in self._declared:
             function = f"{func.packed.name}_{func.digest}"
             self._create(func.digest, function, func.statement(function))
-        return self._declared[func.digest][0]
-
-    def drop(self) -> None:
-        """Forgets them on the server."""
-        for function, _ in self._declared.values():
-            self._link.run(f"DROP FUNCTION IF EXISTS {function}")
-        self._declared.clear()
-
-    def mend(self, error: Error) -> bool:
-        """Declares anew what the session has lost, if `error` comes of that: the connection broke
-        and another one has taken its place, which the driver does not tell."""
-        lost = next((name for name, _ in self._declared.values() if name in str(error)), None)
-        if lost is None or self._is_mending:
-            return False
-        self._is_mending = True
-        try:
-            if self._link.table(f"SHOW FUNCTIONS LIKE {sql_text.string(lost)}").num_rows:
-                return False
-            for _, statement in self._declared.values():
-                self._link.run(statement)
-            return True
-        finally:
-            self._is_mending = False
+        return self._declared[func.digest]
 
     def _create(self, key: str, function: str, statement: str) -> None:
         self._link.run(statement)
-        self._declared[key] = function, statement
+        self._mending.functions[function] = statement
+        self._declared[key] = function
 
     def _declare(self, packed: Packed, returns: str, probe: str | None = None) -> str:
         key = hashlib.blake2b(f"{packed.digest} {returns} {probe}".encode(), digest_size=4).hexdigest()
@@ -103,7 +81,7 @@ class Functions:
             # The columns of the answer may be named like options, so they are quoted.
             create = f"CREATE OR REPLACE TEMP FUNCTION {function}(rows TABLE) RETURNS {returns}"
             self._create(key, function, f"{create} LANGUAGE python AS $${body}$$")
-        return self._declared[key][0]
+        return self._declared[key]
 
     def _learn(self, code: Code, source: str) -> str:
         """The columns that the code gives for the first rows of `source`."""

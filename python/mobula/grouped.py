@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import formats, sql_text
@@ -13,6 +13,7 @@ from .schemas import Schema
 from .steps import Apply, Wrapped
 
 if TYPE_CHECKING:
+    from .compute import UserCode
     from .dataset import Dataset
 
 
@@ -62,7 +63,7 @@ class GroupedData:
 
     def map_groups(
         self,
-        fn: Callable[..., Any],
+        fn: UserCode,
         *,
         zero_copy_batch: bool = True,
         compute: Compute | None = None,

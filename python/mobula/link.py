@@ -33,6 +33,7 @@ _SCHEMES = {"grpc": "grpc", "grpc+tcp": "grpc", "grpc+tls": "grpc+tls", "grpc+un
 _MESSAGE_BYTES_MAX = 1 << 30
 # A ping may hang on a network that is gone; who closes waits no longer.
 _PING_S = 5.0
+_UPDATE_TIMEOUT = adbc_driver_flightsql.DatabaseOptions.TIMEOUT_UPDATE.value
 _SESSION_OPTIONS = "adbc.flight.sql.session.options"
 _TOKEN_HEADER = adbc_driver_flightsql.DatabaseOptions.RPC_CALL_HEADER_PREFIX.value + "x-mobula-token"
 
@@ -51,8 +52,9 @@ class Link:
     ) -> None:
         target, where, credentials = _parsed(url)
         self.where: str = where
-        # Makes good what a session has lost that failed so; whether it did.
-        self.mend: Callable[[Error], bool] = lambda _: False
+        # Makes good what a session has lost (`mending.py`), and how often that was done.
+        self.mend: Callable[[Error, int], bool] = lambda _, __: False
+        self.mended = 0
         self.ended = threading.Event()
         self._pinging = threading.Lock()
         # Whether statements that are waited for show how far they are.
@@ -193,6 +195,8 @@ class Link:
             return
         for statement in list(self._open):
             statement.close()
+        # The driver says goodbye, perhaps to nobody.
+        _quietly(lambda: self._connection.set_options(**{_UPDATE_TIMEOUT: str(_PING_S)}))
         if self._dbapi is not None:
             _quietly(self._dbapi.close)
             return
@@ -200,10 +204,11 @@ class Link:
         _quietly(self._database.close)
 
     def _mended(self, attempt: Callable[[], T]) -> T:
+        since = self.mended
         try:
             return attempt()
         except QueryFailed as error:
-            if not self.mend(error):
+            if not self.mend(error, since):
                 raise
         return attempt()
 
@@ -257,6 +262,7 @@ class _Statement:
 
     def __init__(self, link: Link, handle: _Handle) -> None:
         self.where = link.where
+        self._link = link
         self.handle = handle
         self._is_open = True
 
@@ -276,6 +282,8 @@ class _Statement:
         except Error as error:
             if interrupted:
                 raise KeyboardInterrupt from error
+            if self._link.ended.is_set():
+                raise ConnectionFailed("this connection was closed while a statement of it ran") from error
             raise
 
     def bind(self, values: pa.RecordBatch | None) -> None:

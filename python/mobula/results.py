@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from . import formats, sql_text, tensors
+from . import formats, pictures, sql_text, tensors
 from .errors import NotSupported
 from .steps import Rendering, Step, tree
 
@@ -219,11 +219,23 @@ class Results(Streamed):
         """Names of the columns."""
         return self.schema().names
 
-    def explain(self, *, analyze: bool = False) -> str:
-        """The plan as the server makes it. `analyze`: runs it, with rows and times."""
+    def explain(self, *, analyze: bool = False, format: Literal["text", "svg"] = "text") -> str:
+        """The plan as the server makes it.
+
+        Args:
+            analyze: runs it, with rows and times.
+            format: `"svg"` is a picture of the physical plan, which a notebook shows; each of its
+                operators says all that the text has where the mouse rests on it.
+        """
+        if format not in ("text", "svg"):
+            raise ValueError(f'format={format!r}: there are "text" and "svg"')
         words = "EXPLAIN ANALYZE" if analyze else "EXPLAIN"
         table = self._connection._table(f"{words} {self.to_sql()}")
         rows = table.to_pylist()
+        if format == "svg":
+            # The logical plan comes before it, how files are read after it.
+            physical = next(row["plan"] for row in rows if row["plan_type"] in ("physical_plan", "Plan with Metrics"))
+            return pictures.drawn(physical)
         return Text("\n".join(f"{row['plan_type']}\n{row['plan']}" for row in rows))
 
     def stats(self) -> str:

@@ -1,7 +1,10 @@
 """Sessions of connections that ask for nothing, and functions of sessions that are gone."""
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -12,18 +15,22 @@ from mobula.engine import find_binary
 
 
 @pytest.fixture(scope="module")
-def url():
-    """Of a server that ends sessions which are idle for two seconds."""
+def server():
+    """One that ends sessions which are idle for two seconds."""
     arguments = [find_binary(), "serve", "--listen", "127.0.0.1:0", "--session-ttl", "2s", "--python", sys.executable]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
-        found = None
-        for line in server.stdout:
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        for line in process.stdout:
             if line.startswith("mobula: clients on "):
-                found = line.removeprefix("mobula: clients on ").strip()
+                process.url = line.removeprefix("mobula: clients on ").strip()
             if line.strip() == "mobula: ready":
                 break
-        yield found
-        server.terminate()
+        yield process
+        process.terminate()
+
+
+@pytest.fixture
+def url(server):
+    return server.url
 
 
 
@@ -79,3 +86,83 @@ os.kill(os.getpid(), signal.SIGKILL)
             cursor.execute("SHOW FUNCTIONS LIKE 'twice%'")
             assert cursor.fetchall() == []
         assert con.sql("SELECT count(*) AS n FROM system.functions").take() == [{"n": 0}]
+
+
+def test_threads_of_one_connection_mend_together(url, monkeypatch):
+    monkeypatch.setattr(alive, "EVERY_S", 3600)
+    with mobula.connect(url) as con:
+        rows, more = con.range(3).map(lambda row: {"n": row["id"]}), con.sql("SELECT one_more(20) AS n")
+        assert (rows.count(), more.take()) == (3, [{"n": 21}])
+        time.sleep(4)
+        found = []
+
+        def read(dataset):
+            try:
+                found.append(dataset.count())
+            except mobula.Error as error:
+                found.append(error)
+
+        threads = [threading.Thread(target=read, args=(dataset,)) for dataset in (rows, more) * 4]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(found) == [1] * 4 + [3] * 4
+
+
+def test_settings_and_rows_are_there_again_and_what_is_not_says_so(url, monkeypatch):
+    monkeypatch.setattr(alive, "EVERY_S", 3600)
+
+    def setting(con):
+        with con.cursor() as cursor:
+            cursor.execute("SHOW mobula.udf_call_timeout")
+            return cursor.fetchone()[1]
+
+    with mobula.connect(url, settings={"udf_call_timeout": "77s"}) as con:
+        own = con.from_items([{"a": 1}, {"a": 2}])
+        kept = con.range(4).materialize()
+        assert (own.count(), kept.count(), setting(con)) == (2, 4, "77s")
+        time.sleep(4)
+        assert own.count() == 2
+        assert setting(con) == "77s"
+        with pytest.raises(mobula.QueryFailed, match="Materialize them again"):
+            kept.count()
+
+
+def test_calls_that_fail_by_themselves_are_made_once(url, tmp_path):
+    calls = tmp_path / "calls"
+
+    def fails(batch):
+        with open(calls, "a") as file:
+            file.write("called\n")
+        raise ValueError("no")
+
+    with mobula.connect(url) as con:
+        with pytest.raises(mobula.FunctionFailed):
+            con.range(3).map_batches(fails, schema={"n": int}).take()
+    assert calls.read_text() == "called\n"
+
+
+def test_what_a_close_cancels_says_so(url):
+    def slow(batch):
+        time.sleep(0.2)
+        return batch
+
+    con = mobula.connect(url)
+    batches = con.range(1000).map_batches(slow, batch_size=1, schema={"id": int}).iter_batches(batch_size=1)
+    next(batches)
+    con.close()
+    with pytest.raises(mobula.ConnectionFailed, match="closed"):
+        list(batches)
+
+
+def test_close_ends_where_the_server_does_not_answer(server):
+    con = mobula.connect(server.url)
+    assert con.range(2).map(lambda row: {"n": row["id"]}).count() == 2
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        con.close()
+        assert time.monotonic() - began < 30
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
