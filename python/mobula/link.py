@@ -193,6 +193,12 @@ class Link:
         if not self._pinging.acquire(timeout=_PING_S):
             # Its memory is in use, by a call to nobody.
             return
+        try:
+            self._release()
+        finally:
+            self._pinging.release()
+
+    def _release(self) -> None:
         for statement in list(self._open):
             statement.close()
         # The driver says goodbye, perhaps to nobody.

@@ -16,8 +16,8 @@ from mobula.engine import find_binary
 
 @pytest.fixture(scope="module")
 def server():
-    """One that ends sessions which are idle for two seconds."""
-    arguments = [find_binary(), "serve", "--listen", "127.0.0.1:0", "--session-ttl", "2s", "--python", sys.executable]
+    """One that ends sessions which are idle for three seconds."""
+    arguments = [find_binary(), "serve", "--listen", "127.0.0.1:0", "--session-ttl", "3s", "--python", sys.executable]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         for line in process.stdout:
             if line.startswith("mobula: clients on "):
@@ -43,7 +43,7 @@ def test_idle_connections_keep_their_sessions(url, monkeypatch):
     monkeypatch.setattr(alive, "EVERY_S", 0.3)
     with mobula.connect(url) as con:
         con.execute("CREATE TEMP TABLE kept AS SELECT 41 AS a")
-        time.sleep(4)
+        time.sleep(5)
         assert con.sql("SELECT a FROM kept").take() == [{"a": 41}]
 
 
@@ -55,14 +55,14 @@ def test_functions_of_a_lost_session_are_declared_anew(url, monkeypatch):
         rows = [{"n": 0}, {"n": 2}, {"n": 4}]
         assert (doubled.sort("n").take(), more.take()) == (rows, [{"n": 21}])
         con.execute("CREATE TEMP TABLE gone AS SELECT 1 AS a")
-        time.sleep(4)
+        time.sleep(5)
         with pytest.raises(mobula.QueryFailed, match="gone"):
             con.sql("SELECT * FROM gone").take()
         # Rows, columns and statements alike.
         assert doubled.sort("n").take() == rows
-        time.sleep(4)
+        time.sleep(5)
         assert [name for name in more.schema().names] == ["n"]
-        time.sleep(4)
+        time.sleep(5)
         assert con.sql("SELECT one_more(1) AS n").materialize().take() == [{"n": 2}]
 
 
@@ -93,7 +93,7 @@ def test_threads_of_one_connection_mend_together(url, monkeypatch):
     with mobula.connect(url) as con:
         rows, more = con.range(3).map(lambda row: {"n": row["id"]}), con.sql("SELECT one_more(20) AS n")
         assert (rows.count(), more.take()) == (3, [{"n": 21}])
-        time.sleep(4)
+        time.sleep(5)
         found = []
 
         def read(dataset):
@@ -122,7 +122,7 @@ def test_settings_and_rows_are_there_again_and_what_is_not_says_so(url, monkeypa
         own = con.from_items([{"a": 1}, {"a": 2}])
         kept = con.range(4).materialize()
         assert (own.count(), kept.count(), setting(con)) == (2, 4, "77s")
-        time.sleep(4)
+        time.sleep(5)
         assert own.count() == 2
         assert setting(con) == "77s"
         with pytest.raises(mobula.QueryFailed, match="Materialize them again"):

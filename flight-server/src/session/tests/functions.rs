@@ -19,7 +19,7 @@ async fn a_temporary_function_is_of_its_session_alone_and_hides_others() {
     all(&first, &[&function("TEMP", 2)]).await;
     assert_eq!(values(&first, "SELECT f(10)").await, ["20"]);
     let unknown = refused(&second, "SELECT f(10)").await;
-    assert!(unknown.contains("f"), "{unknown}");
+    assert!(unknown.contains("Invalid function 'f'"), "{unknown}");
 
     // Others may take its name, in their session or for all.
     all(&second, &[&function("TEMPORARY", 3)]).await;
