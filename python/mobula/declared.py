@@ -1,7 +1,8 @@
 """`@mobula.func` and `@mobula.actor`: Python that SQL calls by its name in an expression.
 
 Type hints say the SQL types. What is called gets an array for each argument, with one value
-a row, and returns one: docs/guide/functions.md. It travels as other code does (`packing`),
+a row, and returns one: docs/guide/functions.md. `batch_format` says whose arrays: numpy's, or a
+Series of `"pandas"` or `"polars"`, an Array of `"pyarrow"`, a list for `"rows"`. It travels as other code does (`packing`),
 at its first use on a connection.
 """
 
@@ -15,7 +16,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, ParamSpec, TypeGuard, TypeVar, overload
 
-from . import schemas, sql_text
+from . import formats, schemas, sql_text
 from .compute import call_options
 from .errors import CodeRefused
 from .packing import Packed, pack
@@ -84,7 +85,7 @@ def func(code: Callable[..., Any] | None = None, *, immutable: bool = False, str
     Args:
         immutable: equal arguments give equal results, so that calls may be shared and moved.
         strict: rows with a NULL argument give NULL, without a call.
-        options: `batch_size`, `concurrency`, `num_cpus`, `timeout` and others of calls.
+        options: `batch_size`, `batch_format`, `concurrency`, `num_cpus`, `timeout` and others of calls.
 
     Raises:
         CodeRefused: an argument, or what it returns, has no type hint that SQL knows.
@@ -191,11 +192,15 @@ def _words(immutable: bool, strict: bool) -> str:
 
 
 def _options(is_class: bool, given: dict[str, Any]) -> dict[str, str]:
-    size = given.pop("batch_size", None)
+    size, batch_format = given.pop("batch_size", None), given.pop("batch_format", None)
     of_calls = ("compute", "concurrency", "num_cpus", "num_gpus", "memory", "resources", "label_selector")
     named = {key: given.pop(key) for key in of_calls if key in given}
     made = call_options(is_class=is_class, **named, engine=given)
-    return made if size is None else {"batch_size": str(int(size)), **made}
+    if size is not None:
+        made["batch_size"] = str(int(size))
+    if batch_format is not None:
+        made["batch_format"] = sql_text.string("rows" if batch_format == "rows" else formats.check(batch_format))
+    return made
 
 
 def _types(code: Any) -> tuple[str, str]:

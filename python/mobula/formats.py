@@ -6,7 +6,9 @@ say so. `"pyarrow"`: a Table. `"pandas"`, `"polars"`: a DataFrame.
 
 from __future__ import annotations
 
+import importlib
 import random
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,7 @@ def converted(table: pa.Table, batch_format: str) -> Any:
     """A table in another form."""
     if batch_format == "pyarrow":
         return table
+    _check_installed(batch_format)
     if batch_format == "pandas":
         # Its stub says `list`, of no type.
         return table.to_pandas()  # pyright: ignore[reportUnknownMemberType]
@@ -43,6 +46,16 @@ def converted(table: pa.Table, batch_format: str) -> Any:
         # Its hints speak of Arrow's arrays, of no type.
         return polars.from_arrow(table)  # pyright: ignore[reportUnknownMemberType]
     return {name: to_numpy(column) for name, column in zip(table.schema.names, table.columns)}
+
+
+def _check_installed(package: str) -> None:
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"rows in the form of {package} need it: {error}. Install it: {sys.executable} -m pip install {package},"
+            ' or take Arrow\'s: batch_format="pyarrow", to_arrow()'
+        ) from error
 
 
 def to_numpy(column: pa.ChunkedArray[Any]) -> np.ndarray:

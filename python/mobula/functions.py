@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Rows that a schema is learned from.
 ROWS = 100
+# That one connection keeps; before a query begins, those that were used longest ago go.
+FUNCTIONS_MAX = 256
 # Options of a call that its probe has too: what the worker needs to be able to run the code.
 _OF_PROBES = ("zero_copy_batch", "num_cpus", "num_gpus", "memory", "resources", "label_selector", "init_timeout", "timeout")
 
@@ -63,10 +65,28 @@ class Functions:
 
     def named(self, func: Func[..., Any]) -> str:
         """The name of a function of expressions on the server."""
-        if func.digest not in self._declared:
+        function = self._known(func.digest)
+        if function is None:
             function = f"{func.packed.name}_{func.digest}"
             self._create(func.digest, function, func.statement(function))
-        return self._declared[func.digest]
+        return function
+
+    def trim(self) -> None:
+        """Drops what is too many: code that is new each time, in a long loop, is no end of functions."""
+        while len(self._declared) > FUNCTIONS_MAX:
+            function = self._declared.pop(next(iter(self._declared)), None)
+            if function is not None:
+                self._mending.functions.pop(function, None)
+                self._link.run(f"DROP FUNCTION IF EXISTS {function}")
+        while len(self._learned) > FUNCTIONS_MAX:
+            self._learned.pop(next(iter(self._learned)), None)
+
+    def _known(self, key: str) -> str | None:
+        """Its name on the server if it is declared, and then it is the last one to go."""
+        function = self._declared.pop(key, None)
+        if function is not None:
+            self._declared[key] = function
+        return function
 
     def _create(self, key: str, function: str, statement: str) -> None:
         self._link.run(statement)
@@ -75,20 +95,22 @@ class Functions:
 
     def _declare(self, packed: Packed, returns: str, probe: str | None = None) -> str:
         key = hashlib.blake2b(f"{packed.digest} {returns} {probe}".encode(), digest_size=4).hexdigest()
-        if key not in self._declared:
+        function = self._known(key)
+        if function is None:
             function = f"{packed.name}_{key}"
             body = packed.body(function, probe)
             # The columns of the answer may be named like options, so they are quoted.
             create = f"CREATE OR REPLACE TEMP FUNCTION {function}(rows TABLE) RETURNS {returns}"
             self._create(key, function, f"{create} LANGUAGE python AS $${body}$$")
-        return self._declared[key]
+        return function
 
     def _learn(self, code: Code, source: str) -> str:
         """The columns that the code gives for the first rows of `source`."""
         key = f"{code.packed.digest} {code.operator} {code.options} {source}"
-        if key not in self._learned:
-            self._learned[key] = self._ask(code, source)
-        return self._learned[key]
+        learned = self._learned.get(key)
+        if learned is None:
+            learned = self._learned[key] = self._ask(code, source)
+        return learned
 
     def _ask(self, code: Code, source: str) -> str:
         import pyarrow as pa

@@ -131,7 +131,7 @@ class Results(Streamed):
 
     def to_sql(self) -> str:
         """The query that reading this runs, with values as literals. Declares its functions
-        on the server."""
+        on the server, which has the last 256 of a connection."""
         query = Rendering(self._connection)
         return query.values.as_literals(query.query(self._step))
 

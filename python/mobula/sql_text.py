@@ -22,9 +22,9 @@ _TOKEN = re.compile(
       (?P<string>'(?:[^']|'')*')
     | (?P<quoted>"(?:[^"]|"")*")
     | (?P<comment>--[^\n]*|/\*.*?\*/)
-    | (?P<body>\$(?P<tag>[A-Za-z_]\w*)?\$.*?\$(?(tag)(?P=tag))\$)
-    | (?P<parameter>\$[A-Za-z_]\w*)
-    | (?P<word>[A-Za-z_]\w*)
+    | (?P<body>\$(?P<tag>[^\W\d]\w*)?\$.*?\$(?(tag)(?P=tag))\$)
+    | (?P<parameter>\$[^\W\d]\w*)
+    | (?P<word>[^\W\d]\w*)
     | (?P<blank>\s+)
     | (?P<other>.)
     """,
@@ -160,28 +160,31 @@ def read_names(text: str) -> set[str]:
 
 
 def called_names(text: str) -> set[str]:
-    """The unquoted words that are called: those in front of a parenthesis, behind no dot."""
-    return {token for token, is_called in _words_called(text) if is_called}
+    """What is called: the names in front of a parenthesis, behind no dot, each as it may be
+    written in Python. SQL does not tell the case of an unquoted one."""
+    return {name for _, called in _words_called(text) for name in called}
 
 
 def with_calls(text: str, names: Mapping[str, str]) -> str:
     """`text` with other names for what is called."""
     if not names:
         return text
-    return "".join(names.get(token, token) if is_called else token for token, is_called in _words_called(text))
+    return "".join(next((names[name] for name in called if name in names), token) for token, called in _words_called(text))
 
 
-def _words_called(text: str) -> Iterator[tuple[str, bool]]:
+def _words_called(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The tokens, with the names that each may mean where it is called."""
     pieces = list(tokens(text))
     behind = ""
     for place, (kind, token) in enumerate(pieces):
-        is_called = False
-        if kind == "word" and behind != ".":
+        called: tuple[str, ...] = ()
+        if kind in ("word", "quoted") and behind != ".":
             rest = (one for kind, one in pieces[place + 1 :] if kind not in ("blank", "comment"))
-            is_called = next(rest, "") == "("
+            if next(rest, "") == "(":
+                called = (token, token.lower()) if kind == "word" else (token[1:-1].replace('""', '"'),)
         if kind not in ("blank", "comment"):
             behind = token
-        yield token, is_called
+        yield token, called
 
 
 def with_relations(text: str, relations: Mapping[str, str]) -> str:

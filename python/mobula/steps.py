@@ -50,6 +50,7 @@ class Rendering:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        connection._functions.trim()
         self.values: Values = Values()
         self._names: dict[int, str] = {}
         self._parts: dict[str, str] = {}

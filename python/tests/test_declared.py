@@ -34,6 +34,40 @@ def test_functions_of_the_module_and_of_here(con):
     assert plus(1, 2) == 10 and times_rate.__name__ == "times_rate"
 
 
+def test_arrays_of_the_format_that_is_asked_for(con):
+    @mobula.func(batch_format="pyarrow", batch_size=2)
+    def kinds(x: int) -> str:
+        return [f"{type(x).__name__} {len(x)}"] * len(x)
+
+    @mobula.func(batch_format="rows")
+    def plus(x: int) -> int:
+        return [value + 1 for value in x]
+
+    assert con.sql("SELECT kinds(id) AS k, plus(id) AS p FROM n ORDER BY id", n=con.range(2)).take() == [
+        {"k": "Int64Array 2", "p": 1},
+        {"k": "Int64Array 2", "p": 2},
+    ]
+    with pytest.raises(ValueError, match="batch_format is 'arrow'"):
+        mobula.func(lambda x: x, batch_format="arrow")
+
+
+def test_a_function_is_found_however_sql_writes_its_name(con):
+    @mobula.func
+    def größe(x: int) -> int:
+        return x + 1
+
+    @mobula.func
+    def Net(x: int) -> int:
+        return x * 10
+
+    assert con.sql("SELECT größe(1) AS a, GRÖßE(1) AS b").take() == [{"a": 2, "b": 2}]
+    found = con.sql('SELECT Net(1) AS a, "Net"(2) AS b, TIMES_RATE(1) AS c, "times_rate" (2) AS d')
+    assert found.take() == [{"a": 10, "b": 20, "c": 3, "d": 6}]
+    # Quoted it is that name and no other.
+    with pytest.raises(mobula.QueryFailed, match="unknown function|Invalid function"):
+        con.sql('SELECT "TIMES_RATE"(1) AS a').take()
+
+
 def test_expressions_of_datasets(con):
     numbers = con.range(4)
     assert [row["id"] for row in numbers.filter(expr="times_rate(id) > 5").sort("id").take()] == [2, 3]
@@ -122,7 +156,7 @@ def test_what_cannot_be_declared_is_said():
 
 def test_calls_are_found_in_text():
     text = "SELECT a(1), b (2), s.c(3), \"d\"(4), 'e(5)', e FROM f(TABLE(g)) /* h(1) */"
-    assert sql_text.called_names(text) == {"a", "b", "f", "TABLE"}
+    assert sql_text.called_names(text) == {"a", "b", "d", "f", "TABLE", "table"}
     assert sql_text.with_calls("SELECT a(a) + b.a(1) + a /* */ (2)", {"a": "x"}) == "SELECT x(a) + b.a(1) + x /* */ (2)"
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 import mobula
-from mobula import packing
+from mobula import functions, packing
 
 numpy = pytest.importorskip("numpy")
 OFFSET = 100
@@ -210,3 +210,18 @@ def test_missing_modules_are_named(con, tmp_path, monkeypatch):
 
     with pytest.raises(mobula.FunctionFailed, match="No module named 'no_such_module'"):
         con.range(1).map(needs, schema={"v": int}).take()
+
+
+def test_functions_made_in_a_loop_have_an_end(con, monkeypatch):
+    monkeypatch.setattr(functions, "FUNCTIONS_MAX", 4)
+    first = con.range(3).map(lambda row: {"v": row["id"] - 1})
+    for n in range(8):
+        assert con.range(3).map(lambda row: {"v": row["id"] + n}).sum("v") == 3 + 3 * n
+        # Used each time, so it stays.
+        assert con.range(3).map(double).sum("v") == 6
+    kept = con._link.table("SHOW FUNCTIONS").column("function_name").to_pylist()
+    own = [name for name in kept if name.startswith(("lambda_", "double_"))]
+    # Those of the last query come on top, one that learns its columns and one that runs.
+    assert len(own) <= 6 and any(name.startswith("double_") for name in own), own
+    # What was dropped is declared again where it is used again.
+    assert first.sum("v") == 0

@@ -72,7 +72,7 @@ pub enum PlanError {
     )]
     NoMobula,
     #[error(
-        "unknown function \"{function}\". CREATE FUNCTION makes one; system.functions lists them{hint}"
+        "unknown function \"{function}\". CREATE FUNCTION makes one; SHOW FUNCTIONS lists them{hint}"
     )]
     UnknownFunction { function: String, hint: String },
     #[error(

@@ -179,6 +179,8 @@ pub fn check_name_is_free(state: &SessionState, name: &str) -> Result<(), PlanEr
         || state.window_functions().contains_key(name)
         || state.higher_order_functions().contains_key(name)
         || state.table_functions().contains_key(name)
+        // The planner's own, in no list.
+        || name == "unnest"
         || Operator::named(name).is_some();
     match taken {
         true => Err(PlanError::BuiltIn {

@@ -1,8 +1,8 @@
 //! The Python half of a worker, carried inside this program.
 //!
 //! No file has to be installed or found: `python -c` gets the bootstrap, which
-//! reads the modules from its socket. They use only the standard library, numpy
-//! and pyarrow. Used by `worker`.
+//! reads the modules from its socket. They use only the standard library, pyarrow and,
+//! where there is one, numpy. Used by `worker`.
 
 use serde_json::json;
 
@@ -10,7 +10,7 @@ use serde_json::json;
 pub(crate) const BOOTSTRAP: &str = include_str!("worker/bootstrap.py");
 
 /// The modules in the order they are loaded; each may import those before it.
-const MODULES: [(&str, &str); 21] = [
+const MODULES: [(&str, &str); 22] = [
     ("slots", include_str!("worker/slots.py")),
     ("limits", include_str!("worker/limits.py")),
     ("failure", include_str!("worker/failure.py")),
@@ -18,6 +18,7 @@ const MODULES: [(&str, &str); 21] = [
     ("ahead", include_str!("worker/ahead.py")),
     ("source", include_str!("worker/source.py")),
     ("methods", include_str!("worker/methods.py")),
+    ("optional", include_str!("worker/optional.py")),
     ("arguments", include_str!("worker/arguments.py")),
     ("exact", include_str!("worker/exact.py")),
     ("views", include_str!("worker/views.py")),

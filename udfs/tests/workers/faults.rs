@@ -280,7 +280,7 @@ async fn python_without_packages_says_what_to_install() {
     assert!(
         error
             .to_string()
-            .contains("lacks numpy and pyarrow. Run `mobula python setup`"),
+            .contains("lacks pyarrow. Run `mobula python setup`"),
         "{error}"
     );
     assert_eq!(error.class(), UdfErrorClass::Setup);

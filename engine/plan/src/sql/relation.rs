@@ -582,7 +582,7 @@ mod tests {
 
     #[tokio::test]
     async fn refused_calls() {
-        check("SELECT * FROM map_batches(TABLE(t), nett)", expect![[r#"External error: unknown function "nett". CREATE FUNCTION makes one; system.functions lists them. Did you mean "net"?"#]]).await;
+        check("SELECT * FROM map_batches(TABLE(t), nett)", expect![[r#"External error: unknown function "nett". CREATE FUNCTION makes one; SHOW FUNCTIONS lists them. Did you mean "net"?"#]]).await;
         check("SELECT * FROM map_batches(TABLE(t))", expect!["External error: cannot plan map_batches: it takes an input and a function. Write map_batches(TABLE(query), function, option => value, …)"]).await;
         check("SELECT * FROM map_batches(TABLE(t), inc, 5)", expect!["External error: cannot plan map_batches: unexpected argument 5. Write options as name => value"]).await;
         check("SELECT * FROM map_batches(t, inc)", expect!["External error: cannot plan map_batches: its input must be TABLE(name), TABLE(query) or (query), not t"]).await;

@@ -14,23 +14,23 @@ are stored as, as polars does.
 import importlib
 import sys
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.types as t
 
 from .failure import Refused
+from .optional import np
 
 
 def prepare(batch_format):
     """Imports now what batches of this format need."""
-    if batch_format not in ("pandas", "polars"):
+    if batch_format not in ("numpy", "pandas", "polars"):
         return
     try:
         importlib.import_module(batch_format)
     except ImportError as error:
         raise Refused(
             f"is called with batch_format '{batch_format}', which {sys.executable} cannot import: {error}."
-            f" Install it: {sys.executable} -m pip install {batch_format}"
+            f" Install it: {sys.executable} -m pip install {batch_format}, or say batch_format 'pyarrow'"
         ) from None
 
 

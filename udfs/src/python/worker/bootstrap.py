@@ -43,13 +43,12 @@ def take_socket():
 
 def missing_packages():
     missing = []
-    for name in ("numpy", "pyarrow"):
-        try:
-            __import__(name)
-        except ModuleNotFoundError as error:
-            missing.append(name if error.name == name else "%s (%s)" % (name, error))
-        except Exception as error:
-            missing.append("%s (%s)" % (name, error))
+    try:
+        import pyarrow
+    except ModuleNotFoundError as error:
+        missing.append("pyarrow" if error.name == "pyarrow" else "pyarrow (%s)" % error)
+    except Exception as error:
+        missing.append("pyarrow (%s)" % error)
     return missing
 
 

@@ -13,9 +13,10 @@ import numbers
 import operator
 import sys
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.types as t
+
+from .optional import np
 
 
 # The usual ones, whose values need no look: pyarrow reads them as they are meant.

@@ -38,7 +38,7 @@ class Failures:
         self.count += 1
         if self.limit is not None and self.count > self.limit:
             raise TooMany(report(error))
-        self.rows.append(int(row if self.places is None else self.places[row]))
+        self.rows.append(row if self.places is None else self.places[row])
         if not self.in_words and self.count > 1:
             return
         if error is not self.last:

@@ -4,7 +4,6 @@ pyarrow's casts drop the time of day of a date and the zone of a timestamp witho
 word, make infinities of large numbers, and know none from a duration to an interval.
 """
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as t
@@ -73,16 +72,20 @@ def _leaves(array, data_type):
 def _intervals(array):
     """Durations without days: those of an interval are no 24 hours where clocks are changed."""
     nanos = array.cast(pa.duration("ns")).cast(pa.int64())
-    made = np.zeros(len(array), dtype=[("months", "i4"), ("days", "i4"), ("nanos", "i8")])
-    made["nanos"] = nanos.fill_null(0).to_numpy(zero_copy_only=False)
-    valid = pa.array(array.is_valid().to_numpy(zero_copy_only=False)).buffers()[1] if array.null_count else None
-    return pa.Array.from_buffers(pa.month_day_nano_interval(), len(array), [valid, pa.py_buffer(made)])
+    made = bytearray(16 * len(array))
+    # Months and days of 4 bytes each, then nanoseconds of 8.
+    memoryview(made).cast("q")[1::2] = memoryview(nanos.buffers()[1]).cast("q")[nanos.offset : nanos.offset + len(nanos)]
+    kind = pa.month_day_nano_interval()
+    intervals = pa.Array.from_buffers(kind, len(array), [None, pa.py_buffer(made)])
+    return pc.if_else(array.is_valid(), intervals, pa.scalar(None, kind)) if array.null_count else intervals
 
 
 def _infinities(leaf):
     if not t.is_floating(leaf.type):
         return 0
-    return np.count_nonzero(np.isinf(leaf.to_numpy(zero_copy_only=False)))
+    if t.is_float16(leaf.type):
+        leaf = leaf.cast(pa.float32())
+    return pc.sum(pc.is_inf(leaf)).as_py() or 0
 
 
 def _is_list(kind):

@@ -12,8 +12,8 @@ import inspect
 import itertools
 import time
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from . import context, protocol
 from .failure import Raised, Refused, RowTooLarge, report, run
@@ -100,9 +100,8 @@ class Block:
         places = range(rows.num_rows)
         nulls = call.rows_with_null(rows) if call.strict else None
         if nulls is not None:
-            nulls = nulls.to_numpy(zero_copy_only=False)
-            self._finish_nulls(np.flatnonzero(nulls).tolist())
-            places = np.flatnonzero(~nulls).tolist()
+            self._finish_nulls(pc.indices_nonzero(nulls).to_pylist())
+            places = pc.indices_nonzero(pc.invert(nulls)).to_pylist()
             rows = rows.take(pa.array(places, type=pa.int64()))
         made = self._rows(rows, places) if call.by_row else self._batches(rows, places)
         self.left = len(made)

@@ -12,13 +12,13 @@ import re
 import warnings
 from array import array as packed
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.types as t
 
 from .exact import USUAL, as_meant, check_values, in_known_unit, without_masks, without_missing
 from .failure import Refused, run, text_of
 from .leaves import as_intervals, check_kept, has_ranges, infinities, may_become_infinite
+from .optional import HAS_NUMPY, np
 from .views import decoded, without_views
 
 _SINGLE = (bool, int, float, complex, str, bytes, decimal.Decimal, datetime.date, datetime.time)
@@ -36,7 +36,8 @@ _last = None, set(), [], []
 
 # pyarrow reads single complex numbers of numpy as real ones, and only a warning says so;
 # as an error it makes pyarrow refuse them. Those of user code's own lines stay warnings.
-warnings.filterwarnings("error", category=getattr(np, "exceptions", np).ComplexWarning, module=re.escape(__name__) + r"\Z")
+if HAS_NUMPY:
+    warnings.filterwarnings("error", category=getattr(np, "exceptions", np).ComplexWarning, module=re.escape(__name__) + r"\Z")
 
 
 class Misfit(Exception):
@@ -265,7 +266,7 @@ def _array(value, data_type):
         if isinstance(value, np.ndarray):
             return _from_matrix(value, None, data_type)
         return _from_objects(without_masks(value, data_type), data_type)
-    if hasattr(value, "__array__"):
+    if HAS_NUMPY and hasattr(value, "__array__"):
         return _from_numpy(np.asarray(value), data_type)
     return None
 

@@ -8,8 +8,8 @@ import signal
 import sys
 import time
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from . import context, limits, protocol
 from .ahead import Ahead
@@ -144,10 +144,10 @@ class Call:
     def _column(self, block, failures):
         nulls = _rows_with_null(block) if self.strict else None
         if nulls is not None:
-            valid = _compute().invert(nulls)
+            valid = pc.invert(nulls)
             block = block.filter(valid)
             if failures is not None:
-                failures.places = np.flatnonzero(valid)
+                failures.places = pc.indices_nonzero(valid).to_pylist()
         if failures is None and self.is_one_batch(block):
             context.at(0)
             column = self.piece(block, self.kind_out)
@@ -473,10 +473,10 @@ def _schema(message):
 
 def _groups(block):
     """The last column says where groups start; user code does not see it."""
-    starts = np.flatnonzero(block.column(block.num_columns - 1).to_numpy(zero_copy_only=False))
+    starts = pc.indices_nonzero(block.column(block.num_columns - 1)).to_pylist()
     block = block.select(range(block.num_columns - 1))
     for start, end in zip(starts, [*starts[1:], block.num_rows]):
-        yield int(start), block.slice(start, end - start)
+        yield start, block.slice(start, end - start)
 
 
 def _refuse_twice(names):
@@ -497,20 +497,12 @@ def _rows_with_null(block):
     for column in block.columns:
         if column.null_count:
             nulls = column.is_null()
-            mask = nulls if mask is None else _compute().or_(mask, nulls)
+            mask = nulls if mask is None else pc.or_(mask, nulls)
     return mask
 
 
 def _spread(column, nulls):
     """Puts NULL where `nulls` says so and the column's values elsewhere."""
-    compute = _compute()
-    places = compute.cumulative_sum(compute.invert(nulls).cast(pa.int64()))
-    places = compute.subtract(places, 1)
-    return column.take(compute.if_else(nulls, pa.scalar(None, pa.int64()), places))
-
-
-def _compute():
-    # Costs a tenth of a start: only for those who need it.
-    import pyarrow.compute
-
-    return pyarrow.compute
+    places = pc.cumulative_sum(pc.invert(nulls).cast(pa.int64()))
+    places = pc.subtract(places, 1)
+    return column.take(pc.if_else(nulls, pa.scalar(None, pa.int64()), places))

@@ -5,8 +5,8 @@ gives wrong values without a word: so they are taken apart here. Nor can it take
 out of string views, which polars has in its dictionaries.
 """
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.types as t
 
 from .exact import holds
@@ -60,19 +60,20 @@ def with_inner(array, change):
 
 
 def _list_of_views(array):
-    hidden = array.is_null().to_numpy(zero_copy_only=False)
-    sizes = np.where(hidden, 0, array.sizes.to_numpy()).astype("i8")
-    ends = np.cumsum(sizes)
+    hidden = array.is_null()
+    sizes = pc.if_else(hidden, 0, array.sizes.cast(pa.int64()))
+    offsets = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(sizes)])
+    starts, n_values = offsets[:-1], offsets[-1].as_py()
     # For each value that is seen, where it lies; `take` looks whether that is inside.
-    shifts = array.offsets.to_numpy() - (ends - sizes)
-    places = np.repeat(shifts, sizes) + np.arange(ends[-1] if len(ends) else 0)
+    rows = pc.list_parent_indices(pa.LargeListArray.from_arrays(offsets, pa.nulls(n_values)))
+    shifts = pc.subtract(array.offsets.cast(pa.int64()), starts).take(rows)
+    places = pc.add(shifts, pa.array(range(n_values), pa.int64()))
     values = array.values
     if holds(values.type, _is_text_view):
         values = _without_text_views(without_views(values))
-    values = without_views(values.take(pa.array(places)))
-    offsets = pa.array(np.concatenate([[0], ends]).astype("i8"))
+    values = without_views(values.take(places))
     kind = pa.large_list(array.type.value_field.with_type(values.type))
-    return pa.LargeListArray.from_arrays(offsets, values, type=kind, mask=pa.array(hidden))
+    return pa.LargeListArray.from_arrays(offsets, values, type=kind, mask=hidden)
 
 
 def _without_text_views(array):

@@ -79,7 +79,7 @@ pub(super) fn parse(
         .parser
         .parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
     let name = reader.name(|name| {
-        let problem = "its name must not have a schema: functions belong to all";
+        let problem = "its name must not have a schema: functions are in none";
         declaration(name, problem)
     })?;
     let params = reader.params()?;

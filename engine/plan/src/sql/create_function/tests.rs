@@ -236,7 +236,7 @@ fn refused_declarations() {
     check(
         "CREATE FUNCTION s.f(a INT) RETURNS INT LANGUAGE python AS $$x$$",
         expect![[
-            r#"cannot create function "s.f": its name must not have a schema: functions belong to all"#
+            r#"cannot create function "s.f": its name must not have a schema: functions are in none"#
         ]],
     );
     check(
