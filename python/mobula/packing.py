@@ -22,6 +22,7 @@ import marshal
 import os
 import pathlib
 import pickle
+import re
 import sys
 import sysconfig
 import types
@@ -36,6 +37,8 @@ from .errors import CodeRefused
 # (`sql_max_bytes`, 16 MiB).
 BYTES_MAX = 8 << 20
 _HIDDEN_FILE = "<dynamic-code>"
+# The module's name, as a reference or in compiled code.
+_IMPORTS = re.compile(rb"(?<!\w)mobula(?!\w)")
 _HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -48,6 +51,8 @@ class Packed:
     text: bytes
     """What `carried.load` reads."""
     is_class: bool
+    asks: bool = False
+    """Whether it may ask for `mobula.context()`."""
 
     def body(self, function: str, probe: str | None = None) -> str:
         """The Python text that defines `function`. `probe`: what it is to find the schema
@@ -55,6 +60,9 @@ class Packed:
         texts = ["carried"] if probe is None else ["carried", "learning"]
         made = "_load(_packed)" if probe is None else f"_teacher(_load(_packed), {probe == 'rows'})"
         lines = ["import base64, zlib", "_names = {'__name__': 'mobula_carried'}"]
+        if self.asks:
+            # Tells the engine, which counts rows then.
+            lines.append("import mobula")
         for text in texts:
             lines.append(f"_text = zlib.decompress(base64.b64decode({_module_text(text)!r}))")
             lines.append(f"exec(compile(_text, '<mobula {text}>', 'exec'), _names)")
@@ -100,7 +108,7 @@ def pack(
         "code": pickled,
         "wrapped": is_class or any(call),
     }
-    return Packed(_sql_name(called), pickle.dumps(packed, protocol=4), is_class)
+    return Packed(_sql_name(called), pickle.dumps(packed, protocol=4), is_class, _IMPORTS.search(pickled) is not None)
 
 
 def _pickled(value: Any, called: str, sources: dict[str, dict[int, str]]) -> bytes:

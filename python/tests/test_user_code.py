@@ -225,3 +225,26 @@ def test_functions_made_in_a_loop_have_an_end(con, monkeypatch):
     assert len(own) <= 6 and any(name.startswith("double_") for name in own), own
     # What was dropped is declared again where it is used again.
     assert first.sum("v") == 0
+
+
+def test_code_knows_the_row_that_it_is_called_for(con):
+    def by_global(row):
+        return {"n": mobula.context().row, "id": mobula.context().call_id}
+
+    def by_import(row):
+        from mobula import context
+
+        return {"n": context().row, "id": context().call_id}
+
+    for code in (by_global, by_import):
+        rows = con.range(5).map(code, schema={"n": int, "id": str}).take_all()
+        assert sorted(row["n"] for row in rows) == sorted({int(row["id"].rpartition(".")[2]) for row in rows})
+        assert len({row["id"] for row in rows}) == 5
+    # What does not ask is not counted for.
+    assert not packing.pack(double).asks and packing.pack(by_global).asks
+
+
+def test_functions_of_rows_share_a_worker(con):
+    twice = con.range(4).map(double, schema={"v": int}).map(lambda row: {"v": row["v"] + 1}, schema={"v": int})
+    assert "then=[map lambda" in twice.explain()
+    assert sorted(row["v"] for row in twice.take_all()) == [1, 3, 5, 7]

@@ -17,6 +17,9 @@ use crate::overlap::Overlap;
 use crate::resources::Demand;
 use crate::schema_bytes;
 
+/// By which user code gets its context.
+const MODULE: &str = "mobula";
+
 /// A declared function.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FunctionSpec {
@@ -244,6 +247,17 @@ impl FunctionSpec {
         Self::native(name.into(), vec![rows], returns)
     }
 
+    /// Whether its code names the module `mobula`, and so may ask for the row that it is called
+    /// for; `<mobula …` begins the file name of what the Python package sends along. Workers
+    /// tell it alike (`context.py`).
+    pub fn may_ask_for_context(&self) -> bool {
+        let in_word = |c: char| c.is_alphanumeric() || c == '_';
+        self.body.match_indices(MODULE).any(|(at, _)| {
+            let (before, after) = (&self.body[..at], &self.body[at + MODULE.len()..]);
+            !before.ends_with(|c| c == '<' || in_word(c)) && !after.starts_with(in_word)
+        })
+    }
+
     fn native(name: String, params: Vec<Param>, returns: Returns) -> Self {
         Self {
             name,
@@ -390,6 +404,24 @@ mod tests {
                 ..CallDefaults::default()
             },
             actor: None,
+        }
+    }
+
+    #[test]
+    fn code_that_names_the_module_may_ask_for_its_context() {
+        for (body, asks) in [
+            ("import mobula\ndef f(x): return x", true),
+            ("def f(x): return __import__('mobula').context().row", true),
+            ("from mobula import context", true),
+            ("exec(compile(text, '<mobula carried>', 'exec'), {})", false),
+            ("import mobula_tools, my_mobula", false),
+            ("def f(x): return x", false),
+        ] {
+            let spec = FunctionSpec {
+                body: body.into(),
+                ..spec()
+            };
+            assert_eq!(spec.may_ask_for_context(), asks, "{body}");
         }
     }
 

@@ -138,7 +138,7 @@ fn is_plain(call: &UdfCall) -> bool {
         && (timeout, init_timeout, min_workers) == (&None, &None, &None)
         && demand.is_none()
         // It may ask which of its rows it is called for: not those that another one made.
-        && !call.spec.body.contains("mobula")
+        && !call.spec.may_ask_for_context()
         && keyed.is_none()
 }
 

@@ -38,8 +38,7 @@ class Call:
         else:
             self.source = instance.source
             owners[self.function] = self.source.owner
-        # Whether it may ask for its context.
-        self.asks = "mobula" in self.source.text
+        self.asks = context.may_be_asked(self.source.text)
         self.table = body["table"]
         self.batch_size = body["batch_size"]
         self.batch_format = body["batch_format"]
