@@ -19,6 +19,7 @@ import builtins
 import contextlib
 import re
 from collections.abc import Generator
+from typing import Any
 
 import adbc_driver_manager
 from adbc_driver_manager import AdbcStatusCode
@@ -124,6 +125,16 @@ def _raised(problem: str) -> BaseException | None:
     if found is None or not isinstance(kind, type) or not issubclass(kind, Exception):
         return None
     try:
-        return kind(found[2] or "")
+        return kind(_key(found[2]) if kind is KeyError else found[2] or "")
     except Exception:  # Some need more than a text, such as UnicodeDecodeError.
         return None
+
+
+def _key(text: str | None) -> Any:
+    """What was not found: the text of a KeyError is its `repr`."""
+    import ast
+
+    try:
+        return ast.literal_eval(text or "")
+    except (SyntaxError, TypeError, ValueError):
+        return text

@@ -37,8 +37,8 @@ from .errors import CodeRefused
 # (`sql_max_bytes`, 16 MiB).
 BYTES_MAX = 8 << 20
 _HIDDEN_FILE = "<dynamic-code>"
-# The module's name, as a reference or in compiled code.
-_IMPORTS = re.compile(rb"(?<!\w)mobula(?!\w)")
+# The module's name, as a reference or in compiled code, and not a folder of the file's.
+_IMPORTS = re.compile(rb"(?<![\w/])mobula(?![\w/])")
 _HERE = pathlib.Path(__file__).resolve().parent
 
 

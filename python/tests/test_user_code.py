@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import math
+import types
 
 import pytest
 
@@ -165,6 +166,13 @@ def test_an_exception_names_line_and_file(con):
     assert con.range(2).map(half, schema={"v": float}, on_error="drop").count() == 1
 
 
+@pytest.mark.parametrize("key", ["price", 17, ("a", 1)])
+def test_a_key_that_is_missing_is_the_one_of_the_cause(con, key):
+    with pytest.raises(mobula.FunctionFailed) as caught:
+        con.range(1).map(lambda row: {"v": {}[key]}, schema={"v": int}).take()
+    assert isinstance(caught.value.__cause__, KeyError) and caught.value.__cause__.args == (key,)
+
+
 def test_sql_and_python_are_one_plan(con):
     numbers = con.range(100).map_batches(plus_offset)
     made = con.sql("SELECT v % 10 AS digit, count(*) AS n FROM numbers GROUP BY 1 ORDER BY 1 LIMIT 2")
@@ -240,8 +248,9 @@ def test_code_knows_the_row_that_it_is_called_for(con):
         rows = con.range(5).map(code, schema={"n": int, "id": str}).take_all()
         assert sorted(row["n"] for row in rows) == sorted({int(row["id"].rpartition(".")[2]) for row in rows})
         assert len({row["id"] for row in rows}) == 5
-    # What does not ask is not counted for.
-    assert not packing.pack(double).asks and packing.pack(by_global).asks
+    # What does not ask is not counted for, wherever its file lies.
+    moved = types.FunctionType(double.__code__.replace(co_filename="/home/me/mobula/its.py"), {})
+    assert not packing.pack(moved).asks and packing.pack(by_global).asks
 
 
 def test_functions_of_rows_share_a_worker(con):
