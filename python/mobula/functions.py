@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
+import math
+import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import schemas
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 
 # Rows that a schema is learned from.
 ROWS = 100
-# That one connection keeps; before a query begins, those that were used longest ago go.
+# That one connection keeps; before a query begins, those go that were used longest ago and by none that goes on.
 FUNCTIONS_MAX = 256
 # Options of a call that its probe has too: what the worker needs to be able to run the code.
 _OF_PROBES = ("zero_copy_batch", "num_cpus", "num_gpus", "memory", "resources", "label_selector", "init_timeout", "timeout")
@@ -48,8 +52,14 @@ class Functions:
     def __init__(self, link: Link, mending: Mending) -> None:
         self._link = link
         self._mending = mending
-        self._declared: dict[str, str] = {}
+        # The name on the server, and when it was last used: they are in this order.
+        self._declared: dict[str, tuple[str, int]] = {}
         self._learned: dict[str, str] = {}
+        self._times = itertools.count()
+        # When the queries began that are made now, until they run.
+        self._queries: set[int] = set()
+        # What is declared is not dropped at the same time.
+        self._lock = threading.Lock()
 
     def call(self, code: Code, source: str, alone: str) -> str:
         """A query that calls `code` for the rows of the query `source`; `alone` is the same
@@ -65,43 +75,48 @@ class Functions:
 
     def named(self, func: Func[..., Any]) -> str:
         """The name of a function of expressions on the server."""
-        function = self._known(func.digest)
-        if function is None:
-            function = f"{func.packed.name}_{func.digest}"
-            self._create(func.digest, function, func.statement(function))
+        function = f"{func.packed.name}_{func.digest}"
+        self._create(func.digest, function, lambda: func.statement(function))
         return function
 
-    def trim(self) -> None:
-        """Drops what is too many: code that is new each time, in a long loop, is no end of functions."""
-        while len(self._declared) > FUNCTIONS_MAX:
-            function = self._declared.pop(next(iter(self._declared)), None)
-            if function is not None:
-                self._mending.functions.pop(function, None)
+    def begin(self) -> int:
+        """What is used from now on stays until the time that this returns is given to `end`. Drops
+        what is too many: code that is new each time, in a long loop, is no end of functions."""
+        with self._lock:
+            oldest = min(self._queries, default=math.inf)
+            while len(self._declared) > FUNCTIONS_MAX:
+                key, (function, used) = next(iter(self._declared.items()))
+                if used > oldest:
+                    break
                 self._link.run(f"DROP FUNCTION IF EXISTS {function}")
-        while len(self._learned) > FUNCTIONS_MAX:
-            self._learned.pop(next(iter(self._learned)), None)
+                self._mending.functions.pop(function, None)
+                del self._declared[key]
+            while len(self._learned) > FUNCTIONS_MAX:
+                self._learned.pop(next(iter(self._learned)), None)
+            began = next(self._times)
+            self._queries.add(began)
+            return began
 
-    def _known(self, key: str) -> str | None:
-        """Its name on the server if it is declared, and then it is the last one to go."""
-        function = self._declared.pop(key, None)
-        if function is not None:
-            self._declared[key] = function
-        return function
+    def end(self, began: int) -> None:
+        """The query that began then runs, or will not."""
+        with self._lock:
+            self._queries.discard(began)
 
-    def _create(self, key: str, function: str, statement: str) -> None:
-        self._link.run(statement)
-        self._mending.functions[function] = statement
-        self._declared[key] = function
+    def _create(self, key: str, function: str, statement: Callable[[], str]) -> None:
+        """Declares it if it is not; then it is the last one to go."""
+        with self._lock:
+            if self._declared.pop(key, None) is None:
+                text = statement()
+                self._link.run(text)
+                self._mending.functions[function] = text
+            self._declared[key] = function, next(self._times)
 
     def _declare(self, packed: Packed, returns: str, probe: str | None = None) -> str:
         key = hashlib.blake2b(f"{packed.digest} {returns} {probe}".encode(), digest_size=4).hexdigest()
-        function = self._known(key)
-        if function is None:
-            function = f"{packed.name}_{key}"
-            body = packed.body(function, probe)
-            # The columns of the answer may be named like options, so they are quoted.
-            create = f"CREATE OR REPLACE TEMP FUNCTION {function}(rows TABLE) RETURNS {returns}"
-            self._create(key, function, f"{create} LANGUAGE python AS $${body}$$")
+        function = f"{packed.name}_{key}"
+        # The columns of the answer may be named like options, so they are quoted.
+        create = f"CREATE OR REPLACE TEMP FUNCTION {function}(rows TABLE) RETURNS {returns}"
+        self._create(key, function, lambda: f"{create} LANGUAGE python AS $${packed.body(function, probe)}$$")
         return function
 
     def _learn(self, code: Code, source: str) -> str:

@@ -75,11 +75,11 @@ class Keeping(Results):
         >>> drawn.count() == drawn.count()
         True
         """
-        query = Rendering(self._connection)
-        rows = query.query(self._step)
-        table = f"mobula_kept_{uuid.uuid4().hex}"
-        self._connection._link.run(f"CREATE TEMP TABLE {table} AS {rows}", query.values.row())
-        return self._then(KeptTable(self._connection._link, table, "materialized"))
+        with Rendering(self._connection) as query:
+            rows = query.query(self._step)
+            table = f"mobula_kept_{uuid.uuid4().hex}"
+            self._connection._link.run(f"CREATE TEMP TABLE {table} AS {rows}", query.values.row())
+            return self._then(KeptTable(self._connection._link, table, "materialized"))
 
     def split(self, n: int, *, equal: bool = False) -> list[Dataset]:
         """Computes the rows now, and deals them out to `n` datasets.

@@ -132,8 +132,8 @@ class Results(Streamed):
     def to_sql(self) -> str:
         """The query that reading this runs, with values as literals. Declares its functions
         on the server, which has the last 256 of a connection."""
-        query = Rendering(self._connection)
-        return query.values.as_literals(query.query(self._step))
+        with Rendering(self._connection) as query:
+            return query.values.as_literals(query.query(self._step))
 
     # --- Rows in Python
 
@@ -170,8 +170,8 @@ class Results(Streamed):
 
     def to_arrow(self) -> pa.Table:
         """All rows as an Arrow table."""
-        query = Rendering(self._connection)
-        return self._connection._table(query.query(self._step), query.values)
+        with Rendering(self._connection) as query:
+            return self._connection._table(query.query(self._step), query.values)
 
     def to_pandas(self, limit: int | None = None) -> pandas.DataFrame:
         """All rows as a pandas DataFrame. `limit`: more rows than this are a `ValueError`."""
@@ -207,9 +207,9 @@ class Results(Streamed):
         >>> mobula.range(7).count()
         7
         """
-        query = Rendering(self._connection)
-        name = query.name_of(self._step)
-        return self._connection._value(query.over(f"SELECT count(*) FROM {name}"), query.values)
+        with Rendering(self._connection) as query:
+            name = query.name_of(self._step)
+            return self._connection._value(query.over(f"SELECT count(*) FROM {name}"), query.values)
 
     def schema(self) -> pa.Schema:
         """Names and types of the columns. Runs nothing, but for code whose types nobody said."""
@@ -265,12 +265,12 @@ class Results(Streamed):
         target = self._connection._path(path)
         if not os.path.splitext(target)[1] and not target.endswith("/"):
             target += "/"
-        query = Rendering(self._connection)
-        rows = query.query(self._step)
-        compression = _COMPRESSIONS.get(os.path.splitext(target)[1]) if kind != "PARQUET" else None
-        options = f" OPTIONS ('format.compression' '{compression}')" if compression else ""
-        copy = f"COPY ({rows}) TO {sql_text.string(target)} STORED AS {kind}{options}"
-        return self._connection._link.run(copy, query.values.row())
+        with Rendering(self._connection) as query:
+            rows = query.query(self._step)
+            compression = _COMPRESSIONS.get(os.path.splitext(target)[1]) if kind != "PARQUET" else None
+            options = f" OPTIONS ('format.compression' '{compression}')" if compression else ""
+            copy = f"COPY ({rows}) TO {sql_text.string(target)} STORED AS {kind}{options}"
+            return self._connection._link.run(copy, query.values.row())
 
     def __repr__(self) -> str:
         return f"Dataset\n{tree(self._step, 1)}"
@@ -282,9 +282,9 @@ class Results(Streamed):
         raise NotImplementedError
 
     def _stream(self) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-        query = Rendering(self._connection)
-        schema, batches = self._connection._link.stream(query.query(self._step), query.values.row())
-        return schema, _held(self, batches)
+        with Rendering(self._connection) as query:
+            schema, batches = self._connection._link.stream(query.query(self._step), query.values.row())
+            return schema, _held(self, batches)
 
 
 def _held(dataset: Results, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

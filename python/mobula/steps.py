@@ -46,14 +46,20 @@ class Step:
 
 
 class Rendering:
-    """Makes a query of a tree of steps."""
+    """Makes a query of a tree of steps. A context, in which the query has to begin to run."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        connection._functions.trim()
         self.values: Values = Values()
         self._names: dict[int, str] = {}
         self._parts: dict[str, str] = {}
+
+    def __enter__(self) -> Rendering:
+        self._began = self.connection._functions.begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection._functions.end(self._began)
 
     def query(self, step: Step) -> str:
         """The whole query of `step`."""

@@ -3,6 +3,8 @@
 import asyncio
 import functools
 import math
+import threading
+import time
 import types
 
 import pytest
@@ -257,3 +259,30 @@ def test_functions_of_rows_share_a_worker(con):
     twice = con.range(4).map(double, schema={"v": int}).map(lambda row: {"v": row["v"] + 1}, schema={"v": int})
     assert "then=[map lambda" in twice.explain()
     assert sorted(row["v"] for row in twice.take_all()) == [1, 3, 5, 7]
+
+
+def test_functions_of_a_query_that_is_still_made_stay(con, monkeypatch, tmp_path):
+    monkeypatch.setattr(functions, "FUNCTIONS_MAX", 4)
+    begun, ready, found = tmp_path / "begun", tmp_path / "ready", []
+
+    def slow(row):
+        begun.touch()
+        while not ready.exists():
+            time.sleep(0.01)
+        return {"v": row["v"]}
+
+    def read():
+        # It is asked for its columns, when the first function is there already.
+        found.extend(con.range(1).map(lambda row: {"v": row["id"] + 77}, schema={"v": int}).map(slow).take())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        while reader.is_alive() and not begun.exists():
+            time.sleep(0.01)
+        for n in range(10):
+            assert con.range(1).map(lambda row: {"v": n}, schema={"v": int}).sum("v") == n
+    finally:
+        ready.touch()
+        reader.join(60)
+    assert found == [{"v": 77}]
