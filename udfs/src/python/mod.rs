@@ -10,7 +10,7 @@ use serde_json::json;
 pub(crate) const BOOTSTRAP: &str = include_str!("worker/bootstrap.py");
 
 /// The modules in the order they are loaded; each may import those before it.
-const MODULES: [(&str, &str); 22] = [
+const MODULES: [(&str, &str); 23] = [
     ("slots", include_str!("worker/slots.py")),
     ("limits", include_str!("worker/limits.py")),
     ("failure", include_str!("worker/failure.py")),
@@ -26,6 +26,7 @@ const MODULES: [(&str, &str); 22] = [
     ("results", include_str!("worker/results.py")),
     ("retry", include_str!("worker/retry.py")),
     ("context", include_str!("worker/context.py")),
+    ("given", include_str!("worker/given.py")),
     ("rows", include_str!("worker/rows.py")),
     ("isolation", include_str!("worker/isolation.py")),
     ("overlap", include_str!("worker/overlap.py")),

@@ -159,6 +159,34 @@ def _shaped(tensors, shape):
     return _objects([None if item is None else np.reshape(item, shape) for item in tensors])
 
 
+def python_values(array):
+    """Python's own values. Without pandas, whose types have nanoseconds, those are cut: Python's have none."""
+    try:
+        return array.to_pylist()
+    except ValueError:
+        kind = _in_microseconds(array.type)
+        if kind == array.type:
+            raise
+        return array.cast(kind, safe=False).to_pylist()
+
+
+def _in_microseconds(kind):
+    if t.is_timestamp(kind) and kind.unit == "ns":
+        return pa.timestamp("us", kind.tz)
+    if t.is_duration(kind) and kind.unit == "ns":
+        return pa.duration("us")
+    if t.is_struct(kind):
+        return pa.struct([field.with_type(_in_microseconds(field.type)) for field in kind])
+    if t.is_fixed_size_list(kind):
+        return pa.list_(_in_microseconds(kind.value_type), kind.list_size)
+    return pa.list_(_in_microseconds(kind.value_type)) if t.is_list(kind) else kind
+
+
+def _rows(batch):
+    columns = [python_values(column) for column in batch.columns]
+    return [dict(zip(batch.schema.names, values)) for values in zip(*columns)] if columns else [{} for _ in range(batch.num_rows)]
+
+
 def _items(array):
     for scalar in array:
         yield scalar.values if scalar.is_valid else None
@@ -196,12 +224,12 @@ _ARRAYS = {
     "pyarrow": _same,
     "pandas": _to_pandas,
     "polars": _from_arrow,
-    "rows": pa.Array.to_pylist,
+    "rows": python_values,
 }
 _TABLES = {
     "numpy": _dict_of_numpy,
     "pyarrow": _same,
     "pandas": _pandas_frame,
     "polars": _from_arrow,
-    "rows": pa.RecordBatch.to_pylist,
+    "rows": _rows,
 }

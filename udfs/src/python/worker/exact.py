@@ -174,6 +174,8 @@ def _are_usual(values, data_type):
     """Whether pyarrow reads them all as they are meant, as far as that is quickly told."""
     if t.is_date(data_type):
         return _DAYS.issuperset(map(type, values))
+    if t.is_duration(data_type):
+        return all(value is None or type(value) is datetime.timedelta for value in values)
     usual = datetime.time if t.is_time(data_type) else datetime.datetime
     return all(value is None or (type(value) is usual and value.tzinfo is None) for value in values)
 
@@ -181,7 +183,7 @@ def _are_usual(values, data_type):
 def _is_read(data_type):
     if t.is_timestamp(data_type):
         return data_type.tz is None or data_type.unit != "ns"
-    return t.is_date(data_type) or t.is_time(data_type) or t.is_interval(data_type)
+    return t.is_date(data_type) or t.is_time(data_type) or t.is_interval(data_type) or t.is_duration(data_type)
 
 
 def _read(value, data_type):
@@ -200,7 +202,28 @@ def _read(value, data_type):
             raise ValueError(f"{value!r} has a time zone. Return value.replace(tzinfo=None)")
     elif isinstance(value, (datetime.timedelta, np.timedelta64)) and t.is_interval(data_type):
         return _interval(value)
+    elif isinstance(value, datetime.timedelta) and t.is_duration(data_type):
+        if data_type.unit != "ns" and getattr(value, "nanoseconds", 0):
+            raise ValueError(f"{value!r} has nanoseconds. Return value.floor('us')")
+    elif isinstance(value, (np.datetime64, np.timedelta64)):
+        return _in_unit_of(value, data_type)
+    elif isinstance(value, datetime.date) and t.is_timestamp(data_type):
+        return datetime.datetime.combine(value, _MIDNIGHT)
     return value
+
+
+def _in_unit_of(value, data_type):
+    """A time of numpy in the unit of the type: pyarrow reads no other."""
+    kind = value.dtype.kind
+    if not (t.is_duration(data_type) if kind == "m" else t.is_timestamp(data_type) or t.is_date(data_type)):
+        return value
+    if np.isnat(value):
+        return None
+    unit = "D" if t.is_date(data_type) else data_type.unit
+    made = value.astype(f"{kind}8[{unit}]")
+    if made.astype(value.dtype) != value:
+        raise ValueError(f"{value!r} has more digits than {data_type}, or is out of its range")
+    return made.item() if unit == "D" else made
 
 
 def _interval(value):

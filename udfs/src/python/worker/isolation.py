@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from . import context
 from .failure import Raised, Refused, TooMany, report, run, type_of
-from .results import to_batches, to_column, valid_batch, valid_column
+from .given import batches_of_rows
+from .results import to_column, valid_batch, valid_column
 from .rows import begin_rows, check_made, row_arguments
 
 # What one frame of failures holds at most.
@@ -94,14 +95,14 @@ def isolated_parts(call, batch, start, failures):
         return converted_groups(call, groups, failures)
     try:
         # All of them: a part that is sent cannot be taken back.
-        kept = _own_batch if call.yields else valid_batch
+        kept = own_batch if call.yields else valid_batch
         return [kept(part) for part in call.parts(batch)]
     except (Raised, Refused) as error:
         halves = _failed(call, batch, start, error, failures)
-    return [_own_batch(made) for part, at in halves or () for made in isolated_parts(call, part, at, failures)]
+    return [own_batch(made) for part, at in halves or () for made in isolated_parts(call, part, at, failures)]
 
 
-def _own_batch(batch):
+def own_batch(batch):
     """As `own`, of all columns of what is valid."""
     columns = [own(column) for column in valid_batch(batch).columns]
     return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
@@ -135,7 +136,7 @@ def _values_of_rows(call, batch, start, failures):
     values, rows = [], iter(context.counted(rows))
     while True:
         try:
-            _go_on(call.code, rows, len(columns), values)
+            _go_on(call.code, rows, len(columns), values, call.keeping.made)
             return values
         except BaseException as raised:
             error = Raised(raised, call.function)
@@ -144,17 +145,17 @@ def _values_of_rows(call, batch, start, failures):
         values.append(None)
 
 
-def _go_on(code, rows, params, values):
+def _go_on(code, rows, params, values, kept):
     """Appends what `code` gives for the rows that are left; stops where it raises."""
     if params == 1:
         for value in rows:
-            values.append(code(value))
+            values.append(kept(code(value)))
     elif params:
         for row in rows:
-            values.append(code(*row))
+            values.append(kept(code(*row)))
     else:
         for _ in rows:
-            values.append(code())
+            values.append(kept(code()))
 
 
 def converted_values(values, kind, start, failures):
@@ -189,7 +190,7 @@ def _made_of(call, row, made, failures):
     """All rows that one row becomes."""
     try:
         check_made(made)
-        return run(call.function, list, made)
+        return run(call.function, call.keeping.rows, made)
     except (Raised, Refused) as error:
         raise_if_not_a_rows(error)
         failures.add(row, error)
@@ -199,13 +200,13 @@ def _made_of(call, row, made, failures):
 def converted_groups(call, groups, failures):
     rows = [row for _, made in groups for row in made]
     try:
-        made = to_batches(call.function, rows, call.output, True) if rows else ()
+        made = batches_of_rows(call.function, rows, call.output) if rows else ()
         return [valid_batch(part) for part in made]
     except Refused as error:
         if len(groups) == 1:
             failures.add(groups[0][0], error)
             nulls = row_of_nulls(call)
-            return list(to_batches(call.function, nulls, call.output, True)) if nulls else []
+            return list(batches_of_rows(call.function, nulls, call.output)) if nulls else []
     half = len(groups) // 2
     return converted_groups(call, groups[:half], failures) + converted_groups(call, groups[half:], failures)
 

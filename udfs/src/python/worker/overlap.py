@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from . import context, protocol
 from .failure import Raised, Refused, RowTooLarge, report, run
-from .isolation import converted_groups, converted_values, raise_if_not_a_rows, row_of_nulls
+from .given import batches_of_rows
+from .isolation import converted_groups, converted_values, own, own_batch, raise_if_not_a_rows, row_of_nulls
 from .results import to_batches, to_column
 from .rows import check_made, row_arguments
 
@@ -169,7 +170,7 @@ class Block:
             return [part for parts in values for part in parts]
         if self.failures is not None:
             return converted_groups(call, list(enumerate(values)), self.failures) if values else []
-        return to_batches(call.function, [row for rows in values for row in rows], call.output, True)
+        return batches_of_rows(call.function, [row for rows in values for row in rows], call.output)
 
 
 class Runner:
@@ -291,7 +292,7 @@ class Runner:
         for attempt in itertools.count():
             args = item.arguments(call)
             try:
-                value = await _timed(call.code(*args), call.timeout_s, self.left)
+                value = await _timed(_awaited(call.code(*args), call.keeping), call.timeout_s, self.left)
                 break
             except asyncio.CancelledError as error:
                 raise Raised(error, call.function) from None
@@ -439,7 +440,7 @@ async def _timed(made, seconds, left):
     task of its own, for which nobody waits any more, and is in `left` until it ends.
     """
     if seconds is None:
-        return await _awaited(made)
+        return await made
     task, is_late = asyncio.ensure_future(_caught(made)), False
     # Nobody may ask for what it raises.
     task.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -474,15 +475,16 @@ async def _has_ended(task, seconds):
 async def _caught(made):
     """What comes of a call, and what would end the process: a task lets that out of the loop."""
     try:
-        return await _awaited(made), None
+        return await made, None
     except (SystemExit, KeyboardInterrupt) as error:
         return None, error
 
 
-async def _awaited(made):
+async def _awaited(made, keeping):
+    """What comes of a call, in memory of its own: others run before it is converted."""
     if inspect.isasyncgen(made):
-        return [part async for part in made]
-    return await made
+        return [keeping.part(part) async for part in made]
+    return keeping.made(await made)
 
 
 def _shaped(call, value, rows, has_params):
@@ -493,7 +495,9 @@ def _shaped(call, value, rows, has_params):
         if call.mode == "map":
             return [value]
         check_made(value)
-        return run(call.function, list, value)
-    if call.table:
-        return list(to_batches(call.function, value, call.output, call.batch_format == "rows"))
-    return to_column(value, rows, call.output.field(0).type, has_params)
+        return run(call.function, call.keeping.rows, value)
+    if not call.table:
+        return own(to_column(value, rows, call.output.field(0).type, has_params))
+    if call.batch_format == "rows":
+        return list(batches_of_rows(call.function, value, call.output))
+    return [own_batch(part) for part in to_batches(call.function, value, call.output)]

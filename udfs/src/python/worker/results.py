@@ -29,8 +29,6 @@ FEW = 64
 _PLAIN = {pa.int64().id: int, pa.float64().id: float, pa.string().id: str, pa.bool_().id: bool}
 # What `array` calls those that lie in memory as Arrow has them: pyarrow looks longer at a list.
 _CODES = {pa.int64().id: "q", pa.float64().id: "d"}
-# Rows that a generator of rows gives before they are sent on.
-ROWS_OF_A_PART = 8192
 # Asking a schema makes new objects each time.
 _last = None, set(), [], []
 
@@ -58,55 +56,22 @@ def to_column(value, rows, data_type, has_params):
     return array
 
 
-def to_batches(function, value, schema, in_rows):
-    """The parts of a relation; generators are run one part at a time.
-
-    `in_rows`: a dict is one row, not columns, and rows are collected to parts.
-    """
-    if in_rows:
-        yield from _rows_to_batches(function, value, schema)
-        return
-    if _is_table(value):
-        yield _to_batch(value, schema)
+def to_batches(function, value, schema):
+    """The parts of a relation; generators are run one part at a time."""
+    if is_table(value):
+        yield to_batch(value, schema)
         return
     if not isinstance(value, (collections.abc.Iterator, list, tuple)):
         raise Refused(f"returned {named(value)}, but a relation is declared. Return a dict of arrays, a RecordBatch, a Table, a DataFrame, or yield those")
     parts = iter(value)
     while (part := run(function, next, parts, _END)) is not _END:
-        if not _is_table(part):
+        if not is_table(part):
             raise Refused(f"yielded {named(part)}, but a relation is declared. Yield a dict of arrays, a RecordBatch, a Table or a DataFrame")
-        yield _to_batch(part, schema)
+        yield to_batch(part, schema)
 
 
-def _rows_to_batches(function, value, schema):
-    if isinstance(value, collections.abc.Mapping):
-        value = [value]
-    if _is_table(value):
-        yield _to_batch(value, schema)
-        return
-    if not isinstance(value, collections.abc.Iterable) or isinstance(value, (str, bytes)):
-        raise Refused(f"returned {named(value)}, but rows are declared. Return a list of dicts, or yield dicts")
-    rows, names = iter(value), set(schema.names)
-    held = []
-    while (row := run(function, next, rows, _END)) is not _END:
-        if not isinstance(row, collections.abc.Mapping):
-            raise Refused(f"gave {named(row)} where a row is declared. Give dicts with the keys {', '.join(schema.names)}")
-        if _keys(row) != names:
-            raise Refused(f"gave a row with the keys {', '.join(map(str, row)) or 'none'}. Declared: {', '.join(schema.names)}")
-        held.append(row)
-        if len(held) == ROWS_OF_A_PART:
-            yield _rows_to_batch(held, schema)
-            held = []
-    if held:
-        yield _rows_to_batch(held, schema)
-
-
-def _rows_to_batch(rows, schema):
-    columns = {name: [row[name] for row in rows] for name in schema.names}
-    return _to_batch(columns, schema)
-
-
-def _to_batch(value, schema):
+def to_batch(value, schema):
+    """A table, in whatever form, as a batch of the schema."""
     _, names, fields, ranged = _declared(schema)
     if isinstance(value, pa.RecordBatch) and value.schema.equals(schema):
         for name in ranged:
@@ -157,7 +122,8 @@ def valid_batch(batch):
     return batch
 
 
-def _is_table(value):
+def is_table(value):
+    """Whether it is rows in columns: a dict of arrays, Arrow's, or a frame."""
     # Most are: of others more has to be asked.
     if type(value) is dict or isinstance(value, (pa.RecordBatch, pa.Table, collections.abc.Mapping)):
         return True
@@ -184,7 +150,7 @@ def _columns(value):
     except (Refused, MemoryError):
         raise
     except BaseException as error:
-        raise _unreadable(value, error) from None
+        raise unreadable(value, error) from None
     _refuse_twice(value.schema.names)
     return dict(zip(value.schema.names, value.columns))
 
@@ -201,14 +167,7 @@ def _refuse_twice(names):
             raise Refused(f'returned two columns named "{name}"')
 
 
-def _keys(row):
-    try:
-        return row.keys() | ()
-    except BaseException as error:
-        raise _unreadable(row, error) from None
-
-
-def _unreadable(value, error):
+def unreadable(value, error):
     """Objects of user code may do anything when they are read."""
     text = " ".join(text_of(error).split())
     return Refused(f"returned {named(value)} that cannot be read: {type(error).__name__}: {text}")
@@ -239,7 +198,7 @@ def _to_arrow(value, data_type, verb):
         text = " ".join(str(error).split())
         raise Refused(f"{verb} values that are not {data_type}: {text}") from None
     except BaseException as error:
-        raise _unreadable(value, error) from None
+        raise unreadable(value, error) from None
 
 
 def _array(value, data_type):

@@ -23,13 +23,13 @@ SPREAD = 0.25
 class Retrying:
     """Calls `code`, and again up to `most` times if it raises one of `names`.
 
-    `by_row`: for a row, of which a generator makes few. `timeout_s`: what a block may
-    take, waiting included, or None.
+    `listed`: makes a list of what a generator gives for a row, which is little; None for a batch.
+    `timeout_s`: what a block may take, waiting included, or None.
     """
 
-    def __init__(self, code, by_row, names, most, timeout_s):
+    def __init__(self, code, listed, names, most, timeout_s):
         self.code = code
-        self.by_row = by_row
+        self.listed = listed
         self.names = frozenset(names)
         self.kinds = tuple(filter(None, map(_named, names)))
         self.most = most
@@ -91,8 +91,8 @@ class Retrying:
         # A generator raises only when it is read: read here, it can be made again.
         if not isinstance(made, collections.abc.Iterator):
             return made
-        if self.by_row:
-            return list(made)
+        if self.listed is not None:
+            return self.listed(made)
         first = list(itertools.islice(made, 1))
         return itertools.chain(first, made)
 

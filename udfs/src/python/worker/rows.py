@@ -6,26 +6,30 @@ raises for the end of the rows.
 """
 
 import collections.abc
+import itertools
 
+from .arguments import python_values
 from .context import counted
 from .failure import Refused, run
+from .given import batches_of_calls, batches_of_rows
 from .results import named
 from .retry import begin
 
 
-def values_of_rows(function, code, batch, takes_table):
-    """What the function gives for each row."""
+def values_of_rows(function, code, batch, takes_table, changing):
+    """What the function gives for each row. `changing`: its type, if such values can change."""
     columns = row_arguments(batch, takes_table)
     begin_rows(code, batch, takes_table)
-    return run(function, _each, code, columns, batch.num_rows)
+    return run(function, _each if changing is None else _each_held, code, columns, batch.num_rows, changing)
 
 
-def rows_of_rows(function, code, batch, mode):
-    """The rows that the function makes of each row."""
-    if mode == "map":
-        return values_of_rows(function, code, batch, True)
+def rows_of_rows(function, code, batch, mode, schema):
+    """The rows that the function makes of each row, in batches."""
     begin_rows(code, batch, True)
-    return _flattened(function, code, *row_arguments(batch, True))
+    [rows] = row_arguments(batch, True)
+    if mode == "map":
+        return batches_of_calls(function, code, rows, schema)
+    return batches_of_rows(function, _flattened(function, code, rows), schema)
 
 
 def begin_rows(code, batch, takes_table):
@@ -59,7 +63,7 @@ def _python_columns(batch):
     columns, given = [], batch.columns
     try:
         for column in given:
-            columns.append(column.to_pylist())
+            columns.append(python_values(column))
     except MemoryError:
         raise
     except BaseException as error:
@@ -71,12 +75,19 @@ def _python_columns(batch):
     return columns
 
 
-def _each(code, columns, count):
+def _each(code, columns, count, _changing):
     if not columns:
         return [code() for _ in counted(range(count))]
     if len(columns) == 1:
         return [code(value) for value in counted(columns[0])]
     return [code(*values) for values in counted(zip(*columns))]
+
+
+def _each_held(code, columns, count, changing):
+    made = []
+    for values in counted(zip(*columns) if columns else itertools.repeat((), count)):
+        made.append(changing.held([code(*values)], 0, True))
+    return made
 
 
 def _flattened(function, code, rows):

@@ -16,6 +16,7 @@ from .ahead import Ahead
 from .arguments import prepare, scalar_arguments, table_argument
 from .chain import Chain
 from .failure import RowTooLarge, Refused, of_function, owners, report, run
+from .given import Changing, Keeping, batches_of_rows, truths
 from .isolation import Failures, isolated_column, isolated_parts, own
 from .methods import described
 from .overlap import Runner, within_loop
@@ -56,6 +57,12 @@ class Call:
         self.input, self.output = input, output
         # Of what is no relation.
         self.kind_out = None if self.table else output.field(0).type
+        self.changing = None if self.table else Changing.of(self.kind_out)
+        # Of whole rows it is asked as Python asks; a BOOLEAN of values is SQL's.
+        self.says_truth = self.mode == "filter" and self.takes_table
+        gives = "truth" if self.says_truth else self.mode if self.by_row else None
+        in_rows = gives is None and self.table and self.batch_format == "rows"
+        self.keeping = Keeping(output, self.table, "flat_map" if in_rows else gives)
         _refuse_twice(self.input.names if self.takes_table else [])
         if not self.by_row:
             prepare(self.batch_format)
@@ -75,7 +82,7 @@ class Call:
         if self.is_async:
             self._overlap(body["retry"], **body["overlap"])
         elif body["retry"]:
-            self.code = Retrying(self.code, self.by_row, *body["retry"])
+            self.code = Retrying(self.code, self.keeping.rows if self.by_row else None, *body["retry"])
 
     def _keeper(self, instance):
         """A named actor has one state for all its methods."""
@@ -95,7 +102,7 @@ class Call:
         self.max_in_flight, self.rate_limit, self.ordered = max_in_flight, rate_limit, ordered
         self.timeout_s, self.alive_s = timeout_s, alive_s
         # Time is counted for each call alone.
-        self.retrying = Retrying(self.code, self.by_row, *retry[:2], None) if retry else None
+        self.retrying = Retrying(self.code, None, *retry[:2], None) if retry else None
 
     @property
     def kind(self):
@@ -133,12 +140,12 @@ class Call:
     def parts(self, batch):
         """What a batch becomes."""
         if self.by_row:
-            rows = rows_of_rows(self.function, self.code, batch, self.mode)
-            return to_batches(self.function, rows, self.output, True)
+            return rows_of_rows(self.function, self.code, batch, self.mode, self.output)
         arguments = self.arguments(batch)
         begin(self.code, lambda _: self.arguments(batch))
         value = run(self.function, self.code, *arguments)
-        return to_batches(self.function, value, self.output, self.batch_format == "rows")
+        made = batches_of_rows if self.batch_format == "rows" else to_batches
+        return made(self.function, value, self.output)
 
     def _column(self, block, failures):
         nulls = _rows_with_null(block) if self.strict else None
@@ -177,7 +184,9 @@ class Call:
     def piece(self, batch, kind):
         """The values of a batch's rows."""
         if self.by_row:
-            values = values_of_rows(self.function, self.code, batch, self.takes_table)
+            values = values_of_rows(self.function, self.code, batch, self.takes_table, self.changing)
+            if self.says_truth:
+                values = run(self.function, truths, values)
             return to_column(values, batch.num_rows, kind, True)
         arguments = self.arguments(batch)
         begin(self.code, lambda _: self.arguments(batch))
