@@ -59,6 +59,14 @@ pub enum PlanError {
         method: String,
         has: String,
     },
+    #[error(
+        "function \"{function}\" is called with {words}, and it gives each row a value of its own. \
+         Leave that out"
+    )]
+    CallWords {
+        function: String,
+        words: &'static str,
+    },
     #[error("method \"{method}\" {problem}")]
     Method { method: String, problem: String },
     #[error("function \"{function}\" is built in. Choose another name")]

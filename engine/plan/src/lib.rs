@@ -47,6 +47,7 @@ pub use result_schema::result_schema;
 pub use session::{MobulaPlanning, SessionStateBuilderExt};
 pub use sql::actor_methods::{actor_methods, quoted};
 pub use sql::alter_pool::AlterPool;
+pub use sql::call_words::misplaced_words;
 pub use sql::create_actor::{CreateActor, DropActor};
 pub use sql::create_function::CreateFunction;
 pub use sql::create_split::{CreateSplit, DropSplit};

@@ -14,6 +14,7 @@ use crate::function_catalog::FunctionCatalog;
 use crate::physical_planner::MobulaQueryPlanner;
 use crate::rule;
 use crate::sql::relation::OperatorPlanner;
+use crate::sql::sql_type::MoreTypes;
 use crate::udf::scalar_udf;
 
 /// What planning is done with.
@@ -51,6 +52,7 @@ impl SessionStateBuilderExt for SessionStateBuilder {
         self.relation_planners()
             .get_or_insert_default()
             .push(relations);
+        self = self.with_type_planner(Arc::new(MoreTypes));
         for rule in rule::analyzer_rules() {
             self = self.with_analyzer_rule(rule);
         }

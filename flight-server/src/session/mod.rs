@@ -43,7 +43,9 @@ use futures::{FutureExt, StreamExt};
 use mobula_execution::{QueryRun, Split};
 use mobula_plan::parameters::infer;
 use mobula_plan::udf::sync_functions;
-use mobula_plan::{FunctionCatalog, MobulaStatement, nearest, parse, unknown_method};
+use mobula_plan::{
+    FunctionCatalog, MobulaStatement, misplaced_words, nearest, parse, unknown_method,
+};
 use parking_lot::Mutex;
 
 pub use bound::Bound;
@@ -231,6 +233,9 @@ impl Session {
         let shown = show_functions::pattern(&statement);
         let functions = &self.functions;
         let no_method = unknown_method(&statement, functions);
+        if let Some(error) = misplaced_words(&statement, functions) {
+            return Err(error.into());
+        }
         let planning = async {
             let plan = state.statement_to_plan(statement).await?;
             let plan = create_from_query::with_temporary(plan, is_temporary);

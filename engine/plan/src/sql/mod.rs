@@ -1,7 +1,7 @@
 //! From SQL text to statements, and from `FROM map_batches(…)` to a node.
 //!
 //! `statement` splits and parses (with `chain_limit`, `placeholder` and `table_argument` before
-//! the parser, `create_function`, `create_actor`, `alter_pool` and `create_split` for our DDL, and `method_call` after it);
+//! the parser, `create_function`, `create_actor`, `alter_pool` and `create_split` for our DDL, and `method_call` and `call_words` after it);
 //! `actor_methods` makes functions of what a worker found in an actor's class; `relation` is
 //! called back by DataFusion's planner; `call_options` reads options both in DDL and in calls
 //! (`demand_options` those of resources, `overlap_options` those of async functions,
@@ -11,6 +11,7 @@
 pub mod actor_methods;
 pub mod alter_pool;
 pub mod call_options;
+pub mod call_words;
 mod chain_limit;
 pub(crate) mod check_call;
 pub mod create_actor;
@@ -27,7 +28,7 @@ pub mod pool_options;
 mod reader;
 pub mod relation;
 mod repartition;
-mod sql_type;
+pub(crate) mod sql_type;
 pub mod statement;
 mod table_argument;
 

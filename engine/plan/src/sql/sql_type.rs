@@ -1,4 +1,4 @@
-//! SQL types as Arrow types, by DataFusion's own conversion.
+//! SQL types as Arrow types, by DataFusion's own conversion and one type more: DURATION.
 //!
 //! DataFusion offers the conversion only through a planner over a catalog; this
 //! is that planner over nothing. Texts become `Utf8`, not views: declared types
@@ -6,12 +6,42 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, TimeUnit};
 use datafusion::common::{Result, TableReference, plan_err};
 use datafusion::config::ConfigOptions;
+use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, TableSource, WindowUDF};
 use datafusion::sql::planner::{ContextProvider, ParserOptions, SqlToRel};
-use datafusion::sql::sqlparser::ast::ColumnDef;
+use datafusion::sql::sqlparser::ast::{ColumnDef, DataType as SqlType};
+
+/// Types that DataFusion's SQL has no words for: `DURATION`, a number of microseconds, and
+/// `DURATION(n)` with `n` digits of a second, 0, 3, 6 or 9. It is what the difference of two
+/// timestamps is, and Python's `timedelta`; an INTERVAL has months and days as well.
+#[derive(Debug)]
+pub(crate) struct MoreTypes;
+
+impl TypePlanner for MoreTypes {
+    fn plan_type_field(&self, sql_type: &SqlType) -> Result<Option<FieldRef>> {
+        let SqlType::Custom(name, digits) = sql_type else {
+            return Ok(None);
+        };
+        if !name.to_string().eq_ignore_ascii_case("duration") {
+            return Ok(None);
+        }
+        let unit = match digits.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["0"] => TimeUnit::Second,
+            ["3"] => TimeUnit::Millisecond,
+            [] | ["6"] => TimeUnit::Microsecond,
+            ["9"] => TimeUnit::Nanosecond,
+            _ => return plan_err!("{sql_type}: a DURATION has 0, 3, 6 or 9 digits of a second"),
+        };
+        Ok(Some(Arc::new(Field::new(
+            "",
+            DataType::Duration(unit),
+            true,
+        ))))
+    }
+}
 
 /// The Arrow schema of `columns`.
 ///
@@ -48,6 +78,10 @@ impl ContextProvider for NoCatalog {
 
     fn get_window_meta(&self, _name: &str) -> Option<Arc<WindowUDF>> {
         None
+    }
+
+    fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
+        Some(Arc::new(MoreTypes))
     }
 
     fn get_variable_type(&self, _names: &[String]) -> Option<DataType> {
