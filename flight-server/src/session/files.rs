@@ -228,7 +228,8 @@ fn location_of(url: &ListingTableUrl) -> String {
     }
 }
 
-/// COPY writes into directories that do not exist yet.
+/// COPY writes into directories that do not exist yet. One that takes no files, as those of
+/// `/proc`, is told here: what writes would try to make it again and again.
 pub fn make_parent(plan: &LogicalPlan) -> Result<(), ServerError> {
     let LogicalPlan::Copy(copy) = plan else {
         return Ok(());
@@ -244,7 +245,15 @@ pub fn make_parent(plan: &LogicalPlan) -> Result<(), ServerError> {
         deed: "make the directory",
         path: parent.to_path_buf(),
         source,
-    })
+    })?;
+    let directory = if path.is_dir() { &path } else { parent };
+    tempfile::tempfile_in(directory)
+        .map(drop)
+        .map_err(|source| ServerError::File {
+            deed: "write",
+            path: path.clone(),
+            source,
+        })
 }
 
 /// True for a name that is no path, and still a folder's where the server runs.
