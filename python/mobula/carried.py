@@ -7,6 +7,7 @@ needs nothing of the package and nothing but the standard library. Its frames ar
 
 from __future__ import annotations
 
+import functools
 import inspect
 import linecache
 import marshal
@@ -29,9 +30,21 @@ def load(text: bytes) -> Callable[..., Any]:
     install_pickler(packed["pickler"])
     _tell_lines(packed["sources"])
     code, construct, call = pickle.loads(packed["code"])
-    if packed["wrapped"]:
-        return _Built.of(code, construct, call) if isinstance(code, type) else _with_arguments(code, call)
-    return code
+    if isinstance(code, type):
+        return _Built.of(code, construct, call) if packed["wrapped"] else code
+    return _with_arguments(code, call)
+
+
+def is_async(code: Callable[..., Any]) -> bool:
+    """Whether its calls give what is to be awaited, or an async generator."""
+    return any(inspect.iscoroutinefunction(one) or inspect.isasyncgenfunction(one) for one in _calls_of(code))
+
+
+def _calls_of(code: Any) -> Sequence[Any]:
+    """What may say it: the code, or the method that its calls are."""
+    while isinstance(code, functools.partial):
+        code = code.func
+    return (code,) if inspect.isroutine(code) else (code, code.__call__)
 
 
 def _check_version(client: tuple[int, int]) -> None:
@@ -76,16 +89,17 @@ def _tell_lines(sources: Mapping[str, Sequence[tuple[int, str]]]) -> None:
 def _with_arguments(code: Callable[..., Any], call: Arguments) -> Callable[..., Any]:
     """`code` with more arguments behind the batch or row."""
     args, kwargs = call
-    if not args and not kwargs:
+    # Of an object the worker would not see that its calls are async.
+    if not args and not kwargs and (inspect.isroutine(code) or not is_async(code)):
         return code
-    if inspect.isasyncgenfunction(code):
+    if any(map(inspect.isasyncgenfunction, _calls_of(code))):
 
         async def streamed(given: Any) -> AsyncIterator[Any]:
             async for part in code(given, *args, **kwargs):
                 yield part
 
         return streamed
-    if inspect.iscoroutinefunction(code):
+    if is_async(code):
 
         async def awaited(given: Any) -> Any:
             return await code(given, *args, **kwargs)

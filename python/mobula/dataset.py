@@ -312,7 +312,7 @@ class Dataset(Keeping, Splitting):
         quoted = sql_text.name(column)
         condition = f" WHERE {quoted} IS NOT NULL" if ignore_nulls else ""
         found = self._then(Wrapped(f"SELECT DISTINCT {quoted}", self._step, condition, f"unique {column}"))
-        return found.to_arrow().column(0).to_pylist()
+        return formats.values_of(found.to_arrow().column(0), column)
 
     def random_sample(self, fraction: float, *, seed: int | None = None) -> Dataset:
         """Each row with the probability `fraction`.
@@ -389,7 +389,7 @@ class Dataset(Keeping, Splitting):
 
     def _one(self, function: str, column: str) -> Any:
         step = Wrapped(f"SELECT {function}({sql_text.name(column)}) AS value", self._step, "", function)
-        return self._then(step).to_arrow().column(0)[0].as_py()
+        return formats.values_of(self._then(step).to_arrow().column(0), "value")[0]
 
     def _then(self, step: Step) -> Dataset:
         return Dataset(self._connection, step)

@@ -73,8 +73,10 @@ class NotSupported(Error, adbc_driver_manager.NotSupportedError):
 _BEFORE = re.compile(r"^(?:[A-Z_]+: )?(?:\[FlightSQL\] )?")
 _BEHIND = re.compile(r" \((?:Unauthenticated|[A-Z][A-Za-z]+); [A-Z][A-Za-z]+(?:: endpoint \d+: \[[^]]*\])?\)$")
 _VENDOR = re.compile(r"\. Vendor code: \d+$")
+# Functions of Python have a digest behind their names, which says nothing to who wrote them.
+_DIGEST = re.compile(r'(?<=^function ")(\w+)_[0-9a-f]{8}(?=")')
 _FUNCTION = re.compile(r'^function "([^"]+)" (.*)$', re.DOTALL)
-_RAISED = re.compile(r"^failed: ([A-Za-z_]\w*)(?:: (.*?))?(?: \([^()]*line \d+.*\))?(?: \(on executor .*\))?$", re.DOTALL)
+_RAISED = re.compile(r"^failed: ([A-Za-z_]\w*)(?:: (.*?))?(?: \((?:in \w+\(\), )?(?:[^(),]+, )?line \d+(?:[:;] .*)?\))?(?:\. It was tried \d+ times in a row)?(?: \(on executor .*\))?$", re.DOTALL)
 
 
 def sentence(error: BaseException) -> str:
@@ -85,7 +87,7 @@ def sentence(error: BaseException) -> str:
 
 def translated(error: adbc_driver_manager.Error, where: str) -> Error:
     """The exception of ours that says what the driver's says. `where`: the server."""
-    text, status = sentence(error), error.status_code
+    text, status = _DIGEST.sub(r"\1", sentence(error)), error.status_code
     if status in (AdbcStatusCode.UNAUTHENTICATED, AdbcStatusCode.UNAUTHORIZED):
         return LoginFailed(f"{where} does not let us in: {text}", status_code=status)
     if status in (AdbcStatusCode.IO, AdbcStatusCode.TIMEOUT) and _is_transport(text):

@@ -10,7 +10,9 @@ import importlib
 import random
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+from .errors import QueryFailed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +48,53 @@ def converted(table: pa.Table, batch_format: str) -> Any:
         # Its hints speak of Arrow's arrays, of no type.
         return polars.from_arrow(table)  # pyright: ignore[reportUnknownMemberType]
     return {name: to_numpy(column) for name, column in zip(table.schema.names, table.columns)}
+
+
+def rows_of(table: Any) -> list[dict[str, Any]]:
+    """Rows as dicts of Python's own values. Nanoseconds are pandas', where it is installed, and else cut.
+
+    Raises:
+        QueryFailed: there is no such value, such as a day after the year 9999.
+    """
+    try:
+        return table.to_pylist()
+    except (ValueError, OverflowError):
+        names: list[str] = table.schema.names
+        values = [values_of(table.column(place), name) for place, name in enumerate(names)]
+        return [dict(zip(names, row)) for row in zip(*values)]
+
+
+def values_of(column: Any, name: str) -> list[Any]:
+    """The values of one column, as `rows_of` has them."""
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError) as error:
+        kind = _in_microseconds(column.type)
+        failed: Exception = error
+        if kind != column.type:
+            try:
+                return column.cast(kind, safe=False).to_pylist()
+            except (ValueError, OverflowError) as still:
+                failed = still
+        raise QueryFailed(f'column "{name}" ({column.type}) has a value that Python has not: {failed}. Read it with to_arrow(), or CAST it') from None
+
+
+def _in_microseconds(kind: Any) -> Any:
+    import pyarrow
+    import pyarrow.types as t
+
+    # Its stub knows lists by the type of their values, which may be any here.
+    pa = cast(Any, pyarrow)
+    if t.is_timestamp(kind) and kind.unit == "ns":
+        return pa.timestamp("us", kind.tz)
+    if t.is_duration(kind) and kind.unit == "ns":
+        return pa.duration("us")
+    if t.is_struct(kind):
+        fields: list[Any] = list(kind)
+        return pa.struct([field.with_type(_in_microseconds(field.type)) for field in fields])
+    if t.is_fixed_size_list(kind):
+        return pa.list_(_in_microseconds(kind.value_type), kind.list_size)
+    return pa.list_(_in_microseconds(kind.value_type)) if t.is_list(kind) else kind
 
 
 def _check_installed(package: str) -> None:

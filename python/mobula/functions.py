@@ -21,12 +21,16 @@ from .errors import CodeRefused
 from .packing import Packed
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from .declared import Func
     from .link import Link
     from .mending import Mending
 
 # Rows that a schema is learned from.
 ROWS = 100
+# Calls that are made again, where `max_retries` does not say.
+RETRIES = 3
 # That one connection keeps; before a query begins, those go that were used longest ago and by none that goes on.
 FUNCTIONS_MAX = 256
 # Options of a call that its probe has too: what the worker needs to be able to run the code.
@@ -111,7 +115,7 @@ class Functions:
                 self._mending.functions[function] = text
             self._declared[key] = function, next(self._times)
 
-    def _declare(self, packed: Packed, returns: str, probe: str | None = None) -> str:
+    def _declare(self, packed: Packed, returns: str, probe: tuple[Any, ...] | None = None) -> str:
         key = hashlib.blake2b(f"{packed.digest} {returns} {probe}".encode(), digest_size=4).hexdigest()
         function = f"{packed.name}_{key}"
         # The columns of the answer may be named like options, so they are quoted.
@@ -124,34 +128,47 @@ class Functions:
         key = f"{code.packed.digest} {code.operator} {code.options} {source}"
         learned = self._learned.get(key)
         if learned is None:
-            learned = self._learned[key] = self._ask(code, source)
+            given = self._link.schema(source)
+            found = self._ask(code, source, given)
+            if found is None:
+                # No rows come out of none. By the next query there may be some.
+                return schemas.columns_of(given)
+            learned = self._learned[key] = schemas.columns_of(found)
         return learned
 
-    def _ask(self, code: Code, source: str) -> str:
+    def _ask(self, code: Code, source: str, given: pa.Schema) -> pa.Schema | None:
+        """None where there are no rows to call it with."""
         import pyarrow as pa
 
         in_rows = code.operator in ("map", "flat_map")
-        function = self._declare(code.packed, "TABLE(schema BYTEA)", "rows" if in_rows else "batches")
-        options = {key: code.options[key] for key in _OF_PROBES if key in code.options}
+        asked = code.options
+        lenient = asked.get("on_error", "'raise'") != "'raise'"
+        retried = tuple(name.strip() for name in asked.get("retry_exceptions", "").strip("'").split(",") if name.strip())
+        # Of an async function it is that of a call.
+        timeout = asked["timeout"].strip("'") if code.packed.is_async and "timeout" in asked else ""
+        taught = code.operator if in_rows else "batches"
+        probe = (taught, given.serialize().to_pybytes(), retried, int(asked.get("max_retries", RETRIES)), lenient, timeout)
+        function = self._declare(code.packed, "TABLE(schema BYTEA)", probe)
+        options = {key: asked[key] for key in _OF_PROBES if key in asked and (key != "timeout" or not timeout)}
         options["concurrency"] = "1"
-        options["batch_format"] = "'rows'" if in_rows else code.options.get("batch_format", "'numpy'")
+        options["batch_format"] = "'rows'" if in_rows else asked.get("batch_format", "'numpy'")
         operator, n_rows = "map_batches", ROWS
         if code.operator == "map_groups":
-            operator, options["partition_by"] = "map_groups", code.options["partition_by"]
+            operator, options["partition_by"] = "map_groups", asked["partition_by"]
         else:
-            asked = code.options.get("batch_size", "NULL")
-            n_rows = ROWS if asked == "NULL" else min(ROWS, int(asked))
+            size = asked.get("batch_size", "NULL")
+            n_rows = ROWS if size == "NULL" else min(ROWS, int(size))
             options["batch_size"] = str(n_rows)
         rows = f"SELECT * FROM ({source}) LIMIT {n_rows}"
         query = _query(operator, rows, function, options)
         _, batches = self._link.stream(f"SELECT schema FROM ({query}) LIMIT 1")
         found: list[bytes] = [row["schema"] for batch in batches for row in batch.to_pylist()]
         if not found:
-            raise CodeRefused(f"{code.packed.name} gets no rows to learn from what it returns. Say it: schema={{'column': type}}")
+            return None
         schema = pa.ipc.read_schema(pa.py_buffer(found[0]))
         if not len(schema):
             raise CodeRefused(f"{code.packed.name} gives nothing for the first rows, so its columns are not known. Say them: schema={{'column': type}}")
-        return schemas.columns_of(schema)
+        return schema
 
 
 def _query(operator: str, source: str, function: str, options: dict[str, str]) -> str:

@@ -53,12 +53,13 @@ class Packed:
     is_class: bool
     asks: bool = False
     """Whether it may ask for `mobula.context()`."""
+    is_async: bool = False
 
-    def body(self, function: str, probe: str | None = None) -> str:
-        """The Python text that defines `function`. `probe`: what it is to find the schema
-        of, the results for `"rows"` or for `"batches"`."""
+    def body(self, function: str, probe: tuple[Any, ...] | None = None) -> str:
+        """The Python text that defines `function`. `probe`: arguments of `learning.Teacher`, where it
+        is to find the schema of what the code gives."""
         texts = ["carried"] if probe is None else ["carried", "learning"]
-        made = "_load(_packed)" if probe is None else f"_teacher(_load(_packed), {probe == 'rows'})"
+        made = "_load(_packed)" if probe is None else f"_teacher(*{probe!r}).learner(_load(_packed))"
         lines = ["import base64, zlib", "_names = {'__name__': 'mobula_carried'}"]
         if self.asks:
             # Tells the engine, which counts rows then.
@@ -67,7 +68,7 @@ class Packed:
             lines.append(f"_text = zlib.decompress(base64.b64decode({_module_text(text)!r}))")
             lines.append(f"exec(compile(_text, '<mobula {text}>', 'exec'), _names)")
         lines.append(f"_packed = zlib.decompress(base64.b64decode({_shrunk(self.text)!r}))")
-        lines.append(f"{function} = " + made.replace("_load", "_names['load']").replace("_teacher", "_names['teacher']"))
+        lines.append(f"{function} = " + made.replace("_load", "_names['load']").replace("_teacher", "_names['Teacher']"))
         return "\n".join(lines)
 
     @functools.cached_property
@@ -108,7 +109,8 @@ def pack(
         "code": pickled,
         "wrapped": is_class or any(call),
     }
-    return Packed(_sql_name(called), pickle.dumps(packed, protocol=4), is_class, _IMPORTS.search(pickled) is not None)
+    asks = _IMPORTS.search(pickled) is not None
+    return Packed(_sql_name(called), pickle.dumps(packed, protocol=4), is_class, asks, carried.is_async(code))
 
 
 def _pickled(value: Any, called: str, sources: dict[str, dict[int, str]]) -> bytes:

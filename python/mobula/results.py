@@ -39,7 +39,7 @@ class Streamed:
         """Rows as dicts, as they come."""
         _, batches = self._stream()
         for batch in batches:
-            yield from batch.to_pylist()
+            yield from formats.rows_of(batch)
 
     def iter_batches(
         self,
@@ -143,14 +143,14 @@ class Results(Streamed):
         >>> mobula.range(1_000_000).take(2)
         [{'id': 0}, {'id': 1}]
         """
-        return self._limited(limit).to_arrow().to_pylist()
+        return formats.rows_of(self._limited(limit).to_arrow())
 
     def take_all(self, limit: int | None = None) -> list[dict[str, Any]]:
         """All rows as dicts. `limit`: more rows than this are a `ValueError`."""
         rows = (self if limit is None else self._limited(limit + 1)).to_arrow()
         if limit is not None and rows.num_rows > limit:
             raise ValueError(f"the dataset has more than {limit} rows. Use take({limit}), or a higher limit")
-        return rows.to_pylist()
+        return formats.rows_of(rows)
 
     def take_batch(self, batch_size: int = 20, *, batch_format: str | None = "default") -> Any:
         """The first `batch_size` rows as one batch.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 from . import sql_text
 from .errors import CodeRefused
+from .local_rows import is_mapping
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,10 +29,11 @@ _OF_PYTHON = {
     float: "DOUBLE",
     str: "VARCHAR",
     bytes: "BYTEA",
-    datetime.datetime: "TIMESTAMP",
+    # What Python has: microseconds. Alone, the word means nanoseconds, and the years 1678 to 2262.
+    datetime.datetime: "TIMESTAMP(6)",
     datetime.date: "DATE",
     datetime.time: "TIME",
-    datetime.timedelta: "INTERVAL",
+    datetime.timedelta: "DURATION",
     decimal.Decimal: "DECIMAL(38, 10)",
 }
 _OF_ARROW = {
@@ -56,6 +58,7 @@ _OF_ARROW = {
     "date32[day]": "DATE",
     "date64[ms]": "DATE",
 }
+_DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 
 
 def columns_of(schema: Schema) -> str:
@@ -81,7 +84,12 @@ def sql_type(kind: Any, column: str) -> str:
     """A Python type, an Arrow type or SQL text as an SQL type."""
     if isinstance(kind, str):
         return kind
-    if kind in _OF_PYTHON:
+    if is_mapping(kind):
+        return _struct([(str(name), sql_type(inner, column)) for name, inner in kind.items()], column)
+    arrow = _arrow_type(kind)
+    if arrow is not None:
+        return of_arrow(arrow, column)
+    if isinstance(kind, type) and kind in _OF_PYTHON:
         return _OF_PYTHON[kind]
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if origin in (list, collections.abc.Sequence) and inner:
@@ -90,9 +98,29 @@ def sql_type(kind: Any, column: str) -> str:
     known = [one for one in inner if one is not type(None)]
     if origin is not None and len(known) == 1 and len(known) < len(inner):
         return sql_type(known[0], column)
-    if hasattr(kind, "bit_width") or hasattr(kind, "num_fields"):
-        return of_arrow(kind, column)
     raise CodeRefused(f'column "{column}" has the type {kind!r}, which has no SQL type. Use {_known()}, list[…], Arrow types, or SQL text')
+
+
+def _arrow_type(kind: Any) -> Any:
+    """A type of Arrow or numpy as one of Arrow; None for others."""
+    module = type(kind).__module__.partition(".")[0]
+    if module == "pyarrow":
+        # A `Field` has a name of its own, which says nothing here.
+        return kind if hasattr(kind, "num_fields") else getattr(kind, "type", None)
+    if module == "numpy" or getattr(kind, "__module__", None) == "numpy":
+        import pyarrow as pa
+
+        try:
+            return pa.from_numpy_dtype(kind)
+        except (pa.ArrowException, TypeError):
+            return None
+    return None
+
+
+def _struct(fields: list[tuple[str, str]], column: str) -> str:
+    if not fields:
+        raise CodeRefused(f'column "{column}" has dicts without keys, and SQL has no such type. Say schema=')
+    return f"STRUCT<{', '.join(f'{sql_text.name(name)} {kind}' for name, kind in fields)}>"
 
 
 def _known() -> str:
@@ -109,21 +137,24 @@ def of_arrow(kind: pa.DataType, column: str) -> str:
     if t.is_decimal(kind):
         return f"DECIMAL({kind.precision}, {kind.scale})"
     if t.is_timestamp(kind):
-        digits = {"s": 0, "ms": 3, "us": 6, "ns": 9}[kind.unit]
-        return f"TIMESTAMP({digits})" + (" WITH TIME ZONE" if kind.tz else "")
+        return f"TIMESTAMP({_DIGITS[kind.unit]})" + (" WITH TIME ZONE" if kind.tz else "")
     if t.is_time(kind):
         return "TIME"
-    if t.is_duration(kind) or t.is_interval(kind):
+    if t.is_duration(kind):
+        return f"DURATION({_DIGITS[kind.unit]})"
+    if t.is_interval(kind):
         return "INTERVAL"
     if t.is_dictionary(kind):
         return of_arrow(kind.value_type, column)
-    if t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind):
+    if t.is_fixed_size_list(kind):
+        return of_arrow(kind.value_type, column) + f"[{kind.list_size}]"
+    if t.is_list(kind) or t.is_large_list(kind):
         return of_arrow(kind.value_type, column) + "[]"
     if t.is_struct(kind):
         fields: list[pa.Field[Any]] = list(kind)
-        return f"STRUCT<{', '.join(f'{sql_text.name(f.name)} {of_arrow(f.type, column)}' for f in fields)}>"
+        return _struct([(field.name, of_arrow(field.type, column)) for field in fields], column)
     if t.is_null(kind):
-        problem = f'column "{column}" has only None in the first rows, so its type is not known'
+        problem = f'column "{column}" has only None or empty lists in the first rows, so its type is not known'
         raise CodeRefused(f"{problem}. Say it: schema={{'{column}': str, …}}")
     raise CodeRefused(f'column "{column}" has the Arrow type {kind}, which SQL does not have. Cast it, and say schema=')
 

@@ -9,6 +9,7 @@ its input, and to declare user code.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,19 @@ class Rendering:
         """`text`, which calls them by the names that they have on the server."""
         return sql_text.with_calls(text, {name: self.connection._functions.named(one) for name, one in functions.items()})
 
+    def with_plain_names(self, sql: str, functions: Mapping[str, Func[..., Any]]) -> str:
+        """The query `sql`, whose columns without a name of their own are called after functions as the
+        user calls them, not as the server does."""
+        if not functions or not sql_text.is_query(sql):
+            return sql
+        called = {self.connection._functions.named(one): name for name, one in functions.items()}
+        given = self.connection._link.schema(self.alone(sql)).names
+        plain = [re.sub("|".join(map(re.escape, called)), lambda found: called[found[0]], column) for column in given]
+        if plain == given:
+            return sql
+        # By their places: parameters have other names where they are bound.
+        return f"SELECT * FROM ({sql.strip().rstrip(';')}) AS named({sql_text.names(plain)})"
+
     def alone(self, sql: str) -> str:
         """As `over`, with literals for what else is bound beside it."""
         return self.values.as_literals(self.over(sql))
@@ -112,7 +126,7 @@ class Query(Step):
     def sql(self, query: Rendering) -> str:
         relations = {name: f"SELECT * FROM {query.name_of(step)}" for name, step in self.relations.items()}
         text = query.with_functions(query.values.placed(self.text, self.values), self.functions)
-        return sql_text.with_relations(text, relations)
+        return query.with_plain_names(sql_text.with_relations(text, relations), self.functions)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
