@@ -16,7 +16,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, ParamSpec, TypeGuard, TypeVar, overload
 
-from . import formats, schemas, sql_text
+from . import calls, formats, schemas, sql_text
 from .compute import call_options
 from .errors import CodeRefused
 from .packing import Packed, pack
@@ -165,7 +165,7 @@ def is_func(value: object) -> TypeGuard[Func[..., Any]]:
 
 def functions_of(text: str) -> dict[str, Func[..., Any]]:
     """The functions that SQL text calls by the names of the caller's variables."""
-    return in_scope(sql_text.called_names(text), is_func)
+    return in_scope(calls.called_names(text), is_func)
 
 
 def in_scope(names: set[str], wanted: Callable[[Any], bool]) -> dict[str, Any]:

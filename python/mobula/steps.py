@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from . import sql_text
+from . import calls, sql_text
 from .bound import Values
 from .errors import QueryFailed
 from .functions import Code
@@ -84,7 +84,7 @@ class Rendering:
 
     def with_functions(self, text: str, functions: Mapping[str, Func[..., Any]]) -> str:
         """`text`, which calls them by the names that they have on the server."""
-        return sql_text.with_calls(text, {name: self.connection._functions.named(one) for name, one in functions.items()})
+        return calls.with_calls(text, {name: self.connection._functions.named(one) for name, one in functions.items()})
 
     def alone(self, sql: str) -> str:
         """As `over`, with literals for what else is bound beside it."""

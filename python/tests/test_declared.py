@@ -3,7 +3,6 @@
 import pytest
 
 import mobula
-from mobula import sql_text
 
 numpy = pytest.importorskip("numpy")
 RATE = 3
@@ -152,12 +151,6 @@ def test_what_cannot_be_declared_is_said():
     refused("untold is no class. Write @mobula.func", lambda: mobula.actor(untold))
     with pytest.raises(TypeError, match="no option of a call"):
         mobula.func(size=3)(times_rate._code)
-
-
-def test_calls_are_found_in_text():
-    text = "SELECT a(1), b (2), s.c(3), \"d\"(4), 'e(5)', e FROM f(TABLE(g)) /* h(1) */"
-    assert sql_text.called_names(text) == {"a", "b", "d", "f", "TABLE", "table"}
-    assert sql_text.with_calls("SELECT a(a) + b.a(1) + a /* */ (2)", {"a": "x"}) == "SELECT x(a) + b.a(1) + x /* */ (2)"
 
 
 def test_it_shows_its_types():
