@@ -12,8 +12,9 @@ import functools
 import hashlib
 import inspect
 import os
+import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, ParamSpec, TypeGuard, TypeVar, overload
 
 from . import calls, formats, schemas, sql_text
@@ -25,6 +26,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _HERE = os.path.dirname(__file__)
+# Code that has no name of its own, in the function around it.
+_NAMELESS = {"<lambda>", "<genexpr>", "<listcomp>", "<setcomp>", "<dictcomp>"}
 
 
 class Func(Generic[P, T]):
@@ -175,16 +178,31 @@ def in_scope(names: set[str], wanted: Callable[[Any], bool]) -> dict[str, Any]:
         frame = frame.f_back
     if frame is None:
         return {}
-    code = frame.f_code
-    of_function = {*code.co_varnames, *code.co_cellvars, *code.co_freevars} if code.co_flags & inspect.CO_OPTIMIZED else names
+    frames = list(_around(frame))
     found: dict[str, Any] = {}
     for name in names:
-        # Asking a function for its variables keeps them alive until it ends, before Python 3.13.
-        local = frame.f_locals if name in of_function else {}
-        value = local.get(name, frame.f_globals.get(name))
+        value = next((one.f_locals[name] for one in frames if _may_have(one, name) and name in one.f_locals), frame.f_globals.get(name))
         if wanted(value):
             found[name] = value
     return found
+
+
+def _around(frame: types.FrameType) -> Iterator[types.FrameType]:
+    """It and those whose variables its code sees: a lambda or comprehension holds of the function
+    that it stands in what it mentions, and names in SQL are no mention."""
+    yield frame
+    inner, outer = frame, frame.f_back
+    while outer is not None and inner.f_code.co_name in _NAMELESS:
+        if inner.f_code in outer.f_code.co_consts:
+            yield outer
+            inner = outer
+        outer = outer.f_back
+
+
+def _may_have(frame: types.FrameType, name: str) -> bool:
+    # Asking a function for its variables keeps them alive until it ends, before Python 3.13.
+    code = frame.f_code
+    return not code.co_flags & inspect.CO_OPTIMIZED or name in (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
 
 
 def _words(immutable: bool, strict: bool) -> str:

@@ -111,6 +111,28 @@ def test_names_are_those_of_the_code_that_asks(con):
     assert first.take()[0]["a"] == 2 and abs is None and first.take()[0]["t"] == "f(1)"
 
 
+def test_names_of_the_function_around_lambdas_and_comprehensions(con):
+    @mobula.func
+    def f(x: int) -> int:
+        return x + 10
+
+    rows = con.range(2)
+
+    def total(query):
+        return con.sql(query).take()[0]["v"]
+
+    queries = ["SELECT sum(f(id)) AS v FROM rows"] * 2
+    assert [con.sql(query).take()[0]["v"] for query in queries] == [21, 21]
+    assert {n: con.sql(f"SELECT f({n}) AS v").take()[0]["v"] for n in {one for one in (1, 2)}} == {1: 11, 2: 12}
+    assert list(con.sql(f"SELECT f({n}) AS v").take()[0]["v"] for n in range(2)) == [10, 11]
+    # Called by other code, in the middle of another function, and inside of each other.
+    assert list(map(lambda n: [con.sql(f"SELECT f({n}) AS v").take()[0]["v"] for _ in range(1)], range(2))) == [[10], [11]]
+    assert [row["id"] for row in (lambda: rows.filter(expr="f(id) > 10"))().take()] == [1]
+    # A function with a name sees its own variables, and those that it mentions.
+    with pytest.raises(mobula.QueryFailed, match="unknown function|Invalid function"):
+        total("SELECT f(1) AS v")
+
+
 def test_strict_and_failures(con):
     @mobula.func(strict=True)
     def inverse(x: int) -> float:
