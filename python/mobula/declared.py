@@ -85,6 +85,10 @@ def func(
 def func(code: Callable[..., Any] | None = None, *, immutable: bool = False, strict: bool = False, **options: Any) -> Any:
     """Makes a function one that SQL can call, in `sql`, `filter(expr=…)` and `with_column`.
 
+    A partial and an object with `__call__` may stand for a function. SQL gives all parameters
+    that have type hints, by their places; others keep their defaults, and so do those that a
+    partial gives and those behind a `*`.
+
     Args:
         immutable: equal arguments give equal results, so that calls may be shared and moved.
         strict: rows with a NULL argument give NULL, without a call.
@@ -223,26 +227,45 @@ def _options(is_class: bool, given: dict[str, Any]) -> dict[str, str]:
 
 def _types(code: Any) -> tuple[str, str]:
     """Parameters and result as SQL says them."""
-    called = code
-    if isinstance(code, type):
-        # Not that of its metaclass, which builds it.
-        called = next((vars(base)["__call__"] for base in code.__mro__[:-1] if "__call__" in vars(base)), None)
-    if not callable(called):
-        raise CodeRefused(f"{_name(code)} cannot be called. Add a method __call__")
-    try:
-        hints = typing.get_type_hints(called)
-    except Exception as error:
-        raise CodeRefused(f"the type hints of {_name(code)} are not there at run time: {error}") from error
+    hints = _hints(code)
+    called = _call_of(code) if isinstance(code, type) else code
     parameters = list(inspect.signature(called).parameters.values())[1 if isinstance(code, type) else 0 :]
     made: list[str] = []
+    left_out = ""
     for one in parameters:
-        if one.name in hints:
+        if one.kind is one.KEYWORD_ONLY:
+            if one.default is one.empty:
+                raise CodeRefused(f"{_name(code)} needs {one.name} by its name, and SQL gives arguments by their places")
+        elif one.name in hints:
+            if left_out:
+                raise CodeRefused(f"{_name(code)} has no type hint for {left_out}, which stands before {one.name}. Give it one")
             made.append(f"{sql_text.name(one.name)} {_type(hints[one.name], one.name, code)}")
-        elif one.default is one.empty or one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+        elif one.default is one.empty or one.kind is one.VAR_POSITIONAL:
             raise CodeRefused(f"{_name(code)} has no type hint for {one.name}. Write {one.name}: float, or another type of its values")
+        else:
+            left_out = one.name
     if "return" not in hints:
         raise CodeRefused(f"{_name(code)} has no type hint for what it returns. Write -> float, or another type of its values")
     return ", ".join(made), _type(hints["return"], "return", code)
+
+
+def _hints(code: Any) -> dict[str, Any]:
+    told = code
+    while isinstance(told, (functools.partial, Func)):
+        told = told.func if isinstance(told, functools.partial) else told._code
+    if isinstance(told, type) or not inspect.isroutine(told):
+        told = _call_of(told if isinstance(told, type) else type(told))
+    if not callable(told):
+        raise CodeRefused(f"{_name(code)} cannot be called. Add a method __call__")
+    try:
+        return typing.get_type_hints(told)
+    except Exception as error:
+        raise CodeRefused(f"the type hints of {_name(code)} are not there at run time: {error}") from error
+
+
+def _call_of(kind: type[Any]) -> Any:
+    """The method of its objects, not that of its metaclass, which builds them."""
+    return next((vars(base)["__call__"] for base in kind.__mro__[:-1] if "__call__" in vars(base)), None)
 
 
 def _type(hint: Any, place: str, code: Any) -> str:
@@ -253,4 +276,6 @@ def _type(hint: Any, place: str, code: Any) -> str:
 
 
 def _name(code: Any) -> str:
+    while isinstance(code, functools.partial):
+        code = code.func
     return getattr(code, "__name__", type(code).__name__)

@@ -1,5 +1,7 @@
 """Functions and actors that SQL calls by name: found, typed, sent, and told apart."""
 
+import functools
+
 import pytest
 
 import mobula
@@ -78,6 +80,28 @@ def test_expressions_of_datasets(con):
 
     assert numbers.with_column("t", "twice(id)").max("t") == 18
     assert numbers.map(lambda row: {"v": twice(row["id"])}).max("v") == 18
+
+
+def test_partials_objects_and_defaults(con):
+    def scaled(x: float, by: float = 2.0, *, plus: float = 0.5) -> float:
+        return x * by + plus
+
+    class Adds:
+        def __init__(self, n):
+            self.n = n
+
+        def __call__(self, x: int) -> int:
+            return x + self.n
+
+    half = mobula.func(functools.partial(scaled, by=0.5))
+    from_three = mobula.func(functools.partial(scaled, 3.0))
+    adds, both = mobula.func(Adds(5)), mobula.func(scaled)
+    again = mobula.func(functools.partial(adds))
+    found = con.sql("SELECT half(5) AS a, from_three(2) AS b, adds(1) AS c, again(2) AS d, both(3, 4) AS e")
+    assert found.take() == [{"a": 3.0, "b": 6.5, "c": 6, "d": 7, "e": 12.5}]
+    # SQL has no defaults.
+    with pytest.raises(mobula.FunctionFailed, match="takes 2 arguments, not 1"):
+        con.sql("SELECT both(3)").take()
 
 
 def test_an_actor_is_built_once_and_keeps_its_state(con):
@@ -162,12 +186,21 @@ def test_what_cannot_be_declared_is_said():
     def many(*x) -> int:
         return x
 
+    def between(x: int, base=2, y: int = 3) -> int:
+        return x
+
+    def named(x: int, *, base: int) -> int:
+        return x
+
     class Silent:
         pass
 
     refused("untold has no type hint for what it returns", lambda: mobula.func(untold))
     refused('odd, "x" has the type.*ndarray', lambda: mobula.func(odd))
     refused("many has no type hint for x", lambda: mobula.func(many))
+    refused("between has no type hint for base, which stands before y", lambda: mobula.func(between))
+    refused("named needs base by its name", lambda: mobula.func(named))
+    refused("named needs base by its name", lambda: mobula.func(functools.partial(named, 1)))
     refused("Silent cannot be called", lambda: mobula.actor(Silent))
     refused("Silent is a class. Write @mobula.actor", lambda: mobula.func(Silent))
     refused("untold is no class. Write @mobula.func", lambda: mobula.actor(untold))
