@@ -66,15 +66,15 @@ class Dataset(Keeping, Splitting):
                 batch and returns one with any number of rows, or yields several.
             batch_size: rows of a batch; `None`: as the engine cuts them, up to 65,536.
             batch_format: what `fn` gets: `"numpy"` (a dict of arrays), `"pandas"`,
-                `"polars"`, `"pyarrow"`. It may return any of these.
+                `"polars"`, `"pyarrow"`, `"rows"` (a list of dicts). It may return any of these.
             zero_copy_batch: arrays are read-only and lie where the engine has them; `False`:
                 copies that may be written to.
             compute, concurrency: how many workers; see `ActorPoolStrategy`.
             num_cpus, num_gpus, memory: what each worker asks for, and is counted.
             schema: the columns that come back: a `pyarrow.Schema`, a dict of names and types,
                 or SQL text. Without it, `fn` is called with up to 100 first rows to see.
-            options: of the engine, such as `timeout="30s"`, `on_error="drop"`,
-                `preserve_order=True`: docs/operators/map_batches.md.
+            options: of the engine, such as `timeout="30s"`, `on_error="drop"`, `preserve_order=True`,
+                `retry_exceptions=[ConnectionError]`: docs/operators/map_batches.md.
 
         Raises:
             CodeRefused: `fn` cannot be sent, or what it returns is not known.
@@ -88,7 +88,7 @@ class Dataset(Keeping, Splitting):
         if batch_size is not None:
             options["batch_size"] = batch_size
         call = _Call(compute, concurrency, num_cpus, num_gpus, memory, resources, label_selector, options)
-        form = {"batch_format": sql_text.string(formats.check(batch_format))}
+        form = {"batch_format": sql_text.string(formats.check(batch_format, of_workers=True))}
         if not zero_copy_batch:
             form["zero_copy_batch"] = "FALSE"
         packed = pack(

@@ -221,7 +221,7 @@ def _options(is_class: bool, given: dict[str, Any]) -> dict[str, str]:
     if size is not None:
         made["batch_size"] = str(int(size))
     if batch_format is not None:
-        made["batch_format"] = sql_text.string("rows" if batch_format == "rows" else formats.check(batch_format))
+        made["batch_format"] = sql_text.string(formats.check(batch_format, of_workers=True))
     return made
 
 

@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 FORMATS = ("default", "numpy", "pandas", "pyarrow", "polars")
 
 
-def check(batch_format: str | None) -> str:
-    """The format by its own name.
+def check(batch_format: str | None, *, of_workers: bool = False) -> str:
+    """The format by its own name. Workers have `"rows"` too, a list of dicts.
 
     Raises:
         ValueError: there is no such format.
     """
     if batch_format in (None, "default"):
         return "numpy"
-    if batch_format not in FORMATS:
-        raise ValueError(f"batch_format is {batch_format!r}. There are {', '.join(FORMATS)}")
+    there = (*FORMATS, "rows") if of_workers else FORMATS
+    if batch_format not in there:
+        raise ValueError(f"batch_format is {batch_format!r}. There are {', '.join(there)}")
     return batch_format
 
 

@@ -76,6 +76,8 @@ class GroupedData:
         num_gpus: float | None = None,
         memory: float | str | None = None,
         concurrency: Concurrency = None,
+        resources: Mapping[str, float] | None = None,
+        label_selector: Mapping[str, str] | str | None = None,
         schema: Schema | None = None,
         order_by: str | None = None,
         **options: Any,
@@ -88,7 +90,7 @@ class GroupedData:
             order_by: columns that the rows of a group are sorted by: `"day, price DESC"`.
             schema: the columns that come back; otherwise the first groups say it.
 
-        The other arguments are those of `Dataset.map_batches`.
+        The other arguments are those of `Dataset.map_batches`, but for `batch_size`.
 
         >>> rows = mobula.range(6).with_column("k", "id % 2")
         >>> def spread(group):
@@ -98,7 +100,7 @@ class GroupedData:
         """
         made = {
             "partition_by": f"({sql_text.names(self._keys)})",
-            "batch_format": sql_text.string(formats.check(batch_format)),
+            "batch_format": sql_text.string(formats.check(batch_format, of_workers=True)),
         }
         if order_by is not None:
             made["order_by"] = sql_text.string(order_by)
@@ -118,6 +120,8 @@ class GroupedData:
             num_cpus=num_cpus,
             num_gpus=num_gpus,
             memory=memory,
+            resources=resources,
+            label_selector=label_selector,
             engine=options,
         )
         return self._dataset._then(Apply(self._dataset._step, Code(packed, "map_groups", made, schema)))
