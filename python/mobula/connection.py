@@ -241,7 +241,7 @@ class Connection:
         An image has `size`, its height and width in pixels, to which larger and smaller ones are
         brought, and a mode of Pillow's whose numbers are bytes. A batch of them is an array of
         shape (rows, height, width, channels), without channels where there is one (`"L"`).
-        Pillow has to be there where workers run.
+        Pillow and NumPy have to be there where workers run.
 
         Raises:
             ValueError: no such size or mode. FunctionFailed, when it runs: a file is no image.
@@ -335,7 +335,7 @@ class Connection:
         asked = (f"({sql_text.string(self._path(path))})" for path in given)
         rows = Dataset(self, Query(f"SELECT path FROM (VALUES {', '.join(asked)}) AS asked(path)"))
         found = rows.flat_map(files.finder(endings), schema={"path": str}).repartition(files.STREAMS)
-        return found.map_batches(read, batch_size=files_at_once, concurrency=concurrency, schema=schema)
+        return found.map_batches(read, batch_format="pyarrow", batch_size=files_at_once, concurrency=concurrency, schema=schema)
 
     def _path(self, path: str | os.PathLike[str]) -> str:
         text = os.fspath(path)
