@@ -10,7 +10,7 @@ import types
 import pytest
 
 import mobula
-from mobula import functions, packing
+from mobula import Context, context, functions, packing
 
 numpy = pytest.importorskip("numpy")
 OFFSET = 100
@@ -303,10 +303,19 @@ def test_code_knows_the_row_that_it_is_called_for(con):
 
         return {"n": context().row, "id": context().call_id}
 
-    for code in (by_global, by_import):
+    def by_name_of_the_module(row):
+        asked: Context = context()
+        return {"n": asked.row, "id": asked.call_id}
+
+    for code in (by_global, by_import, by_name_of_the_module):
         rows = con.range(5).map(code, schema={"n": int, "id": str}).take_all()
         assert sorted(row["n"] for row in rows) == sorted({int(row["id"].rpartition(".")[2]) for row in rows})
         assert len({row["id"] for row in rows}) == 5
+    # Types are learned of such code too, and what it gets is the worker's.
+    seen = con.range(5).map(lambda row: {"c": context().call_id, "kind": isinstance(context(), Context)}).take_all()
+    assert len({row["c"] for row in seen}) == 5 and all(row["kind"] for row in seen)
+    with pytest.raises(RuntimeError, match="code that is called for rows"):
+        context()
     # What does not ask is not counted for, wherever its file lies.
     moved = types.FunctionType(double.__code__.replace(co_filename="/home/me/mobula/its.py"), {})
     assert not packing.pack(moved).asks and packing.pack(by_global).asks
