@@ -37,7 +37,7 @@ def converted(table: pa.Table, batch_format: str) -> Any:
     """A table in another form."""
     if batch_format == "pyarrow":
         return table
-    _check_installed(batch_format)
+    check_installed(batch_format)
     if batch_format == "pandas":
         # Its stub says `list`, of no type.
         return table.to_pandas()  # pyright: ignore[reportUnknownMemberType]
@@ -49,7 +49,12 @@ def converted(table: pa.Table, batch_format: str) -> Any:
     return {name: to_numpy(column) for name, column in zip(table.schema.names, table.columns)}
 
 
-def _check_installed(package: str) -> None:
+def check_installed(package: str) -> None:
+    """Imports what rows of this format need, before a query runs for them.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     try:
         importlib.import_module(package)
     except ImportError as error:

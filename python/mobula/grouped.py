@@ -17,14 +17,17 @@ if TYPE_CHECKING:
     from .dataset import Dataset
 
 
+_ONE_GROUP = "ds.with_column('all', '1').groupby('all')"
+
+
 class GroupedData:
     """Rows by the values of their keys. Made by `Dataset.groupby`."""
 
-    def __init__(self, dataset: Dataset, keys: Sequence[str]) -> None:
-        if not keys:
-            raise ValueError("groupby without a key. For all rows together there are ds.sum, ds.mean, ds.count")
+    def __init__(self, dataset: Dataset, keys: Sequence[str] | None) -> None:
         self._dataset = dataset
-        self._keys = list(keys)
+        self._keys = list(keys or [])
+        if not self._keys and keys is not None:
+            raise ValueError("groupby without a key. For all rows together there is groupby(None)")
 
     def agg(self, **aggregates: str) -> Dataset:
         """A row for each group: its keys, and an SQL aggregate for each name.
@@ -98,6 +101,8 @@ class GroupedData:
         >>> rows.groupby("k").map_groups(spread).sort("k").take()
         [{'k': 0, 'spread': 4}, {'k': 1, 'spread': 4}]
         """
+        if not self._keys:
+            raise ValueError(f"map_groups needs a key. For all rows as one group, make one: {_ONE_GROUP}")
         made = {
             "partition_by": f"({sql_text.names(self._keys)})",
             "batch_format": sql_text.string(formats.check(batch_format, of_workers=True)),
@@ -133,5 +138,6 @@ class GroupedData:
 
     def _with(self, items: list[str]) -> Dataset:
         keys = sql_text.names(self._keys)
-        step = Wrapped(f"SELECT {keys}, {', '.join(items)}", self._dataset._step, f" GROUP BY {keys}", f"groupby {', '.join(self._keys)}")
+        chosen = ", ".join([keys, *items] if keys else items)
+        step = Wrapped(f"SELECT {chosen}", self._dataset._step, f" GROUP BY {keys}" if keys else "", f"groupby {', '.join(self._keys) or None}")
         return self._dataset._then(step)

@@ -169,7 +169,12 @@ class Renamed(Step):
         else:
             _check_known(self.names, columns, "rename_columns")
             mapped = dict(self.names)
-        items = (f"{sql_text.name(column)} AS {sql_text.name(mapped.get(column, column))}" for column in columns)
+        made = [mapped.get(column, column) for column in columns]
+        for name in made:
+            if made.count(name) > 1:
+                named = ", ".join(column for column, one in zip(columns, made) if one == name)
+                raise QueryFailed(f'rename_columns gives several columns the name "{name}": {named}')
+        items = (f"{sql_text.name(column)} AS {sql_text.name(name)}" for column, name in zip(columns, made))
         return f"SELECT {', '.join(items)} FROM {query.name_of(self.source)}"
 
 
