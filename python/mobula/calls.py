@@ -23,7 +23,7 @@ _CLAUSES = set("select where group having qualify order limit offset fetch windo
 _GROUPINGS = {"cube", "rollup"}
 _CASTS = {"cast", "try_cast", "safe_cast"}
 # Behind a call of an aggregate or of a window function.
-_OF_AGGREGATES = {("filter", "("), ("over", "("), ("within", "group"), ("ignore", "nulls"), ("respect", "nulls")}
+_OF_AGGREGATES = {("filter", "("), ("within", "group"), ("ignore", "nulls"), ("respect", "nulls")}
 _WILDCARD, _CAST_SIGN = "wildcard *", "::"
 
 
@@ -81,7 +81,8 @@ def _places(pieces: list[tuple[str, str]]) -> set[int]:
         elif word == ")" and len(levels) > 1:
             levels.pop()
             means = level.behind
-            if level.call is not None and (following, words[number + 2]) not in _OF_AGGREGATES:
+            is_aggregate = following == "over" or (following, words[number + 2]) in _OF_AGGREGATES
+            if level.call is not None and not is_aggregate:
                 calls.add(level.call)
         elif word == "*" and behind in ("select", "distinct", "all", ",", ".", "("):
             means = _WILDCARD

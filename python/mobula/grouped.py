@@ -139,5 +139,5 @@ class GroupedData:
     def _with(self, items: list[str]) -> Dataset:
         keys = sql_text.names(self._keys)
         chosen = ", ".join([keys, *items] if keys else items)
-        step = Wrapped(f"SELECT {chosen}", self._dataset._step, f" GROUP BY {keys}" if keys else "", f"groupby {', '.join(self._keys) or None}")
-        return self._dataset._then(step)
+        grouped, title = f" GROUP BY {keys}" if keys else "", f"groupby {', '.join(self._keys) or None}"
+        return self._dataset._then(Wrapped(f"SELECT {chosen}", self._dataset._step, grouped, title))

@@ -185,7 +185,8 @@ def test_a_missing_package_is_missed_before_the_query_runs(con, monkeypatch, tmp
 
     rows = con.range(3).map(ran, schema={"id": int})
     monkeypatch.setitem(sys.modules, package, None)
-    for reading in (getattr(rows, read), lambda: rows.take_batch(batch_format=package), lambda: next(rows.iter_batches(batch_format=package))):
+    batches = [lambda: rows.take_batch(batch_format=package), lambda: next(rows.iter_batches(batch_format=package))]
+    for reading in (getattr(rows, read), *batches):
         with pytest.raises(ImportError, match=f"pip install {package}"):
             reading()
     assert not noted.exists()
