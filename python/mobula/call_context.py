@@ -26,9 +26,6 @@ def context() -> Context:
 
     Raises:
         RuntimeError: there is no such call.
-
-    >>> mobula.range(2).map(lambda row: {"row": mobula.context().row}).take()
-    [{'row': 0}, {'row': 1}]
     """
     raise RuntimeError("mobula.context() is for code that is called for rows. There are none now")
 
