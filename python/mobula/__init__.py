@@ -12,6 +12,7 @@ The functions here work on an engine that starts at the first use and ends with 
 
 from __future__ import annotations
 
+from .call_context import Context, context
 from .compute import ActorPoolStrategy, TaskPoolStrategy
 from .connection import Connection, connect
 from .dataset import Dataset
@@ -56,6 +57,7 @@ __all__ = [
     "CodeRefused",
     "Connection",
     "ConnectionFailed",
+    "Context",
     "DataIterator",
     "Dataset",
     "EngineFailed",
@@ -69,6 +71,7 @@ __all__ = [
     "actor",
     "apilevel",
     "connect",
+    "context",
     "default_connection",
     "from_arrow",
     "from_huggingface",

@@ -103,7 +103,9 @@ def call_options(
         if key not in ENGINE_OPTIONS:
             raise TypeError(f"{key} is no option of a call. There are {', '.join(sorted(ENGINE_OPTIONS))}")
         if sql_text.is_list(value):
-            value = ", ".join(map(str, value))
+            value = ", ".join(map(_named, value))
+        elif isinstance(value, type):
+            value = _named(value)
         made[key] = _number(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else sql_text.literal(value)
     return made
 
@@ -139,6 +141,18 @@ def _range(low: int, high: int) -> str:
     if not 1 <= low <= high <= WORKERS_MAX:
         raise ValueError(f"a pool of {low} to {high} workers makes no sense. Sizes are from 1 to {WORKERS_MAX}")
     return str(low) if low == high else sql_text.string(f"{low}..{high}")
+
+
+def _named(value: Any) -> str:
+    """An exception as workers know it, and other names as they are."""
+    if not isinstance(value, type):
+        return str(value)
+    if not issubclass(value, Exception):
+        raise TypeError(f"{value.__qualname__} is no exception that a call may be made again for")
+    if value.__module__ == "builtins" or "<" in value.__qualname__:
+        # One that a function makes has no name to be found by, and is told by its own.
+        return value.__name__
+    return f"{value.__module__}.{value.__qualname__}"
 
 
 def _number(value: float) -> str:

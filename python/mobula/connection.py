@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import importlib
 import os
+import re
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from .engine import Engine
+
+# As the engine has them.
+_EXECUTORS_MAX = 1024
+_SETTING = re.compile("[a-z][a-z0-9_]*")
 
 Paths = Union[str, "os.PathLike[str]", "Sequence[str | os.PathLike[str]]"]
 
@@ -60,6 +65,7 @@ def connect(
             `None`: in notebooks, and where standard error is a terminal.
 
     Raises:
+        ValueError: a number of executors or the name of a setting that there cannot be.
         EngineFailed: the engine does not start.
         ConnectionFailed: no server answers.
         LoginFailed: it does not know the user.
@@ -68,6 +74,7 @@ def connect(
     ...     con.sql("SELECT 6 * $n AS answer", n=7).take()
     [{'answer': 42}]
     """
+    _check(executors, settings or {})
     if url is None:
         from .engine import Engine
 
@@ -241,7 +248,7 @@ class Connection:
         An image has `size`, its height and width in pixels, to which larger and smaller ones are
         brought, and a mode of Pillow's whose numbers are bytes. A batch of them is an array of
         shape (rows, height, width, channels), without channels where there is one (`"L"`).
-        Pillow has to be there where workers run.
+        Pillow and NumPy have to be there where workers run.
 
         Raises:
             ValueError: no such size or mode. FunctionFailed, when it runs: a file is no image.
@@ -335,7 +342,7 @@ class Connection:
         asked = (f"({sql_text.string(self._path(path))})" for path in given)
         rows = Dataset(self, Query(f"SELECT path FROM (VALUES {', '.join(asked)}) AS asked(path)"))
         found = rows.flat_map(files.finder(endings), schema={"path": str}).repartition(files.STREAMS)
-        return found.map_batches(read, batch_size=files_at_once, concurrency=concurrency, schema=schema)
+        return found.map_batches(read, batch_format="pyarrow", batch_size=files_at_once, concurrency=concurrency, schema=schema)
 
     def _path(self, path: str | os.PathLike[str]) -> str:
         text = os.fspath(path)
@@ -383,6 +390,15 @@ class Connection:
 
     def _value(self, sql: str, values: Values) -> Any:
         return self._table(sql, values).column(0)[0].as_py()
+
+
+def _check(executors: int, settings: Mapping[str, Any]) -> None:
+    """Says in Python's words what would otherwise be an argument of a program, or SQL."""
+    if type(executors) is not int or not 0 <= executors <= _EXECUTORS_MAX:
+        raise ValueError(f"executors is {executors!r}. Give a number from 0 to {_EXECUTORS_MAX}")
+    for key in settings:
+        if not _SETTING.fullmatch(str(key)):
+            raise ValueError(f"{key!r} names no setting. Names are those of docs/settings.md, without mobula., as in udf_call_timeout")
 
 
 def _has_rows(value: Any) -> bool:

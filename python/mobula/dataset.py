@@ -66,15 +66,15 @@ class Dataset(Keeping, Splitting):
                 batch and returns one with any number of rows, or yields several.
             batch_size: rows of a batch; `None`: as the engine cuts them, up to 65,536.
             batch_format: what `fn` gets: `"numpy"` (a dict of arrays), `"pandas"`,
-                `"polars"`, `"pyarrow"`. It may return any of these.
+                `"polars"`, `"pyarrow"`, `"rows"` (a list of dicts). It may return any of these.
             zero_copy_batch: arrays are read-only and lie where the engine has them; `False`:
                 copies that may be written to.
             compute, concurrency: how many workers; see `ActorPoolStrategy`.
             num_cpus, num_gpus, memory: what each worker asks for, and is counted.
             schema: the columns that come back: a `pyarrow.Schema`, a dict of names and types,
                 or SQL text. Without it, `fn` is called with up to 100 first rows to see.
-            options: of the engine, such as `timeout="30s"`, `on_error="drop"`,
-                `preserve_order=True`: docs/operators/map_batches.md.
+            options: of the engine, such as `timeout="30s"`, `on_error="drop"`, `preserve_order=True`,
+                `retry_exceptions=[ConnectionError]`: docs/operators/map_batches.md.
 
         Raises:
             CodeRefused: `fn` cannot be sent, or what it returns is not known.
@@ -88,7 +88,7 @@ class Dataset(Keeping, Splitting):
         if batch_size is not None:
             options["batch_size"] = batch_size
         call = _Call(compute, concurrency, num_cpus, num_gpus, memory, resources, label_selector, options)
-        form = {"batch_format": sql_text.string(formats.check(batch_format))}
+        form = {"batch_format": sql_text.string(formats.check(batch_format, of_workers=True))}
         if not zero_copy_batch:
             form["zero_copy_batch"] = "FALSE"
         packed = pack(
@@ -276,6 +276,7 @@ class Dataset(Keeping, Splitting):
         self,
         ds: Dataset,
         join_type: str = "inner",
+        num_partitions: int | None = None,
         *,
         on: str | Sequence[str],
         right_on: str | Sequence[str] | None = None,
@@ -287,6 +288,7 @@ class Dataset(Keeping, Splitting):
         Args:
             join_type: `"inner"`, `"left_outer"`, `"right_outer"`, `"full_outer"`, `"left_semi"`,
                 `"right_semi"`, `"left_anti"` or `"right_anti"`.
+            num_partitions: means nothing here: the engine chooses.
             on: keys here; `right_on`: those of `ds`, if they have other names.
             left_suffix, right_suffix: behind other columns that both have.
 
@@ -357,39 +359,50 @@ class Dataset(Keeping, Splitting):
 
     # --- Groups and sums
 
-    def groupby(self, key: str | Sequence[str]) -> GroupedData:
-        """Groups of rows with equal keys, to be aggregated or mapped."""
+    def groupby(self, key: str | Sequence[str] | None) -> GroupedData:
+        """Groups of rows with equal keys, to be aggregated or mapped; `None`: all rows are one,
+        which is aggregated."""
         from .grouped import GroupedData
 
-        return GroupedData(self, [key] if isinstance(key, str) else list(key))
+        return GroupedData(self, [key] if isinstance(key, str) else key)
 
-    def sum(self, on: str) -> Any:
-        """The sum of a column. Runs the query."""
-        return self._one("sum", on)
+    def sum(self, on: str | Sequence[str]) -> Any:
+        """The sum of a column, or a dict of those of several, as `sum(column)`. Runs the query.
 
-    def min(self, on: str) -> Any:
-        """The least value of a column. Runs the query."""
-        return self._one("min", on)
+        >>> mobula.range(4).sum(["id"])
+        {'sum(id)': 6}
+        """
+        return self._aggregated("sum", "sum", on)
 
-    def max(self, on: str) -> Any:
-        """The greatest value of a column. Runs the query."""
-        return self._one("max", on)
+    def min(self, on: str | Sequence[str]) -> Any:
+        """The least value of a column, or those of several, as of `sum`. Runs the query."""
+        return self._aggregated("min", "min", on)
 
-    def mean(self, on: str) -> Any:
-        """The mean of a column. Runs the query.
+    def max(self, on: str | Sequence[str]) -> Any:
+        """The greatest value of a column, or those of several, as of `sum`. Runs the query."""
+        return self._aggregated("max", "max", on)
+
+    def mean(self, on: str | Sequence[str]) -> Any:
+        """The mean of a column, or those of several, as of `sum`. Runs the query.
 
         >>> mobula.range(4).mean("id")
         1.5
         """
-        return self._one("avg", on)
+        return self._aggregated("mean", "avg", on)
 
-    def std(self, on: str) -> Any:
-        """The standard deviation of a column, of a sample. Runs the query."""
-        return self._one("stddev", on)
+    def std(self, on: str | Sequence[str]) -> Any:
+        """The standard deviation of a column, of a sample, or those of several, as of `sum`. Runs
+        the query."""
+        return self._aggregated("std", "stddev", on)
 
-    def _one(self, function: str, column: str) -> Any:
-        step = Wrapped(f"SELECT {function}({sql_text.name(column)}) AS value", self._step, "", function)
-        return formats.values_of(self._then(step).to_arrow().column(0), "value")[0]
+    def _aggregated(self, shown: str, function: str, on: str | Sequence[str]) -> Any:
+        columns = [on] if isinstance(on, str) else list(on)
+        if not columns:
+            raise ValueError(f"{shown} without a column")
+        items = (f"{function}({sql_text.name(c)}) AS {sql_text.name(f'{shown}({c})')}" for c in columns)
+        step = Wrapped(f"SELECT {', '.join(items)}", self._step, "", f"{shown} {', '.join(columns)}")
+        [row] = formats.rows_of(self._then(step).to_arrow())
+        return row[f"{shown}({on})"] if isinstance(on, str) else row
 
     def _then(self, step: Step) -> Dataset:
         return Dataset(self._connection, step)

@@ -12,11 +12,12 @@ import functools
 import hashlib
 import inspect
 import os
+import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, ParamSpec, TypeGuard, TypeVar, overload
 
-from . import formats, schemas, sql_text
+from . import calls, formats, schemas, sql_text
 from .compute import call_options
 from .errors import CodeRefused
 from .packing import Packed, pack
@@ -25,6 +26,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _HERE = os.path.dirname(__file__)
+# Code that has no name of its own, in the function around it.
+_NAMELESS = {"<lambda>", "<genexpr>", "<listcomp>", "<setcomp>", "<dictcomp>"}
 
 
 class Func(Generic[P, T]):
@@ -81,6 +84,10 @@ def func(
 
 def func(code: Callable[..., Any] | None = None, *, immutable: bool = False, strict: bool = False, **options: Any) -> Any:
     """Makes a function one that SQL can call, in `sql`, `filter(expr=…)` and `with_column`.
+
+    A partial and an object with `__call__` may stand for a function. SQL gives all parameters
+    that have type hints, by their places; others keep their defaults, and so do those that a
+    partial gives and those behind a `*`.
 
     Args:
         immutable: equal arguments give equal results, so that calls may be shared and moved.
@@ -165,7 +172,7 @@ def is_func(value: object) -> TypeGuard[Func[..., Any]]:
 
 def functions_of(text: str) -> dict[str, Func[..., Any]]:
     """The functions that SQL text calls by the names of the caller's variables."""
-    return in_scope(sql_text.called_names(text), is_func)
+    return in_scope(calls.called_names(text), is_func)
 
 
 def in_scope(names: set[str], wanted: Callable[[Any], bool]) -> dict[str, Any]:
@@ -175,16 +182,31 @@ def in_scope(names: set[str], wanted: Callable[[Any], bool]) -> dict[str, Any]:
         frame = frame.f_back
     if frame is None:
         return {}
-    code = frame.f_code
-    of_function = {*code.co_varnames, *code.co_cellvars, *code.co_freevars} if code.co_flags & inspect.CO_OPTIMIZED else names
+    frames = list(_around(frame))
     found: dict[str, Any] = {}
     for name in names:
-        # Asking a function for its variables keeps them alive until it ends, before Python 3.13.
-        local = frame.f_locals if name in of_function else {}
-        value = local.get(name, frame.f_globals.get(name))
+        value = next((one.f_locals[name] for one in frames if _may_have(one, name) and name in one.f_locals), frame.f_globals.get(name))
         if wanted(value):
             found[name] = value
     return found
+
+
+def _around(frame: types.FrameType) -> Iterator[types.FrameType]:
+    """It and those whose variables its code sees: a lambda or comprehension holds of the function
+    that it stands in what it mentions, and names in SQL are no mention."""
+    yield frame
+    inner, outer = frame, frame.f_back
+    while outer is not None and inner.f_code.co_name in _NAMELESS:
+        if inner.f_code in outer.f_code.co_consts:
+            yield outer
+            inner = outer
+        outer = outer.f_back
+
+
+def _may_have(frame: types.FrameType, name: str) -> bool:
+    # Asking a function for its variables keeps them alive until it ends, before Python 3.13.
+    code = frame.f_code
+    return not code.co_flags & inspect.CO_OPTIMIZED or name in (*code.co_varnames, *code.co_cellvars, *code.co_freevars)
 
 
 def _words(immutable: bool, strict: bool) -> str:
@@ -199,32 +221,51 @@ def _options(is_class: bool, given: dict[str, Any]) -> dict[str, str]:
     if size is not None:
         made["batch_size"] = str(int(size))
     if batch_format is not None:
-        made["batch_format"] = sql_text.string("rows" if batch_format == "rows" else formats.check(batch_format))
+        made["batch_format"] = sql_text.string(formats.check(batch_format, of_workers=True))
     return made
 
 
 def _types(code: Any) -> tuple[str, str]:
     """Parameters and result as SQL says them."""
-    called = code
-    if isinstance(code, type):
-        # Not that of its metaclass, which builds it.
-        called = next((vars(base)["__call__"] for base in code.__mro__[:-1] if "__call__" in vars(base)), None)
-    if not callable(called):
-        raise CodeRefused(f"{_name(code)} cannot be called. Add a method __call__")
-    try:
-        hints = typing.get_type_hints(called)
-    except Exception as error:
-        raise CodeRefused(f"the type hints of {_name(code)} are not there at run time: {error}") from error
+    hints = _hints(code)
+    called = _call_of(code) if isinstance(code, type) else code
     parameters = list(inspect.signature(called).parameters.values())[1 if isinstance(code, type) else 0 :]
     made: list[str] = []
+    left_out = ""
     for one in parameters:
-        if one.name in hints:
+        if one.kind is one.KEYWORD_ONLY:
+            if one.default is one.empty:
+                raise CodeRefused(f"{_name(code)} needs {one.name} by its name, and SQL gives arguments by their places")
+        elif one.name in hints:
+            if left_out:
+                raise CodeRefused(f"{_name(code)} has no type hint for {left_out}, which stands before {one.name}. Give it one")
             made.append(f"{sql_text.name(one.name)} {_type(hints[one.name], one.name, code)}")
-        elif one.default is one.empty or one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+        elif one.default is one.empty or one.kind is one.VAR_POSITIONAL:
             raise CodeRefused(f"{_name(code)} has no type hint for {one.name}. Write {one.name}: float, or another type of its values")
+        else:
+            left_out = one.name
     if "return" not in hints:
         raise CodeRefused(f"{_name(code)} has no type hint for what it returns. Write -> float, or another type of its values")
     return ", ".join(made), _type(hints["return"], "return", code)
+
+
+def _hints(code: Any) -> dict[str, Any]:
+    told = code
+    while isinstance(told, (functools.partial, Func)):
+        told = told.func if isinstance(told, functools.partial) else told._code
+    if isinstance(told, type) or not inspect.isroutine(told):
+        told = _call_of(told if isinstance(told, type) else type(told))
+    if not callable(told):
+        raise CodeRefused(f"{_name(code)} cannot be called. Add a method __call__")
+    try:
+        return typing.get_type_hints(told)
+    except Exception as error:
+        raise CodeRefused(f"the type hints of {_name(code)} are not there at run time: {error}") from error
+
+
+def _call_of(kind: type[Any]) -> Any:
+    """The method of its objects, not that of its metaclass, which builds them."""
+    return next((vars(base)["__call__"] for base in kind.__mro__[:-1] if "__call__" in vars(base)), None)
 
 
 def _type(hint: Any, place: str, code: Any) -> str:
@@ -235,4 +276,6 @@ def _type(hint: Any, place: str, code: Any) -> str:
 
 
 def _name(code: Any) -> str:
+    while isinstance(code, functools.partial):
+        code = code.func
     return getattr(code, "__name__", type(code).__name__)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import secrets
 import selectors
 import shutil
@@ -27,6 +28,9 @@ from .errors import EngineFailed
 START_SECONDS = 60.0
 # What a stopping server gives running queries, and some more.
 STOP_SECONDS = 15.0
+# Arguments that an embedded engine has from here.
+_OWN = {"embedded", "python", "listen", "cluster_listen", "help"}
+_UNKNOWN = re.compile(r"unexpected argument '--([^' ]+)' found(?:.* exists: '--([^' ]+))?")
 
 
 def find_binary() -> str:
@@ -63,6 +67,8 @@ class Engine:
     def __init__(
         self, executors: int = 0, settings: Mapping[str, Any] | None = None, data_dir: str | os.PathLike[str] | None = None
     ) -> None:
+        for key in _OWN & set(settings or {}):
+            raise ValueError(f"{key} is no setting of an embedded engine, which has its own. Start a server for it: mobula serve")
         binary = find_binary()
         self.directory: str = tempfile.mkdtemp(prefix="mobula-")  # Its owner's alone: mode 0700.
         self.token: str = secrets.token_hex(32)
@@ -108,11 +114,21 @@ class Engine:
                 url = line.removeprefix("mobula: clients on ")
             if line == "mobula: ready" and url:
                 return url
-        said = " ".join(pathlib.Path(self._log).read_text(errors="replace").split())
+        said = _said(pathlib.Path(self._log).read_text(errors="replace"))
         ended = self._process.poll() is not None or time.monotonic() < deadline
         self.close()
         problem = "ended at its start" if ended else f"was not ready within {START_SECONDS:.0f} s"
-        raise EngineFailed(f"the embedded engine {problem}: {said.removeprefix('error: ') or 'it did not say why'}")
+        raise EngineFailed(f"the embedded engine {problem}: {said or 'it did not say why'}")
+
+
+def _said(log: str) -> str:
+    """What the engine says of its end, and not how it is used in a shell."""
+    text = " ".join(log.partition("\nUsage:")[0].split()).removeprefix("error: ")
+    unknown = _UNKNOWN.match(text)
+    if unknown is None:
+        return text
+    name, similar = (found and found.replace("-", "_") for found in unknown.groups())
+    return f"there is no setting {name}" + (f". Did you mean {similar}?" if similar else "")
 
 
 def _text(value: Any) -> str:

@@ -25,7 +25,7 @@ _CHANNELS = {"L": 1, "RGB": 3, "YCbCr": 3, "LAB": 3, "HSV": 3, "RGBA": 4, "CMYK"
 
 
 # Functions are made where they are asked for, so that they travel by value: a server's Python need
-# not have this package.
+# not have this package. They get record batches of paths, for which only Arrow is to be there.
 
 
 def finder(endings: tuple[str, ...] = ()) -> Callable[[dict[str, Any]], Iterator[dict[str, str]]]:
@@ -54,13 +54,13 @@ def finder(endings: tuple[str, ...] = ()) -> Callable[[dict[str, Any]], Iterator
     return find
 
 
-def line_reader(encoding: str, drop_empty_lines: bool) -> Callable[[dict[str, np.ndarray]], Iterator[dict[str, list[str]]]]:
+def line_reader(encoding: str, drop_empty_lines: bool) -> Callable[[Any], Iterator[dict[str, list[str]]]]:
     """A function from paths to the lines of their files."""
 
-    def read(batch: dict[str, np.ndarray]) -> Iterator[dict[str, list[str]]]:
+    def read(batch: Any) -> Iterator[dict[str, list[str]]]:
         import itertools
 
-        for path in batch["path"]:
+        for path in batch["path"].to_pylist():
             with open(path, encoding=encoding) as file:
                 lines = (line.rstrip("\r\n") for line in file)
                 if drop_empty_lines:
@@ -74,11 +74,11 @@ def line_reader(encoding: str, drop_empty_lines: bool) -> Callable[[dict[str, np
     return read
 
 
-def file_reader(include_paths: bool) -> Callable[[dict[str, np.ndarray]], Iterator[dict[str, list[Any]]]]:
+def file_reader(include_paths: bool) -> Callable[[Any], Iterator[dict[str, list[Any]]]]:
     """A function from paths to what is in their files."""
 
-    def read(batch: dict[str, np.ndarray]) -> Iterator[dict[str, list[Any]]]:
-        for path in batch["path"]:
+    def read(batch: Any) -> Iterator[dict[str, list[Any]]]:
+        for path in batch["path"].to_pylist():
             with open(path, "rb") as file:
                 whole = {"bytes": [file.read()]}
             yield {**whole, "path": [path]} if include_paths else whole
@@ -103,19 +103,19 @@ def image_type(size: tuple[int, int], mode: str) -> str:
     return "TINYINT UNSIGNED" + (f"[{channels}]" if channels > 1 else "") + f"[{width}][{height}]"
 
 
-def image_reader(size: tuple[int, int], mode: str, include_paths: bool) -> Callable[[dict[str, np.ndarray]], Iterator[dict[str, Any]]]:
+def image_reader(size: tuple[int, int], mode: str, include_paths: bool) -> Callable[[Any], Iterator[dict[str, Any]]]:
     """A function from paths to the images in their files, by Pillow."""
     most = max(_IMAGES_BYTES // (size[0] * size[1] * _CHANNELS[mode]), 1)
 
-    def read(batch: dict[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    def read(batch: Any) -> Iterator[dict[str, Any]]:
         import importlib
 
-        import numpy as np
-
         try:
+            import numpy as np
+
             pillow: Any = importlib.import_module("PIL.Image")
         except ImportError as error:
-            raise ImportError("read_images needs Pillow where workers run: pip install pillow") from error
+            raise ImportError(f"read_images needs NumPy and Pillow where workers run: pip install numpy pillow ({error})") from error
         height, width = size
 
         def pixels(path: str) -> np.ndarray:
@@ -127,8 +127,9 @@ def image_reader(size: tuple[int, int], mode: str, include_paths: bool) -> Calla
             except (OSError, ValueError, pillow.DecompressionBombError) as error:
                 raise ValueError(f"{path} is no image that Pillow reads: {error}") from error
 
-        for start in range(0, len(batch["path"]), most):
-            paths = batch["path"][start : start + most]
+        asked = batch["path"].to_pylist()
+        for start in range(0, len(asked), most):
+            paths = asked[start : start + most]
             images = {"image": np.stack([pixels(path) for path in paths])}
             yield {**images, "path": paths} if include_paths else images
 

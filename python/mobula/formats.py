@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 FORMATS = ("default", "numpy", "pandas", "pyarrow", "polars")
 
 
-def check(batch_format: str | None) -> str:
-    """The format by its own name.
+def check(batch_format: str | None, *, of_workers: bool = False) -> str:
+    """The format by its own name. Workers have `"rows"` too, a list of dicts.
 
     Raises:
         ValueError: there is no such format.
     """
     if batch_format in (None, "default"):
         return "numpy"
-    if batch_format not in FORMATS:
-        raise ValueError(f"batch_format is {batch_format!r}. There are {', '.join(FORMATS)}")
+    there = (*FORMATS, "rows") if of_workers else FORMATS
+    if batch_format not in there:
+        raise ValueError(f"batch_format is {batch_format!r}. There are {', '.join(there)}")
     return batch_format
 
 
@@ -38,7 +39,7 @@ def converted(table: pa.Table, batch_format: str) -> Any:
     """A table in another form."""
     if batch_format == "pyarrow":
         return table
-    _check_installed(batch_format)
+    check_installed(batch_format)
     if batch_format == "pandas":
         # Its stub says `list`, of no type.
         return table.to_pandas()  # pyright: ignore[reportUnknownMemberType]
@@ -97,7 +98,12 @@ def _in_microseconds(kind: Any) -> Any:
     return pa.list_(_in_microseconds(kind.value_type)) if t.is_list(kind) else kind
 
 
-def _check_installed(package: str) -> None:
+def check_installed(package: str) -> None:
+    """Imports what rows of this format need, before a query runs for them.
+
+    Raises:
+        ImportError: it is not installed.
+    """
     try:
         importlib.import_module(package)
     except ImportError as error:

@@ -17,14 +17,17 @@ if TYPE_CHECKING:
     from .dataset import Dataset
 
 
+_ONE_GROUP = "ds.with_column('all', '1').groupby('all')"
+
+
 class GroupedData:
     """Rows by the values of their keys. Made by `Dataset.groupby`."""
 
-    def __init__(self, dataset: Dataset, keys: Sequence[str]) -> None:
-        if not keys:
-            raise ValueError("groupby without a key. For all rows together there are ds.sum, ds.mean, ds.count")
+    def __init__(self, dataset: Dataset, keys: Sequence[str] | None) -> None:
         self._dataset = dataset
-        self._keys = list(keys)
+        self._keys = list(keys or [])
+        if not self._keys and keys is not None:
+            raise ValueError("groupby without a key. For all rows together there is groupby(None)")
 
     def agg(self, **aggregates: str) -> Dataset:
         """A row for each group: its keys, and an SQL aggregate for each name.
@@ -76,6 +79,8 @@ class GroupedData:
         num_gpus: float | None = None,
         memory: float | str | None = None,
         concurrency: Concurrency = None,
+        resources: Mapping[str, float] | None = None,
+        label_selector: Mapping[str, str] | str | None = None,
         schema: Schema | None = None,
         order_by: str | None = None,
         **options: Any,
@@ -88,7 +93,7 @@ class GroupedData:
             order_by: columns that the rows of a group are sorted by: `"day, price DESC"`.
             schema: the columns that come back; otherwise the first groups say it.
 
-        The other arguments are those of `Dataset.map_batches`.
+        The other arguments are those of `Dataset.map_batches`, but for `batch_size`.
 
         >>> rows = mobula.range(6).with_column("k", "id % 2")
         >>> def spread(group):
@@ -96,9 +101,11 @@ class GroupedData:
         >>> rows.groupby("k").map_groups(spread).sort("k").take()
         [{'k': 0, 'spread': 4}, {'k': 1, 'spread': 4}]
         """
+        if not self._keys:
+            raise ValueError(f"map_groups needs a key. For all rows as one group, make one: {_ONE_GROUP}")
         made = {
             "partition_by": f"({sql_text.names(self._keys)})",
-            "batch_format": sql_text.string(formats.check(batch_format)),
+            "batch_format": sql_text.string(formats.check(batch_format, of_workers=True)),
         }
         if order_by is not None:
             made["order_by"] = sql_text.string(order_by)
@@ -118,6 +125,8 @@ class GroupedData:
             num_cpus=num_cpus,
             num_gpus=num_gpus,
             memory=memory,
+            resources=resources,
+            label_selector=label_selector,
             engine=options,
         )
         return self._dataset._then(Apply(self._dataset._step, Code(packed, "map_groups", made, schema)))
@@ -129,5 +138,6 @@ class GroupedData:
 
     def _with(self, items: list[str]) -> Dataset:
         keys = sql_text.names(self._keys)
-        step = Wrapped(f"SELECT {keys}, {', '.join(items)}", self._dataset._step, f" GROUP BY {keys}", f"groupby {', '.join(self._keys)}")
-        return self._dataset._then(step)
+        chosen = ", ".join([keys, *items] if keys else items)
+        grouped, title = f" GROUP BY {keys}" if keys else "", f"groupby {', '.join(self._keys) or None}"
+        return self._dataset._then(Wrapped(f"SELECT {chosen}", self._dataset._step, grouped, title))

@@ -44,6 +44,7 @@ class Streamed:
     def iter_batches(
         self,
         *,
+        prefetch_batches: int = 1,
         batch_size: int | None = 256,
         batch_format: str | None = "default",
         drop_last: bool = False,
@@ -56,6 +57,7 @@ class Streamed:
         Leaving the loop ends the query.
 
         Args:
+            prefetch_batches: means nothing here: what is on its way is prefetched.
             batch_format: `"numpy"` (a dict of arrays), `"pandas"`, `"polars"` or `"pyarrow"`.
             drop_last: leave out a last batch with fewer rows.
             local_shuffle_buffer_size: draw each row from at least so many, as they come. With
@@ -69,6 +71,7 @@ class Streamed:
             raise ValueError(f"batch_size is {batch_size}. Give 1 or more, or None")
         if local_shuffle_buffer_size is not None and (batch_size is None or local_shuffle_buffer_size < 1):
             raise ValueError("local_shuffle_buffer_size is a number of rows, from 1, and needs a batch_size")
+        formats.check_installed(kind)
         _, batches = self._stream()
         if local_shuffle_buffer_size is not None:
             batches = formats.shuffled(batches, local_shuffle_buffer_size, local_shuffle_seed)
@@ -159,6 +162,7 @@ class Results(Streamed):
         {'id': array([0, 1])}
         """
         kind = formats.check(batch_format)
+        formats.check_installed(kind)
         return formats.converted(self._limited(batch_size).to_arrow(), kind)
 
     def show(self, limit: int = 20) -> None:
@@ -175,6 +179,7 @@ class Results(Streamed):
 
     def to_pandas(self, limit: int | None = None) -> pandas.DataFrame:
         """All rows as a pandas DataFrame. `limit`: more rows than this are a `ValueError`."""
+        formats.check_installed("pandas")
         rows = (self if limit is None else self._limited(limit + 1)).to_arrow()
         if limit is not None and rows.num_rows > limit:
             raise ValueError(f"the dataset has more than {limit} rows. Use limit({limit}), or a higher limit")
@@ -182,10 +187,12 @@ class Results(Streamed):
 
     def to_polars(self) -> polars.DataFrame:
         """All rows as a polars DataFrame."""
+        formats.check_installed("polars")
         return formats.converted(self.to_arrow(), "polars")
 
     def to_numpy(self) -> dict[str, np.ndarray]:
         """All rows as one array a column; masked where numbers are NULL."""
+        formats.check_installed("numpy")
         return formats.converted(self.to_arrow(), "numpy")
 
     def to_arrow_reader(self) -> pa.RecordBatchReader:

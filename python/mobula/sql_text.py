@@ -159,34 +159,6 @@ def read_names(text: str) -> set[str]:
     return found
 
 
-def called_names(text: str) -> set[str]:
-    """What is called: the names in front of a parenthesis, behind no dot, each as it may be
-    written in Python. SQL does not tell the case of an unquoted one."""
-    return {name for _, called in _words_called(text) for name in called}
-
-
-def with_calls(text: str, names: Mapping[str, str]) -> str:
-    """`text` with other names for what is called."""
-    if not names:
-        return text
-    return "".join(next((names[name] for name in called if name in names), token) for token, called in _words_called(text))
-
-
-def _words_called(text: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The tokens, with the names that each may mean where it is called."""
-    pieces = list(tokens(text))
-    behind = ""
-    for place, (kind, token) in enumerate(pieces):
-        called: tuple[str, ...] = ()
-        if kind in ("word", "quoted") and behind != ".":
-            rest = (one for kind, one in pieces[place + 1 :] if kind not in ("blank", "comment"))
-            if next(rest, "") == "(":
-                called = (token, token.lower()) if kind == "word" else (token[1:-1].replace('""', '"'),)
-        if kind not in ("blank", "comment"):
-            behind = token
-        yield token, called
-
-
 def with_relations(text: str, relations: Mapping[str, str]) -> str:
     """The query `text` in which each name stands for a query, before those it has itself."""
     if not relations:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from . import sql_text
+from . import calls, sql_text
 from .bound import Values
 from .errors import QueryFailed
 from .functions import Code
@@ -85,7 +85,7 @@ class Rendering:
 
     def with_functions(self, text: str, functions: Mapping[str, Func[..., Any]]) -> str:
         """`text`, which calls them by the names that they have on the server."""
-        return sql_text.with_calls(text, {name: self.connection._functions.named(one) for name, one in functions.items()})
+        return calls.with_calls(text, {name: self.connection._functions.named(one) for name, one in functions.items()})
 
     def with_plain_names(self, sql: str, functions: Mapping[str, Func[..., Any]]) -> str:
         """The query `sql`, whose columns without a name of their own are called after functions as the
@@ -183,7 +183,12 @@ class Renamed(Step):
         else:
             _check_known(self.names, columns, "rename_columns")
             mapped = dict(self.names)
-        items = (f"{sql_text.name(column)} AS {sql_text.name(mapped.get(column, column))}" for column in columns)
+        made = [mapped.get(column, column) for column in columns]
+        for name in made:
+            if made.count(name) > 1:
+                named = ", ".join(column for column, one in zip(columns, made) if one == name)
+                raise QueryFailed(f'rename_columns gives several columns the name "{name}": {named}')
+        items = (f"{sql_text.name(column)} AS {sql_text.name(name)}" for column, name in zip(columns, made))
         return f"SELECT {', '.join(items)} FROM {query.name_of(self.source)}"
 
 

@@ -100,11 +100,34 @@ def test_wrong_addresses(url, error, text):
 
 
 def test_engines_that_do_not_start(monkeypatch, tmp_path):
-    with pytest.raises(mobula.EngineFailed, match="no-such-setting"):
-        mobula.connect(settings={"no_such_setting": 1})
+    for settings, match in [
+        ({"no_such_setting": 1}, "ended at its start: there is no setting no_such_setting$"),
+        ({"udf_max_worker": 1}, "there is no setting udf_max_worker. Did you mean udf_max_workers"),
+        ({"udf_max_workers": "many"}, "expected a count from 0 to 4096$"),
+    ]:
+        with pytest.raises(mobula.EngineFailed, match=match):
+            mobula.connect(settings=settings)
     monkeypatch.setenv("MOBULA_BIN", str(tmp_path / "mobula"))
     with pytest.raises(mobula.EngineFailed, match="no program"):
         mobula.connect()
+
+
+@pytest.mark.parametrize(
+    "wrong, match",
+    [
+        ({"executors": -1}, "executors is -1. Give a number from 0 to 1024"),
+        ({"executors": 2.5}, "executors is 2.5"),
+        ({"executors": True}, "executors is True"),
+        ({"settings": {"mobula.udf_max_workers": 1}}, "'mobula.udf_max_workers' names no setting.*without mobula"),
+        ({"settings": {"udf-max-workers": 1}}, "names no setting"),
+        ({"settings": {3: 1}}, "3 names no setting"),
+        ({"settings": {"listen": "127.0.0.1:1"}}, "listen is no setting of an embedded engine"),
+        ({"url": "grpc://127.0.0.1:1", "settings": {"a = 1; SET mobula.b": 1}}, "names no setting"),
+    ],
+)
+def test_what_no_engine_can_be_started_with(wrong, match):
+    with pytest.raises(ValueError, match=match):
+        mobula.connect(**wrong)
 
 
 def test_a_server_that_goes_away_is_an_error():

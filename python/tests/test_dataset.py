@@ -1,6 +1,7 @@
 """Every step of a dataset that is SQL: the same rows as plain Python makes."""
 
 import math
+import sys
 import types
 
 import pyarrow
@@ -147,6 +148,48 @@ def test_groups(rows):
 def test_sums_of_all_rows(rows):
     assert (rows.sum("id"), rows.min("price"), rows.max("price"), rows.mean("price")) == (10, 1.5, 4.5, 3.0)
     assert math.isclose(rows.std("price"), 1.5)
+    assert rows.sum(["id", "price"]) == {"sum(id)": 10, "sum(price)": 9.0}
+    assert rows.min(["id"]) == {"min(id)": 1} and rows.max(["id"]) == {"max(id)": 4} and rows.mean(("id",)) == {"mean(id)": 2.5}
+    assert rows.std(["price"]).keys() == {"std(price)"}
+
+
+def test_all_rows_as_one_group(rows):
+    whole = rows.groupby(None)
+    assert whole.count().take() == [{"count()": 4}] and whole.sum(["id"]).take() == [{"sum(id)": 10}]
+    assert whole.agg(most="max(id)", n="count(*)").take() == [{"most": 4, "n": 4}]
+    assert "groupby None" in repr(whole.mean("id"))
+    with pytest.raises(ValueError, match="map_groups needs a key"):
+        whole.map_groups(len)
+
+
+def test_two_columns_of_one_name(rows):
+    for names in ({"id": "name"}, {"id": "x", "name": "x"}, ["x", "x", "y"]):
+        with pytest.raises(mobula.QueryFailed, match='rename_columns gives several columns the name "(name|x)": id, name'):
+            rows.select_columns(["id", "name", "price"]).rename_columns(names).take()
+    # Two that change places have two names still.
+    assert rows.select_columns(["id", "name"]).rename_columns({"id": "name", "name": "id"}).columns() == ["name", "id"]
+
+
+def test_what_ray_data_takes_and_nothing_needs(con, rows):
+    assert [len(batch["id"]) for batch in con.range(5).iter_batches(prefetch_batches=4, batch_size=3)] == [3, 2]
+    assert rows.join(con.from_items([{"id": 2}]), "inner", 8, on="id").count() == 1
+
+
+@pytest.mark.parametrize("package, read", [("pandas", "to_pandas"), ("polars", "to_polars"), ("numpy", "to_numpy")])
+def test_a_missing_package_is_missed_before_the_query_runs(con, monkeypatch, tmp_path, package, read):
+    noted = tmp_path / "ran"
+
+    def ran(row):
+        open(noted, "w").close()
+        return row
+
+    rows = con.range(3).map(ran, schema={"id": int})
+    monkeypatch.setitem(sys.modules, package, None)
+    batches = [lambda: rows.take_batch(batch_format=package), lambda: next(rows.iter_batches(batch_format=package))]
+    for reading in (getattr(rows, read), *batches):
+        with pytest.raises(ImportError, match=f"pip install {package}"):
+            reading()
+    assert not noted.exists()
 
 
 def test_samples_and_shuffles(con):

@@ -1,9 +1,10 @@
 """Functions and actors that SQL calls by name: found, typed, sent, and told apart."""
 
+import functools
+
 import pytest
 
 import mobula
-from mobula import sql_text
 
 numpy = pytest.importorskip("numpy")
 RATE = 3
@@ -81,6 +82,28 @@ def test_expressions_of_datasets(con):
     assert numbers.map(lambda row: {"v": twice(row["id"])}).max("v") == 18
 
 
+def test_partials_objects_and_defaults(con):
+    def scaled(x: float, by: float = 2.0, *, plus: float = 0.5) -> float:
+        return x * by + plus
+
+    class Adds:
+        def __init__(self, n):
+            self.n = n
+
+        def __call__(self, x: int) -> int:
+            return x + self.n
+
+    half = mobula.func(functools.partial(scaled, by=0.5))
+    from_three = mobula.func(functools.partial(scaled, 3.0))
+    adds, both = mobula.func(Adds(5)), mobula.func(scaled)
+    again = mobula.func(functools.partial(adds))
+    found = con.sql("SELECT half(5) AS a, from_three(2) AS b, adds(1) AS c, again(2) AS d, both(3, 4) AS e")
+    assert found.take() == [{"a": 3.0, "b": 6.5, "c": 6, "d": 7, "e": 12.5}]
+    # SQL has no defaults.
+    with pytest.raises(mobula.FunctionFailed, match="takes 2 arguments, not 1"):
+        con.sql("SELECT both(3)").take()
+
+
 def test_an_actor_is_built_once_and_keeps_its_state(con):
     @mobula.actor(fn_constructor_kwargs={"start": 100}, concurrency=1, batch_size=10)
     class Seen:
@@ -112,6 +135,28 @@ def test_names_are_those_of_the_code_that_asks(con):
     assert first.take()[0]["a"] == 2 and abs is None and first.take()[0]["t"] == "f(1)"
 
 
+def test_names_of_the_function_around_lambdas_and_comprehensions(con):
+    @mobula.func
+    def f(x: int) -> int:
+        return x + 10
+
+    rows = con.range(2)
+
+    def total(query):
+        return con.sql(query).take()[0]["v"]
+
+    queries = ["SELECT sum(f(id)) AS v FROM rows"] * 2
+    assert [con.sql(query).take()[0]["v"] for query in queries] == [21, 21]
+    assert {n: con.sql(f"SELECT f({n}) AS v").take()[0]["v"] for n in {one for one in (1, 2)}} == {1: 11, 2: 12}
+    assert list(con.sql(f"SELECT f({n}) AS v").take()[0]["v"] for n in range(2)) == [10, 11]
+    # Called by other code, in the middle of another function, and inside of each other.
+    assert list(map(lambda n: [con.sql(f"SELECT f({n}) AS v").take()[0]["v"] for _ in range(1)], range(2))) == [[10], [11]]
+    assert [row["id"] for row in (lambda: rows.filter(expr="f(id) > 10"))().take()] == [1]
+    # A function with a name sees its own variables, and those that it mentions.
+    with pytest.raises(mobula.QueryFailed, match="unknown function|Invalid function"):
+        total("SELECT f(1) AS v")
+
+
 def test_strict_and_failures(con):
     @mobula.func(strict=True)
     def inverse(x: int) -> float:
@@ -141,23 +186,26 @@ def test_what_cannot_be_declared_is_said():
     def many(*x) -> int:
         return x
 
+    def between(x: int, base=2, y: int = 3) -> int:
+        return x
+
+    def named(x: int, *, base: int) -> int:
+        return x
+
     class Silent:
         pass
 
     refused("untold has no type hint for what it returns", lambda: mobula.func(untold))
     refused('odd, "x" has the type.*ndarray', lambda: mobula.func(odd))
     refused("many has no type hint for x", lambda: mobula.func(many))
+    refused("between has no type hint for base, which stands before y", lambda: mobula.func(between))
+    refused("named needs base by its name", lambda: mobula.func(named))
+    refused("named needs base by its name", lambda: mobula.func(functools.partial(named, 1)))
     refused("Silent cannot be called", lambda: mobula.actor(Silent))
     refused("Silent is a class. Write @mobula.actor", lambda: mobula.func(Silent))
     refused("untold is no class. Write @mobula.func", lambda: mobula.actor(untold))
     with pytest.raises(TypeError, match="no option of a call"):
         mobula.func(size=3)(times_rate._code)
-
-
-def test_calls_are_found_in_text():
-    text = "SELECT a(1), b (2), s.c(3), \"d\"(4), 'e(5)', e FROM f(TABLE(g)) /* h(1) */"
-    assert sql_text.called_names(text) == {"a", "b", "d", "f", "TABLE", "table"}
-    assert sql_text.with_calls("SELECT a(a) + b.a(1) + a /* */ (2)", {"a": "x"}) == "SELECT x(a) + b.a(1) + x /* */ (2)"
 
 
 def test_it_shows_its_types():

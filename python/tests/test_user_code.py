@@ -10,7 +10,7 @@ import types
 import pytest
 
 import mobula
-from mobula import functions, packing
+from mobula import Context, context, functions, packing
 
 numpy = pytest.importorskip("numpy")
 OFFSET = 100
@@ -68,6 +68,63 @@ def test_functions_of_batches(con):
         return {"v": batch["id"]}
 
     assert values(numbers.map_batches(written, zero_copy_batch=False)) == [1, 2, 3, 4]
+
+
+def test_batches_of_rows(con):
+    def larger(rows):
+        return [{"v": row["id"] * 2} for row in rows if row["id"]]
+
+    def one_by_one(rows):
+        assert all(type(row) is dict for row in rows)
+        for row in rows:
+            yield {"v": row["id"]}
+
+    numbers = con.range(4)
+    assert values(numbers.map_batches(larger, batch_format="rows", schema={"v": int})) == [2, 4, 6]
+    assert values(numbers.map_batches(one_by_one, batch_format="rows", batch_size=3, schema={"v": int})) == [0, 1, 2, 3]
+    groups = numbers.with_column("k", "id % 2").groupby("k")
+    last = groups.map_groups(lambda rows: [{"v": rows[-1]["id"]}], batch_format="rows", order_by="id", schema={"v": int})
+    assert values(last) == [2, 3]
+    with pytest.raises(ValueError, match="There are default, numpy, pandas, pyarrow, polars, rows"):
+        numbers.map_batches(larger, batch_format="row")
+    with pytest.raises(ValueError, match="There are default, numpy, pandas, pyarrow, polars$"):
+        next(numbers.iter_batches(batch_format="rows"))
+
+
+class Busy(Exception):
+    pass
+
+
+def test_calls_are_made_again_for_exceptions_by_class_or_name(con):
+    class Local(ValueError):
+        pass
+
+    def flaky(kind):
+        class Flaky:
+            calls = 0
+
+            def __call__(self, row):
+                self.calls += 1
+                if self.calls % 2:
+                    raise kind("once more")
+                return {"v": row["id"]}
+
+        return Flaky
+
+    for kind, told in [(Busy, [Busy]), (Local, [KeyError, Local]), (TimeoutError, OSError), (ValueError, ["KeyError", ValueError])]:
+        assert values(con.range(2).map(flaky(kind), schema={"v": int}, retry_exceptions=told)) == [0, 1]
+    grouped = con.range(1).groupby("id").map_groups(flaky(Busy), batch_format="rows", schema={"v": int}, retry_exceptions=Busy)
+    with pytest.raises(mobula.FunctionFailed, match="TypeError"):
+        grouped.take()
+    with pytest.raises(TypeError, match="int is no exception"):
+        con.range(2).map(flaky(Busy), retry_exceptions=[int])
+
+
+def test_groups_ask_for_what_their_workers_need(con):
+    groups = con.range(4).with_column("k", "id % 2").groupby("k")
+    asks = groups.map_groups(plus_offset, schema={"v": int}, resources={"no_such_thing": 1}, label_selector={"zone": "a"})
+    with pytest.raises(mobula.Error, match="no_such_thing|zone"):
+        asks.take()
 
 
 def test_functions_of_rows(con):
@@ -244,10 +301,19 @@ def test_code_knows_the_row_that_it_is_called_for(con):
 
         return {"n": context().row, "id": context().call_id}
 
-    for code in (by_global, by_import):
+    def by_name_of_the_module(row):
+        asked: Context = context()
+        return {"n": asked.row, "id": asked.call_id}
+
+    for code in (by_global, by_import, by_name_of_the_module):
         rows = con.range(5).map(code, schema={"n": int, "id": str}).take_all()
         assert sorted(row["n"] for row in rows) == sorted({int(row["id"].rpartition(".")[2]) for row in rows})
         assert len({row["id"] for row in rows}) == 5
+    # Types are learned of such code too, and what it gets is the worker's.
+    seen = con.range(5).map(lambda row: {"c": context().call_id, "kind": isinstance(context(), Context)}).take_all()
+    assert len({row["c"] for row in seen}) == 5 and all(row["kind"] for row in seen)
+    with pytest.raises(RuntimeError, match="code that is called for rows"):
+        context()
     # What does not ask is not counted for, wherever its file lies.
     moved = types.FunctionType(double.__code__.replace(co_filename="/home/me/mobula/its.py"), {})
     assert not packing.pack(moved).asks and packing.pack(by_global).asks

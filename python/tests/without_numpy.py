@@ -2,6 +2,7 @@
 
 import datetime
 import importlib
+import os
 import sys
 
 import pyarrow as pa
@@ -109,6 +110,21 @@ def files(con, out):
     assert sum(len(table) for table in kept.iter_batches(batch_format="pyarrow", batch_size=30)) == 100
 
 
+def files_of_workers(con, folder):
+    os.makedirs(os.path.join(folder, "below"))
+    for number in range(3):
+        with open(os.path.join(folder, "below", f"{number}.txt"), "w") as file:
+            file.write("".join(f"{number} {line}\n\n" for line in range(1000)))
+    assert sorted(row["text"] for row in con.read_text(folder).take_all()) == sorted(f"{n} {m}" for n in range(3) for m in range(1000))
+    whole = con.read_binary_files(f"{folder}/*/*.txt", include_paths=True).take_all()
+    for row in whole:
+        with open(row["path"], "rb") as file:
+            assert file.read() == row["bytes"]
+    assert len(whole) == 3
+    fails(con.read_images(folder, size=(1, 1)).take, "no file matches", ".png")
+    fails(con.read_images(f"{folder}/*/*", size=(1, 1)).take, "needs NumPy and Pillow", "pip install numpy pillow")
+
+
 def errors(con):
     asked = con.range(10).map_batches(lambda batch: batch, schema={"id": int})
     fails(asked.take_all, "batch_format 'numpy'", "pip install numpy", "batch_format 'pyarrow'")
@@ -122,6 +138,7 @@ def main(executors, out):
         for check in (rows, arrow, sql, failing_rows, errors):
             check(con)
         files(con, out)
+        files_of_workers(con, f"{out} files")
     assert "numpy" not in sys.modules
     print("all well")
 
