@@ -24,6 +24,7 @@ from .functions import Functions
 from .link import Link
 from .local_rows import ArrowStream
 from .mending import Mending
+from .schemas import Schema, columns_of
 from .steps import Local, Query, Step
 
 if TYPE_CHECKING:
@@ -209,13 +210,45 @@ class Connection:
         """
         return self._read(paths, ".parquet", columns)
 
-    def read_csv(self, paths: Paths, *, columns: Sequence[str] | None = None) -> Dataset:
-        """The rows of CSV files with a header; paths as those of `read_parquet`."""
-        return self._read(paths, ".csv", columns)
+    def read_csv(
+        self,
+        paths: Paths,
+        *,
+        columns: Sequence[str] | None = None,
+        schema: Schema | None = None,
+        header: bool | None = None,
+        delimiter: str | None = None,
+        quote: str | None = None,
+        escape: str | None = None,
+        comment: str | None = None,
+        newlines_in_values: bool | None = None,
+        compression: str | None = None,
+    ) -> Dataset:
+        """The rows of CSV files; paths as those of `read_parquet`.
 
-    def read_json(self, paths: Paths, *, columns: Sequence[str] | None = None) -> Dataset:
-        """The rows of files with a JSON object a line; paths as those of `read_parquet`."""
-        return self._read(paths, ".json", columns)
+        Args:
+            columns: those that are read, by name.
+            schema: names and types of all columns of the files; otherwise the header and the first
+                rows say them.
+            header: whether the first line has names; without, columns are `column_1`, …
+            delimiter, quote, escape, comment: one character each; `,` and `"` unless said.
+            newlines_in_values: quoted values may have line breaks.
+            compression: `"gzip"`, `"bzip2"`, `"xz"`, `"zstd"`; otherwise the file's ending says it.
+        """
+        options = dict(header=header, delimiter=delimiter, quote=quote, escape=escape, comment=comment)
+        more = dict(newlines_in_values=newlines_in_values, compression=compression)
+        return self._read(paths, ".csv", columns, {**options, **more, "schema": schema})
+
+    def read_json(
+        self,
+        paths: Paths,
+        *,
+        columns: Sequence[str] | None = None,
+        schema: Schema | None = None,
+        compression: str | None = None,
+    ) -> Dataset:
+        """The rows of files with a JSON object a line; arguments as those of `read_csv`."""
+        return self._read(paths, ".json", columns, {"compression": compression, "schema": schema})
 
     def read_text(
         self, paths: Paths, *, encoding: str = "utf-8", drop_empty_lines: bool = True, concurrency: int | None = None
@@ -313,7 +346,9 @@ class Connection:
             raise TypeError(f"{type(tables).__name__} is no Arrow table and has no __arrow_c_stream__")
         return Dataset(self, step)
 
-    def _read(self, paths: Paths, suffix: str, columns: Sequence[str] | None) -> Dataset:
+    def _read(
+        self, paths: Paths, suffix: str, columns: Sequence[str] | None, options: Mapping[str, Any] | None = None
+    ) -> Dataset:
         given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
         if not given:
             raise ValueError("no paths to read")
@@ -323,7 +358,7 @@ class Connection:
             location = self._path(path)
             if self._engine is not None and os.path.isdir(location):
                 location = _inside(location, suffix)
-            text = f"SELECT {chosen} FROM {sql_text.string(location)}"
+            text = f"SELECT {chosen} FROM {_reader(location, suffix, options or {})}"
             found.append(Dataset(self, Query(text)))
         return _united(found)
 
@@ -409,6 +444,18 @@ def _united(datasets: list[Dataset]) -> Dataset:
     if not datasets:
         raise ValueError("an empty list has no rows and no columns")
     return datasets[0].union(*datasets[1:])
+
+
+def _reader(location: str, suffix: str, options: Mapping[str, Any]) -> str:
+    """A relation: files by their path, or as their options say."""
+    said = {key: value for key, value in options.items() if value is not None}
+    path = sql_text.string(location)
+    if not said:
+        return path
+    if "schema" in said:
+        said["schema"] = columns_of(said["schema"])
+    words = "".join(f", {key} => {sql_text.literal(value)}" for key, value in said.items())
+    return f"read_{suffix[1:]}({path}{words})"
 
 
 def _inside(directory: str, suffix: str) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import polars
 
     from .local_rows import ArrowStream
+    from .schemas import Schema
 
 _lock = threading.Lock()
 _made: tuple[int, Connection] | None = None
@@ -45,14 +46,43 @@ def read_parquet(paths: Paths, *, columns: Sequence[str] | None = None) -> Datas
     return default_connection().read_parquet(paths, columns=columns)
 
 
-def read_csv(paths: Paths, *, columns: Sequence[str] | None = None) -> Dataset:
+def read_csv(
+    paths: Paths,
+    *,
+    columns: Sequence[str] | None = None,
+    schema: Schema | None = None,
+    header: bool | None = None,
+    delimiter: str | None = None,
+    quote: str | None = None,
+    escape: str | None = None,
+    comment: str | None = None,
+    newlines_in_values: bool | None = None,
+    compression: str | None = None,
+) -> Dataset:
     """`Connection.read_csv` of the default connection."""
-    return default_connection().read_csv(paths, columns=columns)
+    return default_connection().read_csv(
+        paths,
+        columns=columns,
+        schema=schema,
+        header=header,
+        delimiter=delimiter,
+        quote=quote,
+        escape=escape,
+        comment=comment,
+        newlines_in_values=newlines_in_values,
+        compression=compression,
+    )
 
 
-def read_json(paths: Paths, *, columns: Sequence[str] | None = None) -> Dataset:
+def read_json(
+    paths: Paths,
+    *,
+    columns: Sequence[str] | None = None,
+    schema: Schema | None = None,
+    compression: str | None = None,
+) -> Dataset:
     """`Connection.read_json` of the default connection."""
-    return default_connection().read_json(paths, columns=columns)
+    return default_connection().read_json(paths, columns=columns, schema=schema, compression=compression)
 
 
 def read_text(

@@ -18,6 +18,7 @@ use futures::StreamExt;
 use mobula_execution::{StoreSpec, WhileReading, classify, hidden_by_name};
 use url::Url;
 
+use super::file_calls::call_of;
 use super::file_tables::is_path;
 use crate::{Database, ServerError};
 
@@ -119,6 +120,9 @@ pub fn register_stores(
 /// planning failed.
 pub async fn why_no_table(state: &SessionState, names: &[TableReference]) -> Option<ServerError> {
     for name in names.iter().map(TableReference::table) {
+        if call_of(name).is_some() {
+            continue;
+        }
         let extension = Path::new(name).extension().and_then(|e| e.to_str());
         let known = |e: &str| state.get_file_format_factory(e).is_some();
         let is_path = name.contains('/') || extension.is_some_and(known);
@@ -150,10 +154,8 @@ pub fn damaged(names: &[TableReference], error: &ServerError) -> Option<ServerEr
     };
     let mut paths = names.iter().map(TableReference::table);
     let location = paths.find(|name| name.contains('/') || Path::new(name).exists())?;
-    Some(ServerError::Unreadable {
-        location: location.to_owned(),
-        reason,
-    })
+    let location = call_of(location).map_or_else(|| location.to_owned(), |call| call.shown());
+    Some(ServerError::Unreadable { location, reason })
 }
 
 /// Fails when a local file or directory that `plan` reads is gone: DataFusion
@@ -203,7 +205,7 @@ pub fn while_reading(plan: &LogicalPlan, error: DataFusionError) -> DataFusionEr
         {
             let at: Vec<_> = table.table_paths().iter().map(location_of).collect();
             let (name, at) = (scan.table_name.table(), at.join(", "));
-            tables.push(match at == name {
+            tables.push(match at == name || call_of(name).is_some() {
                 true => format!("\"{at}\""),
                 false => format!("table \"{name}\" at {at}"),
             });

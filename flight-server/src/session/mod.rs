@@ -12,6 +12,7 @@ mod alter_pool;
 mod bound;
 mod create_from_query;
 mod ddl;
+mod file_calls;
 mod file_tables;
 mod files;
 mod functions;
@@ -102,7 +103,7 @@ impl Session {
         let functions = FunctionCatalog::of_session(Arc::clone(engine.functions()));
         let functions = Arc::new(functions);
         let state = engine.session_state(&id, catalogs, &functions, engine.options().clone());
-        let context = file_tables::context(state);
+        let context = file_tables::context(state, &database);
         Self {
             id,
             database,
@@ -225,6 +226,7 @@ impl Session {
 
     async fn logical_plan(&self, mut statement: Statement) -> Result<LogicalPlan, ServerError> {
         let is_temporary = create_from_query::take_temporary(&mut statement);
+        file_calls::name_calls(&mut statement)?;
         let state = self.state();
         let names = state.resolve_table_references(&statement)?;
         files::register_stores(&self.database, &names, &statement)?;

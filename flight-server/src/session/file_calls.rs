@@ -1,0 +1,286 @@
+//! `FROM read_csv('orders/*.csv', delimiter => ';')`: files with options of their format.
+//!
+//! Such a call becomes the name of a table before planning, a name that says all of the call,
+//! and the table is made when the planner asks for that name, as `CREATE EXTERNAL TABLE` makes
+//! one: so views, prepared statements and writes find it wherever a name may stand.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use datafusion::catalog::TableProvider;
+use datafusion::common::{DataFusionError, Result, plan_datafusion_err, plan_err};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::sql::parser::{CopyToSource, Statement};
+use datafusion::sql::sqlparser::ast::{
+    Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, TableAlias, TableFactor,
+    Value, VisitMut, VisitorMut,
+};
+use serde::{Deserialize, Serialize};
+
+use super::files;
+use crate::{Database, ServerError};
+
+/// Options that formats have, by their words here and in `CREATE EXTERNAL TABLE`.
+const CSV: &[(&str, &str)] = &[
+    ("header", "has_header"),
+    ("delimiter", "delimiter"),
+    ("quote", "quote"),
+    ("escape", "escape"),
+    ("comment", "comment"),
+    ("newlines_in_values", "newlines_in_values"),
+    ("compression", "compression"),
+    ("infer_rows", "schema_infer_max_rec"),
+];
+const JSON: &[(&str, &str)] = &[
+    ("compression", "compression"),
+    ("infer_rows", "schema_infer_max_rec"),
+];
+const READERS: [(&str, &[(&str, &str)]); 3] = [
+    ("read_csv", CSV),
+    ("read_json", JSON),
+    ("read_parquet", &[]),
+];
+/// Endings of compressed files, which need no option then.
+const COMPRESSIONS: [(&str, &str); 4] = [
+    (".gz", "gzip"),
+    (".bz2", "bzip2"),
+    (".xz", "xz"),
+    (".zst", "zstd"),
+];
+
+/// One call of a reader.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FileCall {
+    paths: Vec<String>,
+    /// As `CREATE EXTERNAL TABLE` has them.
+    #[serde(default, skip_serializing_if = "HashMap::is_empty")]
+    options: HashMap<String, String>,
+    /// Columns and their types as SQL declares them; none: they are found in the files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    schema: Option<String>,
+    #[serde(skip)]
+    reader: String,
+}
+
+/// Puts names in place of the calls of readers in `statement`.
+///
+/// # Errors
+/// Arguments that are none, by the call that has them.
+pub fn name_calls(statement: &mut Statement) -> Result<(), ServerError> {
+    let named = match statement {
+        Statement::Statement(inner) => name_in(inner.as_mut()),
+        Statement::Explain(explain) => return name_calls(&mut explain.statement),
+        Statement::CopyTo(copy) => match &mut copy.source {
+            CopyToSource::Query(query) => name_in(query.as_mut()),
+            CopyToSource::Relation(_) => Ok(()),
+        },
+        _ => Ok(()),
+    };
+    named.map_err(ServerError::from)
+}
+
+/// The call that `name` stands for.
+pub fn call_of(name: &str) -> Option<FileCall> {
+    let (reader, text) = name.split_once(':')?;
+    READERS.iter().find(|(known, _)| *known == reader)?;
+    let call: FileCall = serde_json::from_str(text).ok()?;
+    Some(FileCall {
+        reader: reader.to_owned(),
+        ..call
+    })
+}
+
+fn name_in(node: &mut impl VisitMut) -> Result<()> {
+    struct Naming;
+    impl VisitorMut for Naming {
+        type Break = DataFusionError;
+
+        fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Self::Break> {
+            match named(factor) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => ControlFlow::Break(error),
+            }
+        }
+    }
+    match node.visit(&mut Naming) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+fn named(factor: &mut TableFactor) -> Result<()> {
+    let TableFactor::Table {
+        name, args, alias, ..
+    } = factor
+    else {
+        return Ok(());
+    };
+    let ([ObjectNamePart::Identifier(reader)], Some(given)) = (name.0.as_slice(), args.as_ref())
+    else {
+        return Ok(());
+    };
+    let reader = reader.value.to_lowercase();
+    let Some((reader, known)) = READERS.iter().find(|(word, _)| *word == reader) else {
+        return Ok(());
+    };
+    let call = FileCall::of(reader, known, &given.args)?;
+    let text = serde_json::to_string(&call).map_err(|e| DataFusionError::External(Box::new(e)))?;
+    *name = ObjectName(vec![ObjectNamePart::Identifier(Ident::with_quote(
+        '"',
+        format!("{reader}:{text}"),
+    ))]);
+    *args = None;
+    // What columns are called by, where nobody says otherwise.
+    alias.get_or_insert_with(|| TableAlias {
+        explicit: true,
+        name: Ident::new(*reader),
+        columns: vec![],
+        at: None,
+    });
+    Ok(())
+}
+
+impl FileCall {
+    fn of(reader: &str, known: &[(&str, &str)], args: &[FunctionArg]) -> Result<Self> {
+        let mut call = Self {
+            paths: vec![],
+            options: HashMap::new(),
+            schema: None,
+            reader: reader.to_owned(),
+        };
+        for arg in args {
+            match arg {
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(path)) if call.paths.is_empty() => {
+                    call.paths = paths(reader, path)?;
+                }
+                FunctionArg::Named { name, arg, .. } => call.set(known, &name.value, arg)?,
+                FunctionArg::ExprNamed { name, arg, .. } => {
+                    call.set(known, &name.to_string(), arg)?;
+                }
+                other => {
+                    return plan_err!("{reader} has the argument {other}. Write {}", usage(reader));
+                }
+            }
+        }
+        if call.paths.is_empty() {
+            return plan_err!("{reader} has no files. Write {}", usage(reader));
+        }
+        if !known.is_empty() && !call.options.contains_key("format.compression") {
+            let of = |path: &String| COMPRESSIONS.iter().find(|(end, _)| path.ends_with(end));
+            if let Some((_, kind)) = call.paths.iter().find_map(of) {
+                call.options
+                    .insert("format.compression".to_owned(), (*kind).to_owned());
+            }
+        }
+        Ok(call)
+    }
+
+    fn set(&mut self, known: &[(&str, &str)], name: &str, value: &FunctionArgExpr) -> Result<()> {
+        let (reader, name) = (&self.reader, name.to_lowercase());
+        let FunctionArgExpr::Expr(Expr::Value(value)) = value else {
+            return plan_err!("{reader}: {name} => {value} is no plain value");
+        };
+        let value = match &value.value {
+            Value::Boolean(truth) => truth.to_string(),
+            Value::Number(number, _) => number.clone(),
+            other => match other.clone().into_string() {
+                Some(text) => text,
+                None => return plan_err!("{reader}: {name} => {other} is no plain value"),
+            },
+        };
+        if name == "schema" && !known.is_empty() {
+            self.schema = Some(value);
+            return Ok(());
+        }
+        let Some((_, option)) = known.iter().find(|(word, _)| *word == name) else {
+            let words: Vec<_> = known.iter().map(|(word, _)| *word).collect();
+            return match words.is_empty() {
+                true => plan_err!("{reader} has no option {name}: it takes paths alone"),
+                false => plan_err!(
+                    "{reader} has no option {name}. There are schema, {}",
+                    words.join(", ")
+                ),
+            };
+        };
+        self.options.insert(format!("format.{option}"), value);
+        Ok(())
+    }
+
+    /// What it reads, in words.
+    pub fn shown(&self) -> String {
+        self.paths.join(", ")
+    }
+
+    /// Makes the table that it means.
+    ///
+    /// # Errors
+    /// No such files, options that are none, files that are no such format.
+    pub async fn table(
+        &self,
+        database: &Arc<Database>,
+        state: &SessionState,
+    ) -> Result<Arc<dyn TableProvider>> {
+        let format = self.reader.trim_start_matches("read_").to_uppercase();
+        let columns = self
+            .schema
+            .as_ref()
+            .map(|s| format!("({s})"))
+            .unwrap_or_default();
+        let text = format!("CREATE EXTERNAL TABLE t {columns} STORED AS {format} LOCATION '/'");
+        let LogicalPlan::Ddl(DdlStatement::CreateExternalTable(mut create)) =
+            state.create_logical_plan(&text).await.map_err(|error| {
+                plan_datafusion_err!(
+                    "{}: schema => '{}': {error}",
+                    self.reader,
+                    self.schema.as_deref().unwrap_or_default()
+                )
+            })?
+        else {
+            return plan_err!(
+                "{}: schema => '{columns}' is no list of columns",
+                self.reader
+            );
+        };
+        create.locations.clone_from(&self.paths);
+        create.options.clone_from(&self.options);
+        files::prepare_locations(database, state, &mut create)
+            .await
+            .map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let factory = state.table_factories().get(&format);
+        let factory = factory.ok_or_else(|| plan_datafusion_err!("no format {format}"))?;
+        factory.create(state, &create).await
+    }
+}
+
+fn paths(reader: &str, expr: &Expr) -> Result<Vec<String>> {
+    let several = match expr {
+        Expr::Array(array) => array.elem.as_slice(),
+        one => std::slice::from_ref(one),
+    };
+    let text = |expr: &Expr| match expr {
+        Expr::Value(value) => value.value.clone().into_string(),
+        _ => None,
+    };
+    several
+        .iter()
+        .map(|one| {
+            text(one).ok_or_else(|| {
+                plan_datafusion_err!("{reader} has {one} for a path. Write {}", usage(reader))
+            })
+        })
+        .collect()
+}
+
+fn usage(reader: &str) -> String {
+    let ending = reader.trim_start_matches("read_");
+    let more = match reader {
+        "read_csv" => ", delimiter => ';'",
+        "read_json" => ", compression => 'gzip'",
+        _ => "",
+    };
+    format!(
+        "{reader}('dir/*.{ending}'{more}), or a list of paths: {reader}(['a.{ending}', 'b.{ending}'])"
+    )
+}
