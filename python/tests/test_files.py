@@ -1,5 +1,6 @@
 """Text and binary files, and images."""
 
+import gzip
 import os
 
 import numpy as np
@@ -94,3 +95,15 @@ def test_compressed_files_are_written_and_read(con, tmp_path, ending):
         assert getattr(con.range(1000), f"write_{kind}")(path) == 1000
         assert b"999" not in path.read_bytes()
         assert getattr(con, f"read_{kind}")(path).sum("id") == 499_500
+
+
+def test_csv_and_json_with_options(con, tmp_path):
+    (tmp_path / "a.txt").write_text("1;'x;y'\n2;z\n# nothing\n")
+    made = con.read_csv(tmp_path / "a.txt", header=False, delimiter=";", quote="'", comment="#", schema={"n": int, "t": str})
+    assert made.sort("n").take() == [{"n": 1, "t": "x;y"}, {"n": 2, "t": "z"}]
+    assert con.read_csv(str(tmp_path / "a.txt"), columns=["column_1"], header=False, delimiter=";", comment="#").sum("column_1") == 3
+    with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
+        file.write('{"n": 1}\n{"n": 2}\n')
+    assert con.read_json(tmp_path / "b.jsonl.gz", schema={"n": float}).sum("n") == 3.0
+    with pytest.raises(mobula.QueryFailed, match="no file matches"):
+        con.read_csv(tmp_path / "none.csv", delimiter=";").take()

@@ -112,11 +112,21 @@ fn name_in(node: &mut impl VisitMut) -> Result<()> {
 
 fn named(factor: &mut TableFactor) -> Result<()> {
     let TableFactor::Table {
-        name, args, alias, ..
+        name,
+        args,
+        alias,
+        with_hints,
+        ..
     } = factor
     else {
         return Ok(());
     };
+    if let Some(hint) = with_hints.first() {
+        // It would be dropped without a word, and CSV read with other delimiters.
+        return plan_err!(
+            "WITH ({hint}) behind {name} says nothing here. Files have options in read_csv('path', delimiter => ';')"
+        );
+    }
     let ([ObjectNamePart::Identifier(reader)], Some(given)) = (name.0.as_slice(), args.as_ref())
     else {
         return Ok(());

@@ -107,6 +107,10 @@ def _counted(rows, place):
         yield row
 
 
+def _not_here(name):
+    raise AttributeError(f"mobula.{name} is not there where functions run: workers have mobula.context() and mobula.Context alone")
+
+
 class _Finder:
     """Finds the module and nothing else."""
 
@@ -114,6 +118,7 @@ class _Finder:
         self.module = types.ModuleType("mobula", "What a function may ask about the call that it is in.")
         self.module.context = context
         self.module.Context = Context
+        self.module.__getattr__ = _not_here
 
     def find_spec(self, name, path=None, target=None):
         return importlib.machinery.ModuleSpec(name, self) if name == "mobula" else None
