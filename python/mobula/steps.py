@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import sql_text
 from .bound import Values
@@ -135,6 +135,9 @@ class Wrapped(Step):
     after: str
     title: str
     functions: Mapping[str, Func[..., Any]] = dataclasses.field(default_factory=dict[str, Any])
+    # What it does with an order of rows (`orders.py`): sorts, or limits, filters or projects rows
+    # that have one. Otherwise they have none behind it.
+    order: Literal["sort", "limit", "filter", "project", None] = None
 
     @property
     def inputs(self) -> tuple[Step, ...]:
