@@ -33,6 +33,7 @@ from .default import (
     read_text,
     sql,
 )
+from .epochs import Epoch, Epochs
 from .errors import (
     CodeRefused,
     ConnectionFailed,
@@ -59,6 +60,8 @@ __all__ = [
     "DataIterator",
     "Dataset",
     "EngineFailed",
+    "Epoch",
+    "Epochs",
     "Error",
     "FunctionFailed",
     "GroupedData",

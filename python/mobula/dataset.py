@@ -22,6 +22,7 @@ from .packing import pack
 from .schemas import Schema, annotated
 from .splitting import Splitting
 from .steps import JOINS, Apply, Join, Renamed, Step, Union, WithColumn, Wrapped
+from .zipped import Zipping
 
 if TYPE_CHECKING:
     from .compute import UserCode
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from .grouped import GroupedData
 
 
-class Dataset(Keeping, Splitting, Repeating):
+class Dataset(Keeping, Splitting, Repeating, Zipping):
     """Rows that somewhere are, or will be computed. Made by `mobula.read_parquet` and its
     like, by `Connection.sql`, and by the methods of other datasets."""
 

@@ -31,19 +31,29 @@ class Drawn(Step):
         return what if self.seed is None else f"{what}, seed {self.seed}"
 
     def sql(self, query: Rendering) -> str:
-        name = query.name_of(self.source)
         if self.seed is None:
+            name = query.name_of(self.source)
             drawn = "random()" if self.fraction is None else f"random() < {sql_text.literal(float(self.fraction))}"
             return f"SELECT * FROM {name} {self._clause(drawn)}"
+        listed, digits, numbered = self._numbered(query)
+        drawn = digits if self.fraction is None else f"{digits} < {sql_text.string(_digits(self.fraction))}"
+        return f"SELECT {listed} FROM {numbered} {self._clause(drawn)}"
+
+    def placed_sql(self, query: Rendering, place: str) -> str:
+        """Of a shuffle with a seed: its rows, and in a column `place` that of each, from 1."""
+        listed, digits, numbered = self._numbered(query)
+        return f"SELECT {listed}, row_number() OVER (ORDER BY {digits}) AS {place} FROM {numbered}"
+
+    def _numbered(self, query: Rendering) -> tuple[str, str, str]:
+        """The columns, random digits for each row's number, and the relation that has these."""
         columns = query.columns_of(self.source)
         number = "n"
         while number in columns:
             number += "_"
         listed = sql_text.names(columns)
-        # Random digits for each number, and a sample where they are below the share of all.
         digits = f"md5(concat({sql_text.string(f'{self.seed}:')}, {number}))"
-        drawn = digits if self.fraction is None else f"{digits} < {sql_text.string(_digits(self.fraction))}"
-        return f"SELECT {listed} FROM (SELECT *, row_number() OVER (ORDER BY {listed}) AS {number} FROM {name}) {self._clause(drawn)}"
+        name = query.name_of(self.source)
+        return listed, digits, f"(SELECT *, row_number() OVER (ORDER BY {listed}) AS {number} FROM {name})"
 
     def _clause(self, drawn: str) -> str:
         return f"ORDER BY {drawn}" if self.fraction is None else f"WHERE {drawn}"

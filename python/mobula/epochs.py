@@ -40,7 +40,11 @@ class Repeating(Results):
 
 class Epochs(Resumable):
     """What `repeat` gives. Read as a whole it is one stream: a batch may have the last rows of an
-    epoch and the first ones of the next, which begins when the last one has been read."""
+    epoch and the first ones of the next, which begins when the last one has been read.
+
+    >>> [batch["id"].tolist() for batch in mobula.range(3).repeat(2).iter_batches(batch_size=4)]
+    [[0, 1, 2, 0], [1, 2]]
+    """
 
     def __init__(self, dataset: Results, times: int | None) -> None:
         super().__init__()
@@ -49,7 +53,11 @@ class Epochs(Resumable):
         self._unordered = unordered(dataset._step)
 
     def iter_epochs(self) -> Iterator[Epoch]:
-        """Each epoch by itself: no batch has rows of two, and `drop_last` is about each of them."""
+        """Each epoch by itself: no batch has rows of two, and `drop_last` is about each of them.
+
+        >>> [epoch.number for epoch in mobula.range(10).repeat(2).iter_epochs()]
+        [0, 1]
+        """
         start, self._next = self._next, Position()
         for number in self._numbers(start):
             epoch = Epoch(self, start if number == start.epoch else Position(number))

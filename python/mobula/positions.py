@@ -100,6 +100,14 @@ class Resumable(Streamed):
         Raises:
             NotSupported: it is inside of an epoch, and the query does not say in which order rows
                 come, or a local shuffle drew them.
+
+        >>> numbers = mobula.range(5).repeat(3)
+        >>> batches = numbers.iter_batches(batch_size=2)
+        >>> next(batches), next(batches), next(batches)["id"].tolist()
+        ({'id': array([0, 1])}, {'id': array([2, 3])}, [4, 0])
+        >>> state = numbers.state_dict()
+        >>> state["epoch"], state["rows"]
+        (1, 1)
         """
         position = self._next if self._reading is None else self._reading.position()
         self._check_order(position)
@@ -107,7 +115,15 @@ class Resumable(Streamed):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """The next reading goes on from there: rows that were given are left out as they come. The
-        query has to be the same, over the same rows, with the same settings."""
+        query has to be the same, over the same rows, with the same settings.
+
+        >>> first, second = mobula.range(4).repeat(1), mobula.range(4).repeat(1)
+        >>> next(first.iter_rows())
+        {'id': 0}
+        >>> second.load_state_dict(first.state_dict())
+        >>> [row["id"] for row in second.iter_rows()]
+        [1, 2, 3]
+        """
         position = Position(state_dict["epoch"], state_dict["rows"], state_dict["last"])
         if position.epoch < 0 or position.rows < 0:
             raise ValueError(f"there is no position {dict(state_dict)}")
