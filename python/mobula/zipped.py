@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from . import sql_text
-from .drawn import Drawn
+from .drawn import PLACE, Drawn
 from .errors import NotSupported, QueryFailed
 from .orders import is_series
 from .results import Results
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     from .connection import Connection
     from .dataset import Dataset
-
-# The column of places, which count from 1 and leave out none.
-PLACE = "__mobula_place"
 
 
 class Zipping(Results):
@@ -139,7 +136,7 @@ class _PlacedDraw(Step):
     title: str = "places"
 
     def sql(self, query: Rendering) -> str:
-        return self.draw.placed_sql(query, PLACE)
+        return self.draw.placed_sql(query)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
