@@ -1,7 +1,8 @@
 """Which queries say in which order their rows come.
 
 SQL's rows have the order of the ORDER BY that is last, and that of nothing below it: a filter or
-a function above a sort may give them in another one, as its workers finish. What is known here
+a function above a sort gives them in another one, as they are done, unless a call says
+`preserve_order`. What is known here
 is what positions (`positions.py`) and places (`zipped.py`) may rely on.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import re
 
 from .drawn import Drawn
-from .steps import Query, Renamed, Step, Wrapped
+from .steps import Apply, Query, Renamed, Step, Wrapped
 
 # What `Connection.range` makes.
 _SERIES = re.compile(r"SELECT value AS id FROM generate_series\(0, \d+\)( LIMIT 0)?")
@@ -25,7 +26,7 @@ def unordered(step: Step) -> str | None:
     """
     if _draws_anew(step):
         return "random_sample() draws others at each run. Give it a seed"
-    while isinstance(step, Renamed) or isinstance(step, Wrapped) and step.order in ("project", "limit"):
+    while isinstance(step, (Wrapped, Renamed, Apply)) and _keeps_order(step):
         step = step.source
     if isinstance(step, Wrapped) and step.order == "sort" or is_series(step):
         return None
@@ -33,7 +34,17 @@ def unordered(step: Step) -> str | None:
         return None if step.seed is not None else "random_shuffle() draws anew at each run. Give it a seed"
     if isinstance(step, Query) and _ORDER_BY.search(step.text):
         return None
-    return f"rows come in no order behind {step.label!r}. Have sort or random_shuffle(seed=…) last"
+    way_out = "Give it preserve_order=True behind one, or have" if isinstance(step, Apply) else "Have"
+    return f"rows come in no order behind {step.label!r}. {way_out} sort or random_shuffle(seed=…) last"
+
+
+def _keeps_order(step: Wrapped | Renamed | Apply) -> bool:
+    if isinstance(step, Wrapped):
+        return step.order in ("project", "limit")
+    if isinstance(step, Apply):
+        asked = step.code.options.get("preserve_order", "")
+        return step.code.operator != "map_groups" and asked.upper() == "TRUE"
+    return True
 
 
 def is_series(step: Step) -> bool:

@@ -143,8 +143,10 @@ def test_epochs_one_by_one_go_on(con):
 
 def test_no_position_where_there_is_no_order(con):
     numbers = con.range(1000)
-    ordered = numbers.random_shuffle(seed=1).select_columns("id").rename_columns({"id": "n"}).limit(900)
-    for rows in (numbers, ordered, con.sql("SELECT * FROM numbers ORDER BY id", numbers=numbers)):
+    shuffled = numbers.random_shuffle(seed=1)
+    ordered = shuffled.select_columns("id").rename_columns({"id": "n"}).limit(900)
+    called = shuffled.map_batches(lambda batch: batch, preserve_order=True).filter(lambda row: True, preserve_order=True)
+    for rows in (numbers, ordered, called, con.sql("SELECT * FROM numbers ORDER BY id", numbers=numbers)):
         epochs = rows.repeat(2)
         next(epochs.iter_batches(batch_size=10))
         assert epochs.state_dict()["rows"] == 10
@@ -153,7 +155,7 @@ def test_no_position_where_there_is_no_order(con):
         (numbers.random_sample(0.9).sort("id"), "random_sample.. draws others"),
         (numbers.sort("id").filter(expr="id > 5"), "behind 'filter id > 5'"),
         (numbers.sort("id").materialize(), "behind 'materialized'"),
-        (numbers.sort("id").map_batches(lambda batch: batch), "no order behind .map_batches"),
+        (numbers.sort("id").map_batches(lambda batch: batch), "behind .map_batches.*preserve_order=True behind one"),
         (numbers.union(numbers), "behind 'union'"),
         (con.from_items([{"a": 1}, {"a": 2}]), "no order behind"),
     ]:
@@ -204,11 +206,25 @@ def resumed(reader, state, size=1000):
     return ids(reader.iter_batches(batch_size=size))
 
 
+def late(batch):
+    """Workers finish in no order."""
+    import random
+    import time
+
+    time.sleep(random.random() / 500)
+    return batch
+
+
 @pytest.mark.parametrize("stops", [(0, 0, 0), (1, 7, 30), (200, 150, 3)])
-def test_three_readers_go_on_in_another_split(con, stops):
+@pytest.mark.parametrize("first", ["call", "shuffle"])
+def test_three_readers_go_on_in_another_split(con, stops, first):
     # One more than they can share, on all executors, in many blocks of the sort's.
     rows = con.range(200_002).with_column("text", "repeat(md5(id::text), 10)").repartition(6)
-    shuffled = rows.map_batches(lambda batch: batch, schema={"id": int, "text": str}).random_shuffle(seed=1)
+    types = {"id": int, "text": str}
+    if first == "call":
+        shuffled = rows.map_batches(late, schema=types).random_shuffle(seed=1)
+    else:
+        shuffled = rows.random_shuffle(seed=1).map_batches(late, schema=types, batch_size=3000, preserve_order=True)
     with ThreadPoolExecutor(3) as threads:
         given, states = zip(*threads.map(stopped, shuffled.streaming_split(3, equal=True), stops))
         assert [len(one) for one in given] == [100 * n for n in stops]
