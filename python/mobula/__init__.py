@@ -34,6 +34,7 @@ from .default import (
     read_text,
     sql,
 )
+from .epochs import Epoch, Epochs
 from .errors import (
     CodeRefused,
     ConnectionFailed,
@@ -61,6 +62,8 @@ __all__ = [
     "DataIterator",
     "Dataset",
     "EngineFailed",
+    "Epoch",
+    "Epochs",
     "Error",
     "FunctionFailed",
     "GroupedData",

@@ -14,6 +14,7 @@ from . import formats, sql_text
 from .compute import Compute, Concurrency, call_options
 from .declared import functions_of
 from .drawn import Drawn
+from .epochs import Repeating
 from .errors import QueryFailed
 from .functions import Code
 from .kept import Keeping
@@ -21,6 +22,7 @@ from .packing import pack
 from .schemas import Schema, annotated
 from .splitting import Splitting
 from .steps import JOINS, Apply, Join, Renamed, Step, Union, WithColumn, Wrapped
+from .zipped import Zipping
 
 if TYPE_CHECKING:
     from .compute import UserCode
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from .grouped import GroupedData
 
 
-class Dataset(Keeping, Splitting):
+class Dataset(Keeping, Splitting, Repeating, Zipping):
     """Rows that somewhere are, or will be computed. Made by `mobula.read_parquet` and its
     like, by `Connection.sql`, and by the methods of other datasets."""
 
@@ -203,7 +205,7 @@ class Dataset(Keeping, Splitting):
         if (fn is None) == (expr is None):
             raise ValueError("filter takes a function or expr, one of them")
         if fn is None:
-            return self._then(Wrapped("SELECT *", self._step, f" WHERE {expr}", f"filter {expr}", functions_of(str(expr))))
+            return self._then(Wrapped("SELECT *", self._step, f" WHERE {expr}", f"filter {expr}", functions_of(str(expr)), "filter"))
         call = _Call(compute, concurrency, num_cpus, num_gpus, memory, resources, label_selector, options)
         packed = pack(
             fn,
@@ -229,14 +231,16 @@ class Dataset(Keeping, Splitting):
         chosen = [cols] if isinstance(cols, str) else list(cols)
         if not chosen:
             raise ValueError("select_columns without a column")
-        return self._then(Wrapped(f"SELECT {sql_text.names(chosen)}", self._step, "", f"select_columns {', '.join(chosen)}"))
+        text = f"SELECT {sql_text.names(chosen)}"
+        return self._then(Wrapped(text, self._step, "", f"select_columns {', '.join(chosen)}", order="project"))
 
     def drop_columns(self, cols: str | Sequence[str]) -> Dataset:
         """All columns but these."""
         dropped = [cols] if isinstance(cols, str) else list(cols)
         if not dropped:
             return self
-        return self._then(Wrapped(f"SELECT * EXCEPT ({sql_text.names(dropped)})", self._step, "", f"drop_columns {', '.join(dropped)}"))
+        text = f"SELECT * EXCEPT ({sql_text.names(dropped)})"
+        return self._then(Wrapped(text, self._step, "", f"drop_columns {', '.join(dropped)}", order="project"))
 
     def rename_columns(self, names: Mapping[str, str] | Sequence[str]) -> Dataset:
         """Other names: a dict of old and new ones, or one for each column.
@@ -252,7 +256,7 @@ class Dataset(Keeping, Splitting):
         """The first `limit` rows; those of no order in particular, if nothing sorted them."""
         if limit < 0:
             raise ValueError(f"limit is {limit}")
-        return self._then(Wrapped("SELECT *", self._step, f" LIMIT {limit}", f"limit {limit}"))
+        return self._then(Wrapped("SELECT *", self._step, f" LIMIT {limit}", f"limit {limit}", order="limit"))
 
     def sort(self, key: str | Sequence[str], descending: bool | Sequence[bool] = False) -> Dataset:
         """Sorted by columns; NULLs come last.
@@ -265,7 +269,8 @@ class Dataset(Keeping, Splitting):
         if not keys or len(downs) != len(keys):
             raise ValueError(f"sort by {len(keys)} columns with {len(downs)} directions")
         terms = (f"{sql_text.name(one)} {'DESC' if down else 'ASC'} NULLS LAST" for one, down in zip(keys, downs))
-        return self._then(Wrapped("SELECT *", self._step, f" ORDER BY {', '.join(terms)}", f"sort {', '.join(keys)}"))
+        text = f" ORDER BY {', '.join(terms)}"
+        return self._then(Wrapped("SELECT *", self._step, text, f"sort {', '.join(keys)}", order="sort"))
 
     def union(self, *other: Dataset) -> Dataset:
         """All rows of this and the others. Columns go together by name; missing ones are NULL."""

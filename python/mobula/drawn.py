@@ -7,6 +7,9 @@ import dataclasses
 from . import sql_text
 from .steps import Rendering, Step
 
+# The column of places, which count from 1 and leave out none.
+PLACE = "__mobula_place"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Drawn(Step):
@@ -31,19 +34,40 @@ class Drawn(Step):
         return what if self.seed is None else f"{what}, seed {self.seed}"
 
     def sql(self, query: Rendering) -> str:
-        name = query.name_of(self.source)
+        if query.is_below_call and self.fraction is None:
+            return self._below_call(query)
         if self.seed is None:
+            name = query.name_of(self.source)
             drawn = "random()" if self.fraction is None else f"random() < {sql_text.literal(float(self.fraction))}"
             return f"SELECT * FROM {name} {self._clause(drawn)}"
+        listed, digits, numbered = self._numbered(query)
+        drawn = digits if self.fraction is None else f"{digits} < {sql_text.string(_digits(self.fraction))}"
+        return f"SELECT {listed} FROM {numbered} {self._clause(drawn)}"
+
+    def _below_call(self, query: Rendering) -> str:
+        """The order of a window in place of ORDER BY's: what is drawn goes to no function."""
+        if self.seed is None:
+            placed = f"SELECT *, row_number() OVER (ORDER BY random()) AS {PLACE} FROM {query.name_of(self.source)}"
+        else:
+            placed = self.placed_sql(query)
+        # All of them: a number that nobody asks for is not computed.
+        return f"SELECT * EXCEPT ({PLACE}) FROM ({placed}) WHERE {PLACE} > 0"
+
+    def placed_sql(self, query: Rendering) -> str:
+        """Of a shuffle with a seed: its rows and their places."""
+        listed, digits, numbered = self._numbered(query)
+        return f"SELECT {listed}, row_number() OVER (ORDER BY {digits}) AS {PLACE} FROM {numbered}"
+
+    def _numbered(self, query: Rendering) -> tuple[str, str, str]:
+        """The columns, random digits for each row's number, and the relation that has these."""
         columns = query.columns_of(self.source)
         number = "n"
         while number in columns:
             number += "_"
         listed = sql_text.names(columns)
-        # Random digits for each number, and a sample where they are below the share of all.
         digits = f"md5(concat({sql_text.string(f'{self.seed}:')}, {number}))"
-        drawn = digits if self.fraction is None else f"{digits} < {sql_text.string(_digits(self.fraction))}"
-        return f"SELECT {listed} FROM (SELECT *, row_number() OVER (ORDER BY {listed}) AS {number} FROM {name}) {self._clause(drawn)}"
+        name = query.name_of(self.source)
+        return listed, digits, f"(SELECT *, row_number() OVER (ORDER BY {listed}) AS {number} FROM {name})"
 
     def _clause(self, drawn: str) -> str:
         return f"ORDER BY {drawn}" if self.fraction is None else f"WHERE {drawn}"

@@ -6,6 +6,7 @@ anew. Rows stream; only what is named `to_…` or `take…` holds all that it re
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -32,14 +33,27 @@ class Text(str):
         return str(self)
 
 
+class Count:
+    """Who is told which rows a reader has been given; here nobody."""
+
+    def given(self, rows: pa.Table | pa.RecordBatch, start: int, stop: int) -> None:
+        """Those of `rows` from `start` on, before `stop`."""
+
+    def through(self) -> None:
+        """There are no more."""
+
+
 class Streamed:
     """What has rows that can be streamed, again and again."""
 
     def iter_rows(self) -> Iterator[dict[str, Any]]:
         """Rows as dicts, as they come."""
-        _, batches = self._stream()
+        batches, count = self._read(True)
         for batch in batches:
-            yield from formats.rows_of(batch)
+            for at, row in enumerate(formats.rows_of(batch)):
+                count.given(batch, at, at + 1)
+                yield row
+        count.through()
 
     def iter_batches(
         self,
@@ -67,16 +81,10 @@ class Streamed:
         [2, 2, 1]
         """
         kind = formats.check(batch_format)
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}. Give 1 or more, or None")
-        if local_shuffle_buffer_size is not None and (batch_size is None or local_shuffle_buffer_size < 1):
-            raise ValueError("local_shuffle_buffer_size is a number of rows, from 1, and needs a batch_size")
         formats.check_installed(kind)
-        _, batches = self._stream()
-        if local_shuffle_buffer_size is not None:
-            batches = formats.shuffled(batches, local_shuffle_buffer_size, local_shuffle_seed)
-        for table in formats.rebatched(batches, batch_size, drop_last):
-            yield formats.converted(table, kind)
+        return self._made(
+            lambda table: formats.converted(table, kind), 0, batch_size, drop_last, local_shuffle_buffer_size, local_shuffle_seed
+        )
 
     def iter_torch_batches(
         self,
@@ -113,14 +121,35 @@ class Streamed:
         if collate_fn is not None and (dtypes is not None or device != "auto" or pin_memory):
             raise ValueError("dtypes, device and pin_memory are for batches without a collate_fn")
         collate = tensors.of_arrays(collate_fn) if collate_fn else tensors.to_tensors(dtypes, device, pin_memory)
-        batches = self.iter_batches(
-            batch_size=batch_size,
-            batch_format="pyarrow",
-            drop_last=drop_last,
-            local_shuffle_buffer_size=local_shuffle_buffer_size,
-            local_shuffle_seed=local_shuffle_seed,
-        )
-        return tensors.made_ahead(batches, collate, prefetch_batches)
+        return self._made(collate, prefetch_batches, batch_size, drop_last, local_shuffle_buffer_size, local_shuffle_seed)
+
+    def _made(
+        self,
+        make: Callable[[pa.Table], Any],
+        prefetch_batches: int,
+        batch_size: int | None,
+        drop_last: bool,
+        buffer_size: int | None,
+        seed: int | None,
+    ) -> Iterator[Any]:
+        """What `make` makes of each batch."""
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}. Give 1 or more, or None")
+        if buffer_size is not None and (batch_size is None or buffer_size < 1):
+            raise ValueError("local_shuffle_buffer_size is a number of rows, from 1, and needs a batch_size")
+        batches, count = self._read(buffer_size is None)
+        if buffer_size is not None:
+            batches = formats.shuffled(batches, buffer_size, seed)
+        tables = formats.rebatched(batches, batch_size, drop_last)
+        with contextlib.closing(tensors.made_ahead(tables, lambda table: (table, make(table)), prefetch_batches)) as ahead:
+            for table, batch in ahead:
+                count.given(table, 0, table.num_rows)
+                yield batch
+        count.through()
+
+    def _read(self, is_exact: bool) -> tuple[Iterator[pa.RecordBatch], Count]:
+        """The rows, and who counts those that are given. Not `is_exact`: these come in another order."""
+        return self._stream()[1], Count()
 
     def _stream(self) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         raise NotImplementedError

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import uuid
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import sql_text
-from .results import Results, Streamed
+from .orders import unordered
+from .positions import Position, Reading, Resumable, rest
+from .results import Count, Results
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from .link import Link
+
+_AS_THEY_COME = "who gets which rows differs at each run, unless they are dealt out: streaming_split(equal=True)"
 
 
 class Splitting(Results):
@@ -51,6 +55,7 @@ class _Split:
     def __init__(self, dataset: Results, n: int, equal: bool) -> None:
         self.name: str = f"mobula_split_{uuid.uuid4().hex}"
         self.n = n
+        self.equal = equal
         link = dataset._connection._link
         options = f"readers = {n}, equal = {'true' if equal else 'false'}"
         link.run(f"CREATE SPLIT {self.name} WITH ({options}) AS {dataset.to_sql()}")
@@ -65,13 +70,17 @@ class _Split:
         self._link.keep(self)
 
 
-class DataIterator(Streamed):
+class DataIterator(Resumable):
     """One reader of a `streaming_split`.
 
     Each time that it is read is its next epoch; what it leaves unread of one is dropped if all do.
+    A state is for the same reader of another split of the same query into as many; each of them
+    has its own.
     """
 
     def __init__(self, split: _Split, place: int) -> None:
+        super().__init__()
+        self._unordered = unordered(split.dataset._step) if split.equal else _AS_THEY_COME
         self._split: _Split | None = split
         self._name, self._n, self._place, self._connect = split.name, split.n, place, split.connect
         self._link: Link | None = None
@@ -79,6 +88,24 @@ class DataIterator(Streamed):
     def schema(self) -> pa.Schema:
         """Names and types of the columns."""
         return self._connected().schema(self._sql())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "reader": self._place, "readers": self._n}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        reader, readers = state_dict["reader"], state_dict["readers"]
+        if (reader, readers) != (self._place, self._n):
+            raise ValueError(f"the state is that of reader {reader} of {readers}, and this is {self._place} of {self._n}, from 0")
+        super().load_state_dict(state_dict)
+
+    def _begin(self) -> Position:
+        """Where the next reading begins: the one before had its epoch, to the end or not."""
+        return self._next if self._reading is None else Position(self._reading.start.epoch + 1)
+
+    def _read(self, is_exact: bool) -> tuple[Iterator[pa.RecordBatch], Count]:
+        start = self._begin()
+        reading = self._reading = Reading(start, start.epoch + 1, is_exact)
+        return rest(self._stream()[1], start), reading
 
     def _stream(self) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
         return self._connected().stream(self._sql())
@@ -96,7 +123,7 @@ class DataIterator(Streamed):
     def __getstate__(self) -> dict[str, Any]:
         if self._split is not None:
             self._split.sent()
-        return {**self.__dict__, "_split": None, "_link": None}
+        return {**self.__dict__, "_next": self._begin(), "_reading": None, "_split": None, "_link": None}
 
     def __repr__(self) -> str:
         return f"<mobula.DataIterator {self._place + 1} of {self._n}>"

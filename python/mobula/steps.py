@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import calls, sql_text
 from .bound import Values
@@ -52,7 +52,9 @@ class Rendering:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.values: Values = Values()
-        self._names: dict[int, str] = {}
+        self._names: dict[tuple[int, bool], str] = {}
+        # A call of user code is refused an ORDER BY over what it does not get.
+        self.is_below_call = False
         self._parts: dict[str, str] = {}
 
     def __enter__(self) -> Rendering:
@@ -66,14 +68,22 @@ class Rendering:
         """The whole query of `step`."""
         return self.over(step.sql(self))
 
-    def name_of(self, step: Step) -> str:
-        """The name under which other steps find the rows of this one."""
-        if id(step) not in self._names:
-            sql = step.sql(self)
-            name = f"mobula_{len(self._parts) + 1}"
-            self._parts[name] = sql
-            self._names[id(step)] = name
-        return self._names[id(step)]
+    def name_of(self, step: Step, *, is_below_call: bool | None = None) -> str:
+        """The name under which other steps find the rows of this one. `is_below_call`: for user
+        code, or not for it; otherwise as what asks."""
+        before = self.is_below_call
+        if is_below_call is not None:
+            self.is_below_call = is_below_call
+        key = id(step), self.is_below_call
+        try:
+            if key not in self._names:
+                sql = step.sql(self)
+                name = f"mobula_{len(self._parts) + 1}"
+                self._parts[name] = sql
+                self._names[key] = name
+            return self._names[key]
+        finally:
+            self.is_below_call = before
 
     def over(self, sql: str) -> str:
         """`sql`, which may use the names given so far, as a query of its own."""
@@ -124,7 +134,7 @@ class Query(Step):
         return f"sql {text if len(text) <= 60 else text[:59] + '…'}"
 
     def sql(self, query: Rendering) -> str:
-        relations = {name: f"SELECT * FROM {query.name_of(step)}" for name, step in self.relations.items()}
+        relations = {name: f"SELECT * FROM {query.name_of(step, is_below_call=False)}" for name, step in self.relations.items()}
         text = query.with_functions(query.values.placed(self.text, self.values), self.functions)
         return query.with_plain_names(sql_text.with_relations(text, relations), self.functions)
 
@@ -149,6 +159,9 @@ class Wrapped(Step):
     after: str
     title: str
     functions: Mapping[str, Func[..., Any]] = dataclasses.field(default_factory=dict[str, Any])
+    # What it does with an order of rows (`orders.py`): sorts, or limits, filters or projects rows
+    # that have one. Otherwise they have none behind it.
+    order: Literal["sort", "limit", "filter", "project", None] = None
 
     @property
     def inputs(self) -> tuple[Step, ...]:
@@ -156,7 +169,9 @@ class Wrapped(Step):
 
     def sql(self, query: Rendering) -> str:
         after = query.with_functions(self.after, self.functions)
-        return f"{self.before} FROM {query.name_of(self.source)}{after}"
+        # What comes first is known of an ORDER BY.
+        name = query.name_of(self.source, is_below_call=False if self.order == "limit" else None)
+        return f"{self.before} FROM {name}{after}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -250,7 +265,7 @@ class Apply(Step):
         return f"{self.code.operator} {self.code.packed.name}{options}"
 
     def sql(self, query: Rendering) -> str:
-        name = query.name_of(self.source)
+        name = query.name_of(self.source, is_below_call=True)
         # A query that stands alone: rows to learn from are read by it.
         learned = query.alone(f"SELECT * FROM {name}")
         return query.connection._functions.call(self.code, f"SELECT * FROM {name}", learned)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import formats, local_rows
@@ -119,7 +119,7 @@ def _stacked(name: str, values: np.ndarray) -> np.ndarray:
     )
 
 
-def made_ahead(items: Iterator[S], make: Callable[[S], T], count: int) -> Iterator[T]:
+def made_ahead(items: Iterator[S], make: Callable[[S], T], count: int) -> Generator[T, None, None]:
     """What `make` makes of each item, in their order: a thread makes up to `count` of them before
     they are asked for. Items are taken in this thread, where Ctrl-C ends what they come from; where
     they end with an error, so does this, after what was made of those before."""

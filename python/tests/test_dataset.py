@@ -221,6 +221,19 @@ def test_a_seed_draws_the_same_rows_however_they_come(con):
     assert rows.random_shuffle(seed=1).columns() == ["id", "n"]
 
 
+def test_functions_get_shuffled_rows(con):
+    rows = con.range(20_000).repartition(3)
+    drawn = [row["id"] for row in rows.random_shuffle(seed=1).take_all()]
+    called = rows.random_shuffle(seed=1).select_columns("id").map_batches(lambda batch: batch, batch_size=700, preserve_order=True)
+    assert [row["id"] for row in called.take_all()] == drawn
+    called = rows.random_shuffle().filter(lambda row: row["id"] % 2 == 0)
+    listed = [row["id"] for row in called.take_all()]
+    assert sorted(listed) == list(range(0, 20_000, 2)) != listed
+    # The same rows, for a function and not.
+    shuffled = rows.random_shuffle(seed=2)
+    assert shuffled.union(shuffled.map(lambda row: {"id": row["id"] + 20_000})).sum("id") == sum(range(40_000))
+
+
 def test_a_local_shuffle_draws_from_what_is_held(con):
     rows = con.range(50_000).sort("id")
 
