@@ -182,7 +182,8 @@ def placed(step: Step) -> Step:
     if isinstance(step, Wrapped) and step.order is not None:
         return _of_wrapped(step)
     raise NotSupported(
-        f"rows have no places behind {step.label!r}, and zip pairs them by these. sort them, or use random_shuffle(seed=…), or join by a column"
+        f"rows have no places behind {step.label!r}, and zip pairs them by these."
+        " Sort them, or use random_shuffle(seed=…), or join by a column"
     )
 
 

@@ -60,7 +60,8 @@ def test_functions_come_behind_a_zip(con):
 
 
 def test_sides_of_several_lengths(con):
-    for left, right, why in [(10, 12, "row 1[12] of the second one"), (12, 10, "row 1[12] of the first one"), (0, 1, "row 1 of the second")]:
+    second, first = "row 1[12] of the second one", "row 1[12] of the first one"
+    for left, right, why in [(10, 12, second), (12, 10, first), (0, 1, "row 1 of the second one")]:
         zipped = con.range(left).zip(con.range(right))
         for read in (zipped.take_all, zipped.count, lambda: zipped.sort("id").take(1)):
             with pytest.raises(mobula.QueryFailed, match=why):
