@@ -75,6 +75,8 @@ _BEHIND = re.compile(r" \((?:Unauthenticated|[A-Z][A-Za-z]+); [A-Z][A-Za-z]+(?::
 _VENDOR = re.compile(r"\. Vendor code: \d+$")
 # Functions of Python have a digest behind their names, which says nothing to who wrote them.
 _DIGEST = re.compile(r'(?<=^function ")(\w+)_[0-9a-f]{8}(?=")')
+# What fails where sides of a `zip` differ is a cast, and what it cannot cast says why.
+_ZIP = re.compile(r"^.*'(zip: row \d+ of [^']*)'.*$", re.DOTALL)
 _FUNCTION = re.compile(r'^function "([^"]+)" (.*)$', re.DOTALL)
 _RAISED = re.compile(r"^failed: ([A-Za-z_]\w*)(?:: (.*?))?(?: \((?:in \w+\(\), )?(?:[^(),]+, )?line \d+(?:[:;] .*)?\))?(?:\. It was tried \d+ times in a row)?(?: \(on executor .*\))?$", re.DOTALL)
 
@@ -87,7 +89,7 @@ def sentence(error: BaseException) -> str:
 
 def translated(error: adbc_driver_manager.Error, where: str) -> Error:
     """The exception of ours that says what the driver's says. `where`: the server."""
-    text, status = _DIGEST.sub(r"\1", sentence(error)), error.status_code
+    text, status = _DIGEST.sub(r"\1", _ZIP.sub(r"\1", sentence(error))), error.status_code
     if status in (AdbcStatusCode.UNAUTHENTICATED, AdbcStatusCode.UNAUTHORIZED):
         return LoginFailed(f"{where} does not let us in: {text}", status_code=status)
     if status in (AdbcStatusCode.IO, AdbcStatusCode.TIMEOUT) and _is_transport(text):

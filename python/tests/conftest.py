@@ -24,3 +24,11 @@ def con(engine):
     """A connection to an engine that others have used before."""
     assert engine.sql("SELECT 1 AS one").take() == [{"one": 1}]
     return engine
+
+
+@pytest.fixture
+def no_splits_left(con):
+    """Splits whose readers went elsewhere stay with the session, which others use next."""
+    yield
+    for name in {row["name"] for row in con.sql("SELECT name FROM system.splits").take_all()}:
+        con.execute(f"DROP SPLIT IF EXISTS {name}")

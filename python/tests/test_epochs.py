@@ -11,6 +11,8 @@ import pytest
 
 import mobula
 
+pytestmark = pytest.mark.usefixtures("no_splits_left")
+
 SPAWN = multiprocessing.get_context("spawn")
 
 

@@ -101,7 +101,7 @@ def test_csv_and_json_with_options(con, tmp_path):
     (tmp_path / "a.txt").write_text("1;'x;y'\n2;z\n# nothing\n")
     made = con.read_csv(tmp_path / "a.txt", header=False, delimiter=";", quote="'", comment="#", schema={"n": int, "t": str})
     assert made.sort("n").take() == [{"n": 1, "t": "x;y"}, {"n": 2, "t": "z"}]
-    assert con.read_csv(str(tmp_path / "a.txt"), columns=["column_1"], header=False, delimiter=";", comment="#").sum("column_1") == 3
+    assert con.read_csv(str(tmp_path / "a.txt"), columns=["column_1"], header=False, delimiter=";", quote="'", comment="#").sum("column_1") == 3
     with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
         file.write('{"n": 1}\n{"n": 2}\n')
     assert con.read_json(tmp_path / "b.jsonl.gz", schema={"n": float}).sum("n") == 3.0

@@ -18,6 +18,7 @@ import mobula
 
 ROWS = 20_000
 SPAWN = multiprocessing.get_context("spawn")
+pytestmark = pytest.mark.usefixtures("no_splits_left")
 
 
 @pytest.fixture
@@ -28,13 +29,6 @@ def rows(con, tmp_path):
         chosen = numbers.filter(expr=f"id % 4 = {part}").with_column("text", "'row ' || id")
         chosen.write_parquet(tmp_path / "rows" / f"{part}.parquet")
     return con.read_parquet(tmp_path / "rows")
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left(con):
-    yield
-    for name in {row["name"] for row in con.sql("SELECT name FROM system.splits").take_all()}:
-        con.execute(f"DROP SPLIT IF EXISTS {name}")
 
 
 def splits(con):
