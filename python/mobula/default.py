@@ -7,8 +7,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .connection import Connection, Paths, connect
+from .connection import Connection, connect
 from .dataset import Dataset
+from .sources import Paths
 
 if TYPE_CHECKING:
     import numpy as np
