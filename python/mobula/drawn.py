@@ -44,14 +44,17 @@ class Drawn(Step):
         drawn = digits if self.fraction is None else f"{digits} < {sql_text.string(_digits(self.fraction))}"
         return f"SELECT {listed} FROM {numbered} {self._clause(drawn)}"
 
-    def _below_call(self, query: Rendering) -> str:
+    def first_sql(self, query: Rendering, limit: int) -> str | None:
+        return self._below_call(query, f"BETWEEN 1 AND {limit}") if self.fraction is None else None
+
+    def _below_call(self, query: Rendering, chosen: str = "> 0") -> str:
         """The order of a window in place of ORDER BY's: what is drawn goes to no function."""
         if self.seed is None:
             placed = f"SELECT *, row_number() OVER (ORDER BY random()) AS {PLACE} FROM {query.name_of(self.source)}"
         else:
             placed = self.placed_sql(query)
         # All of them: a number that nobody asks for is not computed.
-        return f"SELECT * EXCEPT ({PLACE}) FROM ({placed}) WHERE {PLACE} > 0"
+        return f"SELECT * EXCEPT ({PLACE}) FROM ({placed}) WHERE {PLACE} {chosen}"
 
     def placed_sql(self, query: Rendering) -> str:
         """Of a shuffle with a seed: its rows and their places."""

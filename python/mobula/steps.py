@@ -45,6 +45,10 @@ class Step:
         """Its query, over the names that `query` gives to its inputs."""
         raise NotImplementedError
 
+    def first_sql(self, query: Rendering, limit: int) -> str | None:
+        """A query for its first rows that a function may be called for; `None`: by LIMIT."""
+        return None
+
 
 class Rendering:
     """Makes a query of a tree of steps. A context, in which the query has to begin to run."""
@@ -169,6 +173,10 @@ class Wrapped(Step):
 
     def sql(self, query: Rendering) -> str:
         after = query.with_functions(self.after, self.functions)
+        if self.order == "limit" and query.is_below_call:
+            first = self.source.first_sql(query, int(after.split()[-1]))
+            if first is not None:
+                return first
         # What comes first is known of an ORDER BY.
         name = query.name_of(self.source, is_below_call=False if self.order == "limit" else None)
         return f"{self.before} FROM {name}{after}"

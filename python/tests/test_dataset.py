@@ -229,6 +229,10 @@ def test_functions_get_shuffled_rows(con):
     called = rows.random_shuffle().filter(lambda row: row["id"] % 2 == 0)
     listed = [row["id"] for row in called.take_all()]
     assert sorted(listed) == list(range(0, 20_000, 2)) != listed
+    # The first of them, too.
+    first = rows.random_shuffle(seed=1).limit(9).map(lambda row: row, preserve_order=True)
+    assert [row["id"] for row in first.take_all()] == drawn[:9]
+    assert len({row["id"] for row in rows.random_shuffle().limit(9).map(lambda row: row).take_all()}) == 9
     # The same rows, for a function and not.
     shuffled = rows.random_shuffle(seed=2)
     assert shuffled.union(shuffled.map(lambda row: {"id": row["id"] + 20_000})).sum("id") == sum(range(40_000))
