@@ -30,6 +30,7 @@ ROW_SECONDS = 0.2
 FIRST_WAIT, LONGEST_WAIT = 0.1, 60.0
 # Units of numpy's times, and those of Arrow that have them.
 _UNITS = {"": "D", "Y": "D", "M": "D", "W": "D", "D": "D", "h": "s", "m": "s", "s": "s", "ms": "ms", "us": "us", "ns": "ns"}
+_FINER = ("s", "ms", "us", "ns")
 _NUMPY_TIMES = ("datetime64", "timedelta64")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 
@@ -174,7 +175,8 @@ class Teacher:
     def _of_relation(self, value: Any) -> pa.Schema:
         table = _frame(value)
         if table is not None:
-            return pa.schema([(name, self._meant(name, kind)) for name, kind in zip(table.schema.names, table.schema.types)])
+            columns = zip(table.schema.names, table.schema.types, table.columns)
+            return pa.schema([(name, self._meant(name, kind, column)) for name, kind, column in columns])
         if not _is_mapping(value):
             raise TypeError(f"yielded {_named(value)}. Yield a dict of arrays, a RecordBatch, a Table or a DataFrame")
         return pa.schema([(_checked_name(name), self._of_column(name, values)) for name, values in value.items()])
@@ -200,7 +202,21 @@ class Teacher:
             raise TypeError(f'returned column "{name}" with values of which no type is known: {text}. Say it by schema=') from None
 
     def _meant(self, name: Any, found: pa.DataType, values: Any = None) -> pa.DataType:
-        return _widened(found, self.input.get(name), _shape_of(values))
+        given: Any = self.input.get(name)
+        is_array: bool = hasattr(values, "dtype")
+        is_typed = is_array or isinstance(values, pa.ChunkedArray)
+        if is_typed and given is not None and any(is_kind(found) and is_kind(given) for is_kind in (t.is_timestamp, t.is_duration)):
+            # Arrays say their unit, and those of numpy no zone: they are in UTC, as what came in was.
+            typed: Any = found
+            finer = typed if _FINER.index(typed.unit) > _FINER.index(given.unit) else given
+            if t.is_duration(found):
+                return finer
+            has_zone = is_array or typed.tz is not None
+            return pa.timestamp(finer.unit, given.tz if has_zone else None)
+        shape: tuple[int, ...] = ()
+        if given is not None and t.is_fixed_size_list(given):
+            shape = _shape_of(values.to_pylist() if isinstance(values, pa.ChunkedArray) else values)
+        return _widened(found, given, shape)
 
 
 def _widened(found: Any, given: Any, shape: Sequence[int] = ()) -> Any:

@@ -47,6 +47,18 @@ def test_batches_keep_them_too(con, form):
     assert sorted(row["d"] for row in made.take()) == [1, 2, 3]
 
 
+def test_arrays_of_times_keep_zone_and_unit(con):
+    np = pytest.importorskip("numpy")
+    given = con.sql("SELECT arrow_cast(TIMESTAMP '2020-06-01', 'Timestamp(Microsecond, Some(\"America/New_York\"))') AS z, TIMESTAMP(3) '2020-06-01' AS t")
+    noon = datetime.datetime(2020, 6, 1, 4, tzinfo=datetime.timezone.utc)
+    for form in ("numpy", "pyarrow"):
+        made = given.map_batches(lambda batch: batch, batch_format=form)
+        assert types(made) == {"z": "timestamp[us, tz=+00:00]", "t": "timestamp[ms]"}
+        assert made.take(1)[0]["z"] == noon
+    later = given.map_batches(lambda batch: {"t": batch["t"] + np.timedelta64(1, "us")})
+    assert types(later) == {"t": "timestamp[us]"} and later.take(1)[0]["t"].microsecond == 1
+
+
 def test_no_rows_have_the_columns_of_the_input(con):
     made = con.range(0).map(lambda row: {"v": row["id"]})
     assert made.take() == [] and made.columns() == ["id"]
