@@ -211,3 +211,28 @@ def test_rows_are_read_when_they_are_given(con):
         assert sorted(con.range(50).map(Later, schema=schema, **more).take_all(), **by) == once
     assert sorted(con.range(50).flat_map(Several, schema=schema).take_all(), **by) == sorted(twice, **by)
     assert sorted(con.range(50).map(Again).take_all(), **by) == once
+
+
+def test_batches_are_read_when_they_are_given(con):
+    np = pytest.importorskip("numpy")
+
+    class Again:
+        def __init__(self):
+            self.values = np.zeros(1, dtype="i8")
+
+        def __call__(self, batch):
+            for value in batch["id"]:
+                self.values[0] = value
+                yield {"v": self.values}
+
+    class Later(Again):
+        async def __call__(self, batch):
+            for value in batch["id"]:
+                await asyncio.sleep(0)
+                self.values[0] = value
+                yield {"v": self.values}
+
+    for code in (Again, Later):
+        for more in ({}, {"on_error": "drop"}, {"retry_exceptions": "KeyError"}):
+            made = con.range(50).map_batches(code, batch_size=7, schema={"v": int}, **more)
+            assert sorted(row["v"] for row in made.take_all()) == list(range(50))

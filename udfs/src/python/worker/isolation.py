@@ -95,8 +95,9 @@ def isolated_parts(call, batch, start, failures):
         return converted_groups(call, groups, failures)
     try:
         # All of them: a part that is sent cannot be taken back.
+        parts = call.parts(batch)
         kept = own_batch if call.yields else valid_batch
-        return [kept(part) for part in call.parts(batch)]
+        return [kept(part) for part in parts]
     except (Raised, Refused) as error:
         halves = _failed(call, batch, start, error, failures)
     return [own_batch(made) for part, at in halves or () for made in isolated_parts(call, part, at, failures)]

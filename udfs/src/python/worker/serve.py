@@ -1,8 +1,8 @@
 """The worker's life: one request at a time until the engine is gone."""
 
+import collections.abc
 import contextlib
 import faulthandler
-import inspect
 import os
 import signal
 import sys
@@ -72,8 +72,8 @@ class Call:
             self.code = self._instance(body["args"])
         else:
             self.code = self.source.object
-        # Whether its next part may be made in the memory of the last one.
-        self.yields = any(map(inspect.isgeneratorfunction, (self.code, type(self.code).__call__)))
+        # Whether the next part of what it gave last may be made in the memory of the one before.
+        self.yields = False
         # A batch and what user code is called with for it, if made ahead.
         self.made = None
         # Of a keyed call: how often it tells its state.
@@ -144,6 +144,7 @@ class Call:
         arguments = self.arguments(batch)
         begin(self.code, lambda _: self.arguments(batch))
         value = run(self.function, self.code, *arguments)
+        self.yields = isinstance(value, collections.abc.Iterator)
         made = batches_of_rows if self.batch_format == "rows" else to_batches
         return made(self.function, value, self.output)
 
