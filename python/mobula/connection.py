@@ -68,7 +68,7 @@ def connect(
     ...     con.sql("SELECT 6 * $n AS answer", n=7).take()
     [{'answer': 42}]
     """
-    _check(executors, settings or {})
+    _check(url, executors, settings or {})
     if url is None:
         from .engine import Engine
 
@@ -242,8 +242,12 @@ class Connection(Sources):
         return self._table(sql, values).column(0)[0].as_py()
 
 
-def _check(executors: int, settings: Mapping[str, Any]) -> None:
+def _check(url: object, executors: int, settings: object) -> None:
     """Says in Python's words what would otherwise be an argument of a program, or SQL."""
+    if url is not None and not isinstance(url, str):
+        raise ValueError(f"{url!r} is no address of a server. Write \"grpc://HOST:PORT\"")
+    if not local_rows.is_mapping(settings):
+        raise ValueError(f"settings are {settings!r}. Give a dict of names and values")
     if type(executors) is not int or not 0 <= executors <= _EXECUTORS_MAX:
         raise ValueError(f"executors is {executors!r}. Give a number from 0 to {_EXECUTORS_MAX}")
     for key in settings:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import QueryFailed
 from .orders import unordered
-from .positions import Position, Reading, Resumable, rest
+from .positions import Position, Reading, Resumable, check_state, rest
 from .results import Count, Results, Streamed
 from .steps import tree
 
@@ -71,6 +71,7 @@ class Epochs(Resumable):
         return self._dataset.schema()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        check_state(state_dict, "epoch")
         if self._times is not None and state_dict["epoch"] > self._times:
             raise ValueError(f"there are {self._times} epochs, and the state is of epoch {state_dict['epoch']}, from 0")
         super().load_state_dict(state_dict)

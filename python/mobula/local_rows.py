@@ -75,8 +75,12 @@ class Writer:
     def __init__(self, schema: pa.Schema, path: str) -> None:
         import pyarrow.parquet as pq
 
+        import pyarrow.types as t
+
         self._schema = _storable(schema)
-        self._file = pq.ParquetWriter(path, self._schema, compression="lz4", write_statistics=True)
+        # Those of numbers leave out NaN, and readers take a column with one value for a constant.
+        told: Any = [name for name, kind in zip(self._schema.names, self._schema.types) if not t.is_floating(kind)]
+        self._file = pq.ParquetWriter(path, self._schema, compression="lz4", write_statistics=told)
         self._held: list[pa.RecordBatch] = []
         self._n_held = 0
 

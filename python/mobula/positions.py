@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import NotSupported, QueryFailed
+from .local_rows import is_mapping
 from .results import Count, Streamed
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class Resumable(Streamed):
         >>> [row["id"] for row in second.iter_rows()]
         [1, 2, 3]
         """
+        check_state(state_dict, "epoch", "rows", "last")
         position = Position(state_dict["epoch"], state_dict["rows"], state_dict["last"])
         if position.epoch < 0 or position.rows < 0:
             raise ValueError(f"there is no position {dict(state_dict)}")
@@ -133,6 +135,12 @@ class Resumable(Streamed):
     def _check_order(self, position: Position) -> None:
         if position.rows and self._unordered is not None:
             raise NotSupported(f"no position inside of an epoch: {self._unordered}")
+
+
+def check_state(state: object, *keys: str) -> None:
+    """Raises `ValueError` for what no `state_dict()` gave."""
+    if not is_mapping(state) or any(key not in state for key in keys):
+        raise ValueError(f"{state!r} is no state of these rows. Give what state_dict() gave")
 
 
 def rest(batches: Iterator[pa.RecordBatch], position: Position) -> Iterator[pa.RecordBatch]:

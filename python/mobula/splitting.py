@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import sql_text
 from .orders import unordered
-from .positions import Position, Reading, Resumable, rest
+from .positions import Position, Reading, Resumable, check_state, rest
 from .results import Count, Results
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class DataIterator(Resumable):
         return {**super().state_dict(), "reader": self._place, "readers": self._n}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        check_state(state_dict, "reader", "readers")
         reader, readers = state_dict["reader"], state_dict["readers"]
         if (reader, readers) != (self._place, self._n):
             raise ValueError(f"the state is that of reader {reader} of {readers}, and this is {self._place} of {self._n}, from 0")

@@ -79,6 +79,8 @@ def literal(value: Any) -> str:
         return f"DATE '{scalar.isoformat()}'"
     if isinstance(scalar, datetime.time) and scalar.tzinfo is None:
         return f"TIME '{scalar.isoformat()}'"
+    if isinstance(scalar, datetime.timedelta):
+        return f"CAST(INTERVAL '{scalar // datetime.timedelta(microseconds=1)} microseconds' AS DURATION)"
     if isinstance(scalar, uuid.UUID):
         return f"'{scalar}'"
     if is_list(scalar):

@@ -203,3 +203,10 @@ MODULES = [connection, dataset, declared, epochs, grouped, kept, positions, resu
 def test_examples_of_docstrings(module):
     found = doctest.testmod(module, extraglobs={"mobula": mobula})
     assert found.attempted >= 2 and not found.failed
+
+
+def test_what_is_no_url_and_no_settings_is_said():
+    with pytest.raises(ValueError, match="5 is no address"):
+        mobula.connect(5)
+    with pytest.raises(ValueError, match="settings are 5. Give a dict"):
+        mobula.connect(settings=5)

@@ -298,3 +298,8 @@ def test_a_dataset_says_what_it_is_without_running(con):
 def test_what_makes_no_sense_is_a_value_error(rows, make):
     with pytest.raises(ValueError):
         make(rows)
+
+
+def test_nan_among_equal_numbers_stays(con):
+    rows = con.from_items([{"a": 1.0}, {"a": float("nan")}])
+    assert sorted(map(str, (row["a"] for row in rows.take()))) == ["1.0", "nan"]

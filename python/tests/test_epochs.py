@@ -188,6 +188,9 @@ def test_a_state_of_other_rows_is_found_out(con):
             next(second.iter_batches())
     with pytest.raises(ValueError, match="there are 2 epochs"):
         first.load_state_dict({"epoch": 3, "rows": 0, "last": None})
+    for state in ({}, None, "x"):
+        with pytest.raises(ValueError, match="is no state of these rows"):
+            first.load_state_dict(state)
     with pytest.raises(ValueError, match="no position"):
         first.load_state_dict({"epoch": 0, "rows": -1, "last": None})
 

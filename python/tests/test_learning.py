@@ -168,6 +168,8 @@ def test_times_are_pythons(con):
 
     got = con.sql("SELECT doubled(TIMESTAMP '2020-01-03' - TIMESTAMP '2020-01-01') AS w, doubled(INTERVAL '2 hours') AS i", doubled=doubled)
     assert got.take() == [{"w": datetime.timedelta(days=4), "i": datetime.timedelta(hours=4)}]
+    wait = datetime.timedelta(days=-1, hours=3, microseconds=5)
+    assert con.sql("SELECT $wait AS w", wait=wait).take() == [{"w": wait}]
     assert con.sql("SELECT arrow_typeof(CAST(INTERVAL '1 second' AS DURATION(3))) AS k").take() == [{"k": "Duration(ms)"}]
 
 
