@@ -18,7 +18,7 @@ use arrow::array::{
     OffsetSizeTrait, StructArray,
 };
 use arrow::buffer::OffsetBuffer;
-use arrow::compute::cast;
+use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
@@ -132,7 +132,14 @@ fn wire_array(array: &ArrayRef, target: &DataType) -> Result<ArrayRef, ArrowErro
         (DataType::RunEndEncoded(_, values), _) if values.data_type() != target => {
             wire_array(&cast(array, values.data_type())?, target)
         }
-        _ => cast(array, target),
+        _ => {
+            // A value that does not fit is an error and not NULL.
+            let strict = CastOptions {
+                safe: false,
+                ..CastOptions::default()
+            };
+            cast_with_options(array, target, &strict)
+        }
     }
 }
 

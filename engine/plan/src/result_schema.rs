@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{ExprSchemable, LogicalPlan};
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 
@@ -28,11 +28,7 @@ fn has_union_of_types(plan: &LogicalPlan) -> bool {
     let mut has = false;
     let looked = plan.apply_with_subqueries(|node| {
         if let LogicalPlan::Union(union) = node {
-            let types = |plan: &LogicalPlan| {
-                let fields = plan.schema().fields().iter();
-                fields.map(|f| f.data_type().clone()).collect::<Vec<_>>()
-            };
-            let mut inputs = union.inputs.iter().map(|input| types(input));
+            let mut inputs = union.inputs.iter().map(|input| types_of(input));
             let first = inputs.next();
             has |= inputs.any(|input| Some(&input) != first.as_ref());
         }
@@ -42,6 +38,22 @@ fn has_union_of_types(plan: &LogicalPlan) -> bool {
         })
     });
     looked.is_ok() && has
+}
+
+/// The types of what `input` of a UNION gives. Inputs of a UNION BY NAME are projections that claim
+/// the schema of the union.
+fn types_of(input: &LogicalPlan) -> Vec<Option<DataType>> {
+    match input {
+        LogicalPlan::Projection(projection) => {
+            let schema = projection.input.schema();
+            let exprs = projection.expr.iter();
+            exprs.map(|expr| expr.get_type(schema).ok()).collect()
+        }
+        _ => {
+            let fields = input.schema().fields().iter();
+            fields.map(|f| Some(f.data_type().clone())).collect()
+        }
+    }
 }
 
 #[cfg(test)]
@@ -65,6 +77,11 @@ mod tests {
                 "Float64",
             ),
             ("SELECT 1 AS a UNION ALL SELECT 2", "Int64"),
+            ("SELECT 1 AS a UNION ALL BY NAME SELECT 'x' AS a", "Utf8"),
+            (
+                "SELECT * FROM (SELECT 2::INT AS a UNION ALL BY NAME SELECT 0 AS b, 1.5 AS a)",
+                "Float64",
+            ),
         ] {
             let plan = state.create_logical_plan(sql).await.unwrap();
             let schema = result_schema(&plan);
