@@ -4,6 +4,10 @@
 //! DataFusion 55 asks that all files of a table have the same before it makes them alike for reading,
 //! so that a table into which it has inserted rows itself could not be opened again. Here each file's
 //! are made alike before they are compared.
+//!
+//! Minima and maxima that Parquet notes of floating-point numbers leave NaN out, which may be there all
+//! the same. DataFusion would take a column for one number where both are equal, and a NaN for that;
+//! here they are no more than hints.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -93,7 +97,9 @@ impl FileFormat for AlikeParquet {
         table_schema: SchemaRef,
         object: &ObjectMeta,
     ) -> Result<Statistics> {
-        self.0.infer_stats(state, store, table_schema, object).await
+        let schema = Arc::clone(&table_schema);
+        let found = self.0.infer_stats(state, store, table_schema, object);
+        Ok(without_float_bounds(found.await?, &schema))
     }
 
     async fn infer_ordering(
@@ -114,10 +120,13 @@ impl FileFormat for AlikeParquet {
         table_schema: SchemaRef,
         object: &ObjectMeta,
     ) -> Result<FileMeta> {
+        let schema = Arc::clone(&table_schema);
         let found = self
             .0
             .infer_stats_and_ordering(state, store, table_schema, object);
-        found.await
+        let mut found = found.await?;
+        found.statistics = without_float_bounds(found.statistics, &schema);
+        Ok(found)
     }
 
     async fn create_physical_plan(
@@ -144,4 +153,16 @@ impl FileFormat for AlikeParquet {
     fn file_source(&self, table_schema: TableSchema) -> Arc<dyn FileSource> {
         self.0.file_source(table_schema)
     }
+}
+
+/// `statistics`, whose minima and maxima of floating-point numbers are inexact.
+fn without_float_bounds(mut statistics: Statistics, schema: &Schema) -> Statistics {
+    let columns = statistics.column_statistics.iter_mut();
+    for (column, field) in columns.zip(schema.fields()) {
+        if field.data_type().is_floating() {
+            column.min_value = std::mem::take(&mut column.min_value).to_inexact();
+            column.max_value = std::mem::take(&mut column.max_value).to_inexact();
+        }
+    }
+    statistics
 }
