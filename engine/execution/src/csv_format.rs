@@ -6,6 +6,8 @@
 //! that says nothing, files are looked through before they are cut, and what was found is
 //! remembered. They are not looked through, and not cut, where that is of little use: for a LIMIT,
 //! where there are files enough for all, and where looking means to fetch them.
+//!
+//! Headers are held against the columns that are read (`csv_header`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use mobula_plan::PlanningOptions;
 use object_store::{ObjectMeta, ObjectStore};
 
+use crate::csv_header::Headers;
 use crate::csv_rows::{Dialect, Looked};
 
 /// Files for each stream of a scan from which on none need be cut.
@@ -36,6 +39,7 @@ const FILES_A_STREAM: usize = 4;
 pub(crate) struct WholeRowsFactory {
     csv: CsvFormatFactory,
     looked: Arc<Looked>,
+    headers: Arc<Headers>,
 }
 
 impl FileFormatFactory for WholeRowsFactory {
@@ -54,8 +58,11 @@ impl FileFormatFactory for WholeRowsFactory {
 
 impl WholeRowsFactory {
     fn whole_rows(&self, csv: Arc<dyn FileFormat>) -> Arc<dyn FileFormat> {
-        let looked = Arc::clone(&self.looked);
-        Arc::new(WholeRows { csv, looked })
+        Arc::new(WholeRows {
+            csv,
+            looked: Arc::clone(&self.looked),
+            headers: Arc::clone(&self.headers),
+        })
     }
 }
 
@@ -70,9 +77,33 @@ impl GetExt for WholeRowsFactory {
 struct WholeRows {
     csv: Arc<dyn FileFormat>,
     looked: Arc<Looked>,
+    headers: Arc<Headers>,
 }
 
 impl WholeRows {
+    /// The format, where files have headers.
+    fn with_header(&self, state: &dyn Session) -> Option<&CsvFormat> {
+        let csv = self.csv.downcast_ref::<CsvFormat>()?;
+        let is_set = state.config_options().catalog.has_header;
+        csv.options().has_header.unwrap_or(is_set).then_some(csv)
+    }
+
+    /// Fails where a header has columns of the table at other places.
+    async fn check_headers(&self, state: &dyn Session, scan: &FileScanConfig) -> Result<()> {
+        let Some(csv) = self.with_header(state) else {
+            return Ok(());
+        };
+        let files = scan.file_groups.iter().flat_map(|group| group.iter());
+        let files: Vec<_> = files.map(|file| file.object_meta.clone()).collect();
+        let store = state.runtime_env().object_store(&scan.object_store_url)?;
+        let columns = scan.file_schema().fields().iter();
+        let columns: Vec<_> = columns.map(|field| field.name().as_str()).collect();
+        let headers = &self.headers;
+        headers
+            .check_places(state, &store, &files, csv, &columns)
+            .await
+    }
+
     /// What is to be found out before the files of `scan` are cut; `None`: somebody has said it,
     /// or they are not cut.
     fn in_question(&self, state: &dyn Session, scan: &FileScanConfig) -> Option<CsvOptions> {
@@ -136,6 +167,10 @@ impl FileFormat for WholeRows {
         store: &Arc<dyn ObjectStore>,
         objects: &[ObjectMeta],
     ) -> Result<SchemaRef> {
+        if let Some(csv) = self.with_header(state) {
+            let checked = self.headers.check_alike(state, store, objects, csv);
+            checked.await?;
+        }
         self.csv.infer_schema(state, store, objects).await
     }
 
@@ -180,6 +215,7 @@ impl FileFormat for WholeRows {
         scan: FileScanConfig,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         self.check_travels(state)?;
+        self.check_headers(state, &scan).await?;
         let Some(options) = self.in_question(state, &scan) else {
             return self.csv.create_physical_plan(state, scan).await;
         };

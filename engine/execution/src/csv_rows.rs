@@ -61,12 +61,23 @@ impl Dialect {
 
 /// A file, as long as it is not written anew.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Version {
+pub(crate) struct Version {
     path: Path,
     bytes: u64,
     /// Nanoseconds since 1970.
     written_at: Option<i64>,
     dialect: Dialect,
+}
+
+impl Version {
+    pub(crate) fn of(file: &ObjectMeta, dialect: Dialect) -> Self {
+        Self {
+            path: file.location.clone(),
+            bytes: file.size,
+            written_at: file.last_modified.timestamp_nanos_opt(),
+            dialect,
+        }
+    }
 }
 
 /// Files that were looked through, and whether they have line breaks in values.
@@ -105,12 +116,7 @@ impl Looked {
         file: &ObjectMeta,
         dialect: Dialect,
     ) -> Result<bool> {
-        let version = Version {
-            path: file.location.clone(),
-            bytes: file.size,
-            written_at: file.last_modified.timestamp_nanos_opt(),
-            dialect,
-        };
+        let version = Version::of(file, dialect);
         if let Some(has) = self.found.lock().get(&version) {
             return Ok(*has);
         }

@@ -12,6 +12,7 @@ pub mod base;
 mod classify;
 pub mod coordinator;
 mod csv_format;
+mod csv_header;
 mod csv_rows;
 mod engine;
 mod error;
