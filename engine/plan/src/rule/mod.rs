@@ -10,6 +10,7 @@ mod around;
 pub mod fuse_calls;
 pub mod hoist_udf;
 pub mod in_list;
+pub mod interval_length;
 pub mod limit_apart;
 pub mod limit_stays;
 pub mod lower_spread;
@@ -42,6 +43,7 @@ use crate::operator::map_batches::map_batches_exec;
 /// Rules appended to DataFusion's analyzer.
 pub fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     vec![
+        Arc::new(interval_length::IntervalLength),
         Arc::new(hoist_udf::HoistUdf),
         Arc::new(in_list::PlainInList),
     ]
