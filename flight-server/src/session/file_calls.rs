@@ -15,41 +15,19 @@ use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::sql::parser::{CopyToSource, Statement};
 use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, TableAlias, TableFactor,
-    Value, VisitMut, VisitorMut,
+    VisitMut, VisitorMut,
 };
 use serde::{Deserialize, Serialize};
 
+use super::file_options::{COMPRESSION, CSV, FileOption, JSON, compression, plain};
 use super::files;
 use crate::{Database, ServerError};
 
-/// Options that formats have, by their words here and in `CREATE EXTERNAL TABLE`.
-const CSV: &[(&str, &str)] = &[
-    ("header", "has_header"),
-    ("delimiter", "delimiter"),
-    ("quote", "quote"),
-    ("escape", "escape"),
-    ("comment", "comment"),
-    ("newlines_in_values", "newlines_in_values"),
-    ("compression", "compression"),
-    ("infer_rows", "schema_infer_max_rec"),
-];
-const JSON: &[(&str, &str)] = &[
-    ("compression", "compression"),
-    ("infer_rows", "schema_infer_max_rec"),
-];
-const READERS: [(&str, &[(&str, &str)]); 3] = [
+const READERS: [(&str, &[FileOption]); 3] = [
     ("read_csv", CSV),
     ("read_json", JSON),
     ("read_parquet", &[]),
 ];
-/// Endings of compressed files, which need no option then.
-const COMPRESSIONS: [(&str, &str); 4] = [
-    (".gz", "gzip"),
-    (".bz2", "bzip2"),
-    (".xz", "xz"),
-    (".zst", "zstd"),
-];
-
 /// One call of a reader.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct FileCall {
@@ -153,7 +131,7 @@ fn named(factor: &mut TableFactor) -> Result<()> {
 }
 
 impl FileCall {
-    fn of(reader: &str, known: &[(&str, &str)], args: &[FunctionArg]) -> Result<Self> {
+    fn of(reader: &str, known: &[FileOption], args: &[FunctionArg]) -> Result<Self> {
         let mut call = Self {
             paths: vec![],
             options: HashMap::new(),
@@ -177,45 +155,27 @@ impl FileCall {
         if call.paths.is_empty() {
             return plan_err!("{reader} has no files. Write {}", usage(reader));
         }
-        if !known.is_empty() && !call.options.contains_key("format.compression") {
-            let of = |path: &String| COMPRESSIONS.iter().find(|(end, _)| path.ends_with(end));
-            if let Some((_, kind)) = call.paths.iter().find_map(of) {
-                call.options
-                    .insert("format.compression".to_owned(), (*kind).to_owned());
-            }
-        }
         Ok(call)
     }
 
-    fn set(&mut self, known: &[(&str, &str)], name: &str, value: &FunctionArgExpr) -> Result<()> {
+    fn set(&mut self, known: &[FileOption], name: &str, value: &FunctionArgExpr) -> Result<()> {
         let (reader, name) = (&self.reader, name.to_lowercase());
-        let FunctionArgExpr::Expr(Expr::Value(value)) = value else {
-            return plan_err!("{reader}: {name} => {value} is no plain value");
+        let is_new = if name == "schema" && !known.is_empty() {
+            let columns = plain(reader, &name, value)?;
+            if columns.trim().is_empty() {
+                return plan_err!(
+                    "{reader}: schema is empty. Write schema => 'a BIGINT, b VARCHAR'"
+                );
+            }
+            self.schema.replace(columns).is_none()
+        } else {
+            let (key, value) = FileOption::given(known, reader, &name, value)?;
+            self.options.insert(key, value).is_none()
         };
-        let value = match &value.value {
-            Value::Boolean(truth) => truth.to_string(),
-            Value::Number(number, _) => number.clone(),
-            other => match other.clone().into_string() {
-                Some(text) => text,
-                None => return plan_err!("{reader}: {name} => {other} is no plain value"),
-            },
-        };
-        if name == "schema" && !known.is_empty() {
-            self.schema = Some(value);
-            return Ok(());
+        match is_new {
+            true => Ok(()),
+            false => plan_err!("{} has {name} twice", self.reader),
         }
-        let Some((_, option)) = known.iter().find(|(word, _)| *word == name) else {
-            let words: Vec<_> = known.iter().map(|(word, _)| *word).collect();
-            return match words.is_empty() {
-                true => plan_err!("{reader} has no option {name}: it takes paths alone"),
-                false => plan_err!(
-                    "{reader} has no option {name}. There are schema, {}",
-                    words.join(", ")
-                ),
-            };
-        };
-        self.options.insert(format!("format.{option}"), value);
-        Ok(())
     }
 
     /// What it reads, in words.
@@ -258,9 +218,30 @@ impl FileCall {
         files::prepare_locations(database, state, &mut create)
             .await
             .map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let has_options = self.reader != "read_parquet";
+        if has_options && !create.options.contains_key(COMPRESSION) {
+            let kind = compression(state, &self.reader, &create.locations).await?;
+            let option = kind.map(|kind| (COMPRESSION.to_owned(), kind.to_owned()));
+            create.options.extend(option);
+        }
         let factory = state.table_factories().get(&format);
         let factory = factory.ok_or_else(|| plan_datafusion_err!("no format {format}"))?;
-        factory.create(state, &create).await
+        let made = factory.create(state, &create).await;
+        made.map_err(|error| self.unlike(error))
+    }
+
+    /// Says which way there is where files differ: DataFusion says it of a statement that nobody
+    /// wrote.
+    fn unlike(&self, error: DataFusionError) -> DataFusionError {
+        let text = error.to_string();
+        match text.contains("must have the same schema") && self.paths.len() > 1 {
+            true => plan_datafusion_err!(
+                "{} has files whose columns or types differ: {}. Read each by itself, and put them together by UNION ALL BY NAME",
+                self.reader,
+                self.shown()
+            ),
+            false => error,
+        }
     }
 }
 
@@ -275,10 +256,12 @@ fn paths(reader: &str, expr: &Expr) -> Result<Vec<String>> {
     };
     several
         .iter()
-        .map(|one| {
-            text(one).ok_or_else(|| {
-                plan_datafusion_err!("{reader} has {one} for a path. Write {}", usage(reader))
-            })
+        .map(|one| match text(one) {
+            Some(path) if !path.is_empty() => Ok(path),
+            _ => plan_err!(
+                "{reader} has {one} for a path: it takes texts, and no parameters. Write {}",
+                usage(reader)
+            ),
         })
         .collect()
 }

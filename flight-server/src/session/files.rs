@@ -84,6 +84,12 @@ pub async fn prepare_locations(
             create.locations.push(path);
             continue;
         }
+        if path.contains(['*', '?', '[']) && Path::new(&path).is_file() {
+            // A file of that name, and no pattern: URLs are none.
+            let url = Url::from_file_path(&path).map(String::from);
+            create.locations.push(url.unwrap_or(path));
+            continue;
+        }
         let url = ListingTableUrl::parse(&path)?;
         let hidden = hidden_by_name(&url, ignore_subdirectory).await;
         match hidden.map_err(DataFusionError::from)? {

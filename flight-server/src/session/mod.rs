@@ -13,6 +13,7 @@ mod bound;
 mod create_from_query;
 mod ddl;
 mod file_calls;
+mod file_options;
 mod file_tables;
 mod files;
 mod functions;
