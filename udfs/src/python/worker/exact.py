@@ -16,7 +16,7 @@ import sys
 import pyarrow as pa
 import pyarrow.types as t
 
-from .optional import np
+from .optional import array_of, np
 
 
 # The usual ones, whose values need no look: pyarrow reads them as they are meant.
@@ -39,9 +39,10 @@ def as_meant(values, data_type, mask=None):
     return [value if hides else _walk(value, data_type, _read) for value, hides in zip(values, hidden)]
 
 
-def without_missing(values, data_type):
-    """`values` with None for what means missing in pandas or numpy; None if there is no such value."""
-    return [_walk(value, data_type, _same) for value in values] if _has_missing(values) else None
+def readable(values, data_type):
+    """`values` as pyarrow reads them: None for what means missing in pandas or numpy, lists for arrays
+    and tensors that it does not read; None if there are none of these."""
+    return [_walk(value, data_type, _same) for value in values] if _is_unread(values) else None
 
 
 def without_masks(values, data_type):
@@ -52,7 +53,7 @@ def without_masks(values, data_type):
         values = list(values)
         return [_walk(value, data_type, _same) for value in values] if _has_masks(values, data_type) else values
     if _is_list(data_type):
-        return [value.tolist() if isinstance(value, np.ma.MaskedArray) else value for value in values]
+        return [_walk(value, data_type, _same) if isinstance(value, np.ma.MaskedArray) else value for value in values]
     return values if isinstance(values, np.ndarray) else list(values)
 
 
@@ -96,6 +97,8 @@ def _walk(value, data_type, leaf, look=None):
     """
     if value is None or (type(value).__name__ in _MISSING_TYPES and _is_missing(value)):
         return None
+    if hasattr(type(value), "detach"):
+        value = array_of(value)
     if data_type.num_fields == 0:
         return leaf(value, data_type)
     if t.is_map(data_type):
@@ -112,9 +115,7 @@ def _walk(value, data_type, leaf, look=None):
             # A field too many stays, to be refused.
             return {name: _walk(value[name], kinds[name], leaf, look) if name in kinds else value[name] for name in value}
     elif data_type.num_fields == 1:
-        if isinstance(value, np.ma.MaskedArray):
-            value = value.tolist()
-        if isinstance(value, (list, tuple)) or _is_array_of_objects(value):
+        if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and not _is_read_whole(value, data_type.value_type)):
             return [_walk(inner, data_type.value_type, leaf, look) for inner in value]
     return value
 
@@ -149,13 +150,24 @@ def _is_array_of_objects(value):
     return isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 1
 
 
-def _has_missing(value):
-    """Whether a value that means missing is anywhere in it."""
+def _is_read_whole(array, data_type):
+    """Whether pyarrow reads it as a list of values of the type, and as they are meant."""
+    if array.ndim != 1:
+        return array.ndim == 0  # A single value, which it refuses.
+    if array.dtype.kind in "mM":
+        return np.datetime_data(array.dtype) == (getattr(data_type, "unit", None), 1)
+    return array.dtype != object and array.dtype.isnative and not isinstance(array, np.ma.MaskedArray) and not _is_time(data_type)
+
+
+def _is_unread(value):
+    """Whether anything in it is missing in pandas or numpy, or an array that pyarrow does not read."""
     if isinstance(value, collections.abc.Mapping):
-        return any(map(_has_missing, value.values()))
+        return any(map(_is_unread, value.values()))
     if isinstance(value, (list, tuple)) or _is_array_of_objects(value):
-        return any(map(_has_missing, value))
-    return type(value).__name__ in _MISSING_TYPES and _is_missing(value)
+        return any(map(_is_unread, value))
+    if isinstance(value, np.ndarray):
+        return value.ndim > 1 or not value.dtype.isnative
+    return hasattr(type(value), "detach") or (type(value).__name__ in _MISSING_TYPES and _is_missing(value))
 
 
 def _is_missing(value):
@@ -172,21 +184,31 @@ def _check_keys(value, kinds):
 
 def _are_usual(values, data_type):
     """Whether pyarrow reads them all as they are meant, as far as that is quickly told."""
+    if data_type.num_fields > 0:
+        return False
+    if all(value is None or _is_counted(value) for value in values):
+        return True  # Numbers alone are refused by their type.
     if t.is_date(data_type):
         return _DAYS.issuperset(map(type, values))
     if t.is_duration(data_type):
         return all(value is None or type(value) is datetime.timedelta for value in values)
+    if t.is_timestamp(data_type) and data_type.tz is not None:
+        return all(value is None or type(value) is datetime.datetime for value in values)
     usual = datetime.time if t.is_time(data_type) else datetime.datetime
     return all(value is None or (type(value) is usual and value.tzinfo is None) for value in values)
 
 
 def _is_read(data_type):
-    if t.is_timestamp(data_type):
-        return data_type.tz is None or data_type.unit != "ns"
-    return t.is_date(data_type) or t.is_time(data_type) or t.is_interval(data_type) or t.is_duration(data_type)
+    return _is_time(data_type) or t.is_interval(data_type)
 
 
 def _read(value, data_type):
+    if not _is_time(data_type) and not t.is_interval(data_type):
+        return value
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if _is_counted(value):
+        raise ValueError(f"{value!r} is of type {type(value).__name__}")
     if isinstance(value, datetime.datetime):
         if t.is_date(data_type) and (value.time() != _MIDNIGHT or getattr(value, "nanosecond", 0)):
             raise ValueError(f"{value!r} has a time of day, and a date has none. Return value.date()")
@@ -249,10 +271,18 @@ def _is_time(data_type):
     return t.is_date(data_type) or t.is_timestamp(data_type) or t.is_time(data_type) or t.is_duration(data_type)
 
 
+def _is_counted(value):
+    """Whether pyarrow would take it for a number of days or of parts of a second."""
+    return hasattr(type(value), "__int__") and not _is_time_of_numpy(value)
+
+
+def _is_time_of_numpy(value):
+    return isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind in "mM"
+
+
 def _check(value, data_type):
     if _is_time(data_type):
-        # pyarrow would count it.
-        if hasattr(type(value), "__int__") and not isinstance(value, (np.datetime64, np.timedelta64)):
+        if _is_counted(value):
             raise ValueError(f"{value!r} is of type {type(value).__name__}")
     elif t.is_integer(data_type):
         if not _is_whole(value):
