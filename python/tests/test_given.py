@@ -76,6 +76,12 @@ def test_times_of_numpy_in_lists(con):
         array = np.array(["2020-01-01"], f"M8[{unit}]")
         wanted = [DAY] if kind == "DATE[]" else [datetime.datetime(2020, 1, 1)]
         assert once(con, array) == wanted and once(con, array, kind) == wanted
+    masked = np.ma.array(np.array(["2020-01-01", "2020-01-02"], "M8[s]"), mask=[False, True])
+    for kind, first in (("DATE[]", DAY), ("TIMESTAMP(9)[]", NOON.replace(hour=0)), ("TIMESTAMP(9) WITH TIME ZONE[]", None)):
+        got = once(con, masked, kind)
+        assert got[1] is None and (first is None or got[0] == first)
+    with pytest.raises(mobula.FunctionFailed, match="more digits"):
+        once(con, np.array(["2020-01-01T00:00:00.5"], "M8[ms]"), "TIMESTAMP(0)[]")
     for unit in ("D", "h", "ms"):
         hours = np.array([24], "m8[h]").astype(f"m8[{unit}]")
         assert once(con, hours) == once(con, hours, "DURATION[]") == [datetime.timedelta(days=1)]

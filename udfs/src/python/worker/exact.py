@@ -36,7 +36,10 @@ def as_meant(values, data_type, mask=None):
     if _are_usual(values, data_type):
         return values
     hidden = [False] * len(values) if mask is None else mask
-    return [value if hides else _walk(value, data_type, _read) for value, hides in zip(values, hidden)]
+    times = _Times()
+    made = [value if hides else _walk(value, data_type, times.read) for value, hides in zip(values, hidden)]
+    times.check()
+    return made
 
 
 def readable(values, data_type):
@@ -115,7 +118,9 @@ def _walk(value, data_type, leaf, look=None):
             # A field too many stays, to be refused.
             return {name: _walk(value[name], kinds[name], leaf, look) if name in kinds else value[name] for name in value}
     elif data_type.num_fields == 1:
-        if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and not _is_read_whole(value, data_type.value_type)):
+        if isinstance(value, np.ndarray):
+            value = _elements(value, data_type.value_type)
+        if isinstance(value, (list, tuple)):
             return [_walk(inner, data_type.value_type, leaf, look) for inner in value]
     return value
 
@@ -150,13 +155,18 @@ def _is_array_of_objects(value):
     return isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 1
 
 
-def _is_read_whole(array, data_type):
-    """Whether pyarrow reads it as a list of values of the type, and as they are meant."""
-    if array.ndim != 1:
-        return array.ndim == 0  # A single value, which it refuses.
-    if array.dtype.kind in "mM":
-        return np.datetime_data(array.dtype) == (getattr(data_type, "unit", None), 1)
-    return array.dtype != object and array.dtype.isnative and not isinstance(array, np.ma.MaskedArray) and not _is_time(data_type)
+def _elements(array, data_type):
+    """An array in a list, as a list where pyarrow does not read it as values of the type."""
+    is_masked = isinstance(array, np.ma.MaskedArray)
+    if array.ndim == 1 and array.dtype.kind in "mM" and _is_time(data_type):
+        if is_masked:
+            array = np.where(np.ma.getmaskarray(array), np.array("NaT", array.dtype), np.ma.getdata(array))
+        return _in_unit_of(array, data_type)
+    if is_masked:
+        return array.tolist()
+    is_read = array.dtype.kind not in "mMO" and array.dtype.isnative and not _is_time(data_type)
+    # Without dimensions it is a single value, which pyarrow refuses.
+    return array if array.ndim == 0 or (array.ndim == 1 and is_read) else list(array)
 
 
 def _is_unread(value):
@@ -184,10 +194,6 @@ def _check_keys(value, kinds):
 
 def _are_usual(values, data_type):
     """Whether pyarrow reads them all as they are meant, as far as that is quickly told."""
-    if data_type.num_fields > 0:
-        return False
-    if all(value is None or _is_counted(value) for value in values):
-        return True  # Numbers alone are refused by their type.
     if t.is_date(data_type):
         return _DAYS.issuperset(map(type, values))
     if t.is_duration(data_type):
@@ -202,13 +208,30 @@ def _is_read(data_type):
     return _is_time(data_type) or t.is_interval(data_type)
 
 
+class _Times:
+    """Reads times, and finds numbers among them. Those alone are refused by their type."""
+
+    def __init__(self):
+        self.has_times, self.number = False, None
+
+    def read(self, value, data_type):
+        if _is_time(data_type):
+            if not _is_counted(value):
+                self.has_times = True
+            elif self.number is None:
+                self.number = value
+        return _read(value, data_type)
+
+    def check(self):
+        if self.has_times and self.number is not None:
+            raise ValueError(f"{self.number!r} is of type {type(self.number).__name__}")
+
+
 def _read(value, data_type):
     if not _is_time(data_type) and not t.is_interval(data_type):
         return value
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
-    if _is_counted(value):
-        raise ValueError(f"{value!r} is of type {type(value).__name__}")
     if isinstance(value, datetime.datetime):
         if t.is_date(data_type) and (value.time() != _MIDNIGHT or getattr(value, "nanosecond", 0)):
             raise ValueError(f"{value!r} has a time of day, and a date has none. Return value.date()")
@@ -235,17 +258,17 @@ def _read(value, data_type):
 
 
 def _in_unit_of(value, data_type):
-    """A time of numpy in the unit of the type: pyarrow reads no other."""
+    """A time of numpy, or an array of times, in the unit of the type: pyarrow reads no other."""
     kind = value.dtype.kind
     if not (t.is_duration(data_type) if kind == "m" else t.is_timestamp(data_type) or t.is_date(data_type)):
         return value
-    if np.isnat(value):
-        return None
     unit = "D" if t.is_date(data_type) else data_type.unit
     made = value.astype(f"{kind}8[{unit}]")
-    if made.astype(value.dtype) != value:
+    if np.any((made.astype(value.dtype) != value) & ~np.isnat(value)):
         raise ValueError(f"{value!r} has more digits than {data_type}, or is out of its range")
-    return made.item() if unit == "D" else made
+    if value.ndim == 0 and np.isnat(value):
+        return None
+    return made.tolist() if unit == "D" else made
 
 
 def _interval(value):
