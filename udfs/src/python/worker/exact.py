@@ -21,6 +21,9 @@ from .optional import array_of, np
 
 # The usual ones, whose values need no look: pyarrow reads them as they are meant.
 USUAL = {kind.id for kind in (pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.bool_(), pa.string(), pa.binary())}
+_TIME_KINDS = {kind.id for kind in (pa.date32(), pa.date64(), pa.time32("s"), pa.time64("us"), pa.timestamp("s"), pa.duration("s"))}
+# Python's, of which pyarrow reads all as they are meant.
+_PLAIN = {pa.date32().id: datetime.date, pa.duration("us").id: datetime.timedelta}
 _DAYS = {datetime.date, type(None)}
 _MIDNIGHT = datetime.time()
 # Of what means that a value is missing; identity decides.
@@ -215,11 +218,15 @@ class _Times:
         self.has_times, self.number = False, None
 
     def read(self, value, data_type):
-        if _is_time(data_type):
-            if not _is_counted(value):
-                self.has_times = True
-            elif self.number is None:
-                self.number = value
+        if type(value) is _PLAIN.get(data_type.id):
+            self.has_times = True
+            return value
+        if not _is_read(data_type):
+            return value
+        if not _is_counted(value):
+            self.has_times = True
+        elif self.number is None:
+            self.number = value
         return _read(value, data_type)
 
     def check(self):
@@ -228,8 +235,6 @@ class _Times:
 
 
 def _read(value, data_type):
-    if not _is_time(data_type) and not t.is_interval(data_type):
-        return value
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     if isinstance(value, datetime.datetime):
@@ -291,7 +296,7 @@ def _is_number(data_type):
 
 
 def _is_time(data_type):
-    return t.is_date(data_type) or t.is_timestamp(data_type) or t.is_time(data_type) or t.is_duration(data_type)
+    return data_type.id in _TIME_KINDS
 
 
 def _is_counted(value):
