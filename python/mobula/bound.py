@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from . import sql_text
+from . import local_rows, sql_text
 from .compute import ENGINE_OPTIONS
 from .errors import QueryFailed
 
@@ -100,8 +100,7 @@ def plain(value: Any) -> Any:
     Raises:
         QueryFailed: SQL has no type for it.
     """
-    if type(value).__module__ == "numpy" and hasattr(value, "item"):
-        value = value.item()
+    value = sql_text.plain(value)
     if isinstance(value, uuid.UUID):
         return str(value)
     if sql_text.is_list(value):
@@ -125,7 +124,7 @@ def _array(value: Any) -> pa.Array[Any]:
     if isinstance(value, bytearray):
         value = bytes(value)
     try:
-        return pa.array([value])
+        return local_rows.of_values([value])
     except (pa.ArrowException, TypeError, OverflowError) as error:
         text = " ".join(str(error).split())
         raise QueryFailed(f"{value!r} is no value of one SQL type: {text}. Give elements of one type") from None

@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import decimal
 import inspect
 import itertools
+import numbers
 import re
 import sys
 import time
@@ -32,6 +34,8 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 60.0
 _UNITS = {"": "D", "Y": "D", "M": "D", "W": "D", "D": "D", "h": "s", "m": "s", "s": "s", "ms": "ms", "us": "us", "ns": "ns"}
 _FINER = ("s", "ms", "us", "ns")
 _NUMPY_TIMES = ("datetime64", "timedelta64")
+# What means that a value is missing, in pandas and numpy.
+_MISSING = ("NAType", "NaTType", "MaskedConstant")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 
 
@@ -87,18 +91,19 @@ class Teacher:
             if until is not None and time.monotonic() > until:
                 break
         if failed is not None and not made:
-            raise failed
+            raise _noted(failed, "as did all of the first rows, so its columns are not known: say schema=")
         return self._of_dicts(made)
 
     def _rows_of(self, result: Any) -> list[Mapping[Any, Any]]:
         """The rows that came of one, with values of their own: code may use its dict again."""
         if self.mode == "map":
-            if not _is_mapping(result):
+            row = _row(result)
+            if not _is_mapping(row):
                 raise TypeError(f"returned {_named(result)} for a row. Return a dict" + (", or call flat_map" if _is_several(result) else ""))
-            return [dict(result)]
-        if _is_mapping(result) or not _is_several(result):
+            return [row]
+        if _is_mapping(_row(result)) or not _is_several(result):
             raise TypeError(f"returned {_named(result)} for a row. Return a list of dicts, or yield dicts")
-        return [dict(one) if _is_mapping(one) else one for one in result]
+        return [_row(one) for one in result]
 
     def _result(self, code: Callable[..., Any], given: Any) -> Any:
         """What it returns, also of an async function; after errors that are to be retried, called again."""
@@ -116,14 +121,14 @@ class Teacher:
         if inspect.isasyncgen(result):
 
             async def collected() -> list[Any]:
-                return [dict(part) if _is_mapping(part) else part async for part in result]
+                return [_row(part) async for part in result]
 
             return self._waited(collected())
         if inspect.iscoroutine(result):
             return self._waited(cast(Coroutine[Any, Any, Any], result))
         # What a generator raises belongs to its call.
         if self.mode == "flat_map" and inspect.isgenerator(result):
-            return [dict(part) if _is_mapping(part) else part for part in result]
+            return [_row(part) for part in result]
         return result
 
     def _waited(self, made: Coroutine[Any, Any, Any]) -> Any:
@@ -148,13 +153,13 @@ class Teacher:
     def _of_batch(self, code: Callable[..., Any], batch: Any) -> pa.Schema:
         try:
             result = self._result(code, batch)
-            if _is_list(batch) and _frame(result) is None and (_is_mapping(result) or _is_several(result)):
-                return self._of_dicts([result] if _is_mapping(result) else [dict(row) if _is_mapping(row) else row for row in result])
+            row = _row(result) if _is_list(batch) else result
+            if _is_list(batch) and _frame(result) is None and (_is_mapping(row) or _is_several(row)):
+                return self._of_dicts([row] if _is_mapping(row) else [_row(one) for one in row])
             return self._of_parts(result)
         except Exception as error:
             if self.lenient:
-                with contextlib.suppress(Exception):
-                    error.__mobula_note__ = "while the columns that it gives were learned; schema= says them"  # pyright: ignore
+                _noted(error, "while the columns that it gives were learned; schema= says them")
             raise
 
     # --- Types
@@ -202,6 +207,8 @@ class Teacher:
             raise TypeError(f'returned column "{name}" with values of which no type is known: {text}. Say it by schema=') from None
 
     def _meant(self, name: Any, found: pa.DataType, values: Any = None) -> pa.DataType:
+        if getattr(found, "extension_name", "") == "pandas.period":
+            raise TypeError(f'returned column "{name}" of periods, which SQL does not have. Return its dt.to_timestamp(), or astype(str)')
         given: Any = self.input.get(name)
         is_array: bool = hasattr(values, "dtype")
         is_typed = is_array or isinstance(values, pa.ChunkedArray)
@@ -252,28 +259,95 @@ def _fields(struct: Any) -> list[tuple[str, Any]]:
 def _of_values(values: Any) -> Any:
     if hasattr(values, "to_arrow"):
         return values.to_arrow().type
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().numpy()
+    values = _array_of(values)
+    if getattr(values, "ndim", 0) == 1 and str(getattr(values, "dtype", "")) == "object" and not hasattr(values, "index"):
+        values = values.tolist()
+    if _is_list(values):
+        values = [_array_of(value) for value in values]
     arrays = values if _is_list(values) else [values]
     arrays = [value for value in arrays if value is not None]
     if arrays and all(getattr(value, "ndim", 0) > 1 and hasattr(value, "dtype") for value in arrays):
         # Rows of arrays: of a batch the first dimension is the rows.
         shapes = {value.shape if _is_list(values) else value.shape[1:] for value in arrays}
         return _of_arrays(arrays[0].dtype, shapes.pop() if len(shapes) == 1 else (None,) * (arrays[0].ndim - (not _is_list(values))))
-    if _is_list(values) and any(getattr(value, "ndim", 0) > 1 for value in values):
-        values = [value if value is None else value.tolist() for value in values]
-    times = [value for value in values if value is not None] if _is_list(values) else []
+    if not _is_list(values):
+        return pa.array(values).type
+    values = [_readable(value) for value in values]
+    times = [value for value in values if value is not None]
     if times and all(type(value).__name__ in _NUMPY_TIMES and hasattr(value, "dtype") for value in times):
         return _of_times(max((value.dtype for value in times), key=lambda dtype: list(_UNITS).index(_unit(dtype))))
+    return _checked(_found(values), values)
+
+
+def _found(values: list[Any]) -> Any:
+    arrow = cast(Any, pa)
     try:
-        return pa.array(values).type
+        return arrow.array(values).type
     except OverflowError:
-        for kind in (pa.uint64(), pa.decimal128(38, 0)):
-            try:
-                return pa.array(values, kind).type
-            except (pa.ArrowException, OverflowError, TypeError, ValueError):
-                continue
-        raise
+        found = arrow.array([_with_decimals(value) for value in values]).type
+        kind = _unsigned(found)
+        with contextlib.suppress(pa.ArrowException, OverflowError, TypeError, ValueError):
+            return arrow.array(values, kind).type
+        return found
+
+
+def _with_decimals(value: Any) -> Any:
+    """`value` with decimals for the whole numbers that are too large for 64 bits."""
+    if _is_mapping(value):
+        return {key: _with_decimals(inner) for key, inner in value.items()}
+    if _is_list(value):
+        return [_with_decimals(inner) for inner in value]
+    is_large = isinstance(value, numbers.Integral) and not -(2**63) <= int(value) < 2**63
+    return decimal.Decimal(int(value)) if is_large else value
+
+
+def _unsigned(found: Any) -> Any:
+    """`found` with whole numbers of 64 bits without a sign where decimals are as short as these."""
+    if t.is_decimal(found) and found.scale == 0 and found.precision <= 20:
+        return pa.uint64()
+    if t.is_struct(found):
+        return pa.struct([(name, _unsigned(kind)) for name, kind in _fields(found)])
+    return pa.list_(_unsigned(found.value_type)) if t.is_list(found) else found
+
+
+def _checked(found: Any, values: list[Any]) -> Any:
+    """`found`, where no number is taken for a date or a time: pyarrow counts those beside one."""
+    worker = sys.modules.get("mobula_worker.exact")
+    if worker is not None and _has_times(found):
+        worker.check_values(values, found)
+    return found
+
+
+def _has_times(kind: Any) -> bool:
+    return t.is_temporal(kind) or any(_has_times(inner) for inner in _inside(kind))
+
+
+def _array_of(value: Any) -> Any:
+    """What numpy has for a tensor of torch, an array of it in this machine's order of bytes, and None for
+    what means missing."""
+    if type(value).__name__ in _MISSING:
+        return None
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    if not hasattr(value, "ndim") or not hasattr(getattr(value, "dtype", None), "newbyteorder"):
+        return value
+    if value.ndim == 0:
+        return value[()]
+    return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
+
+
+def _readable(value: Any) -> Any:
+    """`value` as pyarrow reads it: lists for arrays of several dimensions, at every depth."""
+    value = _array_of(value)
+    if _is_mapping(value):
+        return {key: _readable(inner) for key, inner in value.items()}
+    dtype = getattr(value, "dtype", None)
+    if _is_list(value) or getattr(value, "ndim", 0) > 1 or (getattr(value, "ndim", 0) == 1 and dtype == object):
+        return [_readable(inner) for inner in value]
+    if getattr(value, "ndim", 0) == 1 and getattr(dtype, "kind", "") in ("m", "M"):
+        kind = _of_times(dtype)
+        return value.astype("M8[D]").tolist() if t.is_date(kind) else value.astype(f"{cast(Any, dtype).kind}8[{kind.unit}]")
+    return value
 
 
 def _unit(dtype: Any) -> str:
@@ -293,7 +367,8 @@ def _of_arrays(dtype: Any, shape: Sequence[int | None]) -> pa.DataType:
     next batch; matrices and images are taken for what they are."""
     kind: Any = pa.from_numpy_dtype(dtype)
     for size in reversed(shape):
-        kind = pa.list_(kind, -1 if size is None or len(shape) == 1 else size)
+        # SQL has no arrays of no elements.
+        kind = pa.list_(kind, size if size and len(shape) > 1 else -1)
     return kind
 
 
@@ -317,10 +392,15 @@ def _open(schema: pa.Schema) -> bool:
 
 
 def _unknown(kind: pa.DataType) -> bool:
+    return t.is_null(kind) or any(_unknown(inner) for inner in _inside(kind))
+
+
+def _inside(kind: pa.DataType) -> list[pa.DataType]:
+    """The types that a nested type is made of."""
     places = range(kind.num_fields)
     # Its stub says `Field`, of no type.
     inner: list[pa.Field[Any]] = [kind.field(place) for place in places]  # pyright: ignore[reportUnknownMemberType]
-    return t.is_null(kind) or any(_unknown(field.type) for field in inner)
+    return [field.type for field in inner]
 
 
 # --- Values
@@ -346,6 +426,23 @@ def _is_relation(value: Any) -> bool:
 
 def _is_mapping(value: Any) -> TypeGuard[Mapping[Any, Any]]:
     return isinstance(value, Mapping)
+
+
+def _row(value: Any) -> Any:
+    """A row as a dict of its own: a dict, a dataclass or a NamedTuple; other values are left as they are."""
+    if _is_mapping(value):
+        return dict(value)
+    if not isinstance(value, type) and hasattr(value, "__dataclass_fields__"):
+        return {name: getattr(value, name) for name in value.__dataclass_fields__}
+    named: Any = getattr(value, "_asdict", None) if _is_list(value) else None
+    return value if named is None else named()
+
+
+def _noted(error: Exception, text: str) -> Exception:
+    """`error`, whose report says `text` too."""
+    with contextlib.suppress(Exception):
+        error.__mobula_note__ = text  # pyright: ignore
+    return error
 
 
 def _is_several(value: Any) -> TypeGuard[Iterable[Any]]:

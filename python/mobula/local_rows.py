@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, cast
 
+from . import sql_text
 from .errors import QueryFailed
 
 if TYPE_CHECKING:
@@ -44,9 +46,66 @@ def of_items(items: Sequence[Any]) -> pa.Table:
     if not rows:
         raise QueryFailed("from_items without items: no columns are known. Give from_arrow an empty table")
     if not all(isinstance(row, Mapping) for row in rows):
-        return pa.table({"item": pa.array(rows)})
+        return pa.table({"item": of_values(rows)})
     names = dict.fromkeys(name for row in rows for name in row)
-    return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+    return pa.table({name: of_values([row.get(name) for row in rows]) for name in names})
+
+
+def of_values(values: Sequence[Any]) -> pa.Array[Any]:
+    """An Arrow array of Python's values. Times keep their nanoseconds, of which pyarrow does not look for those
+    of pandas.
+
+    Raises:
+        QueryFailed: a number among times, which pyarrow would count.
+    """
+    import pyarrow as pa
+
+    arrow = cast(Any, pa)
+    try:
+        array = arrow.array(values)
+    except (pa.ArrowException, TypeError, ValueError):
+        values = _plain_values(values)
+        array = arrow.array(values)
+    in_nanoseconds = _in_nanoseconds(array.type)
+    if in_nanoseconds is None:
+        return array
+    has_nanoseconds = False
+    for value in _leaves(values):
+        if isinstance(value, numbers.Number) and type(value).__name__ != "timedelta64":
+            raise QueryFailed(f"{value!r} stands among dates or times. Give values of one type")
+        has_nanoseconds = has_nanoseconds or bool(getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0))
+    return arrow.array(values, in_nanoseconds) if has_nanoseconds else array
+
+
+def _plain_values(value: Any) -> Any:
+    """None for what is missing in pandas, and Python's times for those of numpy whose unit Arrow has not."""
+    if is_mapping(value):
+        return {key: _plain_values(inner) for key, inner in value.items()}
+    return [_plain_values(inner) for inner in value] if sql_text.is_list(value) else sql_text.plain(value)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """The values in lists, and in those in them."""
+    if sql_text.is_list(value):
+        for inner in value:
+            yield from _leaves(inner)
+    elif not is_mapping(value):
+        yield value
+
+
+def _in_nanoseconds(kind: Any) -> Any:
+    """The type of times, or of lists of them, with nanoseconds where it has some; None of others."""
+    import pyarrow as pa
+    import pyarrow.types as t
+
+    if t.is_list(kind):
+        inside = _in_nanoseconds(kind.value_type)
+        return None if inside is None else pa.list_(inside)
+    if t.is_timestamp(kind):
+        return pa.timestamp("ns", kind.tz)
+    if t.is_duration(kind):
+        return pa.duration("ns")
+    return kind if t.is_date(kind) or t.is_time(kind) else None
 
 
 def of_numpy(arrays: Any) -> pa.Table:
@@ -154,8 +213,14 @@ def _array(values: Any) -> pa.Array[Any]:
 
     # The stubs know an array by the type of its values, which may be any here.
     arrow = cast(Any, pa)
+    dtype: Any = getattr(values, "dtype", None)
+    if getattr(dtype, "kind", "") in ("U", "S") and hasattr(values, "astype"):
+        # pyarrow reads these up to their first NUL.
+        values = values.astype(object)
+    elif hasattr(dtype, "newbyteorder"):
+        values = values.astype(dtype.newbyteorder("="), copy=False)
     if getattr(values, "ndim", 1) < 2:
-        return arrow.array(values)
+        return of_values(values) if sql_text.is_list(values) else arrow.array(values)
     if 0 in values.shape or values.dtype == object:
         return arrow.array(values.tolist())
     array = arrow.array(values.reshape(-1))
@@ -167,6 +232,9 @@ def _array(values: Any) -> pa.Array[Any]:
 def _of_pandas(frame: Any) -> pa.RecordBatchReader:
     import pyarrow as pa
 
+    for name, kind in frame.dtypes.items():
+        if str(kind).startswith("period"):
+            raise QueryFailed(f'column "{name}" has periods, which SQL does not have. Give its dt.to_timestamp(), or astype(str)')
     return pa.Table.from_pandas(frame, preserve_index=False).to_reader()
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import collections.abc
 import datetime
 import decimal
+import types
 import typing
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Union, cast
 
 from . import sql_text
 from .errors import CodeRefused
@@ -58,6 +59,8 @@ _OF_ARROW = {
     "date32[day]": "DATE",
     "date64[ms]": "DATE",
 }
+# Of numpy and pandas: they have nanoseconds.
+_TIMES = {"datetime64": "TIMESTAMP(9)", "Timestamp": "TIMESTAMP(9)", "timedelta64": "DURATION(9)", "Timedelta": "DURATION(9)"}
 _DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 
 
@@ -69,36 +72,82 @@ def columns_of(schema: Schema) -> str:
     """
     if isinstance(schema, str):
         return schema
-    if isinstance(schema, Mapping):
-        fields = [(column, sql_type(kind, column)) for column, kind in schema.items()]
-    elif isinstance(schema, type):
-        fields = [(column, sql_type(kind, column)) for column, kind in typing.get_type_hints(schema).items()]
+    given: Any = schema
+    if is_mapping(given):
+        fields = [(column, sql_type(kind, column)) for column, kind in given.items()]
+    elif isinstance(given, type):
+        fields = [(column, sql_type(kind, column)) for column, kind in _hints(given).items()]
+    elif _is_arrow(given) and hasattr(given, "names"):
+        fields = [(column, of_arrow(kind, column)) for column, kind in zip(given.names, given.types)]
     else:
-        fields = [(column, of_arrow(kind, column)) for column, kind in zip(schema.names, schema.types)]
+        raise CodeRefused(f"{given!r} is no schema. Give a dict of names and types, schema={{'name': int}}, a class with annotations, or SQL text")
     if not fields:
         raise CodeRefused("a schema without columns. Say what comes back: schema={'name': type}")
-    return ", ".join(f"{sql_text.name(column)} {kind}" for column, kind in fields)
+    return ", ".join(f"{sql_text.name(_checked_name(column))} {kind}" for column, kind in fields)
+
+
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    """The fields of a class with their types."""
+    try:
+        hints = typing.get_type_hints(kind)
+    except Exception as error:
+        raise CodeRefused(f"the annotations of {kind.__name__} are not there at run time: {error}") from error
+    return {name: hint for name, hint in hints.items() if typing.ClassVar not in (hint, typing.get_origin(hint))}
+
+
+def _checked_name(column: Any) -> str:
+    if not isinstance(column, str) or "\0" in column:
+        raise CodeRefused(f"{column!r} is no name of a column. Names are texts: schema={{'name': type}}")
+    return column
 
 
 def sql_type(kind: Any, column: str) -> str:
     """A Python type, an Arrow type or SQL text as an SQL type."""
     if isinstance(kind, str):
-        return kind
+        return _checked_type(kind, column)
     if is_mapping(kind):
         return _struct([(str(name), sql_type(inner, column)) for name, inner in kind.items()], column)
     arrow = _arrow_type(kind)
     if arrow is not None:
         return of_arrow(arrow, column)
-    if isinstance(kind, type) and kind in _OF_PYTHON:
-        return _OF_PYTHON[kind]
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(kind, type):
+        if kind in _OF_PYTHON:
+            return _OF_PYTHON[kind]
+        if kind.__name__ in _TIMES and _library(kind) in ("numpy", "pandas"):
+            return _TIMES[kind.__name__]
+    origin: Any = typing.get_origin(kind)
+    inner: tuple[Any, ...] = typing.get_args(kind)
     if origin in (list, collections.abc.Sequence) and inner:
         return sql_type(inner[0], column) + "[]"
+    if origin is typing.Annotated:
+        return sql_type(inner[0], column)
+    if origin is typing.Literal:
+        inner = tuple({cast(Any, type(value)) for value in inner})
     # `int | None`: every column may have NULL.
     known = [one for one in inner if one is not type(None)]
-    if origin is not None and len(known) == 1 and len(known) < len(inner):
+    if origin in (Union, types.UnionType, typing.Literal) and len(known) == 1:
         return sql_type(known[0], column)
-    raise CodeRefused(f'column "{column}" has the type {kind!r}, which has no SQL type. Use {_known()}, list[…], Arrow types, or SQL text')
+    ways = f"{_known()}, list[…], a dict for a STRUCT, Arrow types, or SQL text"
+    raise CodeRefused(f'column "{column}" has the type {kind!r}, which has no SQL type. Use {ways}')
+
+
+def _checked_type(text: str, column: str) -> str:
+    """`text` where it is one type, and not the end of one or the next column."""
+    depth, is_one = 0, text.strip() != ""
+    for kind, token in sql_text.tokens(text):
+        depth += (token in ("(", "<", "[")) - (token in (")", ">", "]"))
+        is_one = is_one and depth >= 0 and kind in ("word", "quoted", "blank", "other") and token != ";" and (token != "," or depth > 0)
+    if not is_one or depth:
+        raise CodeRefused(f'column "{column}" has the type {text!r}, which is not one SQL type. Give each column its own: schema={{\'name\': \'BIGINT\'}}')
+    return text
+
+
+def _library(kind: type[Any]) -> str:
+    return kind.__module__.partition(".")[0]
+
+
+def _is_arrow(value: object) -> bool:
+    return type(value).__module__.partition(".")[0] == "pyarrow"
 
 
 def _arrow_type(kind: Any) -> Any:

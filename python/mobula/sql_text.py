@@ -56,7 +56,7 @@ def literal(value: Any) -> str:
     Raises:
         QueryFailed: there is no such literal.
     """
-    scalar: Any = value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
+    scalar: Any = plain(value)
     if scalar is None:
         return "NULL"
     if isinstance(scalar, bool):
@@ -79,13 +79,42 @@ def literal(value: Any) -> str:
         return f"DATE '{scalar.isoformat()}'"
     if isinstance(scalar, datetime.time) and scalar.tzinfo is None:
         return f"TIME '{scalar.isoformat()}'"
-    if isinstance(scalar, datetime.timedelta):
-        return f"CAST(INTERVAL '{scalar // datetime.timedelta(microseconds=1)} microseconds' AS DURATION)"
+    if type(scalar).__name__ == "datetime64":
+        return f"CAST('{scalar}' AS TIMESTAMP)"
+    if isinstance(scalar, datetime.timedelta) or type(scalar).__name__ == "timedelta64":
+        return _duration(scalar)
     if isinstance(scalar, uuid.UUID):
         return f"'{scalar}'"
     if is_list(scalar):
         return f"[{', '.join(literal(one) for one in scalar)}]"
     raise QueryFailed(f"{type(value).__name__} has no SQL literal. Give a plain value, or a table of values by name")
+
+
+def _duration(value: Any) -> str:
+    if isinstance(value, datetime.timedelta) and not getattr(value, "nanoseconds", 0):
+        return f"CAST(INTERVAL '{value // datetime.timedelta(microseconds=1)} microseconds' AS DURATION)"
+    # Of pandas or numpy.
+    nanoseconds: Any = getattr(value, "value", value)
+    return f"CAST(INTERVAL '{int(nanoseconds)} nanoseconds' AS DURATION(9))"
+
+
+def plain(value: Any) -> Any:
+    """A value of numpy as Python has it, and None for what is missing in pandas. Times of numpy with nanoseconds,
+    which Python has not, stay.
+
+    Raises:
+        QueryFailed: a time that SQL has not either.
+    """
+    if type(value).__name__ in ("NaTType", "NAType"):
+        return None
+    if type(value).__module__ != "numpy" or not hasattr(value, "item"):
+        return value
+    made = value.item()
+    if not isinstance(made, int) or value.dtype.kind not in "mM":
+        return made
+    if str(value.dtype) not in ("datetime64[ns]", "timedelta64[ns]"):
+        raise QueryFailed(f"{value!r} is no time that SQL has. Give it in 'us' or 'ns', where it has room")
+    return value.reshape(())[()]
 
 
 def is_list(value: object) -> TypeGuard[Sequence[Any]]:

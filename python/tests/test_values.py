@@ -121,3 +121,33 @@ def test_arrays_of_several_dimensions(con):
     for rows, wanted in [(given, pixels), (by_batch, pixels[:, ::-1]), (by_row, pixels[:, ::-1])]:
         found = rows.take_batch(4)["data"]
         assert found.dtype == np.uint8 and (found == wanted).all()
+
+
+def test_times_of_numpy_and_pandas_keep_their_nanoseconds(con):
+    pandas = pytest.importorskip("pandas")
+    time, wait = np.datetime64("2020-01-01T00:00:00.123456789"), np.timedelta64(-5, "ns")
+    values = [(time, "timestamp[ns]"), (pandas.Timestamp(time), "timestamp[ns]"), ([time], "list<item: timestamp[ns]>")]
+    values += [(wait, "duration[ns]"), (pandas.Timedelta(wait), "duration[ns]"), (np.datetime64("2020-01-01"), "date32[day]")]
+    for value, kind in values:
+        found = con.sql("SELECT $value AS v", value=value).to_arrow()["v"]
+        items = con.from_items([{"v": value}, {"v": None}]).to_arrow()["v"]
+        assert str(found.type) == kind and items.to_pylist()[0] == found[0].as_py()
+        assert con.sql(f"SELECT {mobula.sql_text.literal(value)} AS v").take()[0]["v"] == found[0].as_py()
+    assert con.sql("SELECT $value AS v", value=pandas.NaT).take() == [{"v": None}]
+    for odd in (np.timedelta64(5, "M"), np.timedelta64(5), np.datetime64("20000-01-01", "us")):
+        with pytest.raises(mobula.QueryFailed, match="no time that SQL has"):
+            con.sql("SELECT $value", value=odd).take()
+
+
+def test_rows_of_this_process_are_not_read_as_something_else(con):
+    pandas = pytest.importorskip("pandas")
+    day = datetime.date(2020, 1, 1)
+    for items in ([day, 1], [{"d": day}, {"d": np.int64(1)}], [{"d": [day, 1]}]):
+        with pytest.raises(mobula.QueryFailed, match="among dates or times"):
+            con.from_items(items)
+    with pytest.raises(mobula.QueryFailed, match="among dates or times"):
+        con.sql("SELECT $value", value=[day, 1]).take()
+    with pytest.raises(mobula.QueryFailed, match="periods.*to_timestamp"):
+        con.from_pandas(pandas.DataFrame({"p": pandas.period_range("2020", periods=2)})).take()
+    made = con.from_numpy({"t": np.array(["a\0b"]), "b": np.array([7], ">i4"), "m": np.array([[7, 8]], ">f8")})
+    assert made.take() == [{"t": "a\0b", "b": 7, "m": [7.0, 8.0]}]

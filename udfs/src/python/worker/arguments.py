@@ -3,7 +3,7 @@
 Arrow arrays pass as they are; polars has the same layout and shares them. As rows,
 values are Python's own. As pandas, a column has the type that pandas gives it by
 default, and where it has NULLs or NaN an Arrow type of pandas, which tells them
-apart. As numpy, columns without NULL are read-only views
+apart, or where nanoseconds in structs would be plain numbers. As numpy, columns without NULL are read-only views
 of the block where Arrow has the same layout, or copies of it where user code is to
 write to them; with NULL they are masked arrays, so NaN stays NaN. What numpy has no type for comes as Python objects and None;
 lists of numbers come as one small array each. A column of fixed-shape tensors is one array
@@ -68,13 +68,21 @@ def _dict_of_numpy(batch):
 def _to_pandas(array):
     import pandas
 
-    if array.null_count == 0 and not _holds_nan(array):
+    if array.null_count == 0 and not _holds_nan(array) and not _counts_nanoseconds(array.type):
         return array.to_pandas()
     return pandas.Series(array, dtype=pandas.ArrowDtype(array.type))
 
 
 def _holds_nan(array):
     return t.is_floating(array.type) and bool(np.isnan(array.to_numpy(zero_copy_only=True)).any())
+
+
+def _counts_nanoseconds(kind, is_inside=False):
+    """Whether pandas would get times in structs as whole numbers."""
+    if t.is_timestamp(kind) or t.is_duration(kind):
+        return is_inside and kind.unit == "ns"
+    is_inside = is_inside or t.is_struct(kind) or t.is_map(kind)
+    return any(_counts_nanoseconds(kind.field(place).type, is_inside) for place in range(kind.num_fields))
 
 
 def _pandas_frame(batch):

@@ -16,11 +16,14 @@ import sys
 import pyarrow as pa
 import pyarrow.types as t
 
-from .optional import np
+from .optional import array_of, np
 
 
 # The usual ones, whose values need no look: pyarrow reads them as they are meant.
 USUAL = {kind.id for kind in (pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.bool_(), pa.string(), pa.binary())}
+_TIME_KINDS = {kind.id for kind in (pa.date32(), pa.date64(), pa.time32("s"), pa.time64("us"), pa.timestamp("s"), pa.duration("s"))}
+# Python's, of which pyarrow reads all as they are meant.
+_PLAIN = {pa.date32().id: datetime.date, pa.duration("us").id: datetime.timedelta}
 _DAYS = {datetime.date, type(None)}
 _MIDNIGHT = datetime.time()
 # Of what means that a value is missing; identity decides.
@@ -36,12 +39,16 @@ def as_meant(values, data_type, mask=None):
     if _are_usual(values, data_type):
         return values
     hidden = [False] * len(values) if mask is None else mask
-    return [value if hides else _walk(value, data_type, _read) for value, hides in zip(values, hidden)]
+    times = _Times()
+    made = [value if hides else _walk(value, data_type, times.read) for value, hides in zip(values, hidden)]
+    times.check()
+    return made
 
 
-def without_missing(values, data_type):
-    """`values` with None for what means missing in pandas or numpy; None if there is no such value."""
-    return [_walk(value, data_type, _same) for value in values] if _has_missing(values) else None
+def readable(values, data_type):
+    """`values` as pyarrow reads them: None for what means missing in pandas or numpy, lists for arrays
+    and tensors that it does not read; None if there are none of these."""
+    return [_walk(value, data_type, _same) for value in values] if _is_unread(values) else None
 
 
 def without_masks(values, data_type):
@@ -52,7 +59,7 @@ def without_masks(values, data_type):
         values = list(values)
         return [_walk(value, data_type, _same) for value in values] if _has_masks(values, data_type) else values
     if _is_list(data_type):
-        return [value.tolist() if isinstance(value, np.ma.MaskedArray) else value for value in values]
+        return [_walk(value, data_type, _same) if isinstance(value, np.ma.MaskedArray) else value for value in values]
     return values if isinstance(values, np.ndarray) else list(values)
 
 
@@ -96,6 +103,8 @@ def _walk(value, data_type, leaf, look=None):
     """
     if value is None or (type(value).__name__ in _MISSING_TYPES and _is_missing(value)):
         return None
+    if hasattr(type(value), "detach"):
+        value = array_of(value)
     if data_type.num_fields == 0:
         return leaf(value, data_type)
     if t.is_map(data_type):
@@ -112,9 +121,9 @@ def _walk(value, data_type, leaf, look=None):
             # A field too many stays, to be refused.
             return {name: _walk(value[name], kinds[name], leaf, look) if name in kinds else value[name] for name in value}
     elif data_type.num_fields == 1:
-        if isinstance(value, np.ma.MaskedArray):
-            value = value.tolist()
-        if isinstance(value, (list, tuple)) or _is_array_of_objects(value):
+        if isinstance(value, np.ndarray):
+            value = _elements(value, data_type.value_type)
+        if isinstance(value, (list, tuple)):
             return [_walk(inner, data_type.value_type, leaf, look) for inner in value]
     return value
 
@@ -149,13 +158,29 @@ def _is_array_of_objects(value):
     return isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 1
 
 
-def _has_missing(value):
-    """Whether a value that means missing is anywhere in it."""
+def _elements(array, data_type):
+    """An array in a list, as a list where pyarrow does not read it as values of the type."""
+    is_masked = isinstance(array, np.ma.MaskedArray)
+    if array.ndim == 1 and array.dtype.kind in "mM" and _is_time(data_type):
+        if is_masked:
+            array = np.where(np.ma.getmaskarray(array), np.array("NaT", array.dtype), np.ma.getdata(array))
+        return _in_unit_of(array, data_type)
+    if is_masked:
+        return array.tolist()
+    is_read = array.dtype.kind not in "mMO" and array.dtype.isnative and not _is_time(data_type)
+    # Without dimensions it is a single value, which pyarrow refuses.
+    return array if array.ndim == 0 or (array.ndim == 1 and is_read) else list(array)
+
+
+def _is_unread(value):
+    """Whether anything in it is missing in pandas or numpy, or an array that pyarrow does not read."""
     if isinstance(value, collections.abc.Mapping):
-        return any(map(_has_missing, value.values()))
+        return any(map(_is_unread, value.values()))
     if isinstance(value, (list, tuple)) or _is_array_of_objects(value):
-        return any(map(_has_missing, value))
-    return type(value).__name__ in _MISSING_TYPES and _is_missing(value)
+        return any(map(_is_unread, value))
+    if isinstance(value, np.ndarray):
+        return value.ndim > 1 or not value.dtype.isnative
+    return hasattr(type(value), "detach") or (type(value).__name__ in _MISSING_TYPES and _is_missing(value))
 
 
 def _is_missing(value):
@@ -176,17 +201,42 @@ def _are_usual(values, data_type):
         return _DAYS.issuperset(map(type, values))
     if t.is_duration(data_type):
         return all(value is None or type(value) is datetime.timedelta for value in values)
+    if t.is_timestamp(data_type) and data_type.tz is not None:
+        return all(value is None or type(value) is datetime.datetime for value in values)
     usual = datetime.time if t.is_time(data_type) else datetime.datetime
     return all(value is None or (type(value) is usual and value.tzinfo is None) for value in values)
 
 
 def _is_read(data_type):
-    if t.is_timestamp(data_type):
-        return data_type.tz is None or data_type.unit != "ns"
-    return t.is_date(data_type) or t.is_time(data_type) or t.is_interval(data_type) or t.is_duration(data_type)
+    return _is_time(data_type) or t.is_interval(data_type)
+
+
+class _Times:
+    """Reads times, and finds numbers among them. Those alone are refused by their type."""
+
+    def __init__(self):
+        self.has_times, self.number = False, None
+
+    def read(self, value, data_type):
+        if type(value) is _PLAIN.get(data_type.id):
+            self.has_times = True
+            return value
+        if not _is_read(data_type):
+            return value
+        if not _is_counted(value):
+            self.has_times = True
+        elif self.number is None:
+            self.number = value
+        return _read(value, data_type)
+
+    def check(self):
+        if self.has_times and self.number is not None:
+            raise ValueError(f"{self.number!r} is of type {type(self.number).__name__}")
 
 
 def _read(value, data_type):
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
     if isinstance(value, datetime.datetime):
         if t.is_date(data_type) and (value.time() != _MIDNIGHT or getattr(value, "nanosecond", 0)):
             raise ValueError(f"{value!r} has a time of day, and a date has none. Return value.date()")
@@ -213,17 +263,17 @@ def _read(value, data_type):
 
 
 def _in_unit_of(value, data_type):
-    """A time of numpy in the unit of the type: pyarrow reads no other."""
+    """A time of numpy, or an array of times, in the unit of the type: pyarrow reads no other."""
     kind = value.dtype.kind
     if not (t.is_duration(data_type) if kind == "m" else t.is_timestamp(data_type) or t.is_date(data_type)):
         return value
-    if np.isnat(value):
-        return None
     unit = "D" if t.is_date(data_type) else data_type.unit
     made = value.astype(f"{kind}8[{unit}]")
-    if made.astype(value.dtype) != value:
+    if np.any((made.astype(value.dtype) != value) & ~np.isnat(value)):
         raise ValueError(f"{value!r} has more digits than {data_type}, or is out of its range")
-    return made.item() if unit == "D" else made
+    if value.ndim == 0 and np.isnat(value):
+        return None
+    return made.tolist() if unit == "D" else made
 
 
 def _interval(value):
@@ -246,13 +296,21 @@ def _is_number(data_type):
 
 
 def _is_time(data_type):
-    return t.is_date(data_type) or t.is_timestamp(data_type) or t.is_time(data_type) or t.is_duration(data_type)
+    return data_type.id in _TIME_KINDS
+
+
+def _is_counted(value):
+    """Whether pyarrow would take it for a number of days or of parts of a second."""
+    return hasattr(type(value), "__int__") and not _is_time_of_numpy(value)
+
+
+def _is_time_of_numpy(value):
+    return isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind in "mM"
 
 
 def _check(value, data_type):
     if _is_time(data_type):
-        # pyarrow would count it.
-        if hasattr(type(value), "__int__") and not isinstance(value, (np.datetime64, np.timedelta64)):
+        if _is_counted(value):
             raise ValueError(f"{value!r} is of type {type(value).__name__}")
     elif t.is_integer(data_type):
         if not _is_whole(value):

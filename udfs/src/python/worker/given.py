@@ -15,13 +15,17 @@ import pyarrow.types as t
 from .context import counted
 from .exact import types_inside
 from .failure import Refused, run
-from .optional import np
+from .optional import array_of, np
 from .results import is_table, named, to_batch, unreadable
 
 _END = object()
 _BINARY = (t.is_binary, t.is_large_binary, t.is_binary_view, t.is_fixed_size_binary)
 # What nobody can change.
 _FIXED = (str, bytes, int, float, pa.Array, pa.Scalar, pa.ChunkedArray)
+# What has its values in itself, and not in another object that may change.
+_OWNING = {list, tuple, dict, bytearray, np.ndarray}
+_VIEWS = (collections.abc.KeysView, collections.abc.ValuesView, collections.abc.ItemsView)
+_ARRAY = np.ndarray
 # Rows that are read before they are sent on.
 ROWS_OF_A_PART = 8192
 
@@ -44,7 +48,7 @@ class Rows:
 
     def add(self, row, holders=None):
         """Reads one; raises `Refused` for what is none of the schema. `holders`: of a row that only this call has."""
-        if type(row) is not dict and not isinstance(row, collections.abc.Mapping):
+        if type(row) is not dict and not isinstance(row := row_of(row), collections.abc.Mapping):
             raise Refused(f"gave {named(row)} where a row is declared. Give dicts with the keys {', '.join(self.schema.names)}")
         try:
             if row.keys() != self.names:
@@ -52,7 +56,12 @@ class Rows:
                 raise Refused(f"gave a row with the keys {', '.join(map(str, row)) or 'none'}. Declared: {', '.join(self.schema.names)}{hint}")
             is_alone = self.may_change and holders is not None and sys.getrefcount(row) <= holders
             for name, append, kind in self.readers:
-                append(row[name] if kind is None else kind.held(row, name, is_alone))
+                if kind is not None:
+                    append(kind.held(row, name, is_alone))
+                elif type(value := row[name]) is not _ARRAY:
+                    append(value)
+                else:
+                    append(value.copy())
         except (Refused, MemoryError):
             raise
         except BaseException as error:
@@ -82,7 +91,7 @@ def _call_for_some(code, rows, given):
 
 def batches_of_rows(function, value, schema):
     """The rows that user code returned or goes on to yield: one, several, or a table."""
-    if isinstance(value, collections.abc.Mapping):
+    if isinstance(row_of(value), collections.abc.Mapping):
         value = [value]
     if is_table(value):
         yield to_batch(value, schema)
@@ -96,6 +105,14 @@ def batches_of_rows(function, value, schema):
             yield given.take()
     if given.count:
         yield given.take()
+
+
+def row_of(value):
+    """The fields of a dataclass or NamedTuple by their names; other values are left as they are."""
+    kind = type(value)
+    if hasattr(kind, "__dataclass_fields__"):
+        return {name: getattr(value, name) for name in kind.__dataclass_fields__}
+    return value._asdict() if isinstance(value, tuple) and hasattr(kind, "_fields") else value
 
 
 class Changing:
@@ -115,8 +132,9 @@ class Changing:
         value = holder[key]
         if value is None or type(value) in (str, bytes):
             return value
-        if is_alone and not self.is_deep and sys.getrefcount(value) <= _INSIDE and (type(value) is not np.ndarray or value.base is None):
-            return value
+        if is_alone and not self.is_deep and sys.getrefcount(value) <= _INSIDE and type(value) in _OWNING:
+            if type(value) is not _ARRAY or value.base is None:
+                return value
         return copied(value, self.kind)
 
 
@@ -127,13 +145,20 @@ def may_change(kind):
 
 def copied(value, kind):
     """The same value in memory that user code knows nothing of, as far as it is of the type."""
+    if isinstance(value, np.ndarray):
+        # Also one without dimensions, for a single value.
+        return value.copy() if value.dtype != object else copy.deepcopy(value)
     if value is None or not may_change(kind):
         return value
-    if isinstance(value, (bytearray, memoryview)):
-        return bytes(value)
-    if isinstance(value, np.ndarray):
-        return value.copy() if value.dtype != object else copy.deepcopy(value)
+    if hasattr(type(value), "detach"):
+        return copied(array_of(value), kind)
     inside = types_inside(kind)
+    if isinstance(value, _VIEWS):
+        value = list(value)
+    elif isinstance(value, memoryview):
+        return value.tolist() if inside else bytes(value)
+    elif isinstance(value, bytearray):
+        return bytes(value)
     if t.is_struct(kind) and isinstance(value, collections.abc.Mapping):
         kinds = {field.name: field.type for field in kind}
         return {key: copied(value[key], kinds[key]) if key in kinds else value[key] for key in value}
@@ -147,7 +172,7 @@ def copied(value, kind):
     try:
         return copy.deepcopy(value)
     except Exception:
-        return value  # It has no copies: tensors with gradients.
+        return value  # It has no copies.
 
 
 class Keeping:
@@ -171,6 +196,7 @@ class Keeping:
 
     def row(self, row):
         """What is no row is left as it is, to be refused."""
+        row = row_of(row)
         if not isinstance(row, collections.abc.Mapping):
             return row
         return {name: copied(row[name], self.kinds[name]) if name in self.kinds else row[name] for name in row}
@@ -181,7 +207,7 @@ class Keeping:
 
     def several(self, made):
         """The rows made of one; those of a generator are read later."""
-        return self.rows(made) if isinstance(made, (list, tuple)) else made
+        return self.rows(made) if isinstance(row_of(made), (list, tuple)) else made
 
     @staticmethod
     def batch(columns):

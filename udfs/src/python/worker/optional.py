@@ -22,3 +22,9 @@ try:
 except ImportError:
     np = _stand_in()
     HAS_NUMPY = False
+
+
+def array_of(tensor):
+    """A tensor of torch as an array of numpy, one without dimensions as its value."""
+    array = tensor.detach().cpu().numpy()
+    return array if array.ndim else array[()]

@@ -15,7 +15,7 @@ from array import array as packed
 import pyarrow as pa
 import pyarrow.types as t
 
-from .exact import USUAL, as_meant, check_values, in_known_unit, without_masks, without_missing
+from .exact import USUAL, as_meant, check_values, in_known_unit, readable, without_masks
 from .failure import Refused, run, text_of
 from .leaves import as_intervals, check_kept, has_ranges, infinities, may_become_infinite
 from .optional import HAS_NUMPY, np
@@ -181,6 +181,8 @@ def _to_arrow(value, data_type, verb):
         if isinstance(array, pa.ChunkedArray):
             array = array.combine_chunks()
         if isinstance(array.type, pa.BaseExtensionType):
+            if array.type.extension_name == "pandas.period":
+                raise ValueError("a period is stored as a number. Return values.dt.to_timestamp(), or values.astype(str)")
             array = array.storage
         if t.is_dictionary(array.type):
             array = decoded(array)
@@ -252,6 +254,8 @@ def _from_numpy(value, data_type):
     kind = values.dtype.kind
     if kind == "m":
         values = in_known_unit(values)
+    elif not values.dtype.isnative:
+        values = values.astype(values.dtype.newbyteorder("="))
     if values.ndim > 1:
         return _from_matrix(values, mask, data_type)
     if kind == "O":
@@ -261,6 +265,9 @@ def _from_numpy(value, data_type):
                 return _from_matrix(values, None, data_type)
             values = values.tolist()
         return _from_objects(without_masks(values, data_type), data_type, mask)
+    if kind in "US":
+        # pyarrow reads these up to their first NUL.
+        values = values.astype(object)
     return pa.array(values, mask=mask, from_pandas=False)
 
 
@@ -269,7 +276,7 @@ def _from_objects(values, data_type, mask=None, are_known=False):
     try:
         found = pa.array(values, mask=mask, from_pandas=False)
     except Exception:
-        present = None if are_known else without_missing(values, data_type)
+        present = None if are_known else readable(values, data_type)
         if present is not None:
             return _from_objects(present, data_type, mask, are_known=True)
         # Mixed values: only the declared type holds them all.

@@ -11,7 +11,8 @@ import itertools
 from .arguments import python_values
 from .context import counted
 from .failure import Refused, run
-from .given import batches_of_calls, batches_of_rows
+from .given import batches_of_calls, batches_of_rows, row_of
+from .optional import np
 from .results import named
 from .retry import begin
 
@@ -54,7 +55,7 @@ def row_arguments(batch, takes_table):
 
 def check_made(made):
     """Refuses what is no rows made of a row."""
-    is_row = isinstance(made, (collections.abc.Mapping, str, bytes))
+    is_row = isinstance(row_of(made), (collections.abc.Mapping, str, bytes))
     if is_row or not isinstance(made, collections.abc.Iterable):
         raise Refused(f"returned {named(made)} for a row. Return a list of dicts, or yield dicts")
 
@@ -76,11 +77,13 @@ def _python_columns(batch):
 
 
 def _each(code, columns, count, _changing):
+    """Values that cannot be changed, but for arrays of numpy without dimensions."""
+    array = np.ndarray
     if not columns:
-        return [code() for _ in counted(range(count))]
+        return [made if type(made := code()) is not array else made.copy() for _ in counted(range(count))]
     if len(columns) == 1:
-        return [code(value) for value in counted(columns[0])]
-    return [code(*values) for values in counted(zip(*columns))]
+        return [made if type(made := code(value)) is not array else made.copy() for value in counted(columns[0])]
+    return [made if type(made := code(*values)) is not array else made.copy() for values in counted(zip(*columns))]
 
 
 def _each_held(code, columns, count, changing):
