@@ -1,59 +1,23 @@
 //! What a plan's rows look like, before its rules have been over it.
 //!
-//! The planner gives a UNION the types of its first input; that all of them become what holds
-//! all values is left to the analyzer. Who is told of a result before it runs must be told what
-//! will come.
+//! The planner gives a UNION the types of its first input and a CASE that of its first value; that
+//! they become what holds all values is left to the analyzer. Who is told of a result before it
+//! runs must be told what will come.
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, SchemaRef};
-use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::{ExprSchemable, LogicalPlan};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 
 /// The schema of the rows of `plan`; as it is planned where types are not known yet, as those of
 /// parameters.
 pub fn result_schema(plan: &LogicalPlan) -> SchemaRef {
-    let coerced = match has_union_of_types(plan) {
-        true => TypeCoercion::new().analyze(plan.clone(), &ConfigOptions::default()),
-        false => return Arc::clone(plan.schema().inner()),
-    };
-    let schema = coerced.map(|coerced| Arc::clone(coerced.schema().inner()));
-    schema.unwrap_or_else(|_| Arc::clone(plan.schema().inner()))
-}
-
-fn has_union_of_types(plan: &LogicalPlan) -> bool {
-    let mut has = false;
-    let looked = plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::Union(union) = node {
-            let mut inputs = union.inputs.iter().map(|input| types_of(input));
-            let first = inputs.next();
-            has |= inputs.any(|input| Some(&input) != first.as_ref());
-        }
-        Ok(match has {
-            true => TreeNodeRecursion::Stop,
-            false => TreeNodeRecursion::Continue,
-        })
-    });
-    looked.is_ok() && has
-}
-
-/// The types of what `input` of a UNION gives. Inputs of a UNION BY NAME are projections that claim
-/// the schema of the union.
-fn types_of(input: &LogicalPlan) -> Vec<Option<DataType>> {
-    match input {
-        LogicalPlan::Projection(projection) => {
-            let schema = projection.input.schema();
-            let exprs = projection.expr.iter();
-            exprs.map(|expr| expr.get_type(schema).ok()).collect()
-        }
-        _ => {
-            let fields = input.schema().fields().iter();
-            fields.map(|f| Some(f.data_type().clone())).collect()
-        }
-    }
+    let coerced = TypeCoercion::new().analyze(plan.clone(), &ConfigOptions::default());
+    let typed = coerced.as_ref().unwrap_or(plan);
+    Arc::clone(typed.schema().inner())
 }
 
 #[cfg(test)]
@@ -63,7 +27,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn unions_have_types_that_hold_all_values() {
+    async fn types_hold_all_values() {
         let state = SessionContext::new().state();
         for (sql, expected) in [
             ("SELECT 1 AS a UNION ALL SELECT 1.5", "Float64"),
@@ -77,6 +41,11 @@ mod tests {
                 "Float64",
             ),
             ("SELECT 1 AS a UNION ALL SELECT 2", "Int64"),
+            ("SELECT CASE WHEN false THEN 1 ELSE 1.5 END AS a", "Float64"),
+            (
+                "SELECT sum(CASE WHEN false THEN 1 ELSE 1.5 END) AS a",
+                "Float64",
+            ),
             ("SELECT 1 AS a UNION ALL BY NAME SELECT 'x' AS a", "Utf8"),
             (
                 "SELECT * FROM (SELECT 2::INT AS a UNION ALL BY NAME SELECT 0 AS b, 1.5 AS a)",
