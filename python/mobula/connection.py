@@ -131,7 +131,7 @@ class Connection(Sources):
         steps = {name: step for name, value in relations.items() if (step := self._relation(name, value)) is not None}
         # What is wrong with values is said now.
         Values().placed(query, scalars)
-        return Dataset(self, Query(query.strip().rstrip(";"), steps, scalars, functions))
+        return Dataset(self, Query(sql_text.within(query), steps, scalars, functions))
 
     def execute(self, statement: str, /, **values: Any) -> int:
         """Runs a statement now: DDL, SET, INSERT, COPY. Returns the rows it changed, or -1.

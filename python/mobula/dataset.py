@@ -205,7 +205,9 @@ class Dataset(Keeping, Splitting, Repeating, Zipping):
         if (fn is None) == (expr is None):
             raise ValueError("filter takes a function or expr, one of them")
         if fn is None:
-            return self._then(Wrapped("SELECT *", self._step, f" WHERE {expr}", f"filter {expr}", functions_of(str(expr)), "filter"))
+            condition = sql_text.within(str(expr))
+            title = f"filter {condition}"
+            return self._then(Wrapped("SELECT *", self._step, f" WHERE {condition}", title, functions_of(condition), "filter"))
         call = _Call(compute, concurrency, num_cpus, num_gpus, memory, resources, label_selector, options)
         packed = pack(
             fn,
@@ -224,7 +226,7 @@ class Dataset(Keeping, Splitting, Repeating, Zipping):
         >>> mobula.range(2).with_column("half", "id / 2.0").take()
         [{'id': 0, 'half': 0.0}, {'id': 1, 'half': 0.5}]
         """
-        return self._then(WithColumn(self._step, column_name, expr, functions_of(expr)))
+        return self._then(WithColumn(self._step, column_name, sql_text.within(expr), functions_of(expr)))
 
     def select_columns(self, cols: str | Sequence[str]) -> Dataset:
         """These columns, in this order."""

@@ -38,7 +38,7 @@ class GroupedData:
         """
         if not aggregates:
             raise ValueError("agg without an aggregate. Write agg(total='sum(price)')")
-        return self._with([f"{text} AS {sql_text.name(name)}" for name, text in aggregates.items()])
+        return self._with([f"{sql_text.within(text)} AS {sql_text.name(name)}" for name, text in aggregates.items()])
 
     def count(self) -> Dataset:
         """How many rows each group has, as `count()`."""
