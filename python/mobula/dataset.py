@@ -7,10 +7,11 @@ Python string, this wants SQL: `ds.filter(expr="price > 10 AND day >= DATE '2026
 from __future__ import annotations
 
 import functools
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import formats, sql_text
+from . import arguments, formats, sql_text
 from .compute import Compute, Concurrency, call_options
 from .declared import functions_of
 from .drawn import Drawn
@@ -403,9 +404,7 @@ class Dataset(Keeping, Splitting, Repeating, Zipping):
         return self._aggregated("std", "stddev", on)
 
     def _aggregated(self, shown: str, function: str, on: str | Sequence[str]) -> Any:
-        columns = [on] if isinstance(on, str) else list(on)
-        if not columns:
-            raise ValueError(f"{shown} without a column")
+        columns = arguments.column_names(f"on of {shown}", on)
         items = (f"{function}({sql_text.name(c)}) AS {sql_text.name(f'{shown}({c})')}" for c in columns)
         step = Wrapped(f"SELECT {', '.join(items)}", self._step, "", f"{shown} {', '.join(columns)}")
         [row] = formats.rows_of(self._then(step).to_arrow())
@@ -419,6 +418,9 @@ class Dataset(Keeping, Splitting, Repeating, Zipping):
 
     def _check_same_connection(self, *other: Dataset) -> None:
         for one in other:
+            # Checkers know that it is one; callers without one do not.
+            if not isinstance(one, Dataset):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"{reprlib.repr(one)} is no dataset. Make one of it, as from_arrow, from_pandas and from_items do")
             if one._connection is not self._connection:
                 raise QueryFailed("the two datasets belong to different connections. Read both through one")
 

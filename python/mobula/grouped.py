@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import formats, sql_text
+from . import arguments, formats, sql_text
 from .compute import Compute, Concurrency, call_options
 from .functions import Code
 from .packing import pack
@@ -132,7 +132,7 @@ class GroupedData:
         return self._dataset._then(Apply(self._dataset._step, Code(packed, "map_groups", made, schema)))
 
     def _each(self, shown: str, function: str, on: str | Sequence[str]) -> Dataset:
-        columns = [on] if isinstance(on, str) else list(on)
+        columns = arguments.column_names(f"on of {shown}", on)
         made = [f"{function}({sql_text.name(c)}) AS {sql_text.name(f'{shown}({c})')}" for c in columns]
         return self._with(made)
 
