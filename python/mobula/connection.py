@@ -69,6 +69,7 @@ def connect(
     [{'answer': 42}]
     """
     _check(url, executors, settings or {})
+    _check_progress(progress)
     if url is None:
         from .engine import Engine
 
@@ -131,7 +132,7 @@ class Connection(Sources):
         steps = {name: step for name, value in relations.items() if (step := self._relation(name, value)) is not None}
         # What is wrong with values is said now.
         Values().placed(query, scalars)
-        return Dataset(self, Query(query.strip().rstrip(";"), steps, scalars, functions))
+        return Dataset(self, Query(sql_text.within(query), steps, scalars, functions))
 
     def execute(self, statement: str, /, **values: Any) -> int:
         """Runs a statement now: DDL, SET, INSERT, COPY. Returns the rows it changed, or -1.
@@ -174,6 +175,7 @@ class Connection(Sources):
 
     @progress.setter
     def progress(self, progress: bool | None) -> None:
+        _check_progress(progress)
         self._link.progress = progress
 
     def close(self) -> None:
@@ -197,10 +199,7 @@ class Connection(Sources):
 
     def _path(self, path: str | os.PathLike[str]) -> str:
         text = os.fspath(path)
-        if self._engine is None:
-            # What has no mark of a path would be the name of a table.
-            return text if set(text) & set("/.*?") else text + "/"
-        if "://" in text:
+        if self._engine is None or "://" in text:
             return text
         absolute = os.path.abspath(os.path.expanduser(text))
         return absolute + "/" if text.endswith("/") else absolute
@@ -253,6 +252,11 @@ def _check(url: object, executors: int, settings: object) -> None:
     for key in settings:
         if not _SETTING.fullmatch(str(key)):
             raise ValueError(f"{key!r} names no setting. Names are those of docs/settings.md, without mobula., as in udf_call_timeout")
+
+
+def _check_progress(progress: object) -> None:
+    if progress is not None and not isinstance(progress, bool):
+        raise ValueError(f"progress is {progress!r}. Give True, False or None")
 
 
 def _has_rows(value: Any) -> bool:

@@ -7,10 +7,11 @@ Python string, this wants SQL: `ds.filter(expr="price > 10 AND day >= DATE '2026
 from __future__ import annotations
 
 import functools
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import formats, sql_text
+from . import arguments, formats, sql_text
 from .compute import Compute, Concurrency, call_options
 from .declared import functions_of
 from .drawn import Drawn
@@ -205,7 +206,9 @@ class Dataset(Keeping, Splitting, Repeating, Zipping):
         if (fn is None) == (expr is None):
             raise ValueError("filter takes a function or expr, one of them")
         if fn is None:
-            return self._then(Wrapped("SELECT *", self._step, f" WHERE {expr}", f"filter {expr}", functions_of(str(expr)), "filter"))
+            condition = sql_text.within(str(expr))
+            title = f"filter {condition}"
+            return self._then(Wrapped("SELECT *", self._step, f" WHERE {condition}", title, functions_of(condition), "filter"))
         call = _Call(compute, concurrency, num_cpus, num_gpus, memory, resources, label_selector, options)
         packed = pack(
             fn,
@@ -224,7 +227,7 @@ class Dataset(Keeping, Splitting, Repeating, Zipping):
         >>> mobula.range(2).with_column("half", "id / 2.0").take()
         [{'id': 0, 'half': 0.0}, {'id': 1, 'half': 0.5}]
         """
-        return self._then(WithColumn(self._step, column_name, expr, functions_of(expr)))
+        return self._then(WithColumn(self._step, column_name, sql_text.within(expr), functions_of(expr)))
 
     def select_columns(self, cols: str | Sequence[str]) -> Dataset:
         """These columns, in this order."""
@@ -401,9 +404,7 @@ class Dataset(Keeping, Splitting, Repeating, Zipping):
         return self._aggregated("std", "stddev", on)
 
     def _aggregated(self, shown: str, function: str, on: str | Sequence[str]) -> Any:
-        columns = [on] if isinstance(on, str) else list(on)
-        if not columns:
-            raise ValueError(f"{shown} without a column")
+        columns = arguments.column_names(f"on of {shown}", on)
         items = (f"{function}({sql_text.name(c)}) AS {sql_text.name(f'{shown}({c})')}" for c in columns)
         step = Wrapped(f"SELECT {', '.join(items)}", self._step, "", f"{shown} {', '.join(columns)}")
         [row] = formats.rows_of(self._then(step).to_arrow())
@@ -417,6 +418,9 @@ class Dataset(Keeping, Splitting, Repeating, Zipping):
 
     def _check_same_connection(self, *other: Dataset) -> None:
         for one in other:
+            # Checkers know that it is one; callers without one do not.
+            if not isinstance(one, Dataset):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise TypeError(f"{reprlib.repr(one)} is no dataset. Make one of it, as from_arrow, from_pandas and from_items do")
             if one._connection is not self._connection:
                 raise QueryFailed("the two datasets belong to different connections. Read both through one")
 

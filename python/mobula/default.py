@@ -42,7 +42,7 @@ def sql(query: str, /, **values: Any) -> Dataset:
     return default_connection().sql(query, **values)
 
 
-def read_parquet(paths: Paths, *, columns: Sequence[str] | None = None) -> Dataset:
+def read_parquet(paths: Paths, *, columns: str | Sequence[str] | None = None) -> Dataset:
     """`Connection.read_parquet` of the default connection."""
     return default_connection().read_parquet(paths, columns=columns)
 
@@ -50,7 +50,7 @@ def read_parquet(paths: Paths, *, columns: Sequence[str] | None = None) -> Datas
 def read_csv(
     paths: Paths,
     *,
-    columns: Sequence[str] | None = None,
+    columns: str | Sequence[str] | None = None,
     schema: Schema | None = None,
     header: bool | None = None,
     delimiter: str | None = None,
@@ -78,7 +78,7 @@ def read_csv(
 def read_json(
     paths: Paths,
     *,
-    columns: Sequence[str] | None = None,
+    columns: str | Sequence[str] | None = None,
     schema: Schema | None = None,
     compression: str | None = None,
 ) -> Dataset:

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from . import arguments
 from .errors import QueryFailed
 from .orders import unordered
 from .positions import Position, Reading, Resumable, check_state, rest
@@ -33,9 +34,7 @@ class Repeating(Results):
         1000
         1000
         """
-        if times is not None and times < 1:
-            raise ValueError(f"repeat {times} times. Give 1 or more, or None")
-        return Epochs(self, times)
+        return Epochs(self, None if times is None else arguments.count("times of repeat", times, 1, ", or None"))
 
 
 class Epochs(Resumable):

@@ -18,7 +18,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import re
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Any
 
 import adbc_driver_manager
@@ -87,9 +87,12 @@ def sentence(error: BaseException) -> str:
     return _BEHIND.sub("", _BEFORE.sub("", text, count=1))
 
 
-def translated(error: adbc_driver_manager.Error, where: str) -> Error:
-    """The exception of ours that says what the driver's says. `where`: the server."""
+def translated(error: adbc_driver_manager.Error, where: str, functions: Iterable[str] = ()) -> Error:
+    """The exception of ours that says what the driver's says. `where`: the server; `functions`:
+    names of those that this side has declared there, which are called what the user calls them."""
     text, status = _DIGEST.sub(r"\1", _ZIP.sub(r"\1", sentence(error))), error.status_code
+    for function in list(functions):
+        text = text.replace(function, function.rpartition("_")[0])
     if status in (AdbcStatusCode.UNAUTHENTICATED, AdbcStatusCode.UNAUTHORIZED):
         return LoginFailed(f"{where} does not let us in: {text}", status_code=status)
     if status in (AdbcStatusCode.IO, AdbcStatusCode.TIMEOUT) and _is_transport(text):
@@ -107,14 +110,14 @@ def translated(error: adbc_driver_manager.Error, where: str) -> Error:
 
 
 @contextlib.contextmanager
-def translating(where: str) -> Generator[None, None, None]:
-    """What the driver raises inside leaves as one of ours."""
+def translating(where: str, functions: Iterable[str] = ()) -> Generator[None, None, None]:
+    """What the driver raises inside leaves as one of ours. Arguments as those of `translated`."""
     try:
         yield
     except Error:
         raise
     except adbc_driver_manager.Error as error:
-        ours = translated(error, where)
+        ours = translated(error, where, functions)
         raise ours from (ours.__cause__ or error)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from . import formats, sql_text
+from . import arguments, formats, sql_text
 from .compute import Compute, Concurrency, call_options
 from .functions import Code
 from .packing import pack
@@ -38,7 +38,7 @@ class GroupedData:
         """
         if not aggregates:
             raise ValueError("agg without an aggregate. Write agg(total='sum(price)')")
-        return self._with([f"{text} AS {sql_text.name(name)}" for name, text in aggregates.items()])
+        return self._with([f"{sql_text.within(text)} AS {sql_text.name(name)}" for name, text in aggregates.items()])
 
     def count(self) -> Dataset:
         """How many rows each group has, as `count()`."""
@@ -132,7 +132,7 @@ class GroupedData:
         return self._dataset._then(Apply(self._dataset._step, Code(packed, "map_groups", made, schema)))
 
     def _each(self, shown: str, function: str, on: str | Sequence[str]) -> Dataset:
-        columns = [on] if isinstance(on, str) else list(on)
+        columns = arguments.column_names(f"on of {shown}", on)
         made = [f"{function}({sql_text.name(c)}) AS {sql_text.name(f'{shown}({c})')}" for c in columns]
         return self._with(made)
 

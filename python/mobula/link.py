@@ -55,6 +55,8 @@ class Link:
         # Makes good what a session has lost (`mending.py`), and how often that was done.
         self.mend: Callable[[Error, int], bool] = lambda _, __: False
         self.mended = 0
+        # Names on the server of what this side has declared there: errors have the user's.
+        self.functions: Mapping[str, object] = {}
         self.ended = threading.Event()
         self._pinging = threading.Lock()
         # Whether statements that are waited for show how far they are.
@@ -282,7 +284,7 @@ class _Statement:
             self.handle.cancel()
 
         try:
-            with translating(self.where):
+            with translating(self.where, self._link.functions):
                 # Its stub says `tuple` and `dict`, of no types.
                 return _lib._blocking_call(function, (), {}, cancel)  # pyright: ignore[reportUnknownMemberType]
         except Error as error:

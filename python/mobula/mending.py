@@ -34,7 +34,7 @@ class Mending:
         """What loads a temporary table, by name."""
         self._lock = threading.Lock()
         self._mender: int | None = None
-        link.mend = self.mend
+        link.mend, link.functions = self.mend, self.functions
 
     def mend(self, error: Error, since: int) -> bool:
         """Whether a statement is to be tried again that failed with `error`, and began when `since`
@@ -43,7 +43,8 @@ class Mending:
         Raises:
             QueryFailed: what is lost cannot be made again.
         """
-        text = str(error)
+        # The server's own words: ours have other names for functions.
+        text = str(error.__cause__ or error)
         function = next((name for name in self.functions if name in text), None)
         table = _NO_TABLE.search(text)
         if isinstance(error, FunctionFailed) or self._mender == threading.get_ident() or not (function or table):

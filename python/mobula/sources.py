@@ -6,14 +6,13 @@ their first use.
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
-from . import files, local_rows, sql_text
+from . import arguments, files, local_rows, readers, sql_text
 from .local_rows import ArrowStream
-from .schemas import Schema, columns_of
+from .schemas import Schema
 from .steps import Query, Step
 
 if TYPE_CHECKING:
@@ -36,18 +35,18 @@ class Sources:
         """A table or view of the server, by its name as SQL has it."""
         return self._dataset(Query(f"SELECT * FROM {name}"))
 
-    def read_parquet(self, paths: Paths, *, columns: Sequence[str] | None = None) -> Dataset:
+    def read_parquet(self, paths: Paths, *, columns: str | Sequence[str] | None = None) -> Dataset:
         """The rows of Parquet files: paths or URLs of files, directories or patterns.
 
         The server reads them: relative paths are made absolute here if it is of one's own.
         """
-        return self._read(paths, ".parquet", columns)
+        return self._read("read_parquet", paths, columns, {})
 
     def read_csv(
         self,
         paths: Paths,
         *,
-        columns: Sequence[str] | None = None,
+        columns: str | Sequence[str] | None = None,
         schema: Schema | None = None,
         header: bool | None = None,
         delimiter: str | None = None,
@@ -57,31 +56,36 @@ class Sources:
         newlines_in_values: bool | None = None,
         compression: str | None = None,
     ) -> Dataset:
-        """The rows of CSV files; paths as those of `read_parquet`.
+        """The rows of CSV files, whatever they end in; paths as those of `read_parquet`. Of a
+        directory it is those that end in `.csv`.
 
         Args:
             columns: those that are read, by name.
             schema: names and types of all columns of the files; otherwise the header and the first
                 rows say them.
             header: whether the first line has names; without, columns are `column_1`, …
-            delimiter, quote, escape, comment: one character each; `,` and `"` unless said.
+            delimiter, quote, escape, comment: one ASCII character each; `,` and `"` unless said.
             newlines_in_values: quoted values may have line breaks.
-            compression: `"gzip"`, `"bzip2"`, `"xz"`, `"zstd"`; otherwise the file's ending says it.
+            compression: `"gzip"`, `"bzip2"`, `"xz"`, `"zstd"`, `"uncompressed"`; otherwise the file's
+                ending says it.
+
+        Raises:
+            TypeError, ValueError: an option has no such value.
         """
         options = dict(header=header, delimiter=delimiter, quote=quote, escape=escape, comment=comment)
         more = dict(newlines_in_values=newlines_in_values, compression=compression)
-        return self._read(paths, ".csv", columns, {**options, **more, "schema": schema})
+        return self._read("read_csv", paths, columns, {**options, **more, "schema": schema})
 
     def read_json(
         self,
         paths: Paths,
         *,
-        columns: Sequence[str] | None = None,
+        columns: str | Sequence[str] | None = None,
         schema: Schema | None = None,
         compression: str | None = None,
     ) -> Dataset:
         """The rows of files with a JSON object a line; arguments as those of `read_csv`."""
-        return self._read(paths, ".json", columns, {"compression": compression, "schema": schema})
+        return self._read("read_json", paths, columns, {"compression": compression, "schema": schema})
 
     def read_text(
         self, paths: Paths, *, encoding: str = "utf-8", drop_empty_lines: bool = True, concurrency: int | None = None
@@ -178,19 +182,16 @@ class Sources:
         return self._dataset(step)
 
     def _read(
-        self, paths: Paths, suffix: str, columns: Sequence[str] | None, options: Mapping[str, Any] | None = None
+        self, reader: str, paths: Paths, columns: str | Sequence[str] | None, options: Mapping[str, Any]
     ) -> Dataset:
-        given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-        if not given:
-            raise ValueError("no paths to read")
-        chosen = sql_text.names(list(columns)) if columns else "*"
+        chosen = "*" if columns is None else sql_text.names(arguments.column_names(f"columns of {reader}", columns))
+        said = readers.options(reader, options)
         found: list[Dataset] = []
-        for path in given:
+        for path in arguments.paths(f"paths of {reader}", paths):
             location = self._path(path)
             if self._engine is not None and os.path.isdir(location):
-                location = _inside(location, suffix)
-            text = f"SELECT {chosen} FROM {_reader(location, suffix, options or {})}"
-            found.append(self._dataset(Query(text)))
+                location = readers.inside(location, reader)
+            found.append(self._dataset(Query(f"SELECT {chosen} FROM {readers.call(reader, location, said)}")))
         return _united(found)
 
     def _of_files(
@@ -202,10 +203,7 @@ class Sources:
         files_at_once: int = 1,
         endings: tuple[str, ...] = (),
     ) -> Dataset:
-        given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-        if not given:
-            raise ValueError("no paths to read")
-        asked = (f"({sql_text.string(self._path(path))})" for path in given)
+        asked = (f"({sql_text.string(self._path(path))})" for path in arguments.paths("paths", paths))
         rows = self._dataset(Query(f"SELECT path FROM (VALUES {', '.join(asked)}) AS asked(path)"))
         found = rows.flat_map(files.finder(endings), schema={"path": str}).repartition(files.STREAMS)
         return found.map_batches(read, batch_format="pyarrow", batch_size=files_at_once, concurrency=concurrency, schema=schema)
@@ -226,21 +224,3 @@ def _united(datasets: list[Dataset]) -> Dataset:
     if not datasets:
         raise ValueError("an empty list has no rows and no columns")
     return datasets[0].union(*datasets[1:])
-
-
-def _reader(location: str, suffix: str, options: Mapping[str, Any]) -> str:
-    """A relation: files by their path, or as their options say."""
-    said = {key: value for key, value in options.items() if value is not None}
-    path = sql_text.string(location)
-    if not said:
-        return path
-    if "schema" in said:
-        said["schema"] = columns_of(said["schema"])
-    words = "".join(f", {key} => {sql_text.literal(value)}" for key, value in said.items())
-    return f"read_{suffix[1:]}({path}{words})"
-
-
-def _inside(directory: str, suffix: str) -> str:
-    """All files of a directory, if they lie in it, else those below it."""
-    deep = not glob.glob(os.path.join(glob.escape(directory), f"*{suffix}"))
-    return os.path.join(directory, "**" if deep else "", f"*{suffix}")

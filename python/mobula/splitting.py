@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from . import sql_text
+from . import arguments, sql_text
 from .orders import unordered
 from .positions import Position, Reading, Resumable, check_state, rest
 from .results import Count, Results
@@ -43,10 +43,9 @@ class Splitting(Results):
         >>> sum(1 for reader in (left, right) for row in reader.iter_rows())
         1000
         """
-        if n < 1:
-            raise ValueError(f"streaming_split into {n} readers")
-        split = _Split(self, n, equal)
-        return [DataIterator(split, place) for place in range(n)]
+        n_readers = arguments.count("n of streaming_split", n, 1)
+        split = _Split(self, n_readers, arguments.truth("equal of streaming_split", equal))
+        return [DataIterator(split, place) for place in range(n_readers)]
 
 
 class _Split:

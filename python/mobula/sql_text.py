@@ -156,6 +156,14 @@ def is_query(text: str) -> bool:
     return False
 
 
+def within(text: str) -> str:
+    """`text` so that other text may stand behind it: without semicolons and comments at its end."""
+    pieces = list(tokens(text.strip()))
+    while pieces and (pieces[-1][0] in ("blank", "comment") or pieces[-1][1] == ";"):
+        pieces.pop()
+    return "".join(token for _, token in pieces)
+
+
 def filled(text: str, values: Mapping[str, Any]) -> str:
     """`text` with a literal for each `$name`.
 
@@ -205,4 +213,4 @@ def with_relations(text: str, relations: Mapping[str, str]) -> str:
         words = re.match(r"\s+recursive\b", rest, re.IGNORECASE)
         head = f"WITH RECURSIVE {made}, " if words else f"WITH {made}, "
         return head + rest[words.end() if words else 0 :].lstrip()
-    return f"WITH {made} {text.strip().rstrip(';')}"
+    return f"WITH {made} {text}"

@@ -112,7 +112,7 @@ class Rendering:
         if plain == given:
             return sql
         # By their places: parameters have other names where they are bound.
-        return f"SELECT * FROM ({sql.strip().rstrip(';')}) AS named({sql_text.names(plain)})"
+        return f"SELECT * FROM ({sql}) AS named({sql_text.names(plain)})"
 
     def alone(self, sql: str) -> str:
         """As `over`, with literals for what else is bound beside it."""

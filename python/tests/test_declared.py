@@ -1,6 +1,7 @@
 """Functions and actors that SQL calls by name: found, typed, sent, and told apart."""
 
 import functools
+import re
 
 import pytest
 
@@ -210,3 +211,30 @@ def test_what_cannot_be_declared_is_said():
 
 def test_it_shows_its_types():
     assert repr(joined) == '<mobula function joined("a" VARCHAR, "b" DOUBLE[]) RETURNS VARCHAR>'
+
+
+def test_errors_of_the_planner_call_functions_as_the_user_does(con):
+    @mobula.func
+    def net(price: float) -> float:
+        return price * 2
+
+    for made, match in [
+        (lambda: con.sql("SELECT net([1])"), r'argument 1 \("price"\) of function "net" must be'),
+        (lambda: con.sql("SELECT net(1) AS v, net(1) AS v"), r'"net\(.*\) AS v" at position 0'),
+        (lambda: con.range(3).filter(expr="net(id)"), r"predicate 'net\("),
+    ]:
+        with pytest.raises(mobula.QueryFailed, match=match) as found:
+            made().take()
+        assert not re.search("net_[0-9a-f]{8}", str(found.value))
+
+
+def test_columns_that_are_called_after_expressions_can_be_named(con):
+    @mobula.func
+    def more(x: int) -> int:
+        return x + 1
+
+    rows = con.sql("SELECT more(value) FROM range(3)")
+    [name] = rows.columns()
+    assert name == "more(range().value)"
+    assert con.sql(f'SELECT sum("{name}") AS s FROM rows').take() == [{"s": 6}]
+    assert rows.filter(expr=f'"{name}" > 2').with_column("y", f'"{name}" * 2').select_columns([name, "y"]).take() == [{name: 3, "y": 6}]

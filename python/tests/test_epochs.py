@@ -76,7 +76,7 @@ def test_without_end(con, running):
     with pytest.raises(mobula.QueryFailed, match="no rows"):
         next(con.range(10).filter(expr="id > 10").repeat().iter_rows())
     assert list(con.range(10).filter(expr="id > 10").repeat(2).iter_rows()) == []
-    with pytest.raises(ValueError, match="0 times"):
+    with pytest.raises(ValueError, match="times of repeat is 0"):
         con.range(10).repeat(0)
 
 

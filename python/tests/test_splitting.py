@@ -129,7 +129,7 @@ def test_all_readers_are_told_what_failed(rows):
     for reader in readers:
         with pytest.raises(mobula.FunctionFailed, match="no such model"):
             list(reader.iter_rows())
-    with pytest.raises(ValueError, match="into 0 readers"):
+    with pytest.raises(ValueError, match="n of streaming_split is 0"):
         rows.streaming_split(0)
     with pytest.raises(mobula.QueryFailed, match="not_there"):
         rows.filter(expr="not_there > 1").streaming_split(2)

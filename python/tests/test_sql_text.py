@@ -70,7 +70,7 @@ def test_relations_are_found_behind_from_join_and_commas():
 
 def test_relations_go_before_those_of_the_query():
     relations = {"t": "SELECT 1"}
-    assert sql_text.with_relations("SELECT * FROM t;", relations) == "WITH t AS (SELECT 1) SELECT * FROM t"
+    assert sql_text.with_relations("SELECT * FROM t", relations) == "WITH t AS (SELECT 1) SELECT * FROM t"
     made = sql_text.with_relations("-- first\nWITH RECURSIVE u AS (SELECT * FROM t) SELECT * FROM u", relations)
     assert made == "WITH RECURSIVE t AS (SELECT 1), u AS (SELECT * FROM t) SELECT * FROM u"
 
@@ -89,3 +89,22 @@ def test_relations_go_before_those_of_the_query():
 )
 def test_what_a_query_is(text, is_query):
     assert sql_text.is_query(text) == is_query
+
+
+@pytest.mark.parametrize("end", [";", " -- note", "; -- note", " ;\n-- note\n;", " /* note */", "\n--"], ids=repr)
+def test_what_a_text_ends_in_is_no_part_of_it(con, end):
+    @mobula.func
+    def twice(x: int) -> int:
+        return x * 2
+
+    rows = con.sql(f"SELECT 1 AS x{end}")
+    assert rows.to_arrow().to_pylist() == [{"x": 1}]
+    assert rows.filter(expr=f"x > 0{end}").with_column("y", f"x + 1{end}").take() == [{"x": 1, "y": 2}]
+    assert rows.map(lambda row: row).take() == rows.materialize().take() == [{"x": 1}]
+    assert rows.groupby("x").agg(n=f"count(*){end}").take() == [{"x": 1, "n": 1}]
+    assert con.sql(f"SELECT twice(x) FROM rows{end}").take() == [{"twice(rows.x)": 2}]
+
+
+def test_only_the_end_is_left_out():
+    assert sql_text.within("SELECT ';--' -- a\n, 1 /* b */ ; -- c") == "SELECT ';--' -- a\n, 1"
+    assert sql_text.within("SELECT ';--'") == "SELECT ';--'"
