@@ -108,7 +108,7 @@ class Connection(Sources):
     # --- Statements
 
     def sql(self, query: str, /, **values: Any) -> Dataset:
-        """The rows of a query, which runs when they are read.
+        """The rows of a query, which runs when they are read. SHOW, DESCRIBE and EXPLAIN run at once.
 
         Args:
             values: what `$name` is in the query: a value, which travels beside the text and
@@ -121,6 +121,9 @@ class Connection(Sources):
         >>> mobula.sql("SELECT item FROM prices WHERE price > $least", least=10).take()
         [{'item': 'b'}]
         """
+        if sql_text.tells(query):
+            bound = Values()
+            return self.from_arrow(self._table(bound.placed(query, values), bound))
         if not sql_text.is_query(query):
             raise QueryFailed("sql() is for queries, which give rows. Run other statements by execute()")
         relations = {name: value for name, value in values.items() if self._relation(name, value) is not None}

@@ -363,7 +363,8 @@ class Dataset(Keeping, Splitting, Repeating, Zipping):
         if not words:
             raise ValueError("repartition takes num_blocks, target_num_rows_per_block or keys")
         text = ", ".join(words)
-        return self._then(Wrapped("SELECT * FROM repartition(TABLE(SELECT *", self._step, f"), {text})", f"repartition {text}"))
+        before, after = "SELECT * FROM repartition(TABLE(SELECT *", f"), {text})"
+        return self._then(Wrapped(before, self._step, after, f"repartition {text}", is_call=True))
 
     # --- Groups and sums
 

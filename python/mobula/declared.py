@@ -87,7 +87,8 @@ def func(code: Callable[..., Any] | None = None, *, immutable: bool = False, str
 
     A partial and an object with `__call__` may stand for a function. SQL gives all parameters
     that have type hints, by their places; others keep their defaults, and so do those that a
-    partial gives and those behind a `*`.
+    partial gives and those behind a `*`. What its globals and closures hold at its first use is
+    what it has from then on.
 
     Args:
         immutable: equal arguments give equal results, so that calls may be shared and moved.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import arguments, formats, sql_text
 from .compute import Compute, Concurrency, call_options
+from .declared import functions_of
 from .functions import Code
 from .packing import pack
 from .schemas import Schema
@@ -15,6 +16,7 @@ from .steps import Apply, Wrapped
 if TYPE_CHECKING:
     from .compute import UserCode
     from .dataset import Dataset
+    from .declared import Func
 
 
 _ONE_GROUP = "ds.with_column('all', '1').groupby('all')"
@@ -38,7 +40,8 @@ class GroupedData:
         """
         if not aggregates:
             raise ValueError("agg without an aggregate. Write agg(total='sum(price)')")
-        return self._with([f"{sql_text.within(text)} AS {sql_text.name(name)}" for name, text in aggregates.items()])
+        items = [f"{sql_text.within(text)} AS {sql_text.name(name)}" for name, text in aggregates.items()]
+        return self._with(items, functions_of(", ".join(items)))
 
     def count(self) -> Dataset:
         """How many rows each group has, as `count()`."""
@@ -136,8 +139,8 @@ class GroupedData:
         made = [f"{function}({sql_text.name(c)}) AS {sql_text.name(f'{shown}({c})')}" for c in columns]
         return self._with(made)
 
-    def _with(self, items: list[str]) -> Dataset:
+    def _with(self, items: list[str], functions: Mapping[str, Func[..., Any]] = {}) -> Dataset:
         keys = sql_text.names(self._keys)
         chosen = ", ".join([keys, *items] if keys else items)
         grouped, title = f" GROUP BY {keys}" if keys else "", f"groupby {', '.join(self._keys) or None}"
-        return self._dataset._then(Wrapped(f"SELECT {chosen}", self._dataset._step, grouped, title))
+        return self._dataset._then(Wrapped(f"SELECT {chosen}", self._dataset._step, grouped, title, functions))

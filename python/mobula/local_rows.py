@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numbers
+import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, cast
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 ROWS_OF_GROUP = 1 << 17
 # About as many bytes travel to a server at once.
 BYTES_OF_MESSAGE = 16 << 20
+# Readers of pyarrow that were read.
+_read: weakref.WeakSet[pa.RecordBatchReader] = weakref.WeakSet()
 
 
 def reader_of(value: Any) -> Callable[[], pa.RecordBatchReader] | None:
@@ -28,9 +32,13 @@ def reader_of(value: Any) -> Callable[[], pa.RecordBatchReader] | None:
     if kind == "pandas" and type(value).__name__ == "DataFrame":
         return lambda: _of_pandas(value)
     if kind == "polars" and type(value).__name__ == "LazyFrame":
-        return lambda: _of_stream(value.collect())
+        return lambda: _of_polars(value.collect())
+    if kind == "polars" and type(value).__name__ == "DataFrame":
+        return lambda: _of_polars(value)
     if kind == "pyarrow" and type(value).__name__ == "RecordBatch":
         return lambda: _of_batch(value)
+    if kind == "pyarrow" and type(value).__name__ == "RecordBatchReader":
+        return lambda: _of_reader(value)
     if kind == "datasets" and hasattr(value, "with_format") and hasattr(value, "iter"):
         return lambda: _of_huggingface(value)
     if hasattr(value, "__arrow_c_stream__") and not isinstance(value, type):
@@ -264,6 +272,21 @@ def _plain(schema: pa.Schema) -> pa.Schema:
     import pyarrow as pa
 
     return pa.schema([(name, getattr(kind, "storage_type", kind)) for name, kind in zip(schema.names, schema.types)])
+
+
+def _of_polars(frame: Any) -> pa.RecordBatchReader:
+    """Categories are texts: those of polars are views, which pyarrow does not take out of dictionaries."""
+    polars: Any = sys.modules["polars"]
+    chosen = [polars.col(name).cast(polars.String) for name, kind in frame.schema.items() if kind in (polars.Categorical, polars.Enum)]
+    return _of_stream(frame.with_columns(chosen))
+
+
+def _of_reader(reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
+    """It can be read once: later it would have no rows, and nobody would be told."""
+    if reader in _read:
+        raise QueryFailed("this RecordBatchReader was read before, and has no rows any more. Give reader.read_all(), a table")
+    _read.add(reader)
+    return reader
 
 
 def _of_batch(batch: pa.RecordBatch) -> pa.RecordBatchReader:

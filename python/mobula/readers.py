@@ -15,9 +15,7 @@ from typing import Any
 from . import arguments, sql_text
 from .schemas import columns_of
 
-# Other words that the engine has for these are theirs too.
-_COMPRESSIONS = ("gzip", "bzip2", "xz", "zstd", "uncompressed")
-_SHORT_COMPRESSIONS = ("gz", "bz2", "zst")
+_COMPRESSIONS = {"gzip": ".gz", "bzip2": ".bz2", "xz": ".xz", "zstd": ".zst", "uncompressed": ""}
 _CHARACTERS = ("delimiter", "quote", "escape", "comment")
 
 
@@ -36,11 +34,20 @@ def options(reader: str, given: Mapping[str, Any]) -> dict[str, str]:
     return {key: _option(f"{key} of {reader}", key, value) for key, value in given.items() if value is not None}
 
 
-def inside(directory: str, reader: str) -> str:
-    """All files of a directory that end as the format does, if they lie in it, else those below it."""
-    ending = f"*.{reader.removeprefix('read_')}"
-    deep = not glob.glob(os.path.join(glob.escape(directory), ending))
-    return os.path.join(directory, "**" if deep else "", ending)
+def inside(directory: str, reader: str, options: Mapping[str, str]) -> list[str]:
+    """What to read of a directory, by each ending that the format's files have there: those that lie in
+    it, else those below it. One without such files stays as it is.
+    """
+    said = options.get("compression", "").strip("'")
+    kinds = [said, "uncompressed"] if said else list(_COMPRESSIONS)
+    ends = [""] if reader == "read_parquet" else [*dict.fromkeys(_COMPRESSIONS[kind] for kind in kinds)]
+    endings = [f"*.{reader.removeprefix('read_')}{end}" for end in ends]
+    for below in ("", "**"):
+        patterns = [os.path.join(glob.escape(directory), below, ending) for ending in endings]
+        found = [pattern for pattern in patterns if next(glob.iglob(pattern, recursive=True), None)]
+        if found:
+            return found
+    return [os.path.join(directory, "")]
 
 
 def _option(argument: str, key: str, value: Any) -> str:
@@ -57,16 +64,15 @@ def _option(argument: str, key: str, value: Any) -> str:
 
 
 def _character(argument: str, value: Any) -> str:
-    wanted = "Give one ASCII character, which is no digit and no line break"
+    wanted = "Give one ASCII character, and no line break"
     if not isinstance(value, str):
         raise TypeError(f"{argument} is {reprlib.repr(value)}. {wanted}")
-    # The engine takes digits for the number of a byte.
-    if len(value) != 1 or not value.isascii() or value.isdigit() or value in "\r\n\0":
+    if len(value) != 1 or not value.isascii() or value in "\r\n\0":
         raise ValueError(f"{argument} is {value!r}. {wanted}")
     return value
 
 
 def _compression(argument: str, value: Any) -> str:
-    if not isinstance(value, str) or value.lower() not in _COMPRESSIONS + _SHORT_COMPRESSIONS:
+    if not isinstance(value, str) or value not in _COMPRESSIONS:
         raise ValueError(f"{argument} is {reprlib.repr(value)}. There are {', '.join(_COMPRESSIONS)}")
     return value

@@ -189,9 +189,9 @@ class Sources:
         found: list[Dataset] = []
         for path in arguments.paths(f"paths of {reader}", paths):
             location = self._path(path)
-            if self._engine is not None and os.path.isdir(location):
-                location = readers.inside(location, reader)
-            found.append(self._dataset(Query(f"SELECT {chosen} FROM {readers.call(reader, location, said)}")))
+            is_folder = self._engine is not None and os.path.isdir(location)
+            for place in readers.inside(location, reader, said) if is_folder else [location]:
+                found.append(self._dataset(Query(f"SELECT {chosen} FROM {readers.call(reader, place, said)}")))
         return _united(found)
 
     def _of_files(

@@ -31,6 +31,9 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _QUERY_WORDS = {"select", "with", "values", "table", "from"}
+_TELLING_WORDS = {"show", "describe", "desc", "explain"}
+_BEFORE_RELATIONS = ("from", "join", ",", "(")
+_BEHIND_RELATIONS = set("where group having order limit offset fetch window qualify union intersect except".split())
 
 
 def name(text: str) -> str:
@@ -149,11 +152,19 @@ def tokens(text: str) -> Iterator[tuple[str, str]]:
 
 def is_query(text: str) -> bool:
     """Whether it gives rows and can stand in another query, by its first word."""
+    return _first_word(text) in _QUERY_WORDS
+
+
+def tells(text: str) -> bool:
+    """Whether it gives rows and cannot: SHOW, DESCRIBE, EXPLAIN."""
+    return _first_word(text) in _TELLING_WORDS
+
+
+def _first_word(text: str) -> str:
     for kind, token in tokens(text):
-        if kind in ("blank", "comment") or token == "(":
-            continue
-        return token.lower() in _QUERY_WORDS
-    return False
+        if kind not in ("blank", "comment") and token != "(":
+            return token.lower()
+    return ""
 
 
 def within(text: str) -> str:
@@ -185,16 +196,31 @@ def value_of(parameter: str, values: Mapping[str, Any]) -> Any:
 
 
 def read_names(text: str) -> set[str]:
-    """The unquoted words that stand where a relation may: behind FROM, JOIN, TABLE( or a comma."""
+    """The unquoted words that stand where a relation may: behind FROM, JOIN and commas there, and in TABLE()."""
     found: set[str] = set()
-    before, last = "", ""
+    # Of each parenthesis that is open: whether it selects, and whether relations stand here.
+    levels = [(False, False)]
+    before = ""
     for kind, token in tokens(text):
         if kind in ("blank", "comment"):
             continue
-        here = before in ("from", "join", ",") or (before == "(" and last == "table")
-        if kind == "word" and here:
-            found.add(token)
-        before, last = token.lower(), before
+        word = token.lower()
+        selects, reads = levels[-1]
+        if word == "(":
+            levels.append((False, before == "table" or (reads and before in _BEFORE_RELATIONS)))
+        elif word == ")" and len(levels) > 1:
+            levels.pop()
+        elif kind == "word":
+            if reads and before in _BEFORE_RELATIONS and word not in _QUERY_WORDS:
+                found.add(token)
+            if word == "select":
+                levels[-1] = (True, False)
+            elif word == "join" or (word == "from" and before != "distinct" and (selects or before in ("", "("))):
+                # FROM without a query is that of EXTRACT, TRIM and SUBSTRING.
+                levels[-1] = (selects, True)
+            elif word in _BEHIND_RELATIONS:
+                levels[-1] = (selects, False)
+        before = word
     return found
 
 

@@ -166,20 +166,23 @@ class Wrapped(Step):
     # What it does with an order of rows (`orders.py`): sorts, or limits, filters or projects rows
     # that have one. Otherwise they have none behind it.
     order: Literal["sort", "limit", "filter", "project", None] = None
+    # Whether an operator gets the rows, in the order that they have.
+    is_call: bool = False
 
     @property
     def inputs(self) -> tuple[Step, ...]:
         return (self.source,)
 
     def sql(self, query: Rendering) -> str:
+        before = query.with_functions(self.before, self.functions)
         after = query.with_functions(self.after, self.functions)
         if self.order == "limit" and query.is_below_call:
             first = self.source.first_sql(query, int(after.split()[-1]))
             if first is not None:
                 return first
         # What comes first is known of an ORDER BY.
-        name = query.name_of(self.source, is_below_call=False if self.order == "limit" else None)
-        return f"{self.before} FROM {name}{after}"
+        is_below_call = True if self.is_call else False if self.order == "limit" else None
+        return f"{before} FROM {query.name_of(self.source, is_below_call=is_below_call)}{after}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -70,7 +70,6 @@ def test_what_is_no_path(con, paths, error, match):
     "option, error, match",
     [
         ({"delimiter": 5}, TypeError, "delimiter of read_csv is 5. Give one ASCII character"),
-        ({"delimiter": "5"}, ValueError, "delimiter of read_csv is '5'"),
         ({"delimiter": "\n"}, ValueError, r"delimiter of read_csv is '\\n'.*no line break"),
         ({"quote": ""}, ValueError, "quote of read_csv is ''"),
         ({"escape": "\\\\"}, ValueError, "escape of read_csv"),

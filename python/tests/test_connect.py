@@ -163,6 +163,24 @@ def test_rows_of_other_libraries_by_name(con):
     assert polars.DataFrame(made)["a"].to_list() == pyarrow.table(made)["a"].to_pylist() == [1, 2]
 
 
+def test_categories_of_polars_are_texts(con):
+    polars = pytest.importorskip("polars")
+    kinds = {"c": polars.Categorical, "e": polars.Enum(["x", "y"])}
+    frame = polars.DataFrame({"c": ["a", None, "a"], "e": ["x", "y", None]}, schema=kinds)
+    assert con.from_polars(frame).take() == frame.to_dicts()
+    assert con.from_polars(frame.lazy()).count() == 3
+
+
+def test_a_reader_is_read_once(con):
+    import pyarrow
+
+    reader = pyarrow.table({"a": [1, 2]}).to_reader()
+    rows = con.from_arrow(reader)
+    assert rows.count() == 2 and rows.sum("a") == 3
+    with pytest.raises(mobula.QueryFailed, match="was read before.*read_all"):
+        con.from_arrow(reader).count()
+
+
 def test_files_go_round(con, tmp_path):
     numbers = con.range(1000).with_column("text", "CAST(id AS VARCHAR)")
     for kind in ("parquet", "csv", "json"):
@@ -178,6 +196,11 @@ def test_statements_and_queries_are_told_apart(con):
         con.sql("SET a = 1")
     with pytest.raises(mobula.QueryFailed, match="no_such_table"):
         con.sql("SELECT * FROM no_such_table").take()
+    # What cannot stand in another query runs at once.
+    con.execute("CREATE TEMP TABLE told AS SELECT 1 AS n")
+    assert con.sql("DESCRIBE told").take()[0]["column_name"] == "n"
+    assert "told" in {row["table_name"] for row in con.sql("SHOW TABLES; -- all").take_all()}
+    assert con.sql("EXPLAIN SELECT $n + 1", n=1).filter(expr="plan_type = 'physical_plan'").count() == 1
     with pytest.raises(mobula.NotSupported):
         con.rollback()
 

@@ -262,6 +262,24 @@ def test_repartition_keeps_rows(con):
         assert other.sum("id") == 499_500 and other.count() == 1_000
 
 
+def test_what_was_shuffled_stays_so_in_other_blocks(con):
+    numbers = con.range(1_000)
+    for shuffled in (numbers.random_shuffle(seed=1), numbers.random_shuffle()):
+        found = [row["id"] for row in shuffled.repartition(target_num_rows_per_block=10).map(lambda row: row, preserve_order=True).take_all()]
+        assert sorted(found) == list(range(1_000)) and found != sorted(found)
+    found = [row["id"] for row in numbers.random_shuffle(seed=1).repartition(1).take_all()]
+    assert sorted(found) == list(range(1_000)) and found[:100] != sorted(found[:100])
+
+
+def test_aggregates_call_functions(con):
+    @mobula.func
+    def double(x: int) -> int:
+        return 2 * x
+
+    rows = con.range(4).with_column("k", "id % 2")
+    assert rows.groupby("k").agg(n="sum(double(id))").sort("k").take() == [{"k": 0, "n": 4}, {"k": 1, "n": 8}]
+
+
 def test_a_long_chain_is_one_query(con):
     dataset = con.range(10)
     for step in range(150):

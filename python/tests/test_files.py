@@ -1,6 +1,7 @@
 """Text and binary files, and images."""
 
 import gzip
+import math
 import os
 
 import numpy as np
@@ -107,3 +108,52 @@ def test_csv_and_json_with_options(con, tmp_path):
     assert con.read_json(tmp_path / "b.jsonl.gz", schema={"n": float}).sum("n") == 3.0
     with pytest.raises(mobula.QueryFailed, match="no file matches"):
         con.read_csv(tmp_path / "none.csv", delimiter=";").take()
+
+
+def test_a_directory_has_all_its_files_whatever_their_compression(con, tmp_path):
+    for number, ending in enumerate(["csv", "csv.gz", "csv.zst"]):
+        con.range(10 * (number + 1)).write_csv(tmp_path / f"{number}.{ending}")
+    (tmp_path / "notes.txt").write_text("no rows")
+    assert con.read_csv(tmp_path).count() == 60
+    assert con.read_csv(tmp_path, schema={"id": float}).sum("id") == 45 + 190 + 435
+    assert con.read_csv(tmp_path / "1.csv.gz").count() == 20
+    (tmp_path / "below").mkdir()
+    con.range(7).write_csv(tmp_path / "below" / "k=1" / "y.csv.gz")
+    assert con.read_csv(tmp_path / "below").count() == 7
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert con.read_csv(empty, schema={"id": int}).to_arrow().column_names == ["id"]
+    with pytest.raises(mobula.QueryFailed, match="no file matches"):
+        con.read_csv(empty).take()
+
+
+def test_columns_of_csv_are_those_of_its_header(con, tmp_path):
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "b.csv").write_text("b,a\n4,3\n")
+    (tmp_path / "digits.csv").write_text("a1b\nx1y\n")
+    assert con.read_csv([tmp_path / "a.csv", tmp_path / "b.csv"]).sort("a").take() == [{"a": 1, "b": 2}, {"a": 3, "b": 4}]
+    assert con.read_csv(tmp_path / "digits.csv", delimiter="1").take() == [{"a": "x", "b": "y"}]
+    with pytest.raises(mobula.QueryFailed, match="the header of the CSV file"):
+        con.read_csv(f"{tmp_path}/[ab].csv").take()
+    with pytest.raises(mobula.QueryFailed, match='the column "b" at place 1'):
+        con.read_csv(tmp_path / "a.csv", schema={"b": int, "a": int}).take()
+
+
+def test_files_of_several_types_come_as_what_holds_them(con, tmp_path):
+    for name, values in {"int": [1], "big": [2**40], "float": [1.5], "text": ["x"]}.items():
+        con.from_items([{"v": value} for value in values]).write_parquet(tmp_path / f"{name}.parquet")
+    small = con.sql("SELECT 7::INT AS v")
+    for rows, found in [
+        (con.read_parquet([tmp_path / "int.parquet", tmp_path / "float.parquet"]), [1.0, 1.5]),
+        (con.read_parquet([tmp_path / "text.parquet", tmp_path / "int.parquet"]), ["1", "x"]),
+        (con.read_parquet([tmp_path / "int.parquet", tmp_path / "text.parquet"]), ["1", "x"]),
+        (small.union(con.read_parquet(tmp_path / "big.parquet")), [7, 2**40]),
+    ]:
+        assert [row["v"] for row in rows.sort("v").take()] == found
+    assert con.sql("SELECT CASE WHEN false THEN 1 ELSE 1.5 END AS v").take() == [{"v": 1.5}]
+
+
+def test_nan_beside_equal_numbers_is_read(con, tmp_path):
+    con.sql("SELECT 1.5 AS v UNION ALL SELECT CAST('NaN' AS DOUBLE) UNION ALL SELECT 1.5").write_parquet(tmp_path / "v.parquet")
+    found = [row["v"] for row in con.read_parquet(tmp_path).sort("v").take()]
+    assert found[:2] == [1.5, 1.5] and math.isnan(found[2])

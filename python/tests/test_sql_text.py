@@ -64,8 +64,15 @@ def test_parameters_stand_where_values_may():
 def test_relations_are_found_behind_from_join_and_commas():
     text = "SELECT a, x.b FROM x JOIN \"y\" ON 'z' = 1, map(TABLE(w), f) WHERE c IN (SELECT d FROM v)"
     found = sql_text.read_names(text)
-    # What follows a comma may be a column as well: it is looked for, and not found.
-    assert {"x", "w", "v"} <= found and not found & {"y", "z", "c", "d"}
+    # A function may have the name of a variable: it is looked for, and holds no rows.
+    assert found == {"x", "w", "v", "map"}
+    for text, names in [
+        ("FROM x, y AS z, (u CROSS JOIN v) WHERE a IN (1, b)", {"x", "y", "u", "v"}),
+        ("SELECT extract(year FROM d), trim(both 'a' FROM t), substring(s FROM 2), e FROM x ORDER BY f, g", {"x"}),
+        ("SELECT a IS DISTINCT FROM b, c FROM x UNION ALL SELECT d, e FROM y", {"x", "y"}),
+        ("WITH w AS (SELECT a, b FROM x) SELECT * FROM w LEFT JOIN v ON f(a, b) = c, u", {"x", "w", "v", "u"}),
+    ]:
+        assert sql_text.read_names(text) == names
 
 
 def test_relations_go_before_those_of_the_query():
