@@ -197,10 +197,11 @@ def test_statements_and_queries_are_told_apart(con):
     with pytest.raises(mobula.QueryFailed, match="no_such_table"):
         con.sql("SELECT * FROM no_such_table").take()
     # What cannot stand in another query runs at once.
-    con.execute("CREATE TEMP TABLE told AS SELECT 1 AS n")
+    con.execute("CREATE VIEW told AS SELECT 1 AS n")
     assert con.sql("DESCRIBE told").take()[0]["column_name"] == "n"
     assert "told" in {row["table_name"] for row in con.sql("SHOW TABLES; -- all").take_all()}
     assert con.sql("EXPLAIN SELECT $n + 1", n=1).filter(expr="plan_type = 'physical_plan'").count() == 1
+    con.execute("DROP VIEW told")
     with pytest.raises(mobula.NotSupported):
         con.rollback()
 
