@@ -178,9 +178,12 @@ def _is_unread(value):
         return any(map(_is_unread, value.values()))
     if isinstance(value, (list, tuple)) or _is_array_of_objects(value):
         return any(map(_is_unread, value))
+    if type(value).__name__ in _MISSING_TYPES and _is_missing(value):
+        # Of numpy, an array as well.
+        return True
     if isinstance(value, np.ndarray):
         return value.ndim > 1 or not value.dtype.isnative
-    return hasattr(type(value), "detach") or (type(value).__name__ in _MISSING_TYPES and _is_missing(value))
+    return hasattr(type(value), "detach")
 
 
 def _is_missing(value):
