@@ -339,6 +339,9 @@ def _array_of(value: Any) -> Any:
 def _readable(value: Any) -> Any:
     """`value` as pyarrow reads it: lists for arrays of several dimensions, at every depth."""
     value = _array_of(value)
+    if isinstance(value, pa.MonthDayNano):
+        # An interval, which is a tuple too.
+        return value
     if _is_mapping(value):
         return {key: _readable(inner) for key, inner in value.items()}
     dtype = getattr(value, "dtype", None)

@@ -238,3 +238,9 @@ def test_batches_are_read_when_they_are_given(con):
         for more in ({}, {"on_error": "drop"}, {"retry_exceptions": "KeyError"}):
             made = con.range(50).map_batches(code, batch_size=7, schema={"v": int}, **more)
             assert sorted(row["v"] for row in made.take_all()) == list(range(50))
+
+
+def test_intervals_are_no_lists(con):
+    rows = con.sql("SELECT x, [x] AS xs, named_struct('x', x) AS s FROM (SELECT INTERVAL '1 month 2 days' AS x)")
+    for made in (rows.map(lambda row: row), rows.map_batches(lambda batch: batch, batch_format="rows")):
+        assert made.schema() == rows.schema() and made.take() == rows.take()
