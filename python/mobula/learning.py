@@ -332,7 +332,8 @@ def _array_of(value: Any) -> Any:
     if not hasattr(value, "ndim") or not hasattr(getattr(value, "dtype", None), "newbyteorder"):
         return value
     if value.ndim == 0:
-        return value[()]
+        # A single value of numpy stays: its texts are Python's, which have no such index.
+        return value[()] if type(value).__name__ == "ndarray" else value
     return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
 
 

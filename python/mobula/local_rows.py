@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import numbers
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, cast
 
 from . import sql_text
@@ -64,7 +65,7 @@ def of_values(values: Sequence[Any]) -> pa.Array[Any]:
     of pandas.
 
     Raises:
-        QueryFailed: a number among times, which pyarrow would count.
+        QueryFailed: values among times that pyarrow would count or cut.
     """
     import pyarrow as pa
 
@@ -74,15 +75,8 @@ def of_values(values: Sequence[Any]) -> pa.Array[Any]:
     except (pa.ArrowException, TypeError, ValueError):
         values = _plain_values(values)
         array = arrow.array(values)
-    in_nanoseconds = _in_nanoseconds(array.type)
-    if in_nanoseconds is None:
-        return array
-    has_nanoseconds = False
-    for value in _leaves(values):
-        if isinstance(value, numbers.Number) and type(value).__name__ != "timedelta64":
-            raise QueryFailed(f"{value!r} stands among dates or times. Give values of one type")
-        has_nanoseconds = has_nanoseconds or bool(getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0))
-    return arrow.array(values, in_nanoseconds) if has_nanoseconds else array
+    exact = _exact(array.type, values)
+    return array if exact == array.type else arrow.array(values, exact)
 
 
 def _plain_values(value: Any) -> Any:
@@ -92,28 +86,37 @@ def _plain_values(value: Any) -> Any:
     return [_plain_values(inner) for inner in value] if sql_text.is_list(value) else sql_text.plain(value)
 
 
-def _leaves(value: Any) -> Iterator[Any]:
-    """The values in lists, and in those in them."""
-    if sql_text.is_list(value):
-        for inner in value:
-            yield from _leaves(inner)
-    elif not is_mapping(value):
-        yield value
-
-
-def _in_nanoseconds(kind: Any) -> Any:
-    """The type of times, or of lists of them, with nanoseconds where it has some; None of others."""
+def _exact(kind: Any, values: Iterable[Any]) -> Any:
+    """The type that `values`, for which pyarrow found `kind`, have with all digits of their times."""
     import pyarrow as pa
     import pyarrow.types as t
 
     if t.is_list(kind):
-        inside = _in_nanoseconds(kind.value_type)
-        return None if inside is None else pa.list_(inside)
-    if t.is_timestamp(kind):
-        return pa.timestamp("ns", kind.tz)
-    if t.is_duration(kind):
-        return pa.duration("ns")
-    return kind if t.is_date(kind) or t.is_time(kind) else None
+        return pa.list_(_exact(kind.value_type, (inner for value in values if sql_text.is_list(value) for inner in value)))
+    if t.is_struct(kind):
+        rows = [value for value in values if is_mapping(value)]
+        struct = cast(Any, kind)
+        fields: list[Any] = [struct.field(place) for place in range(struct.num_fields)]
+        return pa.struct([(field.name, _exact(field.type, (row.get(field.name) for row in rows))) for field in fields])
+    if not t.is_temporal(kind) or t.is_interval(kind):
+        return kind
+    has_nanoseconds = False
+    for value in values:
+        if isinstance(value, numbers.Number) and type(value).__name__ != "timedelta64":
+            raise QueryFailed(f"{value!r} stands among dates or times. Give values of one type")
+        if isinstance(value, datetime.datetime) and t.is_date(kind) and (value.time() != datetime.time() or getattr(value, "nanosecond", 0)):
+            raise QueryFailed(f"{value!r} stands among dates, which have no time of day. Give values of one type")
+        if isinstance(value, datetime.time) and value.tzinfo is not None:
+            raise QueryFailed(f"{value!r} has a zone, which times of day have not in SQL. Give it without")
+        has_nanoseconds = has_nanoseconds or bool(getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0))
+    if not has_nanoseconds or not (t.is_timestamp(kind) or t.is_duration(kind)):
+        return kind
+    return pa.timestamp("ns", kind.tz) if t.is_timestamp(kind) else pa.duration("ns")
+
+
+def copied(frame: Any) -> Any:
+    """A frame of its own: what is written into this one later is not in its rows."""
+    return frame.copy() if hasattr(frame, "copy") else frame
 
 
 def of_numpy(arrays: Any) -> pa.Table:
@@ -226,7 +229,8 @@ def _array(values: Any) -> pa.Array[Any]:
         # pyarrow reads these up to their first NUL.
         values = values.astype(object)
     elif hasattr(dtype, "newbyteorder"):
-        values = values.astype(dtype.newbyteorder("="), copy=False)
+        # A copy: what is written into the array later is not in these rows.
+        values = values.astype(dtype.newbyteorder("="))
     if getattr(values, "ndim", 1) < 2:
         return of_values(values) if sql_text.is_list(values) else arrow.array(values)
     if 0 in values.shape or values.dtype == object:

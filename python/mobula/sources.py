@@ -146,8 +146,8 @@ class Sources:
         return self._of_tables(tables)
 
     def from_pandas(self, dfs: pandas.DataFrame | Sequence[pandas.DataFrame]) -> Dataset:
-        """Rows of pandas DataFrames, without their index."""
-        return self._of_tables(dfs)
+        """Rows that pandas DataFrames have now, without their index."""
+        return self._of_tables([local_rows.copied(df) for df in dfs] if sql_text.is_list(dfs) else local_rows.copied(dfs))
 
     def from_polars(self, dfs: polars.DataFrame | polars.LazyFrame | Sequence[polars.DataFrame]) -> Dataset:
         """Rows of polars DataFrames."""

@@ -151,3 +151,25 @@ def test_rows_of_this_process_are_not_read_as_something_else(con):
         con.from_pandas(pandas.DataFrame({"p": pandas.period_range("2020", periods=2)})).take()
     made = con.from_numpy({"t": np.array(["a\0b"]), "b": np.array([7], ">i4"), "m": np.array([[7, 8]], ">f8")})
     assert made.take() == [{"t": "a\0b", "b": 7, "m": [7.0, 8.0]}]
+
+
+def test_rows_are_those_of_when_they_were_given(con):
+    pandas = pytest.importorskip("pandas")
+    numbers, frame = np.zeros(2), pandas.DataFrame({"x": [1, 2]})
+    of_array, of_dict, of_frame = con.from_numpy(numbers), con.from_numpy({"x": numbers}), con.from_pandas(frame)
+    numbers[:], frame["x"] = 7, 9
+    frame.iloc[0, 0] = 8
+    assert of_array.sum("data") == of_dict.sum("x") == 0 and of_frame.sum("x") == 3
+
+
+def test_items_keep_their_times(con):
+    pandas = pytest.importorskip("pandas")
+    stamp, wait = pandas.Timestamp("2020-01-01 00:00:00.123456789"), pandas.Timedelta(5, "ns")
+    rows = con.from_items([{"x": {"t": stamp, "w": [wait]}, "n": None}, {"x": None, "n": 1}])
+    assert rows.take() == [{"x": {"t": stamp, "w": [wait]}, "n": None}, {"x": None, "n": 1}]
+    day, noon = datetime.date(2020, 1, 1), datetime.datetime(2020, 1, 1, 12)
+    for items, said in [([day, noon], "no time of day"), ([{"x": [day, 1]}], "1 stands among"), ([datetime.time(1, tzinfo=datetime.timezone.utc)], "has a zone")]:
+        with pytest.raises(mobula.QueryFailed, match=said):
+            con.from_items(items)
+    assert con.from_items([day, datetime.datetime(2020, 1, 2)]).count() == 2
+    assert con.sql("SELECT INTERVAL '1 day' AS x").map(lambda row: {"x": np.str_("a")}).take() == [{"x": "a"}]
