@@ -114,9 +114,11 @@ def _exact(kind: Any, values: Iterable[Any]) -> Any:
     return pa.timestamp("ns", kind.tz) if t.is_timestamp(kind) else pa.duration("ns")
 
 
-def copied(frame: Any) -> Any:
-    """A frame of its own: what is written into this one later is not in its rows."""
-    return frame.copy() if hasattr(frame, "copy") else frame
+def copied(frames: Any) -> Any:
+    """Frames of their own: what is written into these later is not in their rows."""
+    if sql_text.is_list(frames):
+        return [copied(frame) for frame in frames]
+    return frames.copy() if hasattr(frames, "copy") else frames
 
 
 def of_numpy(arrays: Any) -> pa.Table:
@@ -148,7 +150,7 @@ class Writer:
         import pyarrow.types as t
 
         self._schema = _storable(schema)
-        # Those of numbers leave out NaN, and readers take a column with one value for a constant.
+        # Those of numbers leave out NaN, and readers pass over parts that have it.
         told: Any = [name for name, kind in zip(self._schema.names, self._schema.types) if not t.is_floating(kind)]
         self._file = pq.ParquetWriter(path, self._schema, compression="lz4", write_statistics=told)
         self._held: list[pa.RecordBatch] = []

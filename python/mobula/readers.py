@@ -34,12 +34,11 @@ def options(reader: str, given: Mapping[str, Any]) -> dict[str, str]:
     return {key: _option(f"{key} of {reader}", key, value) for key, value in given.items() if value is not None}
 
 
-def inside(directory: str, reader: str, options: Mapping[str, str]) -> list[str]:
+def inside(directory: str, reader: str, compression: str | None) -> list[str]:
     """What to read of a directory, by each ending that the format's files have there: those that lie in
     it, else those below it. One without such files stays as it is.
     """
-    said = options.get("compression", "").strip("'")
-    kinds = [said, "uncompressed"] if said else list(_COMPRESSIONS)
+    kinds = [compression, "uncompressed"] if compression else list(_COMPRESSIONS)
     ends = [""] if reader == "read_parquet" else [*dict.fromkeys(_COMPRESSIONS[kind] for kind in kinds)]
     endings = [f"*.{reader.removeprefix('read_')}{end}" for end in ends]
     for below in ("", "**"):

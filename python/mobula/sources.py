@@ -57,12 +57,12 @@ class Sources:
         compression: str | None = None,
     ) -> Dataset:
         """The rows of CSV files, whatever they end in; paths as those of `read_parquet`. Of a
-        directory it is those that end in `.csv`.
+        directory it is those that end in `.csv`, or so and as compressed files do.
 
         Args:
             columns: those that are read, by name.
-            schema: names and types of all columns of the files; otherwise the header and the first
-                rows say them.
+            schema: names and types of all columns of the files, in their order; otherwise the header
+                and the first 1,000 rows say them, and later values that do not fit may come as NULL.
             header: whether the first line has names; without, columns are `column_1`, …
             delimiter, quote, escape, comment: one ASCII character each; `,` and `"` unless said.
             newlines_in_values: quoted values may have line breaks.
@@ -147,7 +147,7 @@ class Sources:
 
     def from_pandas(self, dfs: pandas.DataFrame | Sequence[pandas.DataFrame]) -> Dataset:
         """Rows that pandas DataFrames have now, without their index."""
-        return self._of_tables([local_rows.copied(df) for df in dfs] if sql_text.is_list(dfs) else local_rows.copied(dfs))
+        return self._of_tables(local_rows.copied(dfs))
 
     def from_polars(self, dfs: polars.DataFrame | polars.LazyFrame | Sequence[polars.DataFrame]) -> Dataset:
         """Rows of polars DataFrames."""
@@ -190,7 +190,7 @@ class Sources:
         for path in arguments.paths(f"paths of {reader}", paths):
             location = self._path(path)
             is_folder = self._engine is not None and os.path.isdir(location)
-            for place in readers.inside(location, reader, said) if is_folder else [location]:
+            for place in readers.inside(location, reader, options.get("compression")) if is_folder else [location]:
                 found.append(self._dataset(Query(f"SELECT {chosen} FROM {readers.call(reader, place, said)}")))
         return _united(found)
 
