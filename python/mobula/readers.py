@@ -59,6 +59,8 @@ def _option(argument: str, key: str, value: Any) -> str:
         return sql_text.string(_compression(argument, value))
     if key in _CHARACTERS:
         return sql_text.string(_character(argument, value))
+    if key == "infer_rows":
+        return sql_text.literal(arguments.count(argument, value, 1))
     return sql_text.literal(arguments.truth(argument, value))
 
 

@@ -55,6 +55,7 @@ class Sources:
         comment: str | None = None,
         newlines_in_values: bool | None = None,
         compression: str | None = None,
+        infer_rows: int | None = None,
     ) -> Dataset:
         """The rows of CSV files, whatever they end in; paths as those of `read_parquet`. Of a
         directory it is those that end in `.csv`, or so and as compressed files do.
@@ -62,18 +63,19 @@ class Sources:
         Args:
             columns: those that are read, by name.
             schema: names and types of all columns of the files, in their order; otherwise the header
-                and the first 1,000 rows say them, and later values that do not fit may come as NULL.
+                and the first rows say them. Values that do not fit are errors, never cut.
             header: whether the first line has names; without, columns are `column_1`, …
             delimiter, quote, escape, comment: one ASCII character each; `,` and `"` unless said.
             newlines_in_values: quoted values may have line breaks.
             compression: `"gzip"`, `"bzip2"`, `"xz"`, `"zstd"`, `"uncompressed"`; otherwise the file's
                 ending says it.
+            infer_rows: by how many first rows columns are found; 20,000 unless said.
 
         Raises:
             TypeError, ValueError: an option has no such value.
         """
         options = dict(header=header, delimiter=delimiter, quote=quote, escape=escape, comment=comment)
-        more = dict(newlines_in_values=newlines_in_values, compression=compression)
+        more = dict(newlines_in_values=newlines_in_values, compression=compression, infer_rows=infer_rows)
         return self._read("read_csv", paths, columns, {**options, **more, "schema": schema})
 
     def read_json(
@@ -83,9 +85,13 @@ class Sources:
         columns: str | Sequence[str] | None = None,
         schema: Schema | None = None,
         compression: str | None = None,
+        infer_rows: int | None = None,
     ) -> Dataset:
-        """The rows of files with a JSON object a line; arguments as those of `read_csv`."""
-        return self._read("read_json", paths, columns, {"compression": compression, "schema": schema})
+        """The rows of files with a JSON object a line, or one array of them; arguments as those of
+        `read_csv`. Keys that are not in `schema` are left out; without it they are errors where they
+        come after the first rows and all columns are asked for."""
+        options = {"compression": compression, "schema": schema, "infer_rows": infer_rows}
+        return self._read("read_json", paths, columns, options)
 
     def read_text(
         self, paths: Paths, *, encoding: str = "utf-8", drop_empty_lines: bool = True, concurrency: int | None = None

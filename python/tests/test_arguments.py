@@ -81,6 +81,8 @@ def test_what_is_no_path(con, paths, error, match):
         ({"compression": "zip"}, ValueError, "compression of read_csv is 'zip'. There are gzip, bzip2"),
         ({"compression": True}, ValueError, "compression of read_csv is True"),
         ({"schema": " "}, ValueError, "schema of read_csv is ' ', without a column"),
+        ({"infer_rows": 0}, ValueError, "infer_rows of read_csv is 0. Give a whole number from 1"),
+        ({"infer_rows": "all"}, TypeError, "infer_rows of read_csv is 'all'. Give a whole number from 1"),
     ],
     ids=repr,
 )

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::Session;
-use datafusion::common::{GetExt, Result, Statistics, not_impl_err};
+use datafusion::common::{GetExt, Result, Statistics};
 use datafusion::config::CsvOptions;
 use datafusion::datasource::file_format::csv::{CsvFormat, CsvFormatFactory};
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
@@ -25,7 +25,6 @@ use datafusion::datasource::table_schema::TableSchema;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::physical_expr::{LexOrdering, LexRequirement};
 use datafusion::physical_plan::ExecutionPlan;
-use mobula_plan::PlanningOptions;
 use object_store::{ObjectMeta, ObjectStore};
 
 use crate::csv_header::Headers;
@@ -112,19 +111,6 @@ impl WholeRows {
         let is_set = state.config_options().catalog.newlines_in_values;
         let is_whole = scan.file_compression_type.is_compressed();
         (!is_said && !is_set && !is_whole).then(|| options.clone())
-    }
-
-    /// DataFusion 55 sends no terminator along with a scan, which would read other rows.
-    fn check_travels(&self, state: &dyn Session) -> Result<()> {
-        let csv = self.csv.downcast_ref::<CsvFormat>();
-        let has_terminator = csv.is_some_and(|csv| csv.options().terminator.is_some());
-        let planning = state.config_options().extensions.get::<PlanningOptions>();
-        match has_terminator && planning.is_some_and(|planning| planning.is_distributed) {
-            true => not_impl_err!(
-                "executors do not read CSV whose rows end by a format.terminator of its own. Read it with one process (`mobula sql`, or `mobula serve` alone) and COPY it to Parquet"
-            ),
-            false => Ok(()),
-        }
     }
 
     /// Whether the files of `scan` stay whole.
@@ -214,7 +200,6 @@ impl FileFormat for WholeRows {
         state: &dyn Session,
         scan: FileScanConfig,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.check_travels(state)?;
         self.check_headers(state, &scan).await?;
         let Some(options) = self.in_question(state, &scan) else {
             return self.csv.create_physical_plan(state, scan).await;

@@ -3,7 +3,6 @@
 //! DataFusion takes columns of CSV by their places and skips headers. Where a header has the names
 //! of the table in another order, values would come under wrong names, and nobody would be told.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::catalog::Session;
@@ -13,18 +12,14 @@ use datafusion::datasource::file_format::csv::CsvFormat;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
-use parking_lot::Mutex;
 
-use crate::csv_rows::{Dialect, Version};
-
-/// Files that are remembered.
-const REMEMBERED: usize = 10_000;
+use crate::csv_rows::{Dialect, FileMemory, Version};
 
 /// Headers of files, as long as those are not written anew.
 #[derive(Debug, Default)]
 pub(crate) struct Headers {
     /// By version and character of comments.
-    found: Mutex<HashMap<(Version, Option<u8>), Names>>,
+    found: FileMemory<(Version, Option<u8>), Names>,
 }
 
 type Names = Arc<[String]>;
@@ -97,8 +92,8 @@ impl Headers {
     ) -> Result<Names> {
         let options = csv.options();
         let key = (Version::of(file, Dialect::of(options)), options.comment);
-        if let Some(names) = self.found.lock().get(&key) {
-            return Ok(Arc::clone(names));
+        if let Some(names) = self.found.get(&key) {
+            return Ok(names);
         }
         // A schema inferred of no rows is that of the header.
         let header = CsvFormat::default()
@@ -107,11 +102,7 @@ impl Headers {
         let schema = header.infer_schema(state, store, std::slice::from_ref(file));
         let schema = schema.await?;
         let names: Names = schema.fields().iter().map(|f| f.name().clone()).collect();
-        let mut found = self.found.lock();
-        if found.len() >= REMEMBERED {
-            found.clear();
-        }
-        found.insert(key, Arc::clone(&names));
+        self.found.keep(key, Arc::clone(&names));
         Ok(names)
     }
 }

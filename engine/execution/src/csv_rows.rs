@@ -4,6 +4,7 @@
 //! So has it the reader (the crate `csv-core`). Where the dialect has more rules, any quote counts.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use datafusion::common::runtime::SpawnedTask;
@@ -80,11 +81,34 @@ impl Version {
     }
 }
 
+/// What was found out of files, by their versions.
+#[derive(Debug)]
+pub(crate) struct FileMemory<K, V>(Mutex<HashMap<K, V>>);
+
+impl<K, V> Default for FileMemory<K, V> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash, V: Clone> FileMemory<K, V> {
+    pub(crate) fn get(&self, file: &K) -> Option<V> {
+        self.0.lock().get(file).cloned()
+    }
+
+    /// Forgets all others where there are too many.
+    pub(crate) fn keep(&self, file: K, found: V) {
+        let mut all = self.0.lock();
+        if all.len() >= REMEMBERED {
+            all.clear();
+        }
+        all.insert(file, found);
+    }
+}
+
 /// Files that were looked through, and whether they have line breaks in values.
 #[derive(Debug, Default)]
-pub(crate) struct Looked {
-    found: Mutex<HashMap<Version, bool>>,
-}
+pub(crate) struct Looked(FileMemory<Version, bool>);
 
 impl Looked {
     /// Whether any of `files` has.
@@ -117,15 +141,11 @@ impl Looked {
         dialect: Dialect,
     ) -> Result<bool> {
         let version = Version::of(file, dialect);
-        if let Some(has) = self.found.lock().get(&version) {
-            return Ok(*has);
+        if let Some(has) = self.0.get(&version) {
+            return Ok(has);
         }
         let has = look_through(store, file, dialect).await?;
-        let mut found = self.found.lock();
-        if found.len() >= REMEMBERED {
-            found.clear();
-        }
-        found.insert(version, has);
+        self.0.keep(version, has);
         Ok(has)
     }
 }

@@ -17,6 +17,7 @@ use datafusion::catalog::{
 };
 use datafusion::common::Result;
 use datafusion::datasource::file_format::FileFormatFactory;
+use datafusion::datasource::file_format::json::JsonFormatFactory;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
 use mobula_plan::{
@@ -48,6 +49,7 @@ use crate::spawn::OwnedTask;
 use crate::split::{ReadSplit, Splits};
 use crate::stores::ObjectStores;
 use crate::system_tables::{SYSTEM_SCHEMA, SystemSchema};
+use crate::text_format::ExactTextFactory;
 use crate::token::ClusterToken;
 
 /// Catalog of names without one.
@@ -308,9 +310,11 @@ impl Engine {
             .with_catalog_list(catalogs);
         self.process.functions().register(&mut builder);
         let formats = builder.file_formats().get_or_insert_default();
-        let ours: [Arc<dyn FileFormatFactory>; 2] = [
+        let csv = Arc::clone(&self.csv) as _;
+        let ours: [Arc<dyn FileFormatFactory>; 3] = [
             Arc::<AlikeParquetFactory>::default(),
-            Arc::clone(&self.csv) as _,
+            Arc::new(ExactTextFactory::new(csv)),
+            Arc::new(ExactTextFactory::new(Arc::new(JsonFormatFactory::new()))),
         ];
         for ours in ours {
             formats.retain(|format| format.get_ext() != ours.get_ext());

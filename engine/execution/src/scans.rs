@@ -23,7 +23,7 @@ use datafusion::execution::SessionState;
 use datafusion::execution::memory_pool::human_readable_size;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::{StreamExt, stream};
-use mobula_plan::{CompressedScanExec, MobulaOptions, TaskLimit};
+use mobula_plan::{MobulaOptions, TaskLimit};
 use object_store::ObjectMeta;
 
 use crate::base::planner::CutScan;
@@ -109,10 +109,6 @@ impl Scan {
             None => (node, std::slice::from_ref(node)),
         };
         let config = |plan: &Arc<dyn ExecutionPlan>| -> Option<FileScanConfig> {
-            let plan = match plan.is::<CompressedScanExec>() {
-                true => plan.children()[0],
-                false => plan,
-            };
             let source = plan.downcast_ref::<DataSourceExec>()?.data_source();
             source.downcast_ref::<FileScanConfig>().cloned()
         };

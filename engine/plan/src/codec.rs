@@ -15,13 +15,12 @@ use mobula_proto::plan as proto;
 use mobula_proto::plan::exec_node::Kind;
 use mobula_proto::plan::map_batches_exec_node::Shape;
 use mobula_proto::plan::{
-    BlocksExecNode, ColumnShape, CompressedScanExecNode, ExecNode, KeepExecNode,
-    MapBatchesExecNode, RouteExecNode, SpreadExecNode, TableShape, VeilExecNode,
+    BlocksExecNode, ColumnShape, ExecNode, KeepExecNode, MapBatchesExecNode, RouteExecNode,
+    SpreadExecNode, TableShape, VeilExecNode,
 };
 use mobula_udfs::{UdfCall, UdfError};
 use prost::Message;
 
-use crate::operator::compressed_scan::{self, CompressedScanExec};
 use crate::operator::keep::KeepExec;
 use crate::operator::kept_scan::KeptScanExec;
 use crate::operator::map_batches::{
@@ -29,8 +28,9 @@ use crate::operator::map_batches::{
 };
 use crate::operator::repartition::{BlocksExec, RouteExec, Spread, SpreadExec};
 use crate::operator::veil::VeilExec;
+use crate::text_source;
 
-/// Encodes and decodes the execs of [`crate::operator::OPERATORS`].
+/// Encodes and decodes the execs of [`crate::operator::OPERATORS`], and scans of text.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct MobulaCodec;
 
@@ -39,8 +39,8 @@ impl PhysicalExtensionCodec for MobulaCodec {
         &self,
         buf: &[u8],
         inputs: &[Arc<dyn ExecutionPlan>],
-        _ctx: &TaskContext,
-        _proto_converter: &dyn PhysicalProtoConverterExtension,
+        ctx: &TaskContext,
+        proto_converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let unknown =
             || internal_datafusion_err!("the plan has an operator that this version does not know");
@@ -57,9 +57,7 @@ impl PhysicalExtensionCodec for MobulaCodec {
                 Ok(Arc::new(BlocksExec::new(one(inputs)?, rows)))
             }
             Kind::Veil(VeilExecNode {}) => Ok(Arc::new(VeilExec::new(one(inputs)?))),
-            Kind::CompressedScan(CompressedScanExecNode { compression }) => {
-                compressed_scan::arrived(&one(inputs)?, &compression)
-            }
+            Kind::TextScan(message) => text_source::decode(&message, ctx, self, proto_converter),
             Kind::Keep(KeepExecNode { id }) => Ok(Arc::new(KeepExec::new(one(inputs)?, &id))),
             Kind::KeptScan(message) => Ok(Arc::new(kept_parts::decode(message)?)),
         }
@@ -69,7 +67,7 @@ impl PhysicalExtensionCodec for MobulaCodec {
         &self,
         node: Arc<dyn ExecutionPlan>,
         buf: &mut Vec<u8>,
-        _proto_converter: &dyn PhysicalProtoConverterExtension,
+        proto_converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
         let kind = if let Some(exec) = map_batches_exec(node.as_ref()) {
             Kind::MapBatches(encode_map_batches(exec)?)
@@ -85,10 +83,8 @@ impl PhysicalExtensionCodec for MobulaCodec {
             })
         } else if node.is::<VeilExec>() {
             Kind::Veil(VeilExecNode {})
-        } else if let Some(exec) = node.downcast_ref::<CompressedScanExec>() {
-            Kind::CompressedScan(CompressedScanExecNode {
-                compression: exec.compression(),
-            })
+        } else if let Some(scan) = text_source::encode(node.as_ref(), self, proto_converter) {
+            Kind::TextScan(scan?)
         } else if let Some(exec) = node.downcast_ref::<KeepExec>() {
             let id = exec.id().to_owned();
             Kind::Keep(KeepExecNode { id })

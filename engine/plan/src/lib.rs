@@ -24,6 +24,7 @@ pub mod rule;
 pub mod session;
 pub mod sql;
 pub mod task_host;
+mod text_source;
 pub mod udf;
 
 #[cfg(test)]
@@ -37,7 +38,6 @@ pub use dataframe::{Call, MobulaDataFrame};
 pub use error::PlanError;
 pub use function_catalog::FunctionCatalog;
 pub use kept::{Hold, KeptBlocks, KeptName, KeptPart, KeptWriter, PlacedPart};
-pub use operator::compressed_scan::CompressedScanExec;
 pub use operator::keep::{keep, parts_of};
 pub use operator::kept_scan::KeptScanExec;
 pub use operator::map_batches::{MapBatchesExec, SortWay, map_batches_exec};
@@ -58,4 +58,5 @@ pub use task_host::{
     FailedRows, Interactive, ListedRow, PlacedPool, PlacedPools, PoolHost, QueryId, TaskEnd,
     TaskHost, TaskHostHandle,
 };
+pub use text_source::{JsonLayout, TextFormat, TextSource, TypesFrom};
 pub use udf::scalar_udf;

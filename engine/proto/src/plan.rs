@@ -26,7 +26,7 @@ pub mod exec_node {
         #[prost(message, tag = "5")]
         Veil(super::VeilExecNode),
         #[prost(message, tag = "6")]
-        CompressedScan(super::CompressedScanExecNode),
+        TextScan(super::TextScanExecNode),
         #[prost(message, tag = "7")]
         Keep(super::KeepExecNode),
         #[prost(message, tag = "8")]
@@ -66,12 +66,48 @@ pub struct BlocksExecNode {
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct VeilExecNode {}
 
-/// `CompressedScanExec` above a scan that does not say it itself.
+/// A scan of files of CSV or JSON.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
-pub struct CompressedScanExecNode {
-    /// `GZIP`, `BZIP2`, `XZ` or `ZSTD`.
-    #[prost(string, tag = "1")]
+pub struct TextScanExecNode {
+    /// A scan of the same files and columns, as a plan node of DataFusion's.
+    #[prost(bytes = "vec", tag = "1")]
+    pub files: Vec<u8>,
+    /// As `CREATE EXTERNAL TABLE` has it: `GZIP`, `BZIP2`, `XZ`, `ZSTD`; empty: none.
+    #[prost(string, tag = "2")]
     pub compression: String,
+    /// Absent: JSON.
+    #[prost(message, optional, tag = "3")]
+    pub csv: Option<CsvDialect>,
+    /// All rows of JSON are in one array.
+    #[prost(bool, tag = "4")]
+    pub is_array: bool,
+    /// First rows that types were found by; absent: they were declared.
+    #[prost(uint64, optional, tag = "5")]
+    pub rows_looked_at: Option<u64>,
+}
+
+/// How rows of CSV are written. Characters are single bytes.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct CsvDialect {
+    #[prost(bool, tag = "1")]
+    pub has_header: bool,
+    #[prost(uint32, tag = "2")]
+    pub delimiter: u32,
+    #[prost(uint32, tag = "3")]
+    pub quote: u32,
+    /// Absent: line breaks end rows.
+    #[prost(uint32, optional, tag = "4")]
+    pub terminator: Option<u32>,
+    #[prost(uint32, optional, tag = "5")]
+    pub escape: Option<u32>,
+    /// Begins lines that are no rows.
+    #[prost(uint32, optional, tag = "6")]
+    pub comment: Option<u32>,
+    #[prost(bool, tag = "7")]
+    pub newlines_in_values: bool,
+    /// Rows may have fewer values than there are columns.
+    #[prost(bool, tag = "8")]
+    pub truncated_rows: bool,
 }
 
 /// `MapBatchesExec` and those that are run like it: one call of a function, and how it meets its input.

@@ -3,8 +3,7 @@
 //! As the base does, but for two things. A scan of few or small files, or of files in order, comes
 //! apart into fewer parts than there are streams of tasks: here some streams have no file then, where
 //! the base refuses the plan. And files that cannot be read from their middle stay whole: compressed ones,
-//! CSV with line breaks in values, Arrow streams. Where files are compressed, the parts say so
-//! on their way.
+//! CSV with line breaks in values, arrays of JSON, Arrow streams.
 
 use std::sync::Arc;
 
@@ -15,7 +14,6 @@ use datafusion::physical_plan::ExecutionPlanProperties;
 use datafusion_distributed::{
     DistributedLeafExec, ScaleUpLeafNodeEvent, ScaleUpLeafNodeEventResponse,
 };
-use mobula_plan::CompressedScanExec;
 
 /// Cuts a scan of files; None for others, and for one that says which rows its streams have.
 pub fn cut_scan(event: ScaleUpLeafNodeEvent<'_>) -> Option<Result<ScaleUpLeafNodeEventResponse>> {
@@ -28,7 +26,6 @@ pub fn cut_scan(event: ScaleUpLeafNodeEvent<'_>) -> Option<Result<ScaleUpLeafNod
     Some(cut(scan, streams, event.task_count).and_then(|parts| {
         let parts = parts.into_iter();
         let parts = parts.map(|part| DataSourceExec::from_data_source(part) as _);
-        let parts = parts.map(CompressedScanExec::above);
         let leaf = DistributedLeafExec::try_new(Arc::clone(event.plan), parts)?;
         Ok(ScaleUpLeafNodeEventResponse::new(Arc::new(leaf)))
     }))

@@ -12,7 +12,6 @@ use mobula_udfs::{CallMode, FunctionSpec, Language, ObjectKind};
 
 use self::map_batches::map_batches_exec;
 
-pub mod compressed_scan;
 mod filter;
 mod flat_map;
 pub mod keep;

@@ -14,13 +14,14 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Result, ScalarValue, plan_err};
 use datafusion::logical_expr::expr::InList;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     Between, BinaryExpr, Expr, ExprSchemable, LogicalPlan, Operator, cast, lit,
 };
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::simplify_expressions::{ExprSimplifier, SimplifyContext};
+
+use super::each_part;
 
 const INTERVAL: DataType = DataType::Interval(IntervalUnit::MonthDayNano);
 const NANOSECONDS: DataType = DataType::Duration(TimeUnit::Nanosecond);
@@ -44,12 +45,7 @@ impl AnalyzerRule for IntervalLength {
                     lengths(vec![left.clone(), right.clone()], &schema)?;
                 }
             }
-            let names = NamePreserver::new(&node);
-            node.map_expressions(|expr| {
-                let name = names.save(&expr);
-                let changed = expr.transform_up(|expr| by_length(expr, &schema))?;
-                Ok(changed.update_data(|expr| name.restore(expr)))
-            })
+            each_part(node, |part| by_length(part, &schema))
         })
         .data()
     }

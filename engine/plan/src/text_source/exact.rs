@@ -1,0 +1,244 @@
+//! Values that are read as text, made exactly what their column is.
+//!
+//! Texts mean here what they mean to Arrow's readers: what those would take as it is comes the
+//! same, what they would cut is an error.
+
+use std::sync::Arc;
+
+use arrow::array::timezone::Tz;
+use arrow::array::{
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, FixedSizeListArray, GenericListArray, MapArray,
+    OffsetSizeTrait, PrimitiveArray, StructArray, downcast_integer,
+};
+use arrow::compute::kernels::cast_utils::{Parser, string_to_datetime};
+use arrow::datatypes::{
+    DataType, Date32Type, Field, FieldRef, Schema, SchemaRef, Time32MillisecondType,
+    Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimeUnit,
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampSecondType,
+};
+
+use super::TextFormat;
+
+const SECONDS_A_DAY: i64 = 24 * 3600;
+const NANOS_A_SECOND: i64 = 1_000_000_000;
+/// Up to here all whole numbers are floating-point numbers of 64 bits.
+const WHOLE_BELOW: f64 = 9_007_199_254_740_992.0;
+
+/// A value that its column has no room for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Lost {
+    pub(super) value: String,
+    /// The type that has no room: of the column, or inside it.
+    pub(super) into: DataType,
+}
+
+/// `schema` as files are read, before columns are made exact.
+pub(super) fn schema_as_read(schema: &SchemaRef, format: &TextFormat) -> SchemaRef {
+    let fields = schema.fields().iter();
+    let fields: Vec<_> = fields.map(|f| field_as_read(f, format)).collect();
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
+fn field_as_read(field: &FieldRef, format: &TextFormat) -> FieldRef {
+    let read = as_read(field.data_type(), format);
+    match read == *field.data_type() {
+        true => Arc::clone(field),
+        false => Arc::new(Field::clone(field).with_data_type(read)),
+    }
+}
+
+/// As what values of `declared` are read: as text, where the reader might cut them.
+pub(super) fn as_read(declared: &DataType, format: &TextFormat) -> DataType {
+    let item = |field: &FieldRef| field_as_read(field, format);
+    match declared {
+        DataType::Date32 | DataType::Time32(_) => DataType::Utf8,
+        DataType::Time64(TimeUnit::Microsecond) => DataType::Utf8,
+        DataType::Timestamp(unit, _) if *unit != TimeUnit::Nanosecond => DataType::Utf8,
+        whole if whole.is_integer() && matches!(format, TextFormat::Json(_)) => DataType::Utf8,
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(item).collect()),
+        DataType::List(field) => DataType::List(item(field)),
+        DataType::LargeList(field) => DataType::LargeList(item(field)),
+        DataType::FixedSizeList(field, size) => DataType::FixedSizeList(item(field), *size),
+        DataType::Map(entries, sorted) => DataType::Map(item(entries), *sorted),
+        other => other.clone(),
+    }
+}
+
+/// `read`, made what `declared` is.
+///
+/// # Errors
+/// The first value that it has no room for.
+pub(super) fn made_exact(
+    read: &ArrayRef,
+    declared: &DataType,
+    format: &TextFormat,
+) -> Result<ArrayRef, Lost> {
+    let exact = |read: &ArrayRef, field: &FieldRef| made_exact(read, field.data_type(), format);
+    if read.data_type() == declared {
+        return Ok(Arc::clone(read));
+    }
+    Ok(match declared {
+        DataType::Struct(fields) => {
+            let read = read.as_struct();
+            let each = read.columns().iter().zip(fields);
+            let each = each.map(|(values, field)| exact(values, field));
+            let each = each.collect::<Result<Vec<_>, _>>()?;
+            let nulls = read.nulls().cloned();
+            match each.is_empty() {
+                true => Arc::new(StructArray::new_empty_fields(read.len(), nulls)),
+                false => Arc::new(StructArray::new(fields.clone(), each, nulls)),
+            }
+        }
+        DataType::List(field) => list(read.as_list::<i32>(), field, exact)?,
+        DataType::LargeList(field) => list(read.as_list::<i64>(), field, exact)?,
+        DataType::FixedSizeList(field, size) => {
+            let read = read.as_fixed_size_list();
+            let values = exact(read.values(), field)?;
+            let nulls = read.nulls().cloned();
+            Arc::new(FixedSizeListArray::new(
+                Arc::clone(field),
+                *size,
+                values,
+                nulls,
+            ))
+        }
+        DataType::Map(field, sorted) => {
+            let read = read.as_map();
+            let entries: ArrayRef = Arc::new(read.entries().clone());
+            let entries = exact(&entries, field)?.as_struct().clone();
+            let (offsets, nulls) = (read.offsets().clone(), read.nulls().cloned());
+            Arc::new(MapArray::new(
+                Arc::clone(field),
+                offsets,
+                entries,
+                nulls,
+                *sorted,
+            ))
+        }
+        plain => of_texts(read, plain, matches!(format, TextFormat::Json(_)))?,
+    })
+}
+
+fn list<O: OffsetSizeTrait>(
+    read: &GenericListArray<O>,
+    field: &FieldRef,
+    exact: impl Fn(&ArrayRef, &FieldRef) -> Result<ArrayRef, Lost>,
+) -> Result<ArrayRef, Lost> {
+    let values = exact(read.values(), field)?;
+    let (offsets, nulls) = (read.offsets().clone(), read.nulls().cloned());
+    let list = GenericListArray::<O>::new(Arc::clone(field), offsets, values, nulls);
+    Ok(Arc::new(list))
+}
+
+/// `numbers`: days, times and instants may be numbers, of their column's units.
+fn of_texts(read: &ArrayRef, declared: &DataType, numbers: bool) -> Result<ArrayRef, Lost> {
+    let number = |text: &str| -> Option<i64> {
+        let number = whole(text).filter(|_| numbers);
+        number?.try_into().ok()
+    };
+    macro_rules! whole_numbers {
+        ($t:ty) => {
+            each::<$t>(read, declared, |text| whole(text)?.try_into().ok())
+        };
+    }
+    macro_rules! times {
+        ($t:ty, $units:expr) => {
+            each::<$t>(read, declared, |text| {
+                let time = time(text, $units).unwrap_or_else(|| number(text));
+                time?.try_into().ok()
+            })
+        };
+    }
+    downcast_integer! {
+        declared => (whole_numbers),
+        DataType::Date32 => each::<Date32Type>(read, declared, |text| match days(text) {
+            Some(days) => days,
+            None => number(text)?.try_into().ok(),
+        }),
+        DataType::Time32(TimeUnit::Second) => times!(Time32SecondType, 1),
+        DataType::Time32(_) => times!(Time32MillisecondType, 1_000),
+        DataType::Time64(_) => times!(Time64MicrosecondType, 1_000_000),
+        DataType::Timestamp(unit, zone) => {
+            // The schema has it checked; what is wrong all the same finds no value.
+            let zone = zone.as_deref().unwrap_or("+00:00").parse::<Tz>().ok();
+            let at = |text: &str, units| match instant(text, zone.as_ref()?, units) {
+                Some(at) => at,
+                None => number(text),
+            };
+            match unit {
+                TimeUnit::Second => {
+                    each::<TimestampSecondType>(read, declared, |text| at(text, 1))
+                }
+                TimeUnit::Millisecond => {
+                    each::<TimestampMillisecondType>(read, declared, |text| at(text, 1_000))
+                }
+                _ => each::<TimestampMicrosecondType>(read, declared, |text| at(text, 1_000_000)),
+            }
+        }
+        other => Err(Lost { value: read.data_type().to_string(), into: other.clone() }),
+    }
+}
+
+fn each<T: ArrowPrimitiveType>(
+    read: &ArrayRef,
+    declared: &DataType,
+    value: impl Fn(&str) -> Option<T::Native>,
+) -> Result<ArrayRef, Lost> {
+    let texts = read.as_string::<i32>().iter();
+    let values = texts.map(|text| {
+        let found = text.map(|text| {
+            value(text).ok_or_else(|| Lost {
+                value: text.to_owned(),
+                into: declared.clone(),
+            })
+        });
+        found.transpose()
+    });
+    let values = values.collect::<Result<PrimitiveArray<T>, _>>()?;
+    Ok(Arc::new(values.with_data_type(declared.clone())))
+}
+
+/// A number without a fraction, however it is written.
+fn whole(text: &str) -> Option<i128> {
+    if let Ok(number) = text.parse::<i64>() {
+        return Some(number.into());
+    }
+    if let Ok(number) = text.parse::<u64>() {
+        return Some(number.into());
+    }
+    let number = text.parse::<f64>().ok()?;
+    // The cast is exact below the bound.
+    (number.fract() == 0.0 && number.abs() < WHOLE_BELOW).then_some(number as i128)
+}
+
+/// Days since 1970; `Some(None)` of a time of day that is not midnight. `None`: no date.
+fn days(text: &str) -> Option<Option<i32>> {
+    let days = Date32Type::parse(text)?;
+    let has_time = text.len() > 10 && !text.starts_with(['+', '-']);
+    if !has_time {
+        return Some(Some(days));
+    }
+    let at = string_to_datetime(&"+00:00".parse::<Tz>().ok()?, text).ok()?;
+    let seconds = at.timestamp().rem_euclid(SECONDS_A_DAY);
+    Some((seconds == 0 && at.timestamp_subsec_nanos() == 0).then_some(days))
+}
+
+/// The time of day in units of which a second has `units`; `Some(None)` where it is finer.
+/// `None`: no time.
+fn time(text: &str, units: i64) -> Option<Option<i64>> {
+    Time64NanosecondType::parse(text).map(|nanos| in_units(nanos, units))
+}
+
+/// Units since 1970, of which a second has `units`; `Some(None)` where it is finer.
+/// `None`: no instant.
+fn instant(text: &str, zone: &Tz, units: i64) -> Option<Option<i64>> {
+    let at = string_to_datetime(zone, text).ok()?;
+    let part = in_units(at.timestamp_subsec_nanos().into(), units);
+    let seconds = at.timestamp().checked_mul(units);
+    Some(part.and_then(|part| seconds?.checked_add(part)))
+}
+
+fn in_units(nanos: i64, units: i64) -> Option<i64> {
+    let unit = NANOS_A_SECOND / units;
+    (nanos % unit == 0).then_some(nanos / unit)
+}

@@ -1,0 +1,78 @@
+//! Errors of a file of text: which file, and what to do.
+
+use arrow::datatypes::Field;
+use arrow::error::ArrowError;
+use datafusion::common::DataFusionError;
+use object_store::path::Path;
+
+use super::TypesFrom;
+use super::exact::Lost;
+
+/// How Arrow's reader of JSON ends its sentence on a key that a schema does not have.
+const UNKNOWN_KEY: &str = "' missing from schema";
+
+/// Says what is wrong with one file.
+#[derive(Debug, Clone)]
+pub(super) struct Faults {
+    file: String,
+    types: TypesFrom,
+}
+
+impl Faults {
+    pub(super) fn new(file: &Path, types: TypesFrom) -> Self {
+        let file = format!("/{file}");
+        Self { file, types }
+    }
+
+    /// A value of `column` that has no room there.
+    pub(super) fn lost(&self, column: &Field, lost: &Lost) -> DataFusionError {
+        let inside = match column.data_type() == &lost.into {
+            true => String::new(),
+            false => format!(" inside {}", column.data_type()),
+        };
+        DataFusionError::Execution(format!(
+            "the column \"{}\" is {}{inside}, and {:?} in the file {} is not that without a loss. {}",
+            column.name(),
+            lost.into,
+            lost.value,
+            self.file,
+            self.way_out()
+        ))
+    }
+
+    /// What the reader says, with the file, and a way out if there is one.
+    pub(super) fn explain(&self, error: DataFusionError) -> DataFusionError {
+        let DataFusionError::ArrowError(inner, _) = &error else {
+            return error;
+        };
+        let file = &self.file;
+        DataFusionError::Execution(match inner.as_ref() {
+            ArrowError::JsonError(text) if text.contains(UNKNOWN_KEY) => {
+                let key = text.split('\'').rev().nth(1).unwrap_or_default();
+                format!(
+                    "the key \"{key}\" of the JSON file {file} is no column: it is not in the rows that were looked at. {}",
+                    self.way_out()
+                )
+            }
+            ArrowError::JsonError(text) if text.contains("decoding field") => {
+                format!("{text}, in the JSON file {file}. {}", self.way_out())
+            }
+            ArrowError::ParseError(text) => {
+                format!("{text}, in the file {file}. {}", self.way_out())
+            }
+            ArrowError::JsonError(text) | ArrowError::CsvError(text) => {
+                format!("{text}, in the file {file}")
+            }
+            _ => return error,
+        })
+    }
+
+    fn way_out(&self) -> String {
+        match self.types {
+            TypesFrom::Declaration => "Declare a type that holds it".to_owned(),
+            TypesFrom::FirstRows(rows) => format!(
+                "Columns are those of the first {rows} rows: say them by schema, or look at more by infer_rows"
+            ),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Opens files of JSON, by lines or in arrays.
+
+use std::io::{BufRead, BufReader, Read};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::json::ReaderBuilder;
+use bytes::{Buf, Bytes};
+use datafusion::common::{DataFusionError, Result, internal_datafusion_err};
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::datasource::file_format::json::JsonDecoder;
+use datafusion::datasource::listing::{FileRange, PartitionedFile};
+use datafusion::datasource::physical_plan::{FileOpenFuture, FileOpener};
+use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
+use datafusion_datasource::boundary_stream::AlignedBoundaryStream;
+use datafusion_datasource::decoder::{DecoderDeserializer, deserialize_stream};
+use datafusion_datasource_json::utils::JsonArrayToNdjsonReader;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt};
+use tokio::runtime::Handle;
+
+use super::JsonLayout;
+
+/// Blocks that are read ahead of whoever wants them, where a file is read by a thread of its own.
+const BLOCKS_AHEAD: usize = 2;
+
+type Batches = BoxStream<'static, Result<RecordBatch>>;
+type Chunks = BoxStream<'static, Result<Bytes>>;
+
+/// Opens files of JSON.
+#[derive(Debug, Clone)]
+pub(super) struct JsonOpener {
+    pub(super) layout: JsonLayout,
+    pub(super) store: Arc<dyn ObjectStore>,
+    /// As values are read.
+    pub(super) schema: SchemaRef,
+    /// Places of the columns that are given out; with them no key may be missing in the schema.
+    pub(super) columns: Option<Vec<usize>>,
+    /// Rows.
+    pub(super) batch_size: usize,
+    pub(super) compression: FileCompressionType,
+}
+
+impl FileOpener for JsonOpener {
+    fn open(&self, file: PartitionedFile) -> Result<FileOpenFuture> {
+        let opener = self.clone();
+        Ok(async move {
+            let batches = match &file.range {
+                Some(range) => opener.part(&file, range).await?,
+                None => opener.whole(&file).await?,
+            };
+            Ok(match opener.columns {
+                Some(columns) => batches
+                    .map(move |batch| Ok(batch?.project(&columns)?))
+                    .boxed(),
+                None => batches,
+            })
+        }
+        .boxed())
+    }
+}
+
+impl JsonOpener {
+    fn reader(&self) -> ReaderBuilder {
+        ReaderBuilder::new(Arc::clone(&self.schema))
+            .with_batch_size(self.batch_size)
+            .with_coerce_primitive(true)
+            .with_strict_mode(self.columns.is_some())
+    }
+
+    /// The rows that begin in `range`.
+    async fn part(&self, file: &PartitionedFile, range: &FileRange) -> Result<Batches> {
+        let place = |at: i64| {
+            u64::try_from(at).map_err(|_| internal_datafusion_err!("a file is read from {at} on"))
+        };
+        let chunks = AlignedBoundaryStream::new(
+            Arc::clone(&self.store),
+            file.object_meta.location.clone(),
+            place(range.start)?,
+            place(range.end)?,
+            file.object_meta.size,
+            b'\n',
+        );
+        let chunks = chunks.await?.map_err(DataFusionError::from);
+        self.lines(chunks.boxed())
+    }
+
+    async fn whole(&self, file: &PartitionedFile) -> Result<Batches> {
+        let got = self.store.get(&file.object_meta.location).await?;
+        match (got.payload, self.layout) {
+            (GetResultPayload::File(file, _), layout) => {
+                let text = self.compression.convert_read(file)?;
+                let rows = self.reader().build(rows(text, layout))?;
+                Ok(stream::iter(rows).map_err(DataFusionError::from).boxed())
+            }
+            (GetResultPayload::Stream(chunks), JsonLayout::Lines) => {
+                self.lines(chunks.map_err(DataFusionError::from).boxed())
+            }
+            (GetResultPayload::Stream(chunks), JsonLayout::Array) => {
+                self.array(chunks.map_err(DataFusionError::from).boxed())
+            }
+        }
+    }
+
+    fn lines(&self, chunks: Chunks) -> Result<Batches> {
+        let decoder = JsonDecoder::new(self.reader().build_decoder()?);
+        let chunks = self.compression.convert_stream(chunks)?.fuse();
+        let batches = deserialize_stream(chunks, DecoderDeserializer::new(decoder));
+        Ok(batches.map_err(DataFusionError::from).boxed())
+    }
+
+    /// Reads an array that comes in chunks, by a thread of its own.
+    fn array(&self, chunks: Chunks) -> Result<Batches> {
+        let chunks = self.compression.convert_stream(chunks)?;
+        let (reader, schema) = (self.reader(), Arc::clone(&self.schema));
+        let mut batches = RecordBatchReceiverStreamBuilder::new(schema, BLOCKS_AHEAD);
+        let (sender, handle) = (batches.tx(), Handle::current());
+        batches.spawn_blocking(move || {
+            let text = ChunkRead {
+                chunks,
+                rest: Bytes::new(),
+                handle,
+            };
+            for batch in reader.build(rows(text, JsonLayout::Array))? {
+                let batch = batch.map_err(DataFusionError::from);
+                if sender.blocking_send(batch).is_err() {
+                    // Nobody wants more.
+                    break;
+                }
+            }
+            Ok(())
+        });
+        Ok(batches.build().boxed())
+    }
+}
+
+/// Rows a line, however they are written.
+fn rows(text: impl Read + Send + 'static, layout: JsonLayout) -> Box<dyn BufRead + Send> {
+    match layout {
+        JsonLayout::Lines => Box::new(BufReader::new(text)),
+        JsonLayout::Array => Box::new(ArrayRows(JsonArrayToNdjsonReader::new(text))),
+    }
+}
+
+/// The rows of an array, which has to have an end.
+struct ArrayRows<R: Read>(JsonArrayToNdjsonReader<R>);
+
+impl<R: Read> BufRead for ArrayRows<R> {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        if self.0.fill_buf()?.is_empty() {
+            self.0.validate_complete()?;
+        }
+        self.0.fill_buf()
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.0.consume(bytes);
+    }
+}
+
+impl<R: Read> Read for ArrayRows<R> {
+    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+        let bytes = self.fill_buf()?.read(to)?;
+        self.consume(bytes);
+        Ok(bytes)
+    }
+}
+
+/// Chunks that arrive, for a thread that may wait.
+struct ChunkRead {
+    chunks: Chunks,
+    rest: Bytes,
+    handle: Handle,
+}
+
+impl Read for ChunkRead {
+    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+        while self.rest.is_empty() {
+            match self.handle.block_on(self.chunks.next()) {
+                Some(chunk) => self.rest = chunk.map_err(std::io::Error::other)?,
+                None => return Ok(0),
+            }
+        }
+        let bytes = self.rest.len().min(to.len());
+        self.rest.copy_to_slice(&mut to[..bytes]);
+        Ok(bytes)
+    }
+}
