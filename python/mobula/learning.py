@@ -333,7 +333,7 @@ def _array_of(value: Any) -> Any:
         return value
     if value.ndim == 0:
         # A single value of numpy stays: its texts are Python's, which have no such index.
-        return value[()] if type(value).__name__ == "ndarray" else value
+        return _array_of(value[()]) if type(value).__name__ in ("ndarray", "MaskedArray") else value
     return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
 
 
@@ -344,14 +344,21 @@ def _readable(value: Any) -> Any:
         # An interval, which is a tuple too.
         return value
     if _is_mapping(value):
-        return {key: _readable(inner) for key, inner in value.items()}
+        return {key: _single(_readable(inner)) for key, inner in value.items()}
     dtype = getattr(value, "dtype", None)
     if _is_list(value) or getattr(value, "ndim", 0) > 1 or (getattr(value, "ndim", 0) == 1 and dtype == object):
-        return [_readable(inner) for inner in value]
+        return [_single(_readable(inner)) for inner in value]
     if getattr(value, "ndim", 0) == 1 and getattr(dtype, "kind", "") in ("m", "M"):
         kind = _of_times(dtype)
         return value.astype("M8[D]").tolist() if t.is_date(kind) else value.astype(f"{cast(Any, dtype).kind}8[{kind.unit}]")
     return value
+
+
+def _single(value: Any) -> Any:
+    """A day of numpy as Python's, as pyarrow reads it inside of lists and dicts, too."""
+    if type(value).__name__ != "datetime64" or not t.is_date(_of_times(value.dtype)):
+        return value
+    return value.astype("M8[D]").item()
 
 
 def _unit(dtype: Any) -> str:

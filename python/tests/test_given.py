@@ -54,6 +54,71 @@ def test_an_array_without_dimensions_is_read_at_each_call(con):
     assert sorted(row["kept_number"] for row in got) == list(range(1, 51))
 
 
+class Tensor:
+    """What torch has, as far as it is asked for."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def detach(self):
+        return self
+
+    def cpu(self):
+        return self
+
+    def numpy(self):
+        return self.array
+
+
+def test_arrays_without_dimensions_are_single_values(con):
+    np = pytest.importorskip("numpy")
+    single = np.array(1.5)
+    for value, wanted, kind in [
+        (single, 1.5, "DOUBLE"),
+        ([single, 2.0], [1.5, 2.0], "DOUBLE[]"),
+        ([[single]], [[1.5]], "DOUBLE[][]"),
+        ({"x": single}, {"x": 1.5}, "STRUCT<x DOUBLE>"),
+        (np.array([single, None], object), [1.5, None], "DOUBLE[]"),
+        ([np.array("a")], ["a"], "VARCHAR[]"),
+        ([np.array(True)], [True], "BOOLEAN[]"),
+        (np.array(7, ">i4"), 7, "INT"),
+        ([np.array(NOON, "M8[us]")], [NOON], "TIMESTAMP(6)[]"),
+        ([np.array(DAY, "M8[D]")], [DAY], "DATE[]"),
+        ({"d": np.datetime64(DAY, "M")}, {"d": DAY}, "STRUCT<d DATE>"),
+    ]:
+        assert once(con, value) == wanted and once(con, value, kind) == wanted
+        for operator in (con.range(1).flat_map, lambda code, schema: con.range(1).map_batches(code, batch_format="rows", schema=schema)):
+            assert operator(lambda _: [{"v": value}], schema={"v": kind}).take() == [{"v": wanted}]
+    masked = np.ma.masked_array(1.5, mask=True)
+    assert once(con, masked, "DOUBLE") is None and once(con, [masked, 1], "DOUBLE[]") == [None, 1.0]
+    for value, kind in [(np.array(1.5), "BIGINT"), ([np.array(1.5)], "BIGINT[]"), (np.array(1.5), "DOUBLE[]"), (np.array("1"), "BIGINT")]:
+        with pytest.raises(mobula.FunctionFailed, match="is declared|not a whole number|that are not list|truncated"):
+            once(con, value, kind)
+
+
+def test_what_new_lists_hold_is_read_when_it_is_given(con):
+    np = pytest.importorskip("numpy")
+
+    class Again:
+        def __init__(self):
+            self.kept, self.tensor = np.array(0), Tensor(np.array(0))
+
+        def __call__(self, row):
+            self.kept[...] = self.tensor.array[...] = row["id"]
+            objects = np.array([self.kept, None], object)
+            return {"a": self.tensor, "b": [1, self.kept], "c": {"x": self.kept}, "d": [self.tensor], "e": objects, "f": [[self.kept]]}
+
+    class Several(Again):
+        def __call__(self, row):
+            yield super().__call__(row)
+
+    schema = {"a": int, "b": list[int], "c": {"x": int}, "d": list[int], "e": list[int], "f": list[list[int]]}
+    wanted = [{"a": n, "b": [1, n], "c": {"x": n}, "d": [n], "e": [n, None], "f": [[n]]} for n in range(20)]
+    for more in ({}, {"on_error": "drop"}, {"retry_exceptions": "KeyError"}):
+        assert sorted(con.range(20).map(Again, schema=schema, **more).take_all(), key=lambda row: row["a"]) == wanted
+        assert sorted(con.range(20).flat_map(Several, schema=schema, **more).take_all(), key=lambda row: row["a"]) == wanted
+
+
 @pytest.mark.parametrize(
     ("time", "kind"),
     [(DAY, "DATE"), (NOON, "TIMESTAMP(6)"), (NOON, "TIMESTAMP(9) WITH TIME ZONE"), (NOON.time(), "TIME"), (NOON - NOON, "DURATION")],
@@ -102,20 +167,6 @@ def test_arrays_inside_and_out(con):
 
 def test_tensors_of_torch_are_arrays(con):
     np = pytest.importorskip("numpy")
-
-    class Tensor:
-        def __init__(self, array):
-            self.array = array
-
-        def detach(self):
-            return self
-
-        def cpu(self):
-            return self
-
-        def numpy(self):
-            return self.array
-
     for value in ([1.5, 2.5], [[1.5], [2.5]], 1.5):
         tensor = Tensor(np.array(value, "f4"))
         assert once(con, tensor) == value and once(con, {"a": tensor}) == {"a": value}

@@ -26,7 +26,8 @@ _SINGLE += (datetime.timedelta, np.generic, pa.Scalar)
 _END = object()
 # Of short lists what they hold is seen at once. Of long ones pyarrow finds it faster.
 FEW = 64
-_PLAIN = {pa.int64().id: int, pa.float64().id: float, pa.string().id: str, pa.bool_().id: bool}
+# Python's types whose values pyarrow reads as they are meant.
+PLAIN = {pa.int64().id: int, pa.float64().id: float, pa.string().id: str, pa.bool_().id: bool}
 # What `array` calls those that lie in memory as Arrow has them: pyarrow looks longer at a list.
 _CODES = {pa.int64().id: "q", pa.float64().id: "d"}
 # Asking a schema makes new objects each time.
@@ -234,7 +235,7 @@ def _array(value, data_type):
 
 def _short(values, data_type):
     """An array of values that are all of the one type of Python's that means `data_type`, or None."""
-    kind, code = _PLAIN.get(data_type.id), _CODES.get(data_type.id)
+    kind, code = PLAIN.get(data_type.id), _CODES.get(data_type.id)
     for value in values:
         if type(value) is not kind:
             return None
