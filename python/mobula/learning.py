@@ -154,7 +154,7 @@ class Teacher:
         try:
             result = self._result(code, batch)
             row = _row(result) if _is_list(batch) else result
-            if _is_list(batch) and _frame(result) is None and (_is_mapping(row) or _is_several(row)):
+            if _is_list(batch) and not _is_table(result) and (_is_mapping(row) or _is_several(row)):
                 return self._of_dicts([row] if _is_mapping(row) else [_row(one) for one in row])
             return self._of_parts(result)
         except Exception as error:
@@ -178,10 +178,12 @@ class Teacher:
         return pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
 
     def _of_relation(self, value: Any) -> pa.Schema:
-        table = _frame(value)
+        objects: dict[Any, Any] = _columns_of_objects(value)
+        table = _frame(value.drop(columns=list(objects)) if objects else value)
         if table is not None:
-            columns = zip(table.schema.names, table.schema.types, table.columns)
-            return pa.schema([(name, self._meant(name, kind, column)) for name, kind, column in columns])
+            kinds = {name: self._meant(name, kind, column) for name, kind, column in zip(table.schema.names, table.schema.types, table.columns)}
+            kinds |= {name: self._of_column(name, column) for name, column in objects.items()}
+            return pa.schema([(_checked_name(name), kinds[name]) for name in (value.columns if objects else table.schema.names)])
         if not _is_mapping(value):
             raise TypeError(f"yielded {_named(value)}. Yield a dict of arrays, a RecordBatch, a Table or a DataFrame")
         return pa.schema([(_checked_name(name), self._of_column(name, values)) for name, values in value.items()])
@@ -260,8 +262,10 @@ def _of_values(values: Any) -> Any:
     if hasattr(values, "to_arrow"):
         return values.to_arrow().type
     values = _array_of(values)
-    if getattr(values, "ndim", 0) == 1 and str(getattr(values, "dtype", "")) == "object" and not hasattr(values, "index"):
-        values = values.tolist()
+    if getattr(values, "ndim", 0) == 1 and str(getattr(values, "dtype", "")) == "object":
+        # In a column of pandas a value that is NaN is missing.
+        is_missing = hasattr(values, "index")
+        values = [None if is_missing and isinstance(value, float) and value != value else value for value in values.tolist()]
     if _is_list(values):
         values = [_array_of(value) for value in values]
     arrays = values if _is_list(values) else [values]
@@ -419,7 +423,7 @@ def _inside(kind: pa.DataType) -> list[pa.DataType]:
 
 def _frame(value: Any) -> pa.Table | None:
     """An Arrow table of a RecordBatch, Table or DataFrame; else None."""
-    kind = type(value).__module__.partition(".")[0]
+    kind = _library(value)
     if isinstance(value, pa.RecordBatch):
         return pa.Table.from_batches([value])
     if isinstance(value, pa.Table):
@@ -431,8 +435,23 @@ def _frame(value: Any) -> pa.Table | None:
     return None
 
 
+def _columns_of_objects(value: Any) -> dict[Any, Any]:
+    """Those of a frame of pandas: its values may be lists with NaN, which pyarrow would take for missing."""
+    if _library(value) != "pandas" or not hasattr(value, "columns") or not value.columns.is_unique:
+        return {}
+    return {name: value[name] for name in value.columns if str(value[name].dtype) == "object"}
+
+
 def _is_relation(value: Any) -> bool:
-    return _is_mapping(value) or _frame(value) is not None
+    return _is_mapping(value) or _is_table(value)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, (pa.RecordBatch, pa.Table)) or (_library(value) in ("pandas", "polars") and hasattr(value, "columns"))
+
+
+def _library(value: Any) -> str:
+    return type(value).__module__.partition(".")[0]
 
 
 def _is_mapping(value: Any) -> TypeGuard[Mapping[Any, Any]]:

@@ -10,6 +10,7 @@ import mobula
 
 DAY = datetime.date(2020, 1, 1)
 NOON = datetime.datetime(2020, 1, 1, 12)
+NAN = float("nan")
 
 
 def once(con, value, schema=None):
@@ -205,6 +206,72 @@ def test_pandas(con):
             con.range(1).map_batches(lambda batch: {"v": periods}, schema=schema).take()
     texts = con.range(1).map_batches(lambda frame: pandas.DataFrame({"v": periods.astype(str)}), batch_format="pandas")
     assert texts.take() == [{"v": "2020-01"}]
+
+
+def shown(rows):
+    """Of these rows a text, in which NaN is equal to NaN and zones are seen."""
+    return sorted(map(repr, rows))
+
+
+@pytest.mark.parametrize("batch_format", ["pandas", "numpy", "polars", "rows"])
+def test_nan_and_null_inside_stay_apart(con, batch_format):
+    pytest.importorskip("numpy" if batch_format == "rows" else batch_format)
+    nan = "CAST('NaN' AS DOUBLE)"
+    given = con.sql(
+        f"SELECT [{nan}, NULL, 1.5] AS l, [{nan}, 1.5] AS n, named_struct('x', {nan}, 'y', CAST(NULL AS DOUBLE)) AS s, [[{nan}, NULL]] AS m,"
+        f" named_struct('l', [{nan}, NULL]) AS sl, [named_struct('x', {nan}), NULL] AS ls, [9007199254740993, NULL] AS i"
+    )
+    wanted = given.take()
+    assert shown(wanted) == shown([{
+        "l": [NAN, None, 1.5], "n": [NAN, 1.5], "s": {"x": NAN, "y": None}, "m": [[NAN, None]],
+        "sl": {"l": [NAN, None]}, "ls": [{"x": NAN}, None], "i": [9007199254740993, None],
+    }])  # fmt: skip
+    # Types that are learned are those that came in, but for the names inside of lists.
+    for schema in (None, given.schema()):
+        made = given.map_batches(lambda batch: batch, batch_format=batch_format, schema=schema)
+        assert shown(made.take()) == shown(wanted) and [str(kind) for kind in made.schema().types] == [str(kind) for kind in given.schema().types]
+
+
+def test_nan_in_what_pandas_gives(con):
+    pandas, np = pytest.importorskip("pandas"), pytest.importorskip("numpy")
+
+    def frame(value):
+        return lambda _: pandas.DataFrame({"v": pandas.Series([value, None], dtype=object), "n": [0, 1]})
+
+    for value, kind in [
+        ([NAN, None, 1.5], "DOUBLE[]"),
+        ({"x": NAN, "y": None}, "STRUCT<x DOUBLE, y DOUBLE>"),
+        ([{"x": NAN}], "STRUCT<x DOUBLE>[]"),
+        ([[NAN, None]], "DOUBLE[][]"),
+    ]:
+        made = con.range(1).map_batches(frame(value), batch_format="pandas", schema={"v": kind, "n": int})
+        assert shown(made.select_columns(["v"]).take()) == shown([{"v": value}, {"v": None}])
+    array = np.array([NAN, 1.5])
+    for code in (frame(array), lambda _: {"v": pandas.Series([array, NAN]), "n": [0, 1]}):
+        made = con.range(1).map_batches(code, batch_format="pandas")
+        assert shown(made.select_columns(["v"]).take()) == shown([{"v": [NAN, 1.5]}, {"v": None}])
+    # As a value of a column of a numpy type it is missing.
+    assert con.range(1).map_batches(lambda _: pandas.DataFrame({"v": [NAN, 1.5]}), batch_format="pandas").take() == [{"v": None}, {"v": 1.5}]
+    numbers = con.range(1).map_batches(lambda _: pandas.DataFrame({"v": pandas.Series([2**63, None], dtype=object)}), batch_format="pandas")
+    assert str(numbers.schema().field("v").type) == "uint64" and shown(numbers.take()) == shown([{"v": 2**63}, {"v": None}])
+
+
+@pytest.mark.parametrize("unit", ["Microsecond", "Nanosecond"])
+def test_times_inside_keep_their_zone_in_pandas(con, unit):
+    pandas = pytest.importorskip("pandas")
+    time = f"""arrow_cast('2020-01-01T00:00:00Z', 'Timestamp({unit}, Some("Europe/Berlin"))')"""
+    given = con.sql(f"SELECT [{time}, NULL] AS l, [[{time}]] AS m, named_struct('l', [{time}]) AS s, [named_struct('t', {time})] AS ls")
+    seen = given.map_batches(lambda frame: pandas.DataFrame({"t": [str(frame["l"][0][0]), str(frame["m"][0][0][0])]}), batch_format="pandas")
+    assert seen.take() == [{"t": "2020-01-01 01:00:00+01:00"}] * 2
+    for schema in (None, given.schema()):
+        made = given.map_batches(lambda frame: frame, batch_format="pandas", schema=schema)
+        [row] = made.take()
+        for found in (row["l"][0], row["m"][0][0], row["s"]["l"][0], row["ls"][0]["t"]):
+            assert found.isoformat() == "2020-01-01T00:00:00+00:00"
+        assert row["l"][1] is None and all("tz=+00:00" in str(kind) for kind in made.schema().types)
+    noon = NOON.replace(tzinfo=datetime.timezone.utc)
+    made = con.range(1).map_batches(lambda _: pandas.DataFrame({"v": [[noon, None]]}), batch_format="pandas", schema={"v": "TIMESTAMP(6) WITH TIME ZONE[]"})
+    assert made.take() == [{"v": [noon, None]}]
 
 
 @dataclasses.dataclass
