@@ -280,10 +280,11 @@ def _of_values(values: Any) -> Any:
     times = [value for value in values if value is not None]
     if times and all(type(value).__name__ in _NUMPY_TIMES and hasattr(value, "dtype") for value in times):
         return _of_times(max((value.dtype for value in times), key=lambda dtype: list(_UNITS).index(_unit(dtype))))
-    return _checked(_found(values), values)
+    return _checked(inferred(values), values)
 
 
-def _found(values: list[Any]) -> Any:
+def inferred(values: Sequence[Any]) -> Any:
+    """The type of Python's values; whole numbers have one with room for them."""
     arrow = cast(Any, pa)
     try:
         return arrow.array(values).type
