@@ -274,6 +274,24 @@ def test_times_inside_keep_their_zone_in_pandas(con, unit):
     assert made.take() == [{"v": [noon, None]}]
 
 
+def test_columns_of_null_are_passed_on(con):
+    given = con.sql("SELECT NULL AS a, 1 AS b, [] AS l, [NULL] AS n, named_struct('x', NULL) AS s")
+    wanted = [{"a": None, "b": 1, "l": [], "n": [None], "s": {"x": None}}]
+    made = [given.map(lambda row: row), given.map(lambda row: row, on_error="drop"), given.flat_map(lambda row: [row])]
+    made += [given.map_batches(lambda batch: batch, batch_format=name) for name in ("numpy", "pandas", "pyarrow", "rows")]
+    for one in made:
+        assert one.take() == wanted and one.schema() == given.schema()
+    assert given.limit(0).map(lambda row: row).schema() == given.schema()
+    assert con.from_items([{"a": None, "b": 1}]).map(lambda row: row).union(con.from_items([{"a": 7, "b": 2}])).sum("a") == 7
+    # A type that nobody said is still to be said, and that of NULL holds nothing else.
+    for code in (lambda row: {"c": None}, lambda row: {"b": 1, "c": row["a"]}, lambda row: {"a": []}):
+        with pytest.raises(mobula.CodeRefused, match="its type is not known"):
+            given.map(code).take()
+    rows = con.range(200).with_column("a", "NULL").repartition(1)
+    with pytest.raises(mobula.FunctionFailed, match="int64, but null is declared"):
+        rows.map(lambda row: {"a": None if row["id"] < 150 else 1}).take_all()
+
+
 @dataclasses.dataclass
 class Point:
     x: int

@@ -291,6 +291,8 @@ def _from_objects(values, data_type, mask=None, are_known=False):
         return found
     if t.is_decimal(data_type) and (t.is_integer(found.type) or t.is_floating(found.type)):
         return _cast(found, data_type)
+    if t.is_null(data_type):
+        raise Misfit(found.type)
     try:
         array = pa.array(values, type=data_type, mask=mask, from_pandas=False)
     except pa.ArrowException:
@@ -323,6 +325,8 @@ def _misfits(found, declared):
     """Whether values of the one type are never values of the other."""
     if t.is_null(found):
         return False
+    if t.is_null(declared):
+        return True
     if _is_list(found) and _is_list(declared):
         return _misfits(found.value_type, declared.value_type)
     if t.is_struct(found) and t.is_struct(declared):
