@@ -133,6 +133,7 @@ class Functions:
             if found is None:
                 # No rows come out of none. By the next query there may be some.
                 return schemas.columns_of(given)
+            schemas.check_learned(found, given)
             learned = self._learned[key] = schemas.columns_of(found)
         return learned
 

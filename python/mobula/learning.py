@@ -154,7 +154,7 @@ class Teacher:
         try:
             result = self._result(code, batch)
             row = _row(result) if _is_list(batch) else result
-            if _is_list(batch) and _frame(result) is None and (_is_mapping(row) or _is_several(row)):
+            if _is_list(batch) and not _is_table(result) and (_is_mapping(row) or _is_several(row)):
                 return self._of_dicts([row] if _is_mapping(row) else [_row(one) for one in row])
             return self._of_parts(result)
         except Exception as error:
@@ -178,10 +178,12 @@ class Teacher:
         return pa.unify_schemas(schemas, promote_options="permissive") if schemas else pa.schema([])
 
     def _of_relation(self, value: Any) -> pa.Schema:
-        table = _frame(value)
+        objects: dict[Any, Any] = _columns_of_objects(value)
+        table = _frame(value.drop(columns=list(objects)) if objects else value)
         if table is not None:
-            columns = zip(table.schema.names, table.schema.types, table.columns)
-            return pa.schema([(name, self._meant(name, kind, column)) for name, kind, column in columns])
+            kinds = {name: self._meant(name, kind, column) for name, kind, column in zip(table.schema.names, table.schema.types, table.columns)}
+            kinds |= {name: self._of_column(name, column) for name, column in objects.items()}
+            return pa.schema([(_checked_name(name), kinds[name]) for name in (value.columns if objects else table.schema.names)])
         if not _is_mapping(value):
             raise TypeError(f"yielded {_named(value)}. Yield a dict of arrays, a RecordBatch, a Table or a DataFrame")
         return pa.schema([(_checked_name(name), self._of_column(name, values)) for name, values in value.items()])
@@ -260,8 +262,10 @@ def _of_values(values: Any) -> Any:
     if hasattr(values, "to_arrow"):
         return values.to_arrow().type
     values = _array_of(values)
-    if getattr(values, "ndim", 0) == 1 and str(getattr(values, "dtype", "")) == "object" and not hasattr(values, "index"):
-        values = values.tolist()
+    if getattr(values, "ndim", 0) == 1 and str(getattr(values, "dtype", "")) == "object":
+        # In a column of pandas a value that is NaN is missing.
+        is_missing = hasattr(values, "index")
+        values = [None if is_missing and isinstance(value, float) and value != value else value for value in values.tolist()]
     if _is_list(values):
         values = [_array_of(value) for value in values]
     arrays = values if _is_list(values) else [values]
@@ -276,10 +280,11 @@ def _of_values(values: Any) -> Any:
     times = [value for value in values if value is not None]
     if times and all(type(value).__name__ in _NUMPY_TIMES and hasattr(value, "dtype") for value in times):
         return _of_times(max((value.dtype for value in times), key=lambda dtype: list(_UNITS).index(_unit(dtype))))
-    return _checked(_found(values), values)
+    return _checked(inferred(values), values)
 
 
-def _found(values: list[Any]) -> Any:
+def inferred(values: Sequence[Any]) -> Any:
+    """The type of Python's values; whole numbers have one with room for them."""
     arrow = cast(Any, pa)
     try:
         return arrow.array(values).type
@@ -333,7 +338,7 @@ def _array_of(value: Any) -> Any:
         return value
     if value.ndim == 0:
         # A single value of numpy stays: its texts are Python's, which have no such index.
-        return value[()] if type(value).__name__ == "ndarray" else value
+        return _array_of(value[()]) if type(value).__name__ in ("ndarray", "MaskedArray") else value
     return value if value.dtype.isnative else value.astype(value.dtype.newbyteorder("="))
 
 
@@ -344,14 +349,21 @@ def _readable(value: Any) -> Any:
         # An interval, which is a tuple too.
         return value
     if _is_mapping(value):
-        return {key: _readable(inner) for key, inner in value.items()}
+        return {key: _single(_readable(inner)) for key, inner in value.items()}
     dtype = getattr(value, "dtype", None)
     if _is_list(value) or getattr(value, "ndim", 0) > 1 or (getattr(value, "ndim", 0) == 1 and dtype == object):
-        return [_readable(inner) for inner in value]
+        return [_single(_readable(inner)) for inner in value]
     if getattr(value, "ndim", 0) == 1 and getattr(dtype, "kind", "") in ("m", "M"):
         kind = _of_times(dtype)
         return value.astype("M8[D]").tolist() if t.is_date(kind) else value.astype(f"{cast(Any, dtype).kind}8[{kind.unit}]")
     return value
+
+
+def _single(value: Any) -> Any:
+    """A day of numpy as Python's, as pyarrow reads it inside of lists and dicts, too."""
+    if type(value).__name__ != "datetime64" or not t.is_date(_of_times(value.dtype)):
+        return value
+    return value.astype("M8[D]").item()
 
 
 def _unit(dtype: Any) -> str:
@@ -412,7 +424,7 @@ def _inside(kind: pa.DataType) -> list[pa.DataType]:
 
 def _frame(value: Any) -> pa.Table | None:
     """An Arrow table of a RecordBatch, Table or DataFrame; else None."""
-    kind = type(value).__module__.partition(".")[0]
+    kind = _library(value)
     if isinstance(value, pa.RecordBatch):
         return pa.Table.from_batches([value])
     if isinstance(value, pa.Table):
@@ -424,8 +436,23 @@ def _frame(value: Any) -> pa.Table | None:
     return None
 
 
+def _columns_of_objects(value: Any) -> dict[Any, Any]:
+    """Those of a frame of pandas: its values may be lists with NaN, which pyarrow would take for missing."""
+    if _library(value) != "pandas" or not hasattr(value, "columns") or not value.columns.is_unique:
+        return {}
+    return {name: value[name] for name in value.columns if str(value[name].dtype) == "object"}
+
+
 def _is_relation(value: Any) -> bool:
-    return _is_mapping(value) or _frame(value) is not None
+    return _is_mapping(value) or _is_table(value)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, (pa.RecordBatch, pa.Table)) or (_library(value) in ("pandas", "polars") and hasattr(value, "columns"))
+
+
+def _library(value: Any) -> str:
+    return type(value).__module__.partition(".")[0]
 
 
 def _is_mapping(value: Any) -> TypeGuard[Mapping[Any, Any]]:

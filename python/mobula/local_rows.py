@@ -62,7 +62,7 @@ def of_items(items: Sequence[Any]) -> pa.Table:
 
 def of_values(values: Sequence[Any]) -> pa.Array[Any]:
     """An Arrow array of Python's values. Times keep their nanoseconds, of which pyarrow does not look for those
-    of pandas.
+    of pandas, and whole numbers beyond BIGINT have a type with room for them.
 
     Raises:
         QueryFailed: values among times that pyarrow would count or cut.
@@ -72,9 +72,11 @@ def of_values(values: Sequence[Any]) -> pa.Array[Any]:
     arrow = cast(Any, pa)
     try:
         array = arrow.array(values)
-    except (pa.ArrowException, TypeError, ValueError):
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        from .learning import inferred
+
         values = _plain_values(values)
-        array = arrow.array(values)
+        array = arrow.array(values, inferred(values))
     exact = _exact(array.type, values)
     return array if exact == array.type else arrow.array(values, exact)
 
@@ -234,6 +236,7 @@ def _array(values: Any) -> pa.Array[Any]:
         # A copy: what is written into the array later is not in these rows.
         values = values.astype(dtype.newbyteorder("="))
     if getattr(values, "ndim", 1) < 2:
+        values = values.tolist() if dtype == object and not hasattr(values, "mask") else values
         return of_values(values) if sql_text.is_list(values) else arrow.array(values)
     if 0 in values.shape or values.dtype == object:
         return arrow.array(values.tolist())

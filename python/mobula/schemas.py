@@ -203,9 +203,23 @@ def of_arrow(kind: pa.DataType, column: str) -> str:
         fields: list[pa.Field[Any]] = list(kind)
         return _struct([(field.name, of_arrow(field.type, column)) for field in fields], column)
     if t.is_null(kind):
-        problem = f'column "{column}" has only None or empty lists in the first rows, so its type is not known'
-        raise CodeRefused(f"{problem}. Say it: schema={{'{column}': str, …}}")
+        return "NULL"
     raise CodeRefused(f'column "{column}" has the Arrow type {kind}, which SQL does not have. Cast it, and say schema=')
+
+
+def check_learned(found: pa.Schema, given: pa.Schema) -> None:
+    """Raises CodeRefused where the first rows do not say a type, but for columns that came in without one."""
+    came_in = dict(zip(given.names, given.types))
+    for column, kind in zip(found.names, found.types):
+        if _has_null(kind) and came_in.get(column) != kind:
+            problem = f'column "{column}" has only None or empty lists in the first rows, so its type is not known'
+            raise CodeRefused(f"{problem}. Say it: schema={{'{column}': str, …}}")
+
+
+def _has_null(kind: Any) -> bool:
+    import pyarrow.types as t
+
+    return t.is_null(kind) or any(_has_null(kind.field(place).type) for place in range(kind.num_fields))
 
 
 def annotated(code: Any) -> Schema | None:

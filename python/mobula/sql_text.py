@@ -112,6 +112,8 @@ def plain(value: Any) -> Any:
         return None
     if type(value).__module__ != "numpy" or not hasattr(value, "item"):
         return value
+    if getattr(value, "ndim", 0):
+        return [plain(one) for one in value]
     made = value.item()
     if not isinstance(made, int) or value.dtype.kind not in "mM":
         return made

@@ -162,6 +162,37 @@ def test_rows_are_those_of_when_they_were_given(con):
     assert of_array.sum("data") == of_dict.sum("x") == 0 and of_frame.sum("x") == 3
 
 
+@pytest.mark.parametrize(
+    ("items", "kind"),
+    [
+        ([2**63, None], "uint64"),
+        ([None, 2**64 - 1, 1], "uint64"),
+        ([np.uint64(2**63), None], "uint64"),
+        ([[2**63, None], [1], None], "list<element: uint64>"),
+        ([[np.array(2**63, "u8")]], "list<element: uint64>"),
+        ([2**63, -1, None], "decimal128(19, 0)"),
+        ([2**70, None], "decimal128(22, 0)"),
+        ([-(2**63), None], "int64"),
+    ],
+    ids=str,
+)
+def test_large_numbers_keep_their_digits(con, items, kind):
+    for rows in (con.from_items(items), con.from_items([{"item": item} for item in items])):
+        assert str(rows.schema().field("item").type) == kind and rows.take() == [{"item": item} for item in items]
+
+
+def test_large_numbers_inside_and_in_arrays(con):
+    assert con.from_items([{"x": {"a": 2**63}}, {"x": None}]).take() == [{"x": {"a": 2**63}}, {"x": None}]
+    made = con.from_numpy({"a": np.array([2**63, None], object)})
+    assert str(made.schema().field("a").type) == "uint64" and made.take() == [{"a": 2**63}, {"a": None}]
+
+
+def test_arrays_in_items_and_values(con):
+    items = [np.array([np.array(1.5), None], object), np.ones((2, 2)), np.array(1.5), np.array([1.5])]
+    for value, wanted in zip(items, ([1.5, None], [[1.0, 1.0]] * 2, 1.5, [1.5])):
+        assert con.from_items([{"v": value}]).take() == con.sql("SELECT $value AS v", value=value).take() == [{"v": wanted}]
+
+
 def test_items_keep_their_times(con):
     pandas = pytest.importorskip("pandas")
     stamp, wait = pandas.Timestamp("2020-01-01 00:00:00.123456789"), pandas.Timedelta(5, "ns")

@@ -1,4 +1,5 @@
-//! SQL types as Arrow types, by DataFusion's own conversion and one type more: DURATION.
+//! SQL types as Arrow types, by DataFusion's own conversion and two types more: DURATION and, where
+//! functions are declared, NULL.
 //!
 //! DataFusion offers the conversion only through a planner over a catalog; this
 //! is that planner over nothing. Texts become `Utf8`, not views: declared types
@@ -43,6 +44,24 @@ impl TypePlanner for MoreTypes {
     }
 }
 
+/// Of declarations: `NULL` as well, the type of a column that has nothing else, as in `SELECT NULL`.
+/// A function that passes such a column on gives it out as it came.
+#[derive(Debug)]
+struct DeclaredTypes;
+
+impl TypePlanner for DeclaredTypes {
+    fn plan_type_field(&self, sql_type: &SqlType) -> Result<Option<FieldRef>> {
+        match sql_type {
+            SqlType::Custom(name, modifiers)
+                if modifiers.is_empty() && name.to_string().eq_ignore_ascii_case("null") =>
+            {
+                Ok(Some(Arc::new(Field::new("", DataType::Null, true))))
+            }
+            _ => MoreTypes.plan_type_field(sql_type),
+        }
+    }
+}
+
 /// The Arrow schema of `columns`.
 ///
 /// # Errors
@@ -81,7 +100,7 @@ impl ContextProvider for NoCatalog {
     }
 
     fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
-        Some(Arc::new(MoreTypes))
+        Some(Arc::new(DeclaredTypes))
     }
 
     fn get_variable_type(&self, _names: &[String]) -> Option<DataType> {

@@ -3,7 +3,8 @@
 Arrow arrays pass as they are; polars has the same layout and shares them. As rows,
 values are Python's own. As pandas, a column has the type that pandas gives it by
 default, and where it has NULLs or NaN an Arrow type of pandas, which tells them
-apart, or where nanoseconds in structs would be plain numbers. As numpy, columns without NULL are read-only views
+apart. So it has where pandas would change what is inside: NULLs among numbers in lists, which
+would be NaN, nanoseconds in structs, plain numbers, and zones of times in lists, gone. As numpy, columns without NULL are read-only views
 of the block where Arrow has the same layout, or copies of it where user code is to
 write to them; with NULL they are masked arrays, so NaN stays NaN. What numpy has no type for comes as Python objects and None;
 lists of numbers come as one small array each. A column of fixed-shape tensors is one array
@@ -68,7 +69,7 @@ def _dict_of_numpy(batch):
 def _to_pandas(array):
     import pandas
 
-    if array.null_count == 0 and not _holds_nan(array) and not _counts_nanoseconds(array.type):
+    if array.null_count == 0 and not _holds_nan(array) and not _changes_times(array.type) and not _changes_nulls(array):
         return array.to_pandas()
     return pandas.Series(array, dtype=pandas.ArrowDtype(array.type))
 
@@ -77,12 +78,28 @@ def _holds_nan(array):
     return t.is_floating(array.type) and bool(np.isnan(array.to_numpy(zero_copy_only=True)).any())
 
 
-def _counts_nanoseconds(kind, is_inside=False):
-    """Whether pandas would get times in structs as whole numbers."""
+def _changes_times(kind, is_in_struct=False, is_in_list=False):
+    """Whether pandas would get times in structs as whole numbers, or in lists without their zone."""
     if t.is_timestamp(kind) or t.is_duration(kind):
-        return is_inside and kind.unit == "ns"
-    is_inside = is_inside or t.is_struct(kind) or t.is_map(kind)
-    return any(_counts_nanoseconds(kind.field(place).type, is_inside) for place in range(kind.num_fields))
+        return (is_in_struct and kind.unit == "ns") or (is_in_list and t.is_timestamp(kind) and kind.tz is not None)
+    is_in_struct = is_in_struct or t.is_struct(kind) or t.is_map(kind)
+    is_in_list = _is_list(kind)
+    return any(_changes_times(kind.field(place).type, is_in_struct, is_in_list) for place in range(kind.num_fields))
+
+
+def _changes_nulls(array, is_in_list=False):
+    """Whether pandas would get NULLs among numbers as NaN: those in lists are arrays of numpy."""
+    kind = array.type
+    if t.is_integer(kind) or t.is_floating(kind):
+        return is_in_list and array.null_count > 0
+    if t.is_struct(kind):
+        # Where a struct is NULL, so is what is in it.
+        return any(_changes_nulls(inner, is_in_list) for inner in array.flatten())
+    return _is_list(kind) and _changes_nulls(array.flatten(), True)
+
+
+def _is_list(kind):
+    return t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind)
 
 
 def _pandas_frame(batch):

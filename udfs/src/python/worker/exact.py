@@ -105,6 +105,10 @@ def _walk(value, data_type, leaf, look=None):
         return None
     if hasattr(type(value), "detach"):
         value = array_of(value)
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        # A single value, of which pyarrow reads none.
+        single = value[()]
+        return value if isinstance(single, np.ndarray) and single is not np.ma.masked else _walk(single, data_type, leaf, look)
     if data_type.num_fields == 0:
         return leaf(value, data_type)
     if t.is_map(data_type):
@@ -168,8 +172,7 @@ def _elements(array, data_type):
     if is_masked:
         return array.tolist()
     is_read = array.dtype.kind not in "mMO" and array.dtype.isnative and not _is_time(data_type)
-    # Without dimensions it is a single value, which pyarrow refuses.
-    return array if array.ndim == 0 or (array.ndim == 1 and is_read) else list(array)
+    return array if array.ndim == 1 and is_read else list(array)
 
 
 def _is_unread(value):
@@ -182,7 +185,7 @@ def _is_unread(value):
         # Of numpy, an array as well.
         return True
     if isinstance(value, np.ndarray):
-        return value.ndim > 1 or not value.dtype.isnative
+        return value.ndim != 1 or not value.dtype.isnative
     return hasattr(type(value), "detach")
 
 
@@ -238,8 +241,6 @@ class _Times:
 
 
 def _read(value, data_type):
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
     if isinstance(value, datetime.datetime):
         if t.is_date(data_type) and (value.time() != _MIDNIGHT or getattr(value, "nanosecond", 0)):
             raise ValueError(f"{value!r} has a time of day, and a date has none. Return value.date()")
@@ -330,8 +331,6 @@ def _kinds_of(data_type):
 
 
 def _is_whole(value):
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
     if isinstance(value, np.complexfloating):
         return False
     if not hasattr(type(value), "__int__"):

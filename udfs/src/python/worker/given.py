@@ -6,6 +6,8 @@ What only the row holds cannot change any more; what others hold too is copied.
 
 import collections.abc
 import copy
+import datetime
+import decimal
 import itertools
 import sys
 
@@ -15,17 +17,26 @@ import pyarrow.types as t
 from .context import counted
 from .exact import types_inside
 from .failure import Refused, run
-from .optional import array_of, np
-from .results import is_table, named, to_batch, unreadable
+from .optional import HAS_NUMPY, array_of, np
+from .results import PLAIN, is_table, named, to_batch, unreadable
 
 _END = object()
 _BINARY = (t.is_binary, t.is_large_binary, t.is_binary_view, t.is_fixed_size_binary)
 # What nobody can change.
 _FIXED = (str, bytes, int, float, pa.Array, pa.Scalar, pa.ChunkedArray)
+# Types of single values that nobody can change; what is of none of them is looked at.
+LASTING = {bool, int, float, str, bytes, decimal.Decimal, datetime.date, datetime.datetime, datetime.time, datetime.timedelta, type(None)}
+if HAS_NUMPY:
+    LASTING |= {kind for kind in np.sctypeDict.values() if kind not in (np.void, np.object_)}
 # What has its values in itself, and not in another object that may change.
 _OWNING = {list, tuple, dict, bytearray, np.ndarray}
 _VIEWS = (collections.abc.KeysView, collections.abc.ValuesView, collections.abc.ItemsView)
 _ARRAY = np.ndarray
+_holders = sys.getrefcount
+# Of a list or dict that its row alone has, so many values are looked at: they may be arrays that others have.
+_LOOKED_AT = 8
+# A type of single values, whatever they are.
+SINGLE = pa.null()
 # Rows that are read before they are sent on.
 ROWS_OF_A_PART = 8192
 
@@ -37,6 +48,7 @@ class Rows:
         self.schema = schema
         self.names = set(schema.names)
         self.kinds = {field.name: Changing.of(field.type) for field in schema}
+        self.plain = {field.name: PLAIN.get(field.type.id) for field in schema}
         self.may_change = any(self.kinds.values())
         self._begin()
 
@@ -44,7 +56,7 @@ class Rows:
         self.count = 0
         self.columns = {name: [] for name in self.schema.names}
         # How each column is read: by its type where values may change later.
-        self.readers = [(name, column.append, self.kinds[name]) for name, column in self.columns.items()]
+        self.readers = [(name, column.append, self.kinds[name], self.plain[name]) for name, column in self.columns.items()]
 
     def add(self, row, holders=None):
         """Reads one; raises `Refused` for what is none of the schema. `holders`: of a row that only this call has."""
@@ -55,13 +67,13 @@ class Rows:
                 hint = "" if row.keys() - self.names else ". Give None for what is missing"
                 raise Refused(f"gave a row with the keys {', '.join(map(str, row)) or 'none'}. Declared: {', '.join(self.schema.names)}{hint}")
             is_alone = self.may_change and holders is not None and sys.getrefcount(row) <= holders
-            for name, append, kind in self.readers:
+            for name, append, kind, plain in self.readers:
                 if kind is not None:
                     append(kind.held(row, name, is_alone))
-                elif type(value := row[name]) is not _ARRAY:
+                elif type(value := row[name]) is plain or type(value) in LASTING:
                     append(value)
                 else:
-                    append(value.copy())
+                    append(copied(value, SINGLE))
         except (Refused, MemoryError):
             raise
         except BaseException as error:
@@ -120,7 +132,10 @@ class Changing:
 
     def __init__(self, kind):
         self.kind = kind
-        self.is_deep = any(map(may_change, types_inside(kind)))
+        inside = types_inside(kind)
+        self.is_flat = not any(map(may_change, inside))
+        # What most of the values inside are.
+        self.plain = PLAIN.get(inside[0].id) if inside else None
 
     @staticmethod
     def of(kind):
@@ -130,12 +145,17 @@ class Changing:
     def held(self, holder, key, is_alone):
         """The value at `key`; a copy if others than `holder` hold it, or hold that."""
         value = holder[key]
-        if value is None or type(value) in (str, bytes):
-            return value
-        if is_alone and not self.is_deep and sys.getrefcount(value) <= _INSIDE and type(value) in _OWNING:
-            if type(value) is not _ARRAY or value.base is None:
+        made = type(value)
+        if made in _OWNING and is_alone and self.is_flat and _holders(value) <= _INSIDE:
+            if made is _ARRAY:
+                return copied(value, self.kind) if value.base is not None or value.dtype == object else value
+            plain = self.plain
+            for one in value.values() if made is dict else value if len(value) <= _LOOKED_AT else value[:_LOOKED_AT]:
+                if type(one) is not plain and type(one) not in LASTING:
+                    break
+            else:
                 return value
-        return copied(value, self.kind)
+        return value if made in LASTING else copied(value, self.kind)
 
 
 def may_change(kind):
@@ -145,13 +165,15 @@ def may_change(kind):
 
 def copied(value, kind):
     """The same value in memory that user code knows nothing of, as far as it is of the type."""
+    if type(value) in LASTING:
+        return value
+    if hasattr(type(value), "detach"):
+        value = array_of(value)
     if isinstance(value, np.ndarray):
         # Also one without dimensions, for a single value.
         return value.copy() if value.dtype != object else copy.deepcopy(value)
-    if value is None or not may_change(kind):
+    if not may_change(kind):
         return value
-    if hasattr(type(value), "detach"):
-        return copied(array_of(value), kind)
     inside = types_inside(kind)
     if isinstance(value, _VIEWS):
         value = list(value)
@@ -166,7 +188,7 @@ def copied(value, kind):
         if isinstance(value, collections.abc.Mapping):
             return {key: copied(one, inside[1]) for key, one in value.items()}
     elif type(value) in (list, tuple) and len(inside) == 1:
-        return [copied(one, inside[0]) for one in value] if may_change(inside[0]) else list(value)
+        return list(value) if LASTING.issuperset(map(type, value)) else [copied(one, inside[0]) for one in value]
     if isinstance(value, _FIXED):
         return value
     try:

@@ -1,7 +1,7 @@
 """What user code returned, as Arrow of the declared type.
 
-None, masks and what pandas calls NaT or NA become NULL, NaN stays NaN except in pandas,
-where it means missing. Casts must lose nothing, and stay in one kind of types: text is
+None, masks and what pandas calls NaT or NA become NULL, NaN stays NaN except as a value of a
+column of pandas, where it means missing; in a list or dict there it is NaN too. Casts must lose nothing, and stay in one kind of types: text is
 never turned into numbers, or numbers into dates.
 """
 
@@ -26,7 +26,8 @@ _SINGLE += (datetime.timedelta, np.generic, pa.Scalar)
 _END = object()
 # Of short lists what they hold is seen at once. Of long ones pyarrow finds it faster.
 FEW = 64
-_PLAIN = {pa.int64().id: int, pa.float64().id: float, pa.string().id: str, pa.bool_().id: bool}
+# Python's types whose values pyarrow reads as they are meant.
+PLAIN = {pa.int64().id: int, pa.float64().id: float, pa.string().id: str, pa.bool_().id: bool}
 # What `array` calls those that lie in memory as Arrow has them: pyarrow looks longer at a list.
 _CODES = {pa.int64().id: "q", pa.float64().id: "d"}
 # Asking a schema makes new objects each time.
@@ -77,14 +78,12 @@ def to_batch(value, schema):
         for name in ranged:
             valid_column(value.column(name), f'returned column "{name}" as')
         return value
-    columns = _columns(value)
+    columns = _columns(value, fields)
     if columns.keys() != names:
         missing = [name for name in schema.names if name not in columns]
         extra = [name for name in columns if name not in names]
         problem = f'without column "{missing[0]}"' if missing else f'with a column "{extra[0]}" that is not declared'
         raise Refused(f"returned a relation {problem}. Declared: {', '.join(schema.names)}; returned: {', '.join(map(str, columns)) or 'none'}")
-    if type(value) is not dict and _is_frame(value):
-        columns |= _object_columns(value, fields)
     arrays = []
     for name, kind in fields:
         value = columns[name]
@@ -138,14 +137,13 @@ def _is_pandas(value):
     return type(value).__module__.partition(".")[0] == "pandas"
 
 
-def _columns(value):
+def _columns(value, fields):
     try:
         if isinstance(value, collections.abc.Mapping):
             return dict(value)
         if _is_frame(value):
-            _refuse_twice(list(value.columns))
-            value = pa.Table.from_pandas(value, preserve_index=False)
-        elif not isinstance(value, (pa.RecordBatch, pa.Table)):
+            return _columns_of_frame(value, fields)
+        if not isinstance(value, (pa.RecordBatch, pa.Table)):
             value = pa.table(value)
     except (Refused, MemoryError):
         raise
@@ -155,10 +153,14 @@ def _columns(value):
     return dict(zip(value.schema.names, value.columns))
 
 
-def _object_columns(frame, fields):
-    """Columns whose values must be looked at before Arrow has them."""
-    odd = [name for name, kind in fields if kind.id not in USUAL and name in frame.columns]
-    return {name: frame[name] for name in odd if frame[name].dtype == object}
+def _columns_of_frame(frame, fields):
+    """Arrow's, but for columns of objects whose values must be looked at before Arrow has them."""
+    names = list(frame.columns)
+    _refuse_twice(names)
+    odd = {name for name, kind in fields if kind.id not in USUAL}
+    odd = [name for name in names if name in odd and frame[name].dtype == object]
+    table = pa.Table.from_pandas(frame.drop(columns=odd) if odd else frame, preserve_index=False)
+    return {name: frame[name] for name in odd} | dict(zip(table.schema.names, table.columns))
 
 
 def _refuse_twice(names):
@@ -213,20 +215,16 @@ def _array(value, data_type):
         return _from_numpy(value, data_type)
     if _is_pandas(value):
         if data_type.id not in USUAL and getattr(value, "dtype", None) == object:
-            value = _without_tensors(value.tolist(), data_type)
-            if isinstance(value, np.ndarray):
-                return _from_matrix(value, None, data_type)
-            value = as_meant(without_masks(value, data_type), data_type)
+            # What is in lists and dicts is no column, so NaN is not missing there.
+            present = [None if isinstance(one, float) and one != one else one for one in value.tolist()]
+            return _from_sequence(present, data_type)
         return pa.array(value, from_pandas=True)
     if hasattr(value, "__arrow_c_stream__"):
         return pa.chunked_array(value)
     if hasattr(value, "__arrow_c_array__") or hasattr(value, "__arrow_array__"):
         return pa.array(value)
     if isinstance(value, collections.abc.Sequence) and not isinstance(value, (str, bytes)):
-        value = _without_tensors(value, data_type)
-        if isinstance(value, np.ndarray):
-            return _from_matrix(value, None, data_type)
-        return _from_objects(without_masks(value, data_type), data_type)
+        return _from_sequence(value, data_type)
     if HAS_NUMPY and hasattr(value, "__array__"):
         return _from_numpy(np.asarray(value), data_type)
     return None
@@ -234,7 +232,7 @@ def _array(value, data_type):
 
 def _short(values, data_type):
     """An array of values that are all of the one type of Python's that means `data_type`, or None."""
-    kind, code = _PLAIN.get(data_type.id), _CODES.get(data_type.id)
+    kind, code = PLAIN.get(data_type.id), _CODES.get(data_type.id)
     for value in values:
         if type(value) is not kind:
             return None
@@ -245,6 +243,13 @@ def _short(values, data_type):
         return pa.array(values, type=data_type)
     except (pa.ArrowException, OverflowError, ValueError):
         return None
+
+
+def _from_sequence(values, data_type):
+    values = _without_tensors(values, data_type)
+    if isinstance(values, np.ndarray):
+        return _from_matrix(values, None, data_type)
+    return _from_objects(without_masks(values, data_type), data_type)
 
 
 def _from_numpy(value, data_type):
@@ -286,6 +291,8 @@ def _from_objects(values, data_type, mask=None, are_known=False):
         return found
     if t.is_decimal(data_type) and (t.is_integer(found.type) or t.is_floating(found.type)):
         return _cast(found, data_type)
+    if t.is_null(data_type):
+        raise Misfit(found.type)
     try:
         array = pa.array(values, type=data_type, mask=mask, from_pandas=False)
     except pa.ArrowException:
@@ -318,6 +325,8 @@ def _misfits(found, declared):
     """Whether values of the one type are never values of the other."""
     if t.is_null(found):
         return False
+    if t.is_null(declared):
+        return True
     if _is_list(found) and _is_list(declared):
         return _misfits(found.value_type, declared.value_type)
     if t.is_struct(found) and t.is_struct(declared):

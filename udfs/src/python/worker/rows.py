@@ -11,17 +11,17 @@ import itertools
 from .arguments import python_values
 from .context import counted
 from .failure import Refused, run
-from .given import batches_of_calls, batches_of_rows, row_of
-from .optional import np
-from .results import named
+from .given import LASTING, SINGLE, batches_of_calls, batches_of_rows, copied, row_of
+from .results import PLAIN, named
 from .retry import begin
 
 
-def values_of_rows(function, code, batch, takes_table, changing):
-    """What the function gives for each row. `changing`: its type, if such values can change."""
+def values_of_rows(function, code, batch, takes_table, kind, changing):
+    """What the function gives for each row, of the type `kind`. `changing`: the same, if such values can change."""
     columns = row_arguments(batch, takes_table)
     begin_rows(code, batch, takes_table)
-    return run(function, _each if changing is None else _each_held, code, columns, batch.num_rows, changing)
+    each, how = (_each, PLAIN.get(kind.id)) if changing is None else (_each_held, changing)
+    return run(function, each, code, columns, batch.num_rows, how)
 
 
 def rows_of_rows(function, code, batch, mode, schema):
@@ -76,14 +76,14 @@ def _python_columns(batch):
     return columns
 
 
-def _each(code, columns, count, _changing):
-    """Values that cannot be changed, but for arrays of numpy without dimensions."""
-    array = np.ndarray
+def _each(code, columns, count, plain):
+    """Values that cannot be changed, but for arrays without dimensions, of numpy or torch; most are `plain`."""
+    last, single = LASTING, SINGLE
     if not columns:
-        return [made if type(made := code()) is not array else made.copy() for _ in counted(range(count))]
+        return [made if type(made := code()) is plain or type(made) in last else copied(made, single) for _ in counted(range(count))]
     if len(columns) == 1:
-        return [made if type(made := code(value)) is not array else made.copy() for value in counted(columns[0])]
-    return [made if type(made := code(*values)) is not array else made.copy() for values in counted(zip(*columns))]
+        return [made if type(made := code(value)) is plain or type(made) in last else copied(made, single) for value in counted(columns[0])]
+    return [made if type(made := code(*values)) is plain or type(made) in last else copied(made, single) for values in counted(zip(*columns))]
 
 
 def _each_held(code, columns, count, changing):

@@ -185,7 +185,7 @@ class Call:
     def piece(self, batch, kind):
         """The values of a batch's rows."""
         if self.by_row:
-            values = values_of_rows(self.function, self.code, batch, self.takes_table, self.changing)
+            values = values_of_rows(self.function, self.code, batch, self.takes_table, kind, self.changing)
             if self.says_truth:
                 values = run(self.function, truths, values)
             return to_column(values, batch.num_rows, kind, True)
