@@ -37,7 +37,9 @@ pub(crate) async fn columns(
     rows: usize,
 ) -> Result<Schema> {
     if rows == 0 {
-        return plan_err!("columns of JSON cannot be found by 0 rows: say schema, or how many to look at");
+        return plan_err!(
+            "columns of JSON cannot be found by 0 rows: say schema, or how many to look at"
+        );
     }
     let mut all = vec![];
     for file in files {
@@ -129,11 +131,32 @@ fn parsed(
     let mut found = vec![];
     for value in Deserializer::from_slice(lines).into_iter().take(rows) {
         match value {
-            Ok(value) => found.push(value),
+            Ok(value) => found.push(inferable(value)),
             Err(fault) => return Ok((found, Some(fault))),
         }
     }
     Ok((found, None))
+}
+
+/// `value`, as columns are found by it: with no NULL in arrays, beside which Arrow takes a list or
+/// an object for neither, and with numbers that only BIGINT UNSIGNED has room for as texts, as CSV
+/// has them; they would be rounded.
+fn inferable(value: Value) -> Value {
+    match value {
+        Value::Array(items) => {
+            let items = items.into_iter().filter(|item| !item.is_null());
+            Value::Array(items.map(inferable).collect())
+        }
+        Value::Object(fields) => {
+            let fields = fields.into_iter();
+            let fields = fields.map(|(key, value)| (key, inferable(value)));
+            Value::Object(fields.collect())
+        }
+        Value::Number(number) if number.is_u64() && !number.is_i64() => {
+            Value::String(number.to_string())
+        }
+        plain => plain,
+    }
 }
 
 fn objects(file: &ObjectMeta, rows: Vec<Value>) -> Result<Vec<Value>> {
@@ -145,5 +168,90 @@ fn objects(file: &ObjectMeta, rows: Vec<Value>) -> Result<Vec<Value>> {
             file.location,
             rows[at]
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+
+    async fn found(files: &[&str], layout: JsonLayout, rows: usize) -> Result<String> {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let mut metas = vec![];
+        for (i, text) in files.iter().enumerate() {
+            let path = Path::from(format!("{i}.json"));
+            store.put(&path, text.as_bytes().to_vec().into()).await?;
+            metas.push(store.head(&path).await?);
+        }
+        let plain = FileCompressionType::UNCOMPRESSED;
+        let schema = columns(&store, &metas, plain, layout, rows).await?;
+        let fields = schema.fields().iter();
+        let fields: Vec<_> = fields
+            .map(|f| format!("{} {}", f.name(), f.data_type()))
+            .collect();
+        Ok(fields.join(", "))
+    }
+
+    #[tokio::test]
+    async fn columns_are_those_of_the_first_rows() {
+        let lines = "{\"a\": 1}\n\n{\n\"a\": 2.5,\n\"b\": null}\n{\"c\": 1}";
+        let of = |rows| found(&[lines], JsonLayout::Lines, rows);
+        assert_eq!(of(1).await.unwrap(), "a Int64");
+        assert_eq!(of(2).await.unwrap(), "a Float64, b Null");
+        assert_eq!(of(9).await.unwrap(), "a Float64, b Null, c Int64");
+        let both = found(&["{\"a\": 1}", "", "{\"a\": \"x\"}"], JsonLayout::Lines, 9);
+        assert_eq!(both.await.unwrap(), "a Utf8");
+        let array = found(
+            &["[{\"a\": [[1], null, [null, 2]]},\n {\"a\": null}]"],
+            JsonLayout::Array,
+            9,
+        );
+        assert_eq!(array.await.unwrap(), "a List(List(Int64))");
+        let large = found(
+            &["{\"a\": 1}{\"a\": 18446744073709551615}"],
+            JsonLayout::Lines,
+            9,
+        );
+        assert_eq!(large.await.unwrap(), "a Utf8");
+    }
+
+    #[tokio::test]
+    async fn long_files_are_read_as_far_as_needed() {
+        let long = "x".repeat(FIRST_BYTES);
+        let text = format!("{{\"a\": \"{long}\"}}\n{{\"b\": \"{long}\"}}\n{{\"c\": ");
+        let of = |rows| found(&[&text], JsonLayout::Lines, rows);
+        assert_eq!(of(2).await.unwrap(), "a Utf8, b Utf8");
+        let cut = of(3).await.unwrap_err().to_string();
+        assert!(
+            cut.contains("the JSON file /0.json cannot be read: EOF"),
+            "{cut}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_no_row_is_told() {
+        for (text, layout, error) in [
+            (
+                "{\"a\": 1}\n7",
+                JsonLayout::Lines,
+                "row 2 of the JSON file /0.json is 7, not an object",
+            ),
+            (
+                "{\"a\": 1}\nx",
+                JsonLayout::Lines,
+                "the JSON file /0.json cannot be read: expected value at line 2",
+            ),
+            (
+                "[\"a\"]",
+                JsonLayout::Array,
+                "row 1 of the JSON file /0.json is \"a\"",
+            ),
+        ] {
+            let failed = found(&[text], layout, 9).await.unwrap_err().to_string();
+            assert!(failed.contains(error), "{failed}");
+        }
+        assert!(found(&["{}"], JsonLayout::Lines, 0).await.is_err());
     }
 }

@@ -62,10 +62,12 @@ impl FileFormatFactory for ExactTextFactory {
         let rows = rows.parse().map_err(|_| {
             plan_datafusion_err!("{ROWS_OPTION} is {rows}. It takes a number of rows")
         })?;
-        Ok(Arc::new(ExactText::new(
-            self.0.create(state, &options)?,
-            rows,
-        )))
+        let text = ExactText::new(self.0.create(state, &options)?, rows);
+        let is_said = options.contains_key(LINES_OPTION);
+        if let Some(said) = text.said_layout().filter(|_| is_said) {
+            text.layout.get_or_init(|| said);
+        }
+        Ok(Arc::new(text))
     }
 
     fn default(&self) -> Arc<dyn FileFormat> {

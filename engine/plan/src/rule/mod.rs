@@ -15,6 +15,7 @@ pub mod limit_apart;
 pub mod limit_stays;
 pub mod lower_spread;
 pub mod not_constant;
+pub mod numbers_no_days;
 pub mod offset_apart;
 pub mod one_order;
 pub mod one_row_aggregate;
@@ -45,6 +46,7 @@ use crate::operator::map_batches::map_batches_exec;
 /// Rules appended to DataFusion's analyzer.
 pub fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     vec![
+        Arc::new(numbers_no_days::NumbersNoDays),
         Arc::new(interval_length::IntervalLength),
         Arc::new(hoist_udf::HoistUdf),
         Arc::new(in_list::PlainInList),

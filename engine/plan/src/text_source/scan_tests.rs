@@ -81,7 +81,13 @@ const JSON: &str = r#"{"n": 1, "at": "2024-01-01T00:00:01"}
 async fn json_is_read_in_lines_parts_and_arrays() {
     let declared = TypesFrom::Declaration;
     let lines = TextFormat::Json(JsonLayout::Lines);
-    let whole = scan(lines.clone(), declared, &[1, 0], JSON.len(), &[0..JSON.len()]);
+    let whole = scan(
+        lines.clone(),
+        declared,
+        &[1, 0],
+        JSON.len(),
+        &[0..JSON.len()],
+    );
     let read = rows(JSON, whole).await.unwrap();
     assert!(read.contains("| 2024-01-01T00:00:01 | 1 |"), "{read}");
     assert_eq!(read.lines().count(), 3 + 4);
@@ -111,13 +117,15 @@ async fn json_is_read_in_lines_parts_and_arrays() {
 async fn keys_have_to_be_known_where_all_columns_are_read() {
     let lines = TextFormat::Json(JsonLayout::Lines);
     let found = TypesFrom::FirstRows(1);
-    let plan = |columns: &[usize]| {
-        scan(lines.clone(), found, columns, JSON.len(), &[0..JSON.len()])
-    };
+    let plan =
+        |columns: &[usize]| scan(lines.clone(), found, columns, JSON.len(), &[0..JSON.len()]);
     assert!(rows(JSON, plan(&[0])).await.is_ok());
     assert!(rows(JSON, plan(&[])).await.is_ok());
     let failed = rows(JSON, plan(&[1, 0])).await.unwrap_err().to_string();
-    assert!(failed.contains("the key \"b\" of the JSON file /file"), "{failed}");
+    assert!(
+        failed.contains("the key \"b\" of the JSON file /file"),
+        "{failed}"
+    );
 }
 
 #[tokio::test]
@@ -145,7 +153,8 @@ async fn scans_arrive_with_all_they_say() {
         let arrived =
             physical_plan_from_bytes_with_extension_codec(&bytes.unwrap(), &context, &MobulaCodec)
                 .unwrap();
-        let shown = |plan: &Arc<dyn ExecutionPlan>| displayable(plan.as_ref()).one_line().to_string();
+        let shown =
+            |plan: &Arc<dyn ExecutionPlan>| displayable(plan.as_ref()).one_line().to_string();
         assert_eq!(shown(&sent), shown(&arrived));
         assert_eq!(sent.schema(), arrived.schema());
         let arrived = self::config(&arrived);
