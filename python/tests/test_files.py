@@ -1,6 +1,7 @@
 """Text and binary files, and images."""
 
 import gzip
+import json
 import math
 import os
 
@@ -108,6 +109,46 @@ def test_csv_and_json_with_options(con, tmp_path):
     assert con.read_json(tmp_path / "b.jsonl.gz", schema={"n": float}).sum("n") == 3.0
     with pytest.raises(mobula.QueryFailed, match="no file matches"):
         con.read_csv(tmp_path / "none.csv", delimiter=";").take()
+
+
+def test_nothing_is_lost_behind_the_first_rows(con, tmp_path):
+    days = [*["2024-01-01"] * 10, "2024-01-02 10:00:00"]
+    (tmp_path / "d.csv").write_text("d,t\n" + "".join(f"{day},{'late' if ' ' in day else ''}\n" for day in days))
+    few = con.read_csv(tmp_path / "d.csv", infer_rows=5)
+    assert str(few.schema()["t"]) == "string"
+    assert few.unique("t") in ([None, "late"], ["late", None])
+    with pytest.raises(mobula.QueryFailed, match='"2024-01-02 10:00:00" in the file .*d.csv is not that without a loss.*first 5 rows.*infer_rows'):
+        few.take_all()
+    assert con.read_csv(tmp_path / "d.csv").select_columns("d").take_all()[-1] == {"d": "2024-01-02 10:00:00"}
+    (tmp_path / "n.json").write_text('{"n": 1}\n' * 10 + '{"n": 1.5}\n')
+    with pytest.raises(mobula.QueryFailed, match='"1.5" in the file'):
+        con.read_json(tmp_path / "n.json", infer_rows=5).sum("n")
+    assert con.read_json(tmp_path / "n.json").sum("n") == 11.5
+    (tmp_path / "k.json").write_text('{"n": 1}\n' * 10 + '{"n": 1, "late": 2}\n')
+    with pytest.raises(mobula.QueryFailed, match='the key "late"'):
+        con.read_json(tmp_path / "k.json", infer_rows=5).take_all()
+    assert con.read_json(tmp_path / "k.json").sum("late") == 2
+    assert con.read_json(tmp_path / "k.json", schema={"n": int}).sum("n") == 11
+
+
+def test_json_in_an_array_and_over_several_lines(con, tmp_path):
+    rows = [{"n": n, "s": {"l": [[n], None]}, "t": "a]b, [" + "x" * 100} for n in range(30_000)]
+    (tmp_path / "a.json").write_text(json.dumps(rows, indent=1))
+    read = con.read_json(tmp_path / "a.json")
+    assert read.sort("n").take(2) == rows[:2]
+    assert read.sum("n") == sum(range(30_000))
+    with gzip.open(tmp_path / "a.json.gz", "wt") as file:
+        json.dump(rows, file)
+    assert con.read_json(tmp_path / "a.json.gz").count() == 30_000
+    (tmp_path / "open.json").write_text(json.dumps(rows)[:-1])
+    with pytest.raises(mobula.QueryFailed, match="Incomplete JSON array"):
+        con.read_json(tmp_path / "open.json").take_all()
+
+
+def test_lists_in_lists_with_none_are_written_and_read(con, tmp_path):
+    rows = [{"id": 1, "l": [[1, None], None]}, {"id": 2, "l": None}, {"id": 3, "l": [[]]}]
+    con.from_items(rows).write_json(tmp_path / "l.json")
+    assert con.read_json(tmp_path / "l.json").sort("id").take() == rows
 
 
 def test_a_directory_has_all_its_files_whatever_their_compression(con, tmp_path):

@@ -139,6 +139,8 @@ pub enum PlanError {
         value: String,
         expected: String,
     },
+    #[error("cannot plan {join}: {problem}")]
+    MergedKey { join: String, problem: String },
     #[error("cannot plan {operator}: {problem}")]
     Relation {
         operator: &'static str,

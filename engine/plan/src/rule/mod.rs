@@ -7,6 +7,7 @@
 //! others (`offset_apart`, `limit_apart`, `limit_stays`, `one_order`, `one_row_aggregate`).
 
 mod around;
+pub mod drop_key_names;
 pub mod fuse_calls;
 pub mod hoist_udf;
 pub mod in_list;
@@ -46,6 +47,7 @@ use crate::operator::map_batches::map_batches_exec;
 /// Rules appended to DataFusion's analyzer.
 pub fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     vec![
+        Arc::new(drop_key_names::DropKeyNames),
         Arc::new(numbers_no_days::NumbersNoDays),
         Arc::new(interval_length::IntervalLength),
         Arc::new(hoist_udf::HoistUdf),

@@ -37,7 +37,7 @@ use super::grouping::WrittenGrouping;
 use super::keyed::{keyed_over, refuse_snapshots};
 use super::literal::no_literal;
 use super::method_call::method_name;
-use super::{normalized, repartition};
+use super::{merged_keys, normalized, repartition};
 use crate::error::PlanError;
 use crate::function_catalog::FunctionCatalog;
 use crate::nearest;
@@ -79,6 +79,9 @@ impl RelationPlanner for OperatorPlanner {
         context: &mut dyn RelationPlannerContext,
     ) -> Result<RelationPlanning> {
         refuse_sample(&relation)?;
+        if matches!(relation, TableFactor::NestedJoin { .. }) {
+            return merged_keys::plan(relation, context);
+        }
         let named = match &relation {
             TableFactor::Table {
                 name,
