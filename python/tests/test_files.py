@@ -1,5 +1,6 @@
 """Text and binary files, and images."""
 
+import datetime
 import gzip
 import json
 import math
@@ -7,6 +8,7 @@ import os
 
 import numpy as np
 import PIL.Image
+import pyarrow
 import pytest
 
 import mobula
@@ -115,11 +117,11 @@ def test_nothing_is_lost_behind_the_first_rows(con, tmp_path):
     days = [*["2024-01-01"] * 10, "2024-01-02 10:00:00"]
     (tmp_path / "d.csv").write_text("d,t\n" + "".join(f"{day},{'late' if ' ' in day else ''}\n" for day in days))
     few = con.read_csv(tmp_path / "d.csv", infer_rows=5)
-    assert str(few.schema()["t"]) == "string"
-    assert few.unique("t") in ([None, "late"], ["late", None])
-    with pytest.raises(mobula.QueryFailed, match='"2024-01-02 10:00:00" in the file .*d.csv is not that without a loss.*first 5 rows.*infer_rows'):
+    assert few.select_columns("t").to_arrow().schema.field("t").type == pyarrow.string()
+    assert set(few.unique("t")) == {None, "late"}
+    with pytest.raises(mobula.QueryFailed, match='"2024-01-02 10:00:00" in the file .*d.csv is none, or would lose something.*first 5 rows.*infer_rows'):
         few.take_all()
-    assert con.read_csv(tmp_path / "d.csv").select_columns("d").take_all()[-1] == {"d": "2024-01-02 10:00:00"}
+    assert con.read_csv(tmp_path / "d.csv").max("d") == datetime.datetime(2024, 1, 2, 10)
     (tmp_path / "n.json").write_text('{"n": 1}\n' * 10 + '{"n": 1.5}\n')
     with pytest.raises(mobula.QueryFailed, match='"1.5" in the file'):
         con.read_json(tmp_path / "n.json", infer_rows=5).sum("n")

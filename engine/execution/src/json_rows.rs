@@ -91,6 +91,7 @@ async fn first_rows(
 ) -> Result<Vec<Value>> {
     let mut head = vec![];
     let mut wanted = FIRST_BYTES;
+    let mut found = Found::default();
     loop {
         let mut is_all = true;
         while let Some(chunk) = chunks.try_next().await? {
@@ -100,62 +101,79 @@ async fn first_rows(
                 break;
             }
         }
-        let (found, fault) = parsed(&head, layout, rows)?;
+        let fault = found.more(&head, layout, rows)?;
         let is_cut = !is_all && fault.as_ref().is_none_or(serde_json::Error::is_eof);
         if let Some(fault) = fault
             && !is_cut
         {
-            return plan_err!("the JSON file /{} cannot be read: {fault}", file.location);
+            // Where in the file, the row says: the reader counts from where it went on.
+            let fault = fault.to_string();
+            let what = fault.split(" at line").next().unwrap_or(&fault);
+            let (row, file) = (found.rows.len() + 1, &file.location);
+            return plan_err!("row {row} of the JSON file /{file} cannot be read: {what}");
         }
-        if is_all || found.len() == rows || wanted >= MOST_BYTES {
-            return objects(file, found);
+        if is_all || found.rows.len() == rows || wanted >= MOST_BYTES {
+            return objects(file, found.rows);
         }
         wanted = MOST_BYTES.min(wanted * GROWTH);
     }
 }
 
-/// Rows at the beginning of `head`, up to the first that is none.
-fn parsed(
-    head: &[u8],
-    layout: JsonLayout,
-    rows: usize,
-) -> std::io::Result<(Vec<Value>, Option<serde_json::Error>)> {
-    let mut lines = vec![];
-    let lines = match layout {
-        JsonLayout::Lines => head,
-        JsonLayout::Array => {
-            JsonArrayToNdjsonReader::new(head).read_to_end(&mut lines)?;
-            &lines
-        }
-    };
-    let mut found = vec![];
-    for value in Deserializer::from_slice(lines).into_iter().take(rows) {
-        match value {
-            Ok(value) => found.push(inferable(value)),
-            Err(fault) => return Ok((found, Some(fault))),
-        }
-    }
-    Ok((found, None))
+/// Rows of the head of a file.
+#[derive(Default)]
+struct Found {
+    rows: Vec<Value>,
+    /// Where the next one begins, in the text of all rows without an array around them.
+    next: usize,
 }
 
-/// `value`, as columns are found by it: with no NULL in arrays, beside which Arrow takes a list or
+impl Found {
+    /// Adds the rows of a longer `head`, up to the first that is none: what is wrong with that.
+    fn more(
+        &mut self,
+        head: &[u8],
+        layout: JsonLayout,
+        most: usize,
+    ) -> std::io::Result<Option<serde_json::Error>> {
+        let mut lines = vec![];
+        let lines = match layout {
+            JsonLayout::Lines => head,
+            JsonLayout::Array => {
+                JsonArrayToNdjsonReader::new(head).read_to_end(&mut lines)?;
+                &lines
+            }
+        };
+        let mut values = Deserializer::from_slice(&lines[self.next..]).into_iter();
+        let start = self.next;
+        while self.rows.len() < most {
+            match values.next() {
+                Some(Ok(mut value)) => {
+                    made_inferable(&mut value);
+                    self.rows.push(value);
+                }
+                Some(Err(fault)) => return Ok(Some(fault)),
+                None => break,
+            }
+            self.next = start + values.byte_offset();
+        }
+        Ok(None)
+    }
+}
+
+/// Makes `value` one by which columns are found: with no NULL in arrays, beside which Arrow takes a list or
 /// an object for neither, and with numbers that only BIGINT UNSIGNED has room for as texts, as CSV
 /// has them; they would be rounded.
-fn inferable(value: Value) -> Value {
+fn made_inferable(value: &mut Value) {
     match value {
         Value::Array(items) => {
-            let items = items.into_iter().filter(|item| !item.is_null());
-            Value::Array(items.map(inferable).collect())
+            items.retain(|item| !item.is_null());
+            items.iter_mut().for_each(made_inferable);
         }
-        Value::Object(fields) => {
-            let fields = fields.into_iter();
-            let fields = fields.map(|(key, value)| (key, inferable(value)));
-            Value::Object(fields.collect())
-        }
+        Value::Object(fields) => fields.values_mut().for_each(made_inferable),
         Value::Number(number) if number.is_u64() && !number.is_i64() => {
-            Value::String(number.to_string())
+            *value = Value::String(number.to_string());
         }
-        plain => plain,
+        _ => {}
     }
 }
 
@@ -225,7 +243,7 @@ mod tests {
         assert_eq!(of(2).await.unwrap(), "a Utf8, b Utf8");
         let cut = of(3).await.unwrap_err().to_string();
         assert!(
-            cut.contains("the JSON file /0.json cannot be read: EOF"),
+            cut.contains("row 3 of the JSON file /0.json cannot be read: EOF"),
             "{cut}"
         );
     }
@@ -241,7 +259,7 @@ mod tests {
             (
                 "{\"a\": 1}\nx",
                 JsonLayout::Lines,
-                "the JSON file /0.json cannot be read: expected value at line 2",
+                "row 2 of the JSON file /0.json cannot be read: expected value",
             ),
             (
                 "[\"a\"]",

@@ -33,7 +33,7 @@ use object_store::{ObjectMeta, ObjectStore};
 use crate::json_rows;
 
 /// Rows by which columns are found, unless a table says another number.
-const ROWS_LOOKED_AT: usize = 20_000;
+const ROWS_LOOKED_AT: usize = 10_000;
 /// How a table says another number.
 const ROWS_OPTION: &str = "format.schema_infer_max_rec";
 /// How a table says whether rows of JSON are lines.

@@ -19,7 +19,7 @@ use super::create_actor::word_is;
 use super::literal::literal;
 use super::reader::Reader;
 use super::statement::Text;
-use super::{merged_keys, method_call, normalized};
+use super::{merged_keys, method_call, named_windows, normalized};
 use crate::error::PlanError;
 
 /// Most readers of a split.
@@ -121,6 +121,7 @@ fn create(df: &mut DFParser<'_>, text: &Text<'_>) -> Result<CreateSplit, PlanErr
     reader.ok(as_query)?;
     let mut query = df.parse_statement().map_err(|error| text.refused(&error))?;
     method_call::join_names(&mut query);
+    named_windows::write_out(&mut query)?;
     merged_keys::wrap(&mut query);
     Ok(CreateSplit {
         name,

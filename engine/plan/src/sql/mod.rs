@@ -2,7 +2,7 @@
 //!
 //! `statement` splits and parses (with `chain_limit`, `placeholder` and `table_argument` before
 //! the parser, `create_function`, `create_actor`, `alter_pool` and `create_split` for our DDL, and `method_call` and `call_words` after it);
-//! `merged_keys` is in both places, for RIGHT and FULL JOIN … USING;
+//! `merged_keys` is in both places, for RIGHT and FULL JOIN … USING; `named_windows` writes out `OVER (w)`;
 //! `actor_methods` makes functions of what a worker found in an actor's class; `relation` is
 //! called back by DataFusion's planner; `call_options` reads options both in DDL and in calls
 //! (`demand_options` those of resources, `overlap_options` those of async functions,
@@ -24,6 +24,7 @@ mod keyed;
 mod literal;
 pub(crate) mod merged_keys;
 pub mod method_call;
+mod named_windows;
 pub mod overlap_options;
 mod placeholder;
 pub mod pool_options;

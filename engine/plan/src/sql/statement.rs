@@ -16,7 +16,9 @@ use super::alter_pool::{self, AlterPool};
 use super::create_actor::{self, CreateActor, DropActor};
 use super::create_function::{self, CreateFunction};
 use super::create_split::{self, CreateSplit, DropSplit};
-use super::{chain_limit, merged_keys, method_call, normalized, placeholder, table_argument};
+use super::{
+    chain_limit, merged_keys, method_call, named_windows, normalized, placeholder, table_argument,
+};
 use crate::error::PlanError;
 
 /// Deepest nesting of a statement that is parsed.
@@ -139,6 +141,7 @@ fn parse_statement(df: &mut DFParser<'_>, text: &Text<'_>) -> Result<MobulaState
     match df.parse_statement() {
         Ok(mut statement) => {
             method_call::join_names(&mut statement);
+            named_windows::write_out(&mut statement)?;
             merged_keys::wrap(&mut statement);
             Ok(MobulaStatement::DataFusion(Box::new(statement)))
         }

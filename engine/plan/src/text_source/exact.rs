@@ -10,11 +10,12 @@ use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, FixedSizeListArray, GenericListArray, MapArray,
     OffsetSizeTrait, PrimitiveArray, StructArray, downcast_integer,
 };
-use arrow::compute::kernels::cast_utils::{Parser, string_to_datetime};
+use arrow::compute::kernels::cast_utils::{Parser, parse_decimal, string_to_datetime};
 use arrow::datatypes::{
-    DataType, Date32Type, Field, FieldRef, Schema, SchemaRef, Time32MillisecondType,
-    Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimeUnit,
-    TimestampMicrosecondType, TimestampMillisecondType, TimestampSecondType,
+    DataType, Date32Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, Field,
+    FieldRef, Schema, SchemaRef, Time32MillisecondType, Time32SecondType, Time64MicrosecondType,
+    Time64NanosecondType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampSecondType,
 };
 
 use super::TextFormat;
@@ -53,6 +54,7 @@ pub(super) fn as_read(declared: &DataType, format: &TextFormat) -> DataType {
     match declared {
         DataType::Date32 | DataType::Time32(_) => DataType::Utf8,
         DataType::Time64(TimeUnit::Microsecond) => DataType::Utf8,
+        decimal if decimal.is_decimal() => DataType::Utf8,
         DataType::Timestamp(unit, _) if *unit != TimeUnit::Nanosecond => DataType::Utf8,
         whole if whole.is_integer() && matches!(format, TextFormat::Json(_)) => DataType::Utf8,
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(item).collect()),
@@ -141,6 +143,15 @@ fn of_texts(read: &ArrayRef, declared: &DataType, numbers: bool) -> Result<Array
             each::<$t>(read, declared, |text| whole(text)?.try_into().ok())
         };
     }
+    macro_rules! decimals {
+        ($t:ty, $precision:expr, $scale:expr) => {
+            each::<$t>(read, declared, |text| {
+                let is_exact = digits_behind_point(text)? <= i64::from(*$scale);
+                let value = || parse_decimal::<$t>(text, *$precision, *$scale).ok();
+                is_exact.then(value)?
+            })
+        };
+    }
     macro_rules! times {
         ($t:ty, $units:expr) => {
             each::<$t>(read, declared, |text| {
@@ -158,6 +169,10 @@ fn of_texts(read: &ArrayRef, declared: &DataType, numbers: bool) -> Result<Array
         DataType::Time32(TimeUnit::Second) => times!(Time32SecondType, 1),
         DataType::Time32(_) => times!(Time32MillisecondType, 1_000),
         DataType::Time64(_) => times!(Time64MicrosecondType, 1_000_000),
+        DataType::Decimal32(precision, scale) => decimals!(Decimal32Type, precision, scale),
+        DataType::Decimal64(precision, scale) => decimals!(Decimal64Type, precision, scale),
+        DataType::Decimal128(precision, scale) => decimals!(Decimal128Type, precision, scale),
+        DataType::Decimal256(precision, scale) => decimals!(Decimal256Type, precision, scale),
         DataType::Timestamp(unit, zone) => {
             // The schema has it checked; what is wrong all the same finds no value.
             let zone = zone.as_deref().unwrap_or("+00:00").parse::<Tz>().ok();
@@ -209,6 +224,28 @@ fn whole(text: &str) -> Option<i128> {
     let number = text.parse::<f64>().ok()?;
     // The cast is exact below the bound.
     (number.fract() == 0.0 && number.abs() < WHOLE_BELOW).then_some(number as i128)
+}
+
+/// Digits that a decimal number needs behind its point, fewer than none where it ends in zeros.
+fn digits_behind_point(text: &str) -> Option<i64> {
+    let (digits, exponent) = match text.split_once(['e', 'E']) {
+        Some((digits, exponent)) => (digits, exponent.parse::<i64>().ok()?),
+        None => (text, 0),
+    };
+    let (before, behind) = digits.split_once('.').unwrap_or((digits, ""));
+    let significant = behind.trim_end_matches('0');
+    let places = match significant.is_empty() {
+        false => significant.len() as i64,
+        true => {
+            let shorter = before.trim_end_matches('0');
+            let is_zero = !shorter.bytes().any(|byte| byte.is_ascii_digit());
+            if is_zero {
+                return Some(i64::MIN);
+            }
+            shorter.len() as i64 - before.len() as i64
+        }
+    };
+    places.checked_sub(exponent)
 }
 
 /// Days since 1970; `Some(None)` of a time of day that is not midnight. `None`: no date.

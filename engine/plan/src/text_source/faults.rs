@@ -31,7 +31,7 @@ impl Faults {
             false => format!(" inside {}", column.data_type()),
         };
         DataFusionError::Execution(format!(
-            "the column \"{}\" is {}{inside}, and {:?} in the file {} is not that without a loss. {}",
+            "the column \"{}\" is {}{inside}, and {:?} in the file {} is none, or would lose something. {}",
             column.name(),
             lost.into,
             lost.value,

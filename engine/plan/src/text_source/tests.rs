@@ -124,6 +124,36 @@ fn whole_numbers_of_json_have_no_fraction() {
 }
 
 #[test]
+fn decimals_have_no_more_digits_than_there_is_room_for() {
+    for declared in [
+        DataType::Decimal64(6, 2),
+        DataType::Decimal128(6, 2),
+        DataType::Decimal256(6, 2),
+    ] {
+        let number = |text| made(&[text], &declared, &csv()).map(|mut v| v.remove(0));
+        for (text, shown) in [
+            ("1.239000e1", "12.39"),
+            ("1.230", "1.23"),
+            ("-.5", "-0.50"),
+            ("7", "7.00"),
+            ("700e-4", "0.07"),
+            ("0e-9", "0.00"),
+            ("0.000", "0.00"),
+        ] {
+            assert_eq!(number(text), Ok(shown.to_owned()));
+        }
+        for lost in [
+            "1.239", "1e-3", "70001e-4", "12345.6", "1,5", "x", "NaN", "-",
+        ] {
+            assert_eq!(number(lost), Err(lost.to_owned()));
+        }
+    }
+    let hundreds = DataType::Decimal128(6, -2);
+    assert!(made(&["1200"], &hundreds, &csv()).is_ok());
+    assert!(made(&["1250"], &hundreds, &csv()).is_err());
+}
+
+#[test]
 fn numbers_of_json_are_days_and_instants() {
     assert_eq!(
         made(&["19782", "2024-02-29"], &DataType::Date32, &JSON),

@@ -22,6 +22,8 @@ mod chain;
 mod node;
 mod plan;
 mod qualify;
+#[cfg(test)]
+mod tests;
 mod wrap;
 
 pub(crate) use node::KeyNamesNode;
