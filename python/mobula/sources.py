@@ -69,7 +69,8 @@ class Sources:
             newlines_in_values: quoted values may have line breaks.
             compression: `"gzip"`, `"bzip2"`, `"xz"`, `"zstd"`, `"uncompressed"`; otherwise the file's
                 ending says it.
-            infer_rows: by how many first rows columns are found; 10,000 unless said.
+            infer_rows: by how many first rows columns are found; unless said 10,000, or the first 4 MB, but
+                not less than 1,000.
 
         Raises:
             TypeError, ValueError: an option has no such value.

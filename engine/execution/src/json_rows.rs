@@ -16,12 +16,13 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use mobula_plan::JsonLayout;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use serde::de::IgnoredAny;
 use serde_json::{Deserializer, Value};
 
 /// Of a file that are read first.
 const FIRST_BYTES: usize = 1 << 20;
 /// Of a file that are read at most.
-const MOST_BYTES: usize = 64 << 20;
+const MOST_BYTES: usize = 256 << 20;
 /// More are read where those before were not enough: so many times as many.
 const GROWTH: usize = 4;
 
@@ -33,7 +34,6 @@ pub(crate) async fn columns(
     store: &Arc<dyn ObjectStore>,
     files: &[ObjectMeta],
     compression: FileCompressionType,
-    layout: JsonLayout,
     rows: usize,
 ) -> Result<Schema> {
     if rows == 0 {
@@ -47,12 +47,12 @@ pub(crate) async fn columns(
             break;
         }
         let text = text(store, file, compression).await?;
-        all.extend(first_rows(file, text, layout, rows - all.len()).await?);
+        all.extend(first_rows(file, text, rows - all.len()).await?);
     }
     Ok(infer_json_schema_from_iterator(all.iter().map(Ok))?)
 }
 
-/// How the rows of `file` follow each other; `None`: it has none.
+/// How the rows of `file` follow each other, by its first line; `None`: it has none.
 ///
 /// # Errors
 /// A file that cannot be read.
@@ -62,19 +62,38 @@ pub(crate) async fn layout(
     compression: FileCompressionType,
 ) -> Result<Option<JsonLayout>> {
     let mut text = text(store, file, compression).await?;
-    while let Some(chunk) = text.try_next().await? {
-        match chunk.iter().find(|byte| !byte.is_ascii_whitespace()) {
-            Some(b'[') => return Ok(Some(JsonLayout::Array)),
-            Some(_) => return Ok(Some(JsonLayout::Lines)),
-            None => {}
+    let mut head = vec![];
+    loop {
+        let chunk = text.try_next().await?;
+        let is_all = chunk.is_none() || head.len() >= FIRST_BYTES;
+        head.extend_from_slice(&chunk.unwrap_or_default());
+        let rows = head.trim_ascii_start();
+        let Some(first) = rows.first() else {
+            if is_all {
+                return Ok(None);
+            }
+            continue;
+        };
+        let line_end = rows.iter().position(|byte| *byte == b'\n');
+        if *first == b'[' || is_all || line_end.is_some() {
+            let line = &rows[..line_end.unwrap_or(rows.len())];
+            // What is wrong in another way is told when it is read.
+            let goes_on = serde_json::from_slice::<IgnoredAny>(line).is_err_and(|e| e.is_eof());
+            return Ok(Some(match goes_on && line_end.is_some() {
+                true => JsonLayout::Array,
+                false => JsonLayout::beginning(Some(*first)),
+            }));
         }
     }
-    Ok(None)
 }
 
-type Chunks = BoxStream<'static, Result<Bytes>>;
+pub(crate) type Chunks = BoxStream<'static, Result<Bytes>>;
 
-async fn text(
+/// The bytes of `file`, as they were before they were compressed.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(crate) async fn text(
     store: &Arc<dyn ObjectStore>,
     file: &ObjectMeta,
     compression: FileCompressionType,
@@ -83,12 +102,7 @@ async fn text(
     compression.convert_stream(chunks.map_err(DataFusionError::from).boxed())
 }
 
-async fn first_rows(
-    file: &ObjectMeta,
-    mut chunks: Chunks,
-    layout: JsonLayout,
-    rows: usize,
-) -> Result<Vec<Value>> {
+async fn first_rows(file: &ObjectMeta, mut chunks: Chunks, rows: usize) -> Result<Vec<Value>> {
     let mut head = vec![];
     let mut wanted = FIRST_BYTES;
     let mut found = Found::default();
@@ -101,6 +115,8 @@ async fn first_rows(
                 break;
             }
         }
+        let first = head.iter().find(|byte| !byte.is_ascii_whitespace());
+        let layout = JsonLayout::beginning(first.copied());
         let fault = found.more(&head, layout, rows)?;
         let is_cut = !is_all && fault.as_ref().is_none_or(serde_json::Error::is_eof);
         if let Some(fault) = fault
@@ -111,6 +127,13 @@ async fn first_rows(
             let what = fault.split(" at line").next().unwrap_or(&fault);
             let (row, file) = (found.rows.len() + 1, &file.location);
             return plan_err!("row {row} of the JSON file /{file} cannot be read: {what}");
+        }
+        if wanted >= MOST_BYTES && found.rows.is_empty() && !is_all {
+            return plan_err!(
+                "the first row of the JSON file /{} is longer than {} MB, by which no columns are found: say schema",
+                file.location,
+                MOST_BYTES >> 20
+            );
         }
         if is_all || found.rows.len() == rows || wanted >= MOST_BYTES {
             return objects(file, found.rows);
@@ -195,7 +218,7 @@ mod tests {
     use object_store::memory::InMemory;
     use object_store::path::Path;
 
-    async fn found(files: &[&str], layout: JsonLayout, rows: usize) -> Result<String> {
+    async fn found(files: &[&str], rows: usize) -> Result<String> {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let mut metas = vec![];
         for (i, text) in files.iter().enumerate() {
@@ -204,7 +227,7 @@ mod tests {
             metas.push(store.head(&path).await?);
         }
         let plain = FileCompressionType::UNCOMPRESSED;
-        let schema = columns(&store, &metas, plain, layout, rows).await?;
+        let schema = columns(&store, &metas, plain, rows).await?;
         let fields = schema.fields().iter();
         let fields: Vec<_> = fields
             .map(|f| format!("{} {}", f.name(), f.data_type()))
@@ -215,23 +238,15 @@ mod tests {
     #[tokio::test]
     async fn columns_are_those_of_the_first_rows() {
         let lines = "{\"a\": 1}\n\n{\n\"a\": 2.5,\n\"b\": null}\n{\"c\": 1}";
-        let of = |rows| found(&[lines], JsonLayout::Lines, rows);
+        let of = |rows| found(&[lines], rows);
         assert_eq!(of(1).await.unwrap(), "a Int64");
         assert_eq!(of(2).await.unwrap(), "a Float64, b Null");
         assert_eq!(of(9).await.unwrap(), "a Float64, b Null, c Int64");
-        let both = found(&["{\"a\": 1}", "", "{\"a\": \"x\"}"], JsonLayout::Lines, 9);
+        let both = found(&["{\"a\": 1}", "", "{\"a\": \"x\"}"], 9);
         assert_eq!(both.await.unwrap(), "a Utf8");
-        let array = found(
-            &["[{\"a\": [[1], null, [null, 2]]},\n {\"a\": null}]"],
-            JsonLayout::Array,
-            9,
-        );
+        let array = found(&["[{\"a\": [[1], null, [null, 2]]},\n {\"a\": null}]"], 9);
         assert_eq!(array.await.unwrap(), "a List(List(Int64))");
-        let large = found(
-            &["{\"a\": 1}{\"a\": 18446744073709551615}"],
-            JsonLayout::Lines,
-            9,
-        );
+        let large = found(&["{\"a\": 1}{\"a\": 18446744073709551615}"], 9);
         assert_eq!(large.await.unwrap(), "a Utf8");
     }
 
@@ -239,7 +254,7 @@ mod tests {
     async fn long_files_are_read_as_far_as_needed() {
         let long = "x".repeat(FIRST_BYTES);
         let text = format!("{{\"a\": \"{long}\"}}\n{{\"b\": \"{long}\"}}\n{{\"c\": ");
-        let of = |rows| found(&[&text], JsonLayout::Lines, rows);
+        let of = |rows| found(&[&text], rows);
         assert_eq!(of(2).await.unwrap(), "a Utf8, b Utf8");
         let cut = of(3).await.unwrap_err().to_string();
         assert!(
@@ -250,26 +265,20 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_row_is_told() {
-        for (text, layout, error) in [
+        for (text, error) in [
             (
                 "{\"a\": 1}\n7",
-                JsonLayout::Lines,
                 "row 2 of the JSON file /0.json is 7, not an object",
             ),
             (
                 "{\"a\": 1}\nx",
-                JsonLayout::Lines,
                 "row 2 of the JSON file /0.json cannot be read: expected value",
             ),
-            (
-                "[\"a\"]",
-                JsonLayout::Array,
-                "row 1 of the JSON file /0.json is \"a\"",
-            ),
+            ("[\"a\"]", "row 1 of the JSON file /0.json is \"a\""),
         ] {
-            let failed = found(&[text], layout, 9).await.unwrap_err().to_string();
+            let failed = found(&[text], 9).await.unwrap_err().to_string();
             assert!(failed.contains(error), "{failed}");
         }
-        assert!(found(&["{}"], JsonLayout::Lines, 0).await.is_err());
+        assert!(found(&["{}"], 0).await.is_err());
     }
 }

@@ -4,10 +4,9 @@
 //! for what may come later: a column that is empty so far is text, and timestamps have
 //! microseconds. What does not fit all the same is an error (`mobula_plan::TextSource`).
 //!
-//! JSON whose first file begins with `[` has its rows in an array.
+//! JSON that begins with `[` has its rows in an array.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
@@ -17,9 +16,7 @@ use datafusion::common::config::CsvOptions;
 use datafusion::common::{GetExt, Result, Statistics, plan_datafusion_err};
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::file_format::json::JsonFormat;
-use datafusion::datasource::file_format::{
-    DEFAULT_SCHEMA_INFER_MAX_RECORD, FileFormat, FileFormatFactory, FileMeta,
-};
+use datafusion::datasource::file_format::{FileFormat, FileFormatFactory, FileMeta};
 use datafusion::datasource::physical_plan::{
     CsvSource, FileScanConfig, FileSinkConfig, FileSource,
 };
@@ -27,13 +24,18 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::physical_expr::{LexOrdering, LexRequirement};
 use datafusion::physical_plan::ExecutionPlan;
+use futures::TryStreamExt;
 use mobula_plan::{JsonLayout, TextFormat, TextSource, TypesFrom};
 use object_store::{ObjectMeta, ObjectStore};
 
 use crate::json_rows;
 
-/// Rows by which columns are found, unless a table says another number.
-const ROWS_LOOKED_AT: usize = 10_000;
+/// Most rows by which columns are found, and fewest, unless a table says another number.
+const ROWS_LOOKED_AT: std::ops::RangeInclusive<usize> = 1_000..=10_000;
+/// Of rows by which columns are found, about: fewer rows where they are long.
+const BYTES_LOOKED_AT: usize = 4 << 20;
+/// Of a file, by which the length of rows is found.
+const HEAD_BYTES: usize = 64 << 10;
 /// How a table says another number.
 const ROWS_OPTION: &str = "format.schema_infer_max_rec";
 /// How a table says whether rows of JSON are lines.
@@ -48,6 +50,31 @@ impl ExactTextFactory {
     pub(crate) fn new(inner: Arc<dyn FileFormatFactory>) -> Self {
         Self(inner)
     }
+
+    fn exact_text(
+        &self,
+        inner: Arc<dyn FileFormat>,
+        options: HashMap<String, String>,
+    ) -> Result<Arc<dyn FileFormat>> {
+        let rows = options.get(ROWS_OPTION).map(|rows| {
+            rows.parse().map_err(|_| {
+                plan_datafusion_err!("{ROWS_OPTION} is {rows}. It takes a number of rows")
+            })
+        });
+        let is_said = options.contains_key(LINES_OPTION);
+        let text = ExactText {
+            inner,
+            rows: rows.transpose()?,
+            rows_looked_at: OnceLock::new(),
+            layout: OnceLock::new(),
+            factory: Arc::clone(&self.0),
+            options,
+        };
+        if let Some(said) = text.said_layout().filter(|_| is_said) {
+            text.layout.get_or_init(|| said);
+        }
+        Ok(Arc::new(text))
+    }
 }
 
 impl FileFormatFactory for ExactTextFactory {
@@ -56,23 +83,14 @@ impl FileFormatFactory for ExactTextFactory {
         state: &dyn Session,
         options: &HashMap<String, String>,
     ) -> Result<Arc<dyn FileFormat>> {
-        let mut options = options.clone();
-        let rows = options.entry(ROWS_OPTION.to_owned());
-        let rows = rows.or_insert_with(|| ROWS_LOOKED_AT.to_string());
-        let rows = rows.parse().map_err(|_| {
-            plan_datafusion_err!("{ROWS_OPTION} is {rows}. It takes a number of rows")
-        })?;
-        let text = ExactText::new(self.0.create(state, &options)?, rows);
-        let is_said = options.contains_key(LINES_OPTION);
-        if let Some(said) = text.said_layout().filter(|_| is_said) {
-            text.layout.get_or_init(|| said);
-        }
-        Ok(Arc::new(text))
+        self.exact_text(self.0.create(state, options)?, options.clone())
     }
 
     fn default(&self) -> Arc<dyn FileFormat> {
         let inner = self.0.default();
-        Arc::new(ExactText::new(inner, DEFAULT_SCHEMA_INFER_MAX_RECORD))
+        // Without options, none is wrong.
+        let exact = self.exact_text(Arc::clone(&inner), HashMap::new());
+        exact.unwrap_or(inner)
     }
 }
 
@@ -86,24 +104,18 @@ impl GetExt for ExactTextFactory {
 #[derive(Debug)]
 struct ExactText {
     inner: Arc<dyn FileFormat>,
-    /// By which columns are found.
-    rows: usize,
-    /// Whether columns were found by rows.
-    is_inferred: AtomicBool,
+    /// By which columns are found, where a table says it.
+    rows: Option<usize>,
+    /// By which columns were found; none: they were declared.
+    rows_looked_at: OnceLock<usize>,
     /// Of JSON, once it is said or seen.
     layout: OnceLock<JsonLayout>,
+    /// What made `inner`, by `options`.
+    factory: Arc<dyn FileFormatFactory>,
+    options: HashMap<String, String>,
 }
 
 impl ExactText {
-    fn new(inner: Arc<dyn FileFormat>, rows: usize) -> Self {
-        Self {
-            inner,
-            rows,
-            is_inferred: AtomicBool::new(false),
-            layout: OnceLock::new(),
-        }
-    }
-
     fn compression(&self) -> FileCompressionType {
         let compression = self.inner.compression_type();
         compression.unwrap_or(FileCompressionType::UNCOMPRESSED)
@@ -136,10 +148,51 @@ impl ExactText {
     }
 
     fn types(&self) -> TypesFrom {
-        match self.is_inferred.load(Ordering::Relaxed) {
-            true => TypesFrom::FirstRows(self.rows),
-            false => TypesFrom::Declaration,
+        let rows = self.rows_looked_at.get();
+        rows.map_or(TypesFrom::Declaration, |rows| TypesFrom::FirstRows(*rows))
+    }
+
+    /// The columns of the first `rows` rows of `files`.
+    async fn columns(
+        &self,
+        state: &dyn Session,
+        store: &Arc<dyn ObjectStore>,
+        files: &[ObjectMeta],
+        rows: usize,
+    ) -> Result<Schema> {
+        if self.said_layout().is_some() {
+            return json_rows::columns(store, files, self.compression(), rows).await;
         }
+        let mut options = self.options.clone();
+        options.insert(ROWS_OPTION.to_owned(), rows.to_string());
+        let format = self.factory.create(state, &options)?;
+        let found = format.infer_schema(state, store, files).await?;
+        Ok(Schema::clone(&found))
+    }
+
+    /// By how many rows the columns of `files` are found.
+    async fn rows_to_look_at(
+        &self,
+        store: &Arc<dyn ObjectStore>,
+        files: &[ObjectMeta],
+    ) -> Result<usize> {
+        let (fewest, most) = ROWS_LOOKED_AT.into_inner();
+        let Some(file) = files.iter().find(|file| file.size > 0) else {
+            return Ok(self.rows.unwrap_or(most));
+        };
+        if let Some(rows) = self.rows {
+            return Ok(rows);
+        }
+        let mut text = json_rows::text(store, file, self.compression()).await?;
+        let (mut bytes, mut lines) = (0, 0);
+        while bytes < HEAD_BYTES
+            && let Some(chunk) = text.try_next().await?
+        {
+            bytes += chunk.len();
+            lines += chunk.iter().filter(|byte| **byte == b'\n').count();
+        }
+        let rows = BYTES_LOOKED_AT.saturating_mul(lines) / bytes.max(1);
+        Ok(rows.clamp(fewest, most))
     }
 
     /// How the files of `scan` are written; `None`: it is no scan of text.
@@ -220,15 +273,9 @@ impl FileFormat for ExactText {
         store: &Arc<dyn ObjectStore>,
         objects: &[ObjectMeta],
     ) -> Result<SchemaRef> {
-        let schema = match self.said_layout() {
-            Some(_) => {
-                let layout = self.json_layout(store, objects.iter()).await?;
-                let (compression, rows) = (self.compression(), self.rows);
-                json_rows::columns(store, objects, compression, layout, rows).await?
-            }
-            None => Schema::clone(&*self.inner.infer_schema(state, store, objects).await?),
-        };
-        self.is_inferred.store(true, Ordering::Relaxed);
+        let rows = self.rows_to_look_at(store, objects).await?;
+        let schema = self.columns(state, store, objects, rows).await?;
+        self.rows_looked_at.get_or_init(|| rows);
         Ok(roomy(&schema))
     }
 

@@ -2,11 +2,12 @@
 //!
 //! `rule::not_constant` puts it where what is constant or equal below is not so above,
 //! `rule::one_order` where only one of the orders below is one above, and `rule::limit_stays`
-//! below a sort that has to stay.
+//! below a sort that has to stay; `rule::twin_names` for a while, where columns share a name.
 
 use std::fmt;
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::Schema;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, Statistics, internal_err};
 use datafusion::config::ConfigOptions;
@@ -15,7 +16,9 @@ use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{
     CardinalityEffect, ChildrenPropertiesMode, ReplaceChildrenOptions,
 };
-use datafusion::physical_plan::filter_pushdown::{FilterDescription, FilterPushdownPhase};
+use datafusion::physical_plan::filter_pushdown::{
+    ChildFilterDescription, FilterDescription, FilterPushdownPhase,
+};
 use datafusion::physical_plan::statistics::{ChildStats, StatisticsArgs};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
@@ -26,6 +29,7 @@ use datafusion::physical_plan::{
 pub struct VeilExec {
     input: Arc<dyn ExecutionPlan>,
     properties: Arc<PlanProperties>,
+    is_passing: bool,
 }
 
 impl VeilExec {
@@ -39,8 +43,28 @@ impl VeilExec {
         Self {
             input,
             properties: Arc::new(properties),
+            is_passing: false,
         }
     }
+
+    /// One that whoever put it there takes away again.
+    pub fn passing(input: Arc<dyn ExecutionPlan>) -> Self {
+        Self {
+            is_passing: true,
+            ..Self::new(input)
+        }
+    }
+
+    /// What is behind it, if it is to be taken away.
+    pub fn behind_passing(&self) -> Option<&Arc<dyn ExecutionPlan>> {
+        self.is_passing.then_some(&self.input)
+    }
+}
+
+/// Whether more than one column has this name.
+fn is_shared(schema: &Schema, name: &str) -> bool {
+    let same = schema.fields().iter().filter(|f| f.name() == name);
+    same.count() > 1
 }
 
 impl DisplayAs for VeilExec {
@@ -80,7 +104,10 @@ impl ExecutionPlan for VeilExec {
         let Ok([input]) = <[Arc<dyn ExecutionPlan>; 1]>::try_from(children) else {
             return internal_err!("VeilExec has one input");
         };
-        Ok(Arc::new(Self::new(input)))
+        Ok(Arc::new(Self {
+            is_passing: self.is_passing,
+            ..Self::new(input)
+        }))
     }
 
     fn with_new_children(
@@ -108,13 +135,23 @@ impl ExecutionPlan for VeilExec {
         CardinalityEffect::Equal
     }
 
+    /// Filters go on but for those of a name that columns share: DataFusion finds them by names.
     fn gather_filters_for_pushdown(
         &self,
         _phase: FilterPushdownPhase,
         parent_filters: Vec<Arc<dyn PhysicalExpr>>,
         _config: &ConfigOptions,
     ) -> Result<FilterDescription> {
-        FilterDescription::from_children(parent_filters, &self.children())
+        let schema = self.input.schema();
+        let alone = schema.fields().iter().enumerate();
+        let alone = alone.filter(|(_, field)| !is_shared(&schema, field.name()));
+        let alone = alone.map(|(at, _)| at).collect();
+        let below = ChildFilterDescription::from_child_with_allowed_indices(
+            &parent_filters,
+            alone,
+            &self.input,
+        )?;
+        Ok(FilterDescription::new().with_child(below))
     }
 
     fn child_stats_requests(&self, partition: Option<usize>) -> Vec<ChildStats> {

@@ -4,7 +4,7 @@
 //! around arguments, and before its optimizer, which must never see a call of a
 //! Python function inside an expression. Physical rules run after all of
 //! DataFusion's, but for one before them (`not_constant`), and some in place of
-//! others (`offset_apart`, `limit_apart`, `limit_stays`, `one_order`, `one_row_aggregate`).
+//! others (`offset_apart`, `limit_apart`, `limit_stays`, `one_order`, `one_row_aggregate`, `twin_names`).
 
 mod around;
 pub mod drop_key_names;
@@ -27,6 +27,7 @@ pub mod series_column;
 pub mod sort_below_call;
 pub mod sort_not_merge;
 pub mod stream_above_call;
+pub mod twin_names;
 pub mod yield_in_join;
 
 use std::iter;
@@ -76,6 +77,7 @@ pub fn physical_rules_before() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Syn
     let rules = rules.map(one_row_aggregate::in_place_of_physical);
     let rules = rules.map(limit_stays::in_place_of);
     let rules = rules.map(one_order::in_place_of);
+    let rules = rules.map(twin_names::in_place_of);
     let rules = rules.map(offset_apart::in_place_of);
     first.chain(rules.map(limit_apart::in_place_of)).collect()
 }

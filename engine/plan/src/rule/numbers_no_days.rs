@@ -45,9 +45,10 @@ fn check(part: &Expr, schema: &DFSchema) -> Result<()> {
     let is_date = matches!(field.data_type(), DataType::Date32 | DataType::Date64);
     // What has no type here is told by others.
     let is_number = is_date && expr.get_type(schema).is_ok_and(|t| t.is_integer());
+    let shown = expr.human_display();
     match is_number {
         true => plan_err!(
-            "{expr} is a whole number and would become a DATE, days since 1970, beside one or by a cast. Write it as a date, or DATE '1970-01-01' + {expr} if that is meant"
+            "{shown} is a whole number and would become a DATE, days since 1970, beside one or by a cast. Write it as a date, or DATE '1970-01-01' + {shown} if that is meant"
         ),
         false => Ok(()),
     }

@@ -12,18 +12,21 @@ use arrow::array::{
 };
 use arrow::compute::kernels::cast_utils::{Parser, parse_decimal, string_to_datetime};
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, Field,
-    FieldRef, Schema, SchemaRef, Time32MillisecondType, Time32SecondType, Time64MicrosecondType,
-    Time64NanosecondType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
-    TimestampSecondType,
+    DataType, Date32Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type,
+    DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType,
+    Field, FieldRef, Schema, SchemaRef, Time32MillisecondType, Time32SecondType,
+    Time64MicrosecondType, Time64NanosecondType, TimeUnit, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
 
 use super::TextFormat;
 
 const SECONDS_A_DAY: i64 = 24 * 3600;
 const NANOS_A_SECOND: i64 = 1_000_000_000;
-/// Up to here all whole numbers are floating-point numbers of 64 bits.
-const WHOLE_BELOW: f64 = 9_007_199_254_740_992.0;
+/// Digits that a whole number may have.
+const WHOLE_DIGITS: u8 = 38;
+/// Digits of a second that times have.
+const NANO_DIGITS: usize = 9;
 
 /// A value that its column has no room for.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,9 +56,10 @@ pub(super) fn as_read(declared: &DataType, format: &TextFormat) -> DataType {
     let item = |field: &FieldRef| field_as_read(field, format);
     match declared {
         DataType::Date32 | DataType::Time32(_) => DataType::Utf8,
-        DataType::Time64(TimeUnit::Microsecond) => DataType::Utf8,
+        DataType::Time64(_) => DataType::Utf8,
         decimal if decimal.is_decimal() => DataType::Utf8,
-        DataType::Timestamp(unit, _) if *unit != TimeUnit::Nanosecond => DataType::Utf8,
+        DataType::Timestamp(..) => DataType::Utf8,
+        DataType::Duration(_) if matches!(format, TextFormat::Json(_)) => DataType::Utf8,
         whole if whole.is_integer() && matches!(format, TextFormat::Json(_)) => DataType::Utf8,
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(item).collect()),
         DataType::List(field) => DataType::List(item(field)),
@@ -168,7 +172,12 @@ fn of_texts(read: &ArrayRef, declared: &DataType, numbers: bool) -> Result<Array
         }),
         DataType::Time32(TimeUnit::Second) => times!(Time32SecondType, 1),
         DataType::Time32(_) => times!(Time32MillisecondType, 1_000),
-        DataType::Time64(_) => times!(Time64MicrosecondType, 1_000_000),
+        DataType::Time64(TimeUnit::Microsecond) => times!(Time64MicrosecondType, 1_000_000),
+        DataType::Time64(_) => times!(Time64NanosecondType, NANOS_A_SECOND),
+        DataType::Duration(TimeUnit::Second) => whole_numbers!(DurationSecondType),
+        DataType::Duration(TimeUnit::Millisecond) => whole_numbers!(DurationMillisecondType),
+        DataType::Duration(TimeUnit::Microsecond) => whole_numbers!(DurationMicrosecondType),
+        DataType::Duration(_) => whole_numbers!(DurationNanosecondType),
         DataType::Decimal32(precision, scale) => decimals!(Decimal32Type, precision, scale),
         DataType::Decimal64(precision, scale) => decimals!(Decimal64Type, precision, scale),
         DataType::Decimal128(precision, scale) => decimals!(Decimal128Type, precision, scale),
@@ -187,7 +196,12 @@ fn of_texts(read: &ArrayRef, declared: &DataType, numbers: bool) -> Result<Array
                 TimeUnit::Millisecond => {
                     each::<TimestampMillisecondType>(read, declared, |text| at(text, 1_000))
                 }
-                _ => each::<TimestampMicrosecondType>(read, declared, |text| at(text, 1_000_000)),
+                TimeUnit::Microsecond => {
+                    each::<TimestampMicrosecondType>(read, declared, |text| at(text, 1_000_000))
+                }
+                TimeUnit::Nanosecond => {
+                    each::<TimestampNanosecondType>(read, declared, |text| at(text, NANOS_A_SECOND))
+                }
             }
         }
         other => Err(Lost { value: read.data_type().to_string(), into: other.clone() }),
@@ -221,9 +235,9 @@ fn whole(text: &str) -> Option<i128> {
     if let Ok(number) = text.parse::<u64>() {
         return Some(number.into());
     }
-    let number = text.parse::<f64>().ok()?;
-    // The cast is exact below the bound.
-    (number.fract() == 0.0 && number.abs() < WHOLE_BELOW).then_some(number as i128)
+    let is_whole = digits_behind_point(text)? <= 0;
+    let number = || parse_decimal::<Decimal128Type>(text, WHOLE_DIGITS, 0).ok();
+    is_whole.then(number)?
 }
 
 /// Digits that a decimal number needs behind its point, fewer than none where it ends in zeros.
@@ -263,7 +277,8 @@ fn days(text: &str) -> Option<Option<i32>> {
 /// The time of day in units of which a second has `units`; `Some(None)` where it is finer.
 /// `None`: no time.
 fn time(text: &str, units: i64) -> Option<Option<i64>> {
-    Time64NanosecondType::parse(text).map(|nanos| in_units(nanos, units))
+    let nanos = Time64NanosecondType::parse(text)?;
+    Some(in_units(nanos, units).filter(|_| !is_finer_than_nanos(text)))
 }
 
 /// Units since 1970, of which a second has `units`; `Some(None)` where it is finer.
@@ -272,7 +287,15 @@ fn instant(text: &str, zone: &Tz, units: i64) -> Option<Option<i64>> {
     let at = string_to_datetime(zone, text).ok()?;
     let part = in_units(at.timestamp_subsec_nanos().into(), units);
     let seconds = at.timestamp().checked_mul(units);
+    let part = part.filter(|_| !is_finer_than_nanos(text));
     Some(part.and_then(|part| seconds?.checked_add(part)))
+}
+
+/// Whether there are digits behind the nanoseconds, which Arrow's parsers leave out.
+fn is_finer_than_nanos(text: &str) -> bool {
+    let behind = text.split_once('.').map_or("", |(_, behind)| behind);
+    let digits = behind.bytes().take_while(u8::is_ascii_digit);
+    digits.skip(NANO_DIGITS).any(|digit| digit != b'0')
 }
 
 fn in_units(nanos: i64, units: i64) -> Option<i64> {

@@ -1,5 +1,7 @@
 //! Errors of a file of text: which file, and what to do.
 
+use std::io::ErrorKind;
+
 use arrow::datatypes::Field;
 use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
@@ -61,6 +63,10 @@ impl Faults {
                 format!("{text}, in the file {file}. {}", self.way_out())
             }
             ArrowError::JsonError(text) | ArrowError::CsvError(text) => {
+                format!("{text}, in the file {file}")
+            }
+            // An array of JSON that has no end, or more behind it.
+            ArrowError::IoError(text, fault) if fault.kind() == ErrorKind::InvalidData => {
                 format!("{text}, in the file {file}")
             }
             _ => return error,

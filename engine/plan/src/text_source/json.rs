@@ -32,7 +32,6 @@ type Chunks = BoxStream<'static, Result<Bytes>>;
 /// Opens files of JSON.
 #[derive(Debug, Clone)]
 pub(super) struct JsonOpener {
-    pub(super) layout: JsonLayout,
     pub(super) store: Arc<dyn ObjectStore>,
     /// As values are read.
     pub(super) schema: SchemaRef,
@@ -87,33 +86,43 @@ impl JsonOpener {
         self.lines(chunks.boxed())
     }
 
+    /// All rows, in lines or in an array as the file has them.
     async fn whole(&self, file: &PartitionedFile) -> Result<Batches> {
         let got = self.store.get(&file.object_meta.location).await?;
-        match (got.payload, self.layout) {
-            (GetResultPayload::File(file, _), layout) => {
-                let text = self.compression.convert_read(file)?;
-                let rows = self.reader().build(rows(text, layout))?;
-                Ok(stream::iter(rows).map_err(DataFusionError::from).boxed())
-            }
-            (GetResultPayload::Stream(chunks), JsonLayout::Lines) => {
-                self.lines(chunks.map_err(DataFusionError::from).boxed())
-            }
-            (GetResultPayload::Stream(chunks), JsonLayout::Array) => {
-                self.array(chunks.map_err(DataFusionError::from).boxed())
-            }
+        if let GetResultPayload::File(file, _) = got.payload {
+            let mut text = BufReader::new(self.compression.convert_read(file)?);
+            let layout = layout_of(&mut text)?;
+            let rows = self.reader().build(rows(text, layout))?;
+            return Ok(stream::iter(rows).map_err(DataFusionError::from).boxed());
+        }
+        let chunks = got.into_stream().map_err(DataFusionError::from).boxed();
+        let mut chunks = self.compression.convert_stream(chunks)?;
+        let mut head = vec![];
+        let mut first = None;
+        while first.is_none()
+            && let Some(chunk) = chunks.try_next().await?
+        {
+            first = chunk
+                .iter()
+                .find(|byte| !byte.is_ascii_whitespace())
+                .copied();
+            head.push(Ok(chunk));
+        }
+        let chunks = stream::iter(head).chain(chunks).boxed();
+        match JsonLayout::beginning(first) {
+            JsonLayout::Lines => self.lines(chunks),
+            JsonLayout::Array => Ok(self.array(chunks)),
         }
     }
 
     fn lines(&self, chunks: Chunks) -> Result<Batches> {
         let decoder = JsonDecoder::new(self.reader().build_decoder()?);
-        let chunks = self.compression.convert_stream(chunks)?.fuse();
-        let batches = deserialize_stream(chunks, DecoderDeserializer::new(decoder));
+        let batches = deserialize_stream(chunks.fuse(), DecoderDeserializer::new(decoder));
         Ok(batches.map_err(DataFusionError::from).boxed())
     }
 
     /// Reads an array that comes in chunks, by a thread of its own.
-    fn array(&self, chunks: Chunks) -> Result<Batches> {
-        let chunks = self.compression.convert_stream(chunks)?;
+    fn array(&self, chunks: Chunks) -> Batches {
         let (reader, schema) = (self.reader(), Arc::clone(&self.schema));
         let mut batches = RecordBatchReceiverStreamBuilder::new(schema, BLOCKS_AHEAD);
         let (sender, handle) = (batches.tx(), Handle::current());
@@ -132,7 +141,23 @@ impl JsonOpener {
             }
             Ok(())
         });
-        Ok(batches.build().boxed())
+        batches.build().boxed()
+    }
+}
+
+/// How the rows of `text` follow each other. What stands before them is read.
+fn layout_of(text: &mut impl BufRead) -> std::io::Result<JsonLayout> {
+    loop {
+        let read = text.fill_buf()?;
+        if read.is_empty() {
+            return Ok(JsonLayout::Lines);
+        }
+        let spaces = read.iter().take_while(|byte| byte.is_ascii_whitespace());
+        let spaces = spaces.count();
+        if let Some(first) = read.get(spaces) {
+            return Ok(JsonLayout::beginning(Some(*first)));
+        }
+        text.consume(spaces);
     }
 }
 

@@ -48,13 +48,24 @@ pub enum TextFormat {
     Json(JsonLayout),
 }
 
-/// How rows of JSON follow each other.
+/// How rows of JSON follow each other: in most files of a scan, for each is read as it begins. Only
+/// lines are read in parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JsonLayout {
     /// A row a line.
     Lines,
-    /// All rows are in one array.
+    /// All rows are in one array, or go over several lines.
     Array,
+}
+
+impl JsonLayout {
+    /// That of a file whose first byte but for spaces is this; `None`: it has none.
+    pub fn beginning(first: Option<u8>) -> Self {
+        match first {
+            Some(b'[') => Self::Array,
+            _ => Self::Lines,
+        }
+    }
 }
 
 /// Where the types of columns come from.
@@ -157,7 +168,6 @@ impl TextSource {
 
     fn json(
         &self,
-        layout: JsonLayout,
         store: Arc<dyn ObjectStore>,
         scan: &FileScanConfig,
         columns: &SchemaRef,
@@ -166,7 +176,6 @@ impl TextSource {
         let is_strict = self.is_strict(columns);
         let read = if is_strict { file_schema } else { columns };
         Ok(Arc::new(JsonOpener {
-            layout,
             store,
             schema: schema_as_read(read, &self.format),
             columns: is_strict.then(|| self.projection.file_indices.clone()),
@@ -195,7 +204,7 @@ impl FileSource for TextSource {
         let columns = Arc::new(file_schema.project(&self.projection.file_indices)?);
         let inner = match &self.format {
             TextFormat::Csv(options) => self.csv(options, store, scan, partition)?,
-            TextFormat::Json(layout) => self.json(*layout, store, scan, &columns)?,
+            TextFormat::Json(_) => self.json(store, scan, &columns)?,
         };
         let exact = Arc::new(ExactOpener {
             inner,
@@ -250,7 +259,7 @@ impl FileSource for TextSource {
     fn fmt_extra(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.format, t) {
             (_, DisplayFormatType::TreeRender) | (TextFormat::Json(JsonLayout::Lines), _) => Ok(()),
-            (TextFormat::Json(JsonLayout::Array), _) => write!(f, ", in an array"),
+            (TextFormat::Json(JsonLayout::Array), _) => write!(f, ", not by lines"),
             (TextFormat::Csv(options), _) => {
                 write!(f, ", has_header={}", options.has_header.unwrap_or(true))
             }

@@ -105,12 +105,21 @@ async fn json_is_read_in_lines_parts_and_arrays() {
     let read = rows(&array, plan(&array)).await.unwrap();
     assert_eq!(read.lines().count(), 3 + 4, "{read}");
     for (text, error) in [
-        (array.trim_end_matches(']'), "Incomplete JSON array"),
-        (JSON, "Malformed JSON"),
+        (
+            array.trim_end_matches(']').to_owned(),
+            "Incomplete JSON array",
+        ),
+        (array.clone() + "7", "unexpected trailing content"),
     ] {
-        let failed = rows(text, plan(text)).await.unwrap_err();
-        assert!(failed.to_string().contains(error), "{failed}");
+        let failed = rows(&text, plan(&text)).await.unwrap_err().to_string();
+        assert!(
+            failed.contains(error) && failed.ends_with("in the file /file"),
+            "{failed}"
+        );
     }
+    // Each file is read as it begins.
+    let read = rows(JSON, plan(JSON)).await.unwrap();
+    assert_eq!(read.lines().count(), 3 + 4, "{read}");
 }
 
 #[tokio::test]

@@ -64,6 +64,9 @@ fn fractions_are_not_cut() {
     assert_eq!(same(TimeUnit::Microsecond), Ok(vec![at.to_owned()]));
     assert_eq!(same(TimeUnit::Millisecond), Err(at.to_owned()));
     assert_eq!(same(TimeUnit::Second), Err(at.to_owned()));
+    let fine = |text| made(&[text], &timestamp(TimeUnit::Nanosecond), &csv()).is_ok();
+    assert!(fine("2024-02-29T10:20:30.1234567890Z") && !fine("2024-02-29T10:20:30.1234567891Z"));
+    assert!(!fine("1600-01-01T00:00:00"), "nanoseconds do not go so far");
     let whole = "1969-12-31T23:59:59";
     assert_eq!(
         made(&[whole], &timestamp(TimeUnit::Second), &csv()),
@@ -108,11 +111,20 @@ fn whole_numbers_of_json_have_no_fraction() {
         number("18446744073709551615", DataType::UInt64),
         Ok("18446744073709551615".to_owned())
     );
+    assert_eq!(
+        number("1e18", DataType::Int64),
+        Ok("1000000000000000000".to_owned())
+    );
+    assert_eq!(
+        number("9007199254740993.0", DataType::Int64),
+        Ok("9007199254740993".to_owned())
+    );
     for lost in [
         "1.5",
         "1e30",
         "9223372036854775808",
-        "9007199254740993.0",
+        "4503599627370497.4",
+        "1.00000000000000000001",
         "true",
         "NaN",
         "inf",
@@ -209,7 +221,12 @@ fn what_readers_take_as_it_is_they_read() {
         Field::new("x", DataType::Float64, true),
         Field::new("at", timestamp(TimeUnit::Nanosecond), true),
     ]));
-    assert_eq!(schema_as_read(&schema, &csv()), schema);
+    let read: Vec<_> = schema_as_read(&schema, &csv())
+        .fields()
+        .iter()
+        .map(|f| f.data_type().clone())
+        .collect();
+    assert_eq!(read, [DataType::Int64, DataType::Float64, DataType::Utf8]);
     assert_eq!(
         schema_as_read(&schema, &JSON).field(0).data_type(),
         &DataType::Utf8

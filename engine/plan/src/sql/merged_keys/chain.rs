@@ -98,14 +98,17 @@ pub(super) fn keyed(operator: &JoinOperator) -> Option<(JoinType, &JoinConstrain
     merges.then_some((join_type, constraint))
 }
 
-/// Which joins of `chain` are planned here: RIGHT and FULL ones whose keys merge, and all that
+/// Which joins of `chain` are planned here: outer ones whose keys merge, and all that
 /// merge keys with theirs.
 pub(super) fn merging(chain: &TableWithJoins) -> Vec<bool> {
     let in_parentheses = |factor| open(factor).is_some_and(merges);
     let mut is_merged = in_parentheses(&chain.relation);
     let joins = chain.joins.iter().map(|join| {
         let keyed = keyed(&join.join_operator);
-        let is_outer = matches!(keyed, Some((JoinType::Right | JoinType::Full, _)));
+        let is_outer = matches!(
+            keyed,
+            Some((JoinType::Left | JoinType::Right | JoinType::Full, _))
+        );
         is_merged |= is_outer || in_parentheses(&join.relation);
         keyed.is_some() && is_merged
     });
@@ -116,7 +119,10 @@ pub(super) fn merging(chain: &TableWithJoins) -> Vec<bool> {
 pub(super) fn merges(chain: &TableWithJoins) -> bool {
     let is_outer = |join: &Join| {
         let keyed = keyed(&join.join_operator);
-        matches!(keyed, Some((JoinType::Right | JoinType::Full, _)))
+        matches!(
+            keyed,
+            Some((JoinType::Left | JoinType::Right | JoinType::Full, _))
+        )
     };
     chain.joins.iter().any(is_outer) || factors(chain).filter_map(open).any(merges)
 }
@@ -165,6 +171,27 @@ pub(super) fn keys(chain: &TableWithJoins) -> BTreeMap<String, Option<String>> {
         {
             let names = names.iter().filter_map(|name| idents(name).pop());
             keys.extend(names.map(|key| (key, Some(qualifier(chain)))));
+        }
+    }
+    keys
+}
+
+/// The keys of a chain of INNER JOIN … USING alone, with a table whose key it is. Empty where other
+/// joins are among them, whose tables may have such names.
+pub(super) fn plain_keys(chain: &TableWithJoins) -> BTreeMap<String, String> {
+    let mut keys = BTreeMap::new();
+    for join in &chain.joins {
+        let Some((JoinType::Inner, JoinConstraint::Using(names))) = keyed(&join.join_operator)
+        else {
+            return BTreeMap::new();
+        };
+        let is_open = open(&join.relation).is_some();
+        let table = parts(&join.relation).pop().filter(|_| !is_open);
+        let names = names.iter().filter_map(|name| idents(name).pop());
+        for (key, table) in names.zip(std::iter::repeat(table)) {
+            if let Some(table) = table {
+                keys.entry(key).or_insert(table);
+            }
         }
     }
     keys

@@ -1,7 +1,8 @@
 //! `a FULL JOIN b USING (k)`: its `k` is that of whichever side has a row.
 //!
 //! DataFusion takes the left side's, NULL for rows that only the right one has, and compares
-//! that with the keys of further joins. Here a chain of joins with such a one in it becomes
+//! that with the keys of further joins; and `*` has that of the side whose name comes first, NULL for
+//! some rows of a LEFT JOIN too. Here a chain of joins with such a one in it becomes
 //! one relation, `wrap` before planning, and is planned in `plan`:
 //!
 //! ```text
@@ -16,7 +17,7 @@
 //! a query inside it, in ON, or in `* EXCLUDE (k)`; and in WHERE where NATURAL does not say
 //! that it is a key.
 //!
-//! Chains of nothing but INNER and LEFT JOIN are DataFusion's alone.
+//! Chains of nothing but INNER JOIN are DataFusion's, but for their keys in WHERE.
 
 mod chain;
 mod node;
