@@ -238,7 +238,8 @@ mod tests {
     #[tokio::test]
     async fn columns_are_those_of_the_first_rows() {
         let lines = "{\"a\": 1}\n\n{\n\"a\": 2.5,\n\"b\": null}\n{\"c\": 1}";
-        let of = |rows| found(&[lines], rows);
+        let files = [lines];
+        let of = |rows| found(&files, rows);
         assert_eq!(of(1).await.unwrap(), "a Int64");
         assert_eq!(of(2).await.unwrap(), "a Float64, b Null");
         assert_eq!(of(9).await.unwrap(), "a Float64, b Null, c Int64");
@@ -254,7 +255,8 @@ mod tests {
     async fn long_files_are_read_as_far_as_needed() {
         let long = "x".repeat(FIRST_BYTES);
         let text = format!("{{\"a\": \"{long}\"}}\n{{\"b\": \"{long}\"}}\n{{\"c\": ");
-        let of = |rows| found(&[&text], rows);
+        let files = [text.as_str()];
+        let of = |rows| found(&files, rows);
         assert_eq!(of(2).await.unwrap(), "a Utf8, b Utf8");
         let cut = of(3).await.unwrap_err().to_string();
         assert!(

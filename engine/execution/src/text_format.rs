@@ -208,7 +208,8 @@ impl ExactText {
             return Ok(None);
         };
         if let Some(csv) = scan.file_source().downcast_ref::<CsvSource>() {
-            return Ok(Some(TextFormat::Csv(csv_options(csv))));
+            let options = Box::new(csv_options(csv));
+            return Ok(Some(TextFormat::Csv(options)));
         }
         let store = state.runtime_env().object_store(&scan.object_store_url)?;
         let files = scan.file_groups.iter().flat_map(|group| group.iter());

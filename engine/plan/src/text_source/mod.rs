@@ -44,7 +44,7 @@ pub(crate) use travel::{decode, encode};
 /// How rows are written in a file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TextFormat {
-    Csv(CsvOptions),
+    Csv(Box<CsvOptions>),
     Json(JsonLayout),
 }
 

@@ -36,25 +36,28 @@ fn schema() -> Arc<Schema> {
     ]))
 }
 
-/// A scan of `parts` of a file with so many bytes, each in a stream of its own.
+/// A scan of a file with so many bytes, cut at `cuts`, each part in a stream of its own.
 fn scan(
     format: TextFormat,
     types: TypesFrom,
     columns: &[usize],
     bytes: usize,
-    parts: &[std::ops::Range<usize>],
+    cuts: &[usize],
 ) -> Arc<dyn ExecutionPlan> {
     let url = ObjectStoreUrl::parse(STORE).unwrap();
-    let part = |range: &std::ops::Range<usize>| {
+    let starts = [&[0], cuts].concat();
+    let ends = [cuts, &[bytes]].concat();
+    let part = |(start, end): (&usize, &usize)| {
         let mut file = PartitionedFile::new("file", bytes as u64);
-        file.range = (*range != (0..bytes)).then_some(FileRange {
-            start: range.start as i64,
-            end: range.end as i64,
+        file.range = (!cuts.is_empty()).then_some(FileRange {
+            start: *start as i64,
+            end: *end as i64,
         });
         FileGroup::new(vec![file])
     };
+    let parts = starts.iter().zip(&ends).map(part);
     let files = FileScanConfigBuilder::new(url, Arc::new(JsonSource::new(schema())))
-        .with_file_groups(parts.iter().map(part).collect())
+        .with_file_groups(parts.collect())
         .with_projection_indices(Some(columns.to_vec()))
         .unwrap();
     let files = DataSourceExec::from_data_source(files.build());
@@ -81,26 +84,19 @@ const JSON: &str = r#"{"n": 1, "at": "2024-01-01T00:00:01"}
 async fn json_is_read_in_lines_parts_and_arrays() {
     let declared = TypesFrom::Declaration;
     let lines = TextFormat::Json(JsonLayout::Lines);
-    let whole = scan(
-        lines.clone(),
-        declared,
-        &[1, 0],
-        JSON.len(),
-        &[0..JSON.len()],
-    );
+    let whole = scan(lines.clone(), declared, &[1, 0], JSON.len(), &[]);
     let read = rows(JSON, whole).await.unwrap();
     assert!(read.contains("| 2024-01-01T00:00:01 | 1 |"), "{read}");
     assert_eq!(read.lines().count(), 3 + 4);
     for cut in 1..JSON.len() {
-        let parts = [0..cut, cut..JSON.len()];
-        let plan = scan(lines.clone(), declared, &[1, 0], JSON.len(), &parts);
+        let plan = scan(lines.clone(), declared, &[1, 0], JSON.len(), &[cut]);
         let read = rows(JSON, plan).await.unwrap();
         assert_eq!(read.lines().count(), 3 + 4, "cut at {cut}: {read}");
     }
     let array = format!(" [{}]", JSON.trim().replace('\n', ", "));
     let plan = |text: &str| {
         let format = TextFormat::Json(JsonLayout::Array);
-        scan(format, declared, &[0], text.len(), &[0..text.len()])
+        scan(format, declared, &[0], text.len(), &[])
     };
     let read = rows(&array, plan(&array)).await.unwrap();
     assert_eq!(read.lines().count(), 3 + 4, "{read}");
@@ -126,8 +122,7 @@ async fn json_is_read_in_lines_parts_and_arrays() {
 async fn keys_have_to_be_known_where_all_columns_are_read() {
     let lines = TextFormat::Json(JsonLayout::Lines);
     let found = TypesFrom::FirstRows(1);
-    let plan =
-        |columns: &[usize]| scan(lines.clone(), found, columns, JSON.len(), &[0..JSON.len()]);
+    let plan = |columns: &[usize]| scan(lines.clone(), found, columns, JSON.len(), &[]);
     assert!(rows(JSON, plan(&[0])).await.is_ok());
     assert!(rows(JSON, plan(&[])).await.is_ok());
     let failed = rows(JSON, plan(&[1, 0])).await.unwrap_err().to_string();
@@ -150,10 +145,10 @@ async fn scans_arrive_with_all_they_say() {
         ..CsvOptions::default()
     };
     for (format, types) in [
-        (TextFormat::Csv(csv), TypesFrom::FirstRows(7)),
+        (TextFormat::Csv(Box::new(csv)), TypesFrom::FirstRows(7)),
         (TextFormat::Json(JsonLayout::Array), TypesFrom::Declaration),
     ] {
-        let sent = scan(format.clone(), types, &[1], 9, &[0..9]);
+        let sent = scan(format.clone(), types, &[1], 9, &[]);
         let mut config = config(&sent);
         config.file_compression_type = FileCompressionType::ZSTD;
         let sent = DataSourceExec::from_data_source(config) as Arc<dyn ExecutionPlan>;

@@ -7,7 +7,6 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Fields, Schema, TimeUnit};
 use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
-use datafusion::common::config::CsvOptions;
 use object_store::path::Path;
 
 use super::exact::{Lost, as_read, made_exact, schema_as_read};
@@ -17,7 +16,7 @@ use super::{JsonLayout, TextFormat, TypesFrom, has_keys};
 const JSON: TextFormat = TextFormat::Json(JsonLayout::Lines);
 
 fn csv() -> TextFormat {
-    TextFormat::Csv(CsvOptions::default())
+    TextFormat::Csv(Box::default())
 }
 
 fn texts(values: &[&str]) -> ArrayRef {

@@ -80,7 +80,7 @@ pub(crate) fn decode(
         false => JsonLayout::Lines,
     };
     let format = match &message.csv {
-        Some(dialect) => TextFormat::Csv(csv_options(dialect)?),
+        Some(dialect) => TextFormat::Csv(Box::new(csv_options(dialect)?)),
         None => TextFormat::Json(layout),
     };
     let types = match message.rows_looked_at {
