@@ -1,3 +1,5 @@
+//! Values that are made exact, and what is told of those that are not. Run by `cargo test`.
+
 use std::sync::Arc;
 
 use arrow::array::{
