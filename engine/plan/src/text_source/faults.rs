@@ -1,4 +1,5 @@
-//! Errors of a file of text: which file, and what to do.
+//! Errors of a file of text: which file, and what to do. They stay Arrow's, as those of the readers
+//! are, so that a query adds the tables to them that it reads.
 
 use std::io::ErrorKind;
 
@@ -7,8 +8,8 @@ use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
 use object_store::path::Path;
 
-use super::TypesFrom;
 use super::exact::Lost;
+use super::{TextFormat, TypesFrom};
 
 /// How Arrow's reader of JSON ends its sentence on a key that a schema does not have.
 const UNKNOWN_KEY: &str = "' missing from schema";
@@ -17,13 +18,17 @@ const UNKNOWN_KEY: &str = "' missing from schema";
 #[derive(Debug, Clone)]
 pub(super) struct Faults {
     file: String,
+    is_json: bool,
     types: TypesFrom,
 }
 
 impl Faults {
-    pub(super) fn new(file: &Path, types: TypesFrom) -> Self {
-        let file = format!("/{file}");
-        Self { file, types }
+    pub(super) fn new(file: &Path, format: &TextFormat, types: TypesFrom) -> Self {
+        Self {
+            file: format!("/{file}"),
+            is_json: matches!(format, TextFormat::Json(_)),
+            types,
+        }
     }
 
     /// A value of `column` that has no room there.
@@ -32,14 +37,18 @@ impl Faults {
             true => String::new(),
             false => format!(" inside {}", column.data_type()),
         };
-        DataFusionError::Execution(format!(
+        let text = format!(
             "the column \"{}\" is {}{inside}, and {:?} in the file {} is none, or would lose something. {}",
             column.name(),
             lost.into,
             lost.value,
             self.file,
             self.way_out()
-        ))
+        );
+        arrow_error(match self.is_json {
+            true => ArrowError::JsonError(text),
+            false => ArrowError::CsvError(text),
+        })
     }
 
     /// What the reader says, with the file, and a way out if there is one.
@@ -48,26 +57,30 @@ impl Faults {
             return error;
         };
         let file = &self.file;
-        DataFusionError::Execution(match inner.as_ref() {
+        arrow_error(match inner.as_ref() {
             ArrowError::JsonError(text) if text.contains(UNKNOWN_KEY) => {
                 let key = text.split('\'').rev().nth(1).unwrap_or_default();
-                format!(
+                ArrowError::JsonError(format!(
                     "the key \"{key}\" of the JSON file {file} is no column: it is not in the rows that were looked at. {}",
                     self.way_out()
-                )
+                ))
             }
             ArrowError::JsonError(text) if text.contains("decoding field") => {
-                format!("{text}, in the JSON file {file}. {}", self.way_out())
+                let way_out = self.way_out();
+                ArrowError::JsonError(format!("{text}, in the JSON file {file}. {way_out}"))
             }
             ArrowError::ParseError(text) => {
-                format!("{text}, in the file {file}. {}", self.way_out())
+                ArrowError::ParseError(format!("{text}, in the file {file}. {}", self.way_out()))
             }
-            ArrowError::JsonError(text) | ArrowError::CsvError(text) => {
-                format!("{text}, in the file {file}")
+            ArrowError::JsonError(text) => {
+                ArrowError::JsonError(format!("{text}, in the file {file}"))
+            }
+            ArrowError::CsvError(text) => {
+                ArrowError::CsvError(format!("{text}, in the file {file}"))
             }
             // An array of JSON that has no end, or more behind it.
             ArrowError::IoError(text, fault) if fault.kind() == ErrorKind::InvalidData => {
-                format!("{text}, in the file {file}")
+                ArrowError::JsonError(format!("{text}, in the file {file}"))
             }
             _ => return error,
         })
@@ -81,4 +94,8 @@ impl Faults {
             ),
         }
     }
+}
+
+fn arrow_error(error: ArrowError) -> DataFusionError {
+    DataFusionError::ArrowError(Box::new(error), None)
 }

@@ -249,7 +249,7 @@ fn what_readers_take_as_it_is_they_read() {
 #[test]
 fn faults_name_file_and_way_out() {
     let explain = |error| {
-        let faults = Faults::new(&Path::from("d/x.json"), TypesFrom::FirstRows(9));
+        let faults = Faults::new(&Path::from("d/x.json"), &JSON, TypesFrom::FirstRows(9));
         let error = DataFusionError::ArrowError(Box::new(error), None);
         faults.explain(error).strip_backtrace()
     };
@@ -257,7 +257,7 @@ fn faults_name_file_and_way_out() {
         ArrowError::JsonError("whilst decoding field 's': column 'b' missing from schema".into());
     assert_eq!(
         explain(key),
-        "Execution error: the key \"b\" of the JSON file /d/x.json is no column: it is not in the rows that were looked at. \
+        "Arrow error: Json error: the key \"b\" of the JSON file /d/x.json is no column: it is not in the rows that were looked at. \
          Columns are those of the first 9 rows: say them by schema, or look at more by infer_rows"
     );
     let syntax = explain(ArrowError::JsonError("Encountered unexpected 'x'".into()));
