@@ -54,6 +54,7 @@ pub use sql::create_split::{CreateSplit, DropSplit};
 pub use sql::method_call::unknown_method;
 pub use sql::overlap_options::check_overlap;
 pub use sql::statement::{MobulaStatement, Parsed, parse, parse_statements};
+pub use sql::walk::{Walker, walk_statement};
 pub use task_host::{
     FailedRows, Interactive, ListedRow, PlacedPool, PlacedPools, PoolHost, QueryId, TaskEnd,
     TaskHost, TaskHostHandle,

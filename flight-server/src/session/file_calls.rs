@@ -12,11 +12,11 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::{DataFusionError, Result, plan_datafusion_err, plan_err};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
-use datafusion::sql::parser::{CopyToSource, Statement};
+use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, TableAlias, TableFactor,
-    VisitMut, VisitorMut,
 };
+use mobula_plan::{Walker, walk_statement};
 use serde::{Deserialize, Serialize};
 
 use super::file_options::{COMPRESSION, CSV, FileOption, JSON, compression, plain};
@@ -47,16 +47,23 @@ pub struct FileCall {
 /// # Errors
 /// Arguments that are none, by the call that has them.
 pub fn name_calls(statement: &mut Statement) -> Result<(), ServerError> {
-    let named = match statement {
-        Statement::Statement(inner) => name_in(inner.as_mut()),
-        Statement::Explain(explain) => return name_calls(&mut explain.statement),
-        Statement::CopyTo(copy) => match &mut copy.source {
-            CopyToSource::Query(query) => name_in(query.as_mut()),
-            CopyToSource::Relation(_) => Ok(()),
-        },
-        _ => Ok(()),
-    };
-    named.map_err(ServerError::from)
+    let mut naming = Naming { refused: Ok(()) };
+    let _ = walk_statement(statement, &mut naming);
+    naming.refused.map_err(ServerError::from)
+}
+
+struct Naming {
+    refused: Result<()>,
+}
+
+impl Walker for Naming {
+    fn enter_table(&mut self, table: &mut TableFactor) -> ControlFlow<()> {
+        self.refused = named(table);
+        match self.refused {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
 }
 
 /// The call that `name` stands for.
@@ -68,24 +75,6 @@ pub fn call_of(name: &str) -> Option<FileCall> {
         reader: reader.to_owned(),
         ..call
     })
-}
-
-fn name_in(node: &mut impl VisitMut) -> Result<()> {
-    struct Naming;
-    impl VisitorMut for Naming {
-        type Break = DataFusionError;
-
-        fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Self::Break> {
-            match named(factor) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(error) => ControlFlow::Break(error),
-            }
-        }
-    }
-    match node.visit(&mut Naming) {
-        ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(error) => Err(error),
-    }
 }
 
 fn named(factor: &mut TableFactor) -> Result<()> {

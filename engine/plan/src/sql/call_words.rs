@@ -5,30 +5,18 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::parser::{CopyToSource, Statement};
-use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArguments, ObjectNamePart, Visit, visit_expressions,
-};
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{Expr, Function, FunctionArguments, ObjectNamePart};
 
 use super::normalized;
+use super::walk::look_at_statement;
 use crate::error::PlanError;
 use crate::function_catalog::FunctionCatalog;
 
 /// The error about the first call in `statement` that has such words.
 pub fn misplaced_words(statement: &Statement, functions: &FunctionCatalog) -> Option<PlanError> {
-    match statement {
-        Statement::Statement(inner) => misplaced_in(inner.as_ref(), functions),
-        Statement::Explain(explain) => misplaced_words(&explain.statement, functions),
-        Statement::CopyTo(copy) => match &copy.source {
-            CopyToSource::Query(query) => misplaced_in(query.as_ref(), functions),
-            CopyToSource::Relation(_) => None,
-        },
-        _ => None,
-    }
-}
-
-fn misplaced_in(node: &impl Visit, functions: &FunctionCatalog) -> Option<PlanError> {
-    let flow = visit_expressions(node, |expr| {
+    let mut found = None;
+    let _ = look_at_statement(statement, &mut |expr| {
         let Expr::Function(call) = expr else {
             return ControlFlow::Continue(());
         };
@@ -38,14 +26,15 @@ fn misplaced_in(node: &impl Visit, functions: &FunctionCatalog) -> Option<PlanEr
             return ControlFlow::Continue(());
         };
         match functions.get(&normalized(name)) {
-            Some(spec) if !spec.is_table() => ControlFlow::Break(PlanError::CallWords {
-                function: spec.name.clone(),
-                words,
-            }),
+            Some(spec) if !spec.is_table() => {
+                let function = spec.name.clone();
+                found = Some(PlanError::CallWords { function, words });
+                ControlFlow::Break(())
+            }
             _ => ControlFlow::Continue(()),
         }
     });
-    flow.break_value()
+    found
 }
 
 fn misplaced(call: &Function) -> Option<&'static str> {

@@ -6,44 +6,38 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::parser::{CopyToSource, Statement};
-use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, ObjectName, ObjectNamePart, Visit, visit_expressions, visit_expressions_mut,
-};
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{Expr, Ident, ObjectName, ObjectNamePart};
 
 use super::normalized;
+use super::walk::{Walker, look_at_statement, walk_statement};
 use crate::error::PlanError;
 use crate::function_catalog::FunctionCatalog;
 
 /// Makes one name of two in all calls of functions in `statement`.
 pub(super) fn join_names(statement: &mut Statement) {
-    match statement {
-        Statement::Statement(inner) => join_in(inner.as_mut()),
-        Statement::Explain(explain) => join_names(&mut explain.statement),
-        Statement::CopyTo(copy) => {
-            if let CopyToSource::Query(query) = &mut copy.source {
-                join_in(query.as_mut());
-            }
+    let flow = walk_statement(statement, &mut Joining);
+    debug_assert!(flow.is_continue());
+}
+
+struct Joining;
+
+impl Walker for Joining {
+    fn leave_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Function(call) = expr
+            && let Some(name) = joined(&call.name)
+        {
+            let name = Ident::with_quote('"', name);
+            call.name = ObjectName(vec![ObjectNamePart::Identifier(name)]);
         }
-        _ => {}
+        ControlFlow::Continue(())
     }
 }
 
 /// The error about the first call in `statement` of a method that its actor does not have.
 pub fn unknown_method(statement: &Statement, functions: &FunctionCatalog) -> Option<PlanError> {
-    match statement {
-        Statement::Statement(inner) => unknown_in(inner.as_ref(), functions),
-        Statement::Explain(explain) => unknown_method(&explain.statement, functions),
-        Statement::CopyTo(copy) => match &copy.source {
-            CopyToSource::Query(query) => unknown_in(query.as_ref(), functions),
-            CopyToSource::Relation(_) => None,
-        },
-        _ => None,
-    }
-}
-
-fn unknown_in(node: &impl Visit, functions: &FunctionCatalog) -> Option<PlanError> {
-    let flow = visit_expressions(node, |expr| {
+    let mut unknown = None;
+    let _ = look_at_statement(statement, &mut |expr| {
         let Expr::Function(call) = expr else {
             return ControlFlow::Continue(());
         };
@@ -53,24 +47,14 @@ fn unknown_in(node: &impl Visit, functions: &FunctionCatalog) -> Option<PlanErro
             _ => return ControlFlow::Continue(()),
         };
         match functions.find(name) {
-            Err(error @ PlanError::NoMethod { .. }) => ControlFlow::Break(error),
+            Err(error @ PlanError::NoMethod { .. }) => {
+                unknown = Some(error);
+                ControlFlow::Break(())
+            }
             _ => ControlFlow::Continue(()),
         }
     });
-    flow.break_value()
-}
-
-fn join_in(node: &mut impl datafusion::sql::sqlparser::ast::VisitMut) {
-    let flow: ControlFlow<()> = visit_expressions_mut(node, |expr| {
-        if let Expr::Function(call) = expr
-            && let Some(name) = joined(&call.name)
-        {
-            let name = Ident::with_quote('"', name);
-            call.name = ObjectName(vec![ObjectNamePart::Identifier(name)]);
-        }
-        ControlFlow::Continue(())
-    });
-    debug_assert!(flow.is_continue());
+    unknown
 }
 
 /// `a.add` of a name of two parts.

@@ -7,13 +7,13 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use datafusion::sql::parser::{CopyToSource, Statement};
+use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, NamedWindowExpr, Query, Select, SetExpr, VisitMut, VisitorMut, WindowSpec, WindowType,
-    visit_expressions_mut,
+    Expr, NamedWindowExpr, Query, Select, SetExpr, VisitMut, WindowSpec, WindowType,
 };
 
 use super::normalized;
+use super::walk::{Walker, walk, walk_statement};
 use crate::error::PlanError;
 
 /// Writes named windows out in all queries of `statement`.
@@ -21,53 +21,54 @@ use crate::error::PlanError;
 /// # Errors
 /// A name that no WINDOW has, or parts that the named one has already.
 pub(super) fn write_out(statement: &mut Statement) -> Result<(), PlanError> {
-    let flow = match statement {
-        Statement::Statement(inner) => inner.visit(&mut Queries),
-        Statement::Explain(explain) => return write_out(&mut explain.statement),
-        Statement::CopyTo(copy) => match &mut copy.source {
-            CopyToSource::Query(query) => query.visit(&mut Queries),
-            CopyToSource::Relation(_) => return Ok(()),
-        },
-        _ => return Ok(()),
-    };
-    flow.break_value().map_or(Ok(()), Err)
+    let mut queries = Queries { refused: Ok(()) };
+    let _ = walk_statement(statement, &mut queries);
+    queries.refused
 }
 
-struct Queries;
+struct Queries {
+    refused: Result<(), PlanError>,
+}
 
-impl VisitorMut for Queries {
-    type Break = PlanError;
-
+impl Walker for Queries {
     /// Queries inside come first, and then have no names any more.
-    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<PlanError> {
-        let windows = match query.body.as_ref() {
-            SetExpr::Select(select) => windows(select)?,
-            _ => BTreeMap::new(),
-        };
-        if let Some(order_by) = &mut query.order_by {
-            write_in(order_by, &windows)?;
+    fn leave_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        self.refused = write_out_in(query);
+        match self.refused {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
         }
-        let mut parts = vec![query.body.as_mut()];
-        while let Some(part) = parts.pop() {
-            match part {
-                SetExpr::Select(select) => {
-                    let windows = self::windows(select)?;
-                    write_in(select.as_mut(), &windows)?;
-                }
-                SetExpr::SetOperation { left, right, .. } => {
-                    parts.extend([left.as_mut(), right.as_mut()]);
-                }
-                _ => {}
-            }
-        }
-        ControlFlow::Continue(())
     }
+}
+
+fn write_out_in(query: &mut Query) -> Result<(), PlanError> {
+    let windows = match query.body.as_ref() {
+        SetExpr::Select(select) => windows(select)?,
+        _ => BTreeMap::new(),
+    };
+    if let Some(order_by) = &mut query.order_by {
+        write_in(order_by, &windows)?;
+    }
+    let mut parts = vec![query.body.as_mut()];
+    while let Some(part) = parts.pop() {
+        match part {
+            SetExpr::Select(select) => {
+                let windows = self::windows(select)?;
+                write_in(select.as_mut(), &windows)?;
+            }
+            SetExpr::SetOperation { left, right, .. } => {
+                parts.extend([left.as_mut(), right.as_mut()]);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 type Windows = BTreeMap<String, WindowSpec>;
 
 /// Those of the WINDOW of `select`, each with what it takes from those before it.
-fn windows(select: &Select) -> ControlFlow<PlanError, Windows> {
+fn windows(select: &Select) -> Result<Windows, PlanError> {
     let mut windows = Windows::new();
     for definition in &select.named_window {
         let spec = match &definition.1 {
@@ -80,29 +81,47 @@ fn windows(select: &Select) -> ControlFlow<PlanError, Windows> {
         };
         windows.insert(normalized(&definition.0), spec);
     }
-    ControlFlow::Continue(windows)
+    Ok(windows)
 }
 
-fn write_in(node: &mut impl VisitMut, windows: &Windows) -> ControlFlow<PlanError> {
-    visit_expressions_mut(node, |expr| {
+fn write_in(node: &mut impl VisitMut, windows: &Windows) -> Result<(), PlanError> {
+    let refused = Ok(());
+    let mut calls = Calls { windows, refused };
+    let _ = walk(node, &mut calls);
+    calls.refused
+}
+
+struct Calls<'a> {
+    windows: &'a Windows,
+    refused: Result<(), PlanError>,
+}
+
+impl Walker for Calls<'_> {
+    fn leave_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         if let Expr::Function(call) = expr
             && let Some(WindowType::WindowSpec(spec)) = &mut call.over
         {
-            *spec = with_named(spec, windows)?;
+            match with_named(spec, self.windows) {
+                Ok(written) => *spec = written,
+                Err(error) => {
+                    self.refused = Err(error);
+                    return ControlFlow::Break(());
+                }
+            }
         }
         ControlFlow::Continue(())
-    })
+    }
 }
 
 /// `spec`, with the parts of the window that it names.
-fn with_named(spec: &WindowSpec, windows: &Windows) -> ControlFlow<PlanError, WindowSpec> {
+fn with_named(spec: &WindowSpec, windows: &Windows) -> Result<WindowSpec, PlanError> {
     let mut spec = spec.clone();
     let Some(name) = spec.window_name.take() else {
-        return ControlFlow::Continue(spec);
+        return Ok(spec);
     };
     let refused = |problem| {
         let operator = "OVER";
-        ControlFlow::Break(PlanError::Relation { operator, problem })
+        Err(PlanError::Relation { operator, problem })
     };
     let Some(named) = windows.get(&normalized(&name)) else {
         return refused(format!("the query has no WINDOW {name}"));
@@ -124,5 +143,5 @@ fn with_named(spec: &WindowSpec, windows: &Windows) -> ControlFlow<PlanError, Wi
     if spec.window_frame.is_none() {
         spec.window_frame.clone_from(&named.window_frame);
     }
-    ControlFlow::Continue(spec)
+    Ok(spec)
 }

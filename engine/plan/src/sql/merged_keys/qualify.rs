@@ -9,10 +9,11 @@ use std::mem;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, Ident, OrderBy, OrderByKind, Query, Select, SelectItem, VisitMut, VisitorMut,
+    Expr, Ident, OrderBy, OrderByKind, Query, Select, SelectItem, VisitMut,
 };
 
 use crate::sql::normalized;
+use crate::sql::walk::{Walker, walk};
 
 /// Rewrites the names of `keys`, to which it maps what stands before them, in `select`, whose
 /// FROM is elsewhere, and its `order_by`.
@@ -99,7 +100,7 @@ pub(super) fn rewrite(node: &mut impl VisitMut, keys: BTreeMap<String, String>) 
         n_queries: 0,
         shadowed: vec![],
     };
-    let flow = node.visit(&mut names);
+    let flow = walk(node, &mut names);
     debug_assert!(flow.is_continue());
 }
 
@@ -111,20 +112,18 @@ struct Names {
     shadowed: Vec<BTreeMap<String, String>>,
 }
 
-impl VisitorMut for Names {
-    type Break = ();
-
-    fn pre_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
+impl Walker for Names {
+    fn enter_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
         self.n_queries += 1;
         ControlFlow::Continue(())
     }
 
-    fn post_visit_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
+    fn leave_query(&mut self, _query: &mut Query) -> ControlFlow<()> {
         self.n_queries -= 1;
         ControlFlow::Continue(())
     }
 
-    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+    fn enter_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         if let Expr::Lambda(lambda) = expr {
             let mut inside = self.keys.clone();
             for parameter in lambda.params.iter() {
@@ -135,7 +134,7 @@ impl VisitorMut for Names {
         ControlFlow::Continue(())
     }
 
-    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+    fn leave_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         match expr {
             Expr::Lambda(_) => self.keys = self.shadowed.pop().unwrap_or_default(),
             Expr::Identifier(name) if self.n_queries == 0 => {

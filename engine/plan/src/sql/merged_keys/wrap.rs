@@ -13,37 +13,28 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::ops::ControlFlow;
 
-use datafusion::sql::parser::{CopyToSource, Statement};
+use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     Expr, OrderBy, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
-    TableFactor, TableWithJoins, Visit, VisitMut, VisitorMut, visit_expressions,
+    TableFactor, TableWithJoins, Visit,
 };
 
 use super::chain::{self, ALL, Sides};
 use super::qualify::{qualify, rewrite};
 use crate::sql::normalized;
+use crate::sql::walk::{Walker, look_at, walk_statement};
 
 /// Wraps what merges keys in all queries of `statement`.
 pub fn wrap(statement: &mut Statement) {
-    let flow = match statement {
-        Statement::Statement(inner) => inner.visit(&mut Queries),
-        Statement::Explain(explain) => return wrap(&mut explain.statement),
-        Statement::CopyTo(copy) => match &mut copy.source {
-            CopyToSource::Query(query) => query.visit(&mut Queries),
-            CopyToSource::Relation(_) => return,
-        },
-        _ => return,
-    };
+    let flow = walk_statement(statement, &mut Queries);
     debug_assert!(flow.is_continue());
 }
 
 struct Queries;
 
-impl VisitorMut for Queries {
-    type Break = ();
-
+impl Walker for Queries {
     /// Queries inside come first, and are another place's: their names are no longer bare.
-    fn post_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+    fn leave_query(&mut self, query: &mut Query) -> ControlFlow<()> {
         if let SetExpr::Select(select) = query.body.as_mut() {
             wrap_in(select, query.order_by.as_mut());
             return ControlFlow::Continue(());
@@ -123,7 +114,7 @@ fn asked_in(select: &Select) -> Vec<(String, String)> {
 /// column: it is taken for both.
 fn asked_by(node: &impl Visit) -> Vec<(String, String)> {
     let mut asked = vec![];
-    let flow: ControlFlow<()> = visit_expressions(node, |expr| {
+    let flow = look_at(node, &mut |expr| {
         match expr {
             Expr::CompoundIdentifier(parts) => {
                 let pairs = parts.windows(2).filter_map(|pair| match pair {
