@@ -38,7 +38,7 @@ impl Faults {
             false => format!(" inside {}", column.data_type()),
         };
         let text = format!(
-            "the column \"{}\" is {}{inside}, and {:?} in the file {} is none, or would lose something. {}",
+            "the column \"{}\" is {}{inside}, which cannot hold {:?} of the file {} exactly. {}",
             column.name(),
             lost.into,
             lost.value,

@@ -18,6 +18,7 @@ use datafusion_datasource::decoder::{DecoderDeserializer, deserialize_stream};
 use datafusion_datasource_json::utils::JsonArrayToNdjsonReader;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
 use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt};
 use tokio::runtime::Handle;
 
@@ -25,6 +26,8 @@ use super::JsonLayout;
 
 /// Blocks that are read ahead of whoever wants them, where a file is read by a thread of its own.
 const BLOCKS_AHEAD: usize = 2;
+/// Of a file, by which lines and arrays are told apart where it is cut.
+const HEAD_BYTES: u64 = 4 << 10;
 
 type Batches = BoxStream<'static, Result<RecordBatch>>;
 type Chunks = BoxStream<'static, Result<Bytes>>;
@@ -69,21 +72,31 @@ impl JsonOpener {
             .with_strict_mode(self.columns.is_some())
     }
 
-    /// The rows that begin in `range`.
+    /// The rows that begin in `range`. An array among files of lines is cut as these are: its first
+    /// part has all rows.
     async fn part(&self, file: &PartitionedFile, range: &FileRange) -> Result<Batches> {
         let place = |at: i64| {
             u64::try_from(at).map_err(|_| internal_datafusion_err!("a file is read from {at} on"))
         };
-        let chunks = AlignedBoundaryStream::new(
-            Arc::clone(&self.store),
-            file.object_meta.location.clone(),
-            place(range.start)?,
-            place(range.end)?,
-            file.object_meta.size,
-            b'\n',
-        );
+        let (start, end) = (place(range.start)?, place(range.end)?);
+        let (path, size) = (&file.object_meta.location, file.object_meta.size);
+        let is_all = start == 0 && end >= size;
+        if is_all || self.begins_array(path, size).await? {
+            return match start {
+                0 => self.whole(file).await,
+                _ => Ok(stream::empty().boxed()),
+            };
+        }
+        let store = Arc::clone(&self.store);
+        let chunks = AlignedBoundaryStream::new(store, path.clone(), start, end, size, b'\n');
         let chunks = chunks.await?.map_err(DataFusionError::from);
         self.lines(chunks.boxed())
+    }
+
+    async fn begins_array(&self, path: &Path, size: u64) -> Result<bool> {
+        let head = self.store.get_range(path, 0..size.min(HEAD_BYTES)).await?;
+        let first = head.trim_ascii_start().first();
+        Ok(JsonLayout::beginning(first.copied()) == JsonLayout::Array)
     }
 
     /// All rows, in lines or in an array as the file has them.

@@ -113,6 +113,12 @@ async fn json_is_read_in_lines_parts_and_arrays() {
             "{failed}"
         );
     }
+    // An array among files of lines has all its rows in its first part.
+    for cut in [1, 2, array.len() / 2, array.len() - 1] {
+        let plan = scan(lines.clone(), declared, &[0], array.len(), &[cut]);
+        let read = rows(&array, plan).await.unwrap();
+        assert_eq!(read.lines().count(), 3 + 4, "cut at {cut}: {read}");
+    }
     // Each file is read as it begins.
     let read = rows(JSON, plan(JSON)).await.unwrap();
     assert_eq!(read.lines().count(), 3 + 4, "{read}");
