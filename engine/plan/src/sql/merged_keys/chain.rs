@@ -98,33 +98,35 @@ pub(super) fn keyed(operator: &JoinOperator) -> Option<(JoinType, &JoinConstrain
     merges.then_some((join_type, constraint))
 }
 
-/// Which joins of `chain` are planned here: outer ones whose keys merge, and all that
-/// merge keys with theirs.
+/// Which joins of `chain` are planned here: those whose keys merge.
 pub(super) fn merging(chain: &TableWithJoins) -> Vec<bool> {
-    let in_parentheses = |factor| open(factor).is_some_and(merges);
-    let mut is_merged = in_parentheses(&chain.relation);
-    let joins = chain.joins.iter().map(|join| {
-        let keyed = keyed(&join.join_operator);
-        let is_outer = matches!(
-            keyed,
-            Some((JoinType::Left | JoinType::Right | JoinType::Full, _))
-        );
-        is_merged |= is_outer || in_parentheses(&join.relation);
-        keyed.is_some() && is_merged
-    });
-    joins.collect()
+    let is_planned = merges(chain);
+    let joins = chain.joins.iter();
+    let is_merging = |join: &Join| is_planned && keyed(&join.join_operator).is_some();
+    joins.map(is_merging).collect()
 }
 
-/// Whether any join of `chain` is planned here, or one in parentheses in it.
+/// Whether any join of `chain` is planned here, or one in parentheses in it. INNER JOINs that have
+/// LATERAL among them are DataFusion's.
 pub(super) fn merges(chain: &TableWithJoins) -> bool {
-    let is_outer = |join: &Join| {
-        let keyed = keyed(&join.join_operator);
-        matches!(
-            keyed,
-            Some((JoinType::Left | JoinType::Right | JoinType::Full, _))
-        )
-    };
-    chain.joins.iter().any(is_outer) || factors(chain).filter_map(open).any(merges)
+    let (mut is_keyed, mut is_outer, mut is_lateral) = (false, false, false);
+    for join in &chain.joins {
+        if let Some((join_type, _)) = keyed(&join.join_operator) {
+            is_keyed = true;
+            is_outer |= join_type != JoinType::Inner;
+            is_lateral |= self::is_lateral(&join.relation);
+        }
+    }
+    let is_merged_inside = factors(chain).filter_map(open).any(merges);
+    is_merged_inside || is_outer || (is_keyed && !is_lateral)
+}
+
+/// Whether what `factor` gives hangs on the relations before it.
+pub(super) fn is_lateral(factor: &TableFactor) -> bool {
+    matches!(
+        factor,
+        TableFactor::Derived { lateral: true, .. } | TableFactor::Function { lateral: true, .. }
+    )
 }
 
 /// The relations of `chain`, from left to right.
@@ -171,27 +173,6 @@ pub(super) fn keys(chain: &TableWithJoins) -> BTreeMap<String, Option<String>> {
         {
             let names = names.iter().filter_map(|name| idents(name).pop());
             keys.extend(names.map(|key| (key, Some(qualifier(chain)))));
-        }
-    }
-    keys
-}
-
-/// The keys of a chain of INNER JOIN … USING alone, with a table whose key it is. Empty where other
-/// joins are among them, whose tables may have such names.
-pub(super) fn plain_keys(chain: &TableWithJoins) -> BTreeMap<String, String> {
-    let mut keys = BTreeMap::new();
-    for join in &chain.joins {
-        let Some((JoinType::Inner, JoinConstraint::Using(names))) = keyed(&join.join_operator)
-        else {
-            return BTreeMap::new();
-        };
-        let is_open = open(&join.relation).is_some();
-        let table = parts(&join.relation).pop().filter(|_| !is_open);
-        let names = names.iter().filter_map(|name| idents(name).pop());
-        for (key, table) in names.zip(std::iter::repeat(table)) {
-            if let Some(table) = table {
-                keys.entry(key).or_insert(table);
-            }
         }
     }
     keys

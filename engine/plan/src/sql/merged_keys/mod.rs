@@ -17,7 +17,8 @@
 //! a query inside it, in ON, or in `* EXCLUDE (k)`; and in WHERE where NATURAL does not say
 //! that it is a key.
 //!
-//! Chains of nothing but INNER JOIN are DataFusion's, but for their keys in WHERE.
+//! Of INNER JOINs DataFusion puts the key at the place of the table whose name comes first, has it twice in chains, and takes it
+//! for ambiguous in WHERE. They are planned here too, unless LATERAL is among them.
 
 mod chain;
 mod node;

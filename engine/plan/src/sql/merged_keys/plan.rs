@@ -106,7 +106,7 @@ impl Merge<'_> {
         let Some((join_type, constraint)) = chain::keyed(&join.join_operator) else {
             return Err(refused(&join, "its keys do not merge"));
         };
-        if is_lateral(&join.relation) {
+        if chain::is_lateral(&join.relation) {
             let problem = "LATERAL does not go with keys that merge. Write ON and coalesce";
             return Err(refused(&join, problem));
         }
@@ -163,6 +163,13 @@ impl Merge<'_> {
                 columns.push(Expr::Column(column));
                 continue;
             };
+            if !self.sides.has(&key.name) && key.is_left(join_type) {
+                // Under its own name, which those of expressions have in them.
+                if column == key.left {
+                    columns.push(Expr::Column(column));
+                }
+                continue;
+            }
             if column == key.left {
                 let value = key.value(join_type, &left_schema, &right_schema)?;
                 let table = TableReference::bare(self.qualifier.as_str());
@@ -195,6 +202,11 @@ struct Key {
 }
 
 impl Key {
+    /// Whether that of whichever side has a row is the left one's.
+    fn is_left(&self, join_type: JoinType) -> bool {
+        matches!(join_type, JoinType::Inner | JoinType::Left)
+    }
+
     /// That of whichever side has a row. Where it is surely one side's it is that column,
     /// through which filters and orders are seen.
     fn value(&self, join_type: JoinType, left: &DFSchema, right: &DFSchema) -> Result<Expr> {
@@ -256,13 +268,6 @@ fn first_in_order(merged: &[Column], sides: &[Column]) -> Result<(), PlanError> 
             ),
         }),
     }
-}
-
-fn is_lateral(factor: &TableFactor) -> bool {
-    matches!(
-        factor,
-        TableFactor::Derived { lateral: true, .. } | TableFactor::Function { lateral: true, .. }
-    )
 }
 
 fn refused(join: &Join, problem: &str) -> datafusion::common::DataFusionError {

@@ -94,7 +94,7 @@ impl Results {
 }
 
 /// Writes in `node`, but for queries in it, the names of `keys` with what they map to in front.
-pub(super) fn rewrite(node: &mut impl VisitMut, keys: BTreeMap<String, String>) {
+fn rewrite(node: &mut impl VisitMut, keys: BTreeMap<String, String>) {
     let mut names = Names {
         keys,
         n_queries: 0,

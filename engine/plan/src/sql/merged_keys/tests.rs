@@ -43,6 +43,21 @@ async fn the_keys_of_each_side_are_still_there() {
 }
 
 #[tokio::test]
+async fn a_key_of_inner_joins_stands_where_the_left_side_has_it() {
+    check(&[
+        ("SELECT * FROM b JOIN a USING (k)", "2,b2,a2"),
+        ("SELECT * FROM (SELECT w, k FROM b) z NATURAL JOIN a", "b2,2,a2"),
+        ("SELECT *, a.k FROM b JOIN a USING (k)", "2,b2,a2,2"),
+        ("SELECT k, b.*, v FROM b JOIN a USING (k) WHERE k = 2 AND a.k = 2", "2,2,b2,a2"),
+        ("SELECT * FROM c JOIN b USING (k) JOIN (SELECT k + 1 AS k, v FROM a) a USING (k)", "3,c3,b3,a2"),
+        ("SELECT k, max(v) FROM b JOIN a USING (k) JOIN a z USING (k, v) GROUP BY k HAVING k > 0", "2,a2"),
+        ("SELECT v FROM a WHERE k IN (SELECT k FROM a JOIN b USING (k))", "a2"),
+        ("SELECT * FROM b JOIN a USING (k) JOIN (SELECT 2 AS q) o ON o.q = a.k", "2,b2,a2,2"),
+    ])
+    .await;
+}
+
+#[tokio::test]
 async fn joins_behind_compare_the_merged_key() {
     let all = "1,a1,-,- 2,a2,b2,- 3,-,b3,c3 4,-,-,c4 -,-,bn,- -,an,-,-";
     check(&[

@@ -20,7 +20,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::chain::{self, ALL, Sides};
-use super::qualify::{qualify, rewrite};
+use super::qualify::qualify;
 use crate::sql::normalized;
 use crate::sql::walk::{Walker, look_at, walk_statement};
 
@@ -56,7 +56,6 @@ impl Walker for Queries {
 
 fn wrap_in(select: &mut Select, order_by: Option<&mut OrderBy>) {
     if !select.from.iter().any(chain::merges) {
-        qualify_plain(select);
         return;
     }
     let mut asked = asked_in(select);
@@ -81,17 +80,6 @@ fn wrap_in(select: &mut Select, order_by: Option<&mut OrderBy>) {
         qualify(select, order_by, &keys);
     }
     select.from = from;
-}
-
-/// In WHERE DataFusion 55 takes also keys of INNER JOIN … USING for ambiguous: they are either side's.
-fn qualify_plain(select: &mut Select) {
-    let (Some(filter), [item]) = (&mut select.selection, select.from.as_slice()) else {
-        return;
-    };
-    let keys = chain::plain_keys(item);
-    if !keys.is_empty() {
-        rewrite(filter, keys);
-    }
 }
 
 /// What `select` asks for as `table.name`, and `table.*`.
