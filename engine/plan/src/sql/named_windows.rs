@@ -1,15 +1,16 @@
-//! `OVER (w)` and `OVER (w ROWS …)`: a window that begins as one of WINDOW.
+//! `OVER w`, `OVER (w)` and `OVER (w ROWS …)`: a window that is or begins as one of WINDOW.
 //!
-//! DataFusion reads the name and forgets it, so that rows would be numbered in no order. Here the
-//! named window's parts are written into the call before it is planned. `OVER w`, without
-//! parentheses, DataFusion knows.
+//! DataFusion reads the name in parentheses and forgets it, so that rows would be numbered in no
+//! order. Without them it looks in the columns of a SELECT alone, and there also in queries
+//! inside, which may have a window of that name themselves. Here the named window's parts are
+//! written into the call before it is planned.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
-    Expr, NamedWindowExpr, Query, Select, SetExpr, VisitMut, WindowSpec, WindowType,
+    Expr, Ident, NamedWindowExpr, Query, Select, SetExpr, VisitMut, WindowSpec, WindowType,
 };
 
 use super::normalized;
@@ -98,15 +99,19 @@ struct Calls<'a> {
 
 impl Walker for Calls<'_> {
     fn leave_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if let Expr::Function(call) = expr
-            && let Some(WindowType::WindowSpec(spec)) = &mut call.over
-        {
-            match with_named(spec, self.windows) {
-                Ok(written) => *spec = written,
-                Err(error) => {
-                    self.refused = Err(error);
-                    return ControlFlow::Break(());
-                }
+        let Expr::Function(call) = expr else {
+            return ControlFlow::Continue(());
+        };
+        let written = match &call.over {
+            Some(WindowType::WindowSpec(spec)) => with_named(spec, self.windows),
+            Some(WindowType::NamedWindow(name)) => named(name, self.windows).cloned(),
+            None => return ControlFlow::Continue(()),
+        };
+        match written {
+            Ok(spec) => call.over = Some(WindowType::WindowSpec(spec)),
+            Err(error) => {
+                self.refused = Err(error);
+                return ControlFlow::Break(());
             }
         }
         ControlFlow::Continue(())
@@ -119,22 +124,16 @@ fn with_named(spec: &WindowSpec, windows: &Windows) -> Result<WindowSpec, PlanEr
     let Some(name) = spec.window_name.take() else {
         return Ok(spec);
     };
-    let refused = |problem| {
-        let operator = "OVER";
-        Err(PlanError::Relation { operator, problem })
-    };
-    let Some(named) = windows.get(&normalized(&name)) else {
-        return refused(format!("the query has no WINDOW {name}"));
-    };
+    let named = named(&name, windows)?;
     if !spec.partition_by.is_empty() {
-        return refused(format!(
+        return Err(refused(format!(
             "PARTITION BY stands beside {name}, which says it. Write the window out, or name it alone"
-        ));
+        )));
     }
     if !spec.order_by.is_empty() && !named.order_by.is_empty() {
-        return refused(format!(
+        return Err(refused(format!(
             "ORDER BY stands beside {name}, which has one. Write the window out, or name it alone"
-        ));
+        )));
     }
     spec.partition_by.clone_from(&named.partition_by);
     if spec.order_by.is_empty() {
@@ -144,4 +143,14 @@ fn with_named(spec: &WindowSpec, windows: &Windows) -> Result<WindowSpec, PlanEr
         spec.window_frame.clone_from(&named.window_frame);
     }
     Ok(spec)
+}
+
+fn named<'a>(name: &Ident, windows: &'a Windows) -> Result<&'a WindowSpec, PlanError> {
+    let found = windows.get(&normalized(name));
+    found.ok_or_else(|| refused(format!("the query has no WINDOW {name}")))
+}
+
+fn refused(problem: String) -> PlanError {
+    let operator = "OVER";
+    PlanError::Relation { operator, problem }
 }
