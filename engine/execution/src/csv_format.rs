@@ -7,7 +7,8 @@
 //! remembered. They are not looked through, and not cut, where that is of little use: for a LIMIT,
 //! where there are files enough for all, and where looking means to fetch them.
 //!
-//! Headers are held against the columns that are read (`csv_header`).
+//! Headers are held against the columns that are read (`csv_header`), and columns found by rows that
+//! are looked at together (`csv_columns`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use datafusion::physical_expr::{LexOrdering, LexRequirement};
 use datafusion::physical_plan::ExecutionPlan;
 use object_store::{ObjectMeta, ObjectStore};
 
+use crate::csv_columns;
 use crate::csv_header::Headers;
 use crate::csv_rows::{Dialect, Looked};
 
@@ -157,7 +159,15 @@ impl FileFormat for WholeRows {
             let checked = self.headers.check_alike(state, store, objects, csv);
             checked.await?;
         }
-        self.csv.infer_schema(state, store, objects).await
+        match self.csv.downcast_ref::<CsvFormat>().map(CsvFormat::options) {
+            // Which values are NULL, only DataFusion's knows then.
+            Some(options) if options.null_regex.is_none() => {
+                let has_header = self.with_header(state).is_some();
+                let found = csv_columns::columns(store, objects, options, has_header);
+                Ok(Arc::new(found.await?))
+            }
+            _ => self.csv.infer_schema(state, store, objects).await,
+        }
     }
 
     async fn infer_stats(

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use datafusion::catalog::Session;
 use datafusion::common::{DataFusionError, Result, plan_datafusion_err};
-use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::csv::CsvFormat;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 
+use crate::csv_columns;
 use crate::csv_rows::{Dialect, FileMemory, Version};
 
 /// Headers of files, as long as those are not written anew.
@@ -75,7 +75,7 @@ impl Headers {
     ) -> stream::BoxStream<'a, Result<(&'a Path, Names)>> {
         let at_once = state.config_options().execution.meta_fetch_concurrency;
         let each = files.iter().map(move |file| async move {
-            let names = self.of(state, store, file, csv).await?;
+            let names = self.of(store, file, csv).await?;
             Ok((&file.location, names))
         });
         let each = stream::iter(each).buffered(at_once.get());
@@ -85,7 +85,6 @@ impl Headers {
 
     async fn of(
         &self,
-        state: &dyn Session,
         store: &Arc<dyn ObjectStore>,
         file: &ObjectMeta,
         csv: &CsvFormat,
@@ -95,13 +94,7 @@ impl Headers {
         if let Some(names) = self.found.get(&key) {
             return Ok(names);
         }
-        // A schema inferred of no rows is that of the header.
-        let header = CsvFormat::default()
-            .with_options(options.clone())
-            .with_schema_infer_max_rec(0);
-        let schema = header.infer_schema(state, store, std::slice::from_ref(file));
-        let schema = schema.await?;
-        let names: Names = schema.fields().iter().map(|f| f.name().clone()).collect();
+        let names: Names = csv_columns::header(store, file, options).await?.into();
         self.found.keep(key, Arc::clone(&names));
         Ok(names)
     }

@@ -99,7 +99,16 @@ pub(crate) async fn text(
     compression: FileCompressionType,
 ) -> Result<Chunks> {
     let chunks = store.get(&file.location).await?.into_stream();
-    compression.convert_stream(chunks.map_err(DataFusionError::from).boxed())
+    let text = compression.convert_stream(chunks.map_err(DataFusionError::from).boxed())?;
+    let path = file.location.clone();
+    // What cannot be decompressed is told without the file.
+    let named = text.map_err(move |error| match error {
+        DataFusionError::IoError(e) => {
+            std::io::Error::new(e.kind(), format!("{e}, in the file /{path}")).into()
+        }
+        other => other,
+    });
+    Ok(named.boxed())
 }
 
 async fn first_rows(file: &ObjectMeta, mut chunks: Chunks, rows: usize) -> Result<Vec<Value>> {

@@ -11,6 +11,7 @@ mod admission;
 pub mod base;
 mod classify;
 pub mod coordinator;
+mod csv_columns;
 mod csv_format;
 mod csv_header;
 mod csv_rows;

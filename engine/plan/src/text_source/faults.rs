@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use arrow::datatypes::Field;
 use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
-use object_store::path::Path;
+use datafusion::datasource::listing::PartitionedFile;
 
 use super::exact::Lost;
 use super::{TextFormat, TypesFrom};
@@ -18,14 +18,17 @@ const UNKNOWN_KEY: &str = "' missing from schema";
 #[derive(Debug, Clone)]
 pub(super) struct Faults {
     file: String,
+    /// Where the part of the file begins that is read, in bytes.
+    start: i64,
     is_json: bool,
     types: TypesFrom,
 }
 
 impl Faults {
-    pub(super) fn new(file: &Path, format: &TextFormat, types: TypesFrom) -> Self {
+    pub(super) fn new(file: &PartitionedFile, format: &TextFormat, types: TypesFrom) -> Self {
         Self {
-            file: format!("/{file}"),
+            file: format!("/{}", file.object_meta.location),
+            start: file.range.as_ref().map_or(0, |range| range.start),
             is_json: matches!(format, TextFormat::Json(_)),
             types,
         }
@@ -53,10 +56,16 @@ impl Faults {
 
     /// What the reader says, with the file, and a way out if there is one.
     pub(super) fn explain(&self, error: DataFusionError) -> DataFusionError {
-        let DataFusionError::ArrowError(inner, _) = &error else {
-            return error;
-        };
         let file = &self.file;
+        let inner = match &error {
+            DataFusionError::ArrowError(inner, _) => inner,
+            // Bytes that cannot be decompressed, as they arrive.
+            DataFusionError::IoError(fault) => {
+                let text = format!("{fault}, in the file {file}");
+                return std::io::Error::new(fault.kind(), text).into();
+            }
+            _ => return error,
+        };
         arrow_error(match inner.as_ref() {
             ArrowError::JsonError(text) if text.contains(UNKNOWN_KEY) => {
                 let key = text.split('\'').rev().nth(1).unwrap_or_default();
@@ -70,20 +79,35 @@ impl Faults {
                 ArrowError::JsonError(format!("{text}, in the JSON file {file}. {way_out}"))
             }
             ArrowError::ParseError(text) => {
-                ArrowError::ParseError(format!("{text}, in the file {file}. {}", self.way_out()))
+                let (counted, way_out) = (self.counted(), self.way_out());
+                ArrowError::ParseError(format!("{text}, in the file {file}{counted}. {way_out}"))
             }
             ArrowError::JsonError(text) => {
                 ArrowError::JsonError(format!("{text}, in the file {file}"))
             }
             ArrowError::CsvError(text) => {
-                ArrowError::CsvError(format!("{text}, in the file {file}"))
+                ArrowError::CsvError(format!("{text}, in the file {file}{}", self.counted()))
             }
             // An array of JSON that has no end, or more behind it.
-            ArrowError::IoError(text, fault) if fault.kind() == ErrorKind::InvalidData => {
+            ArrowError::IoError(text, fault)
+                if self.is_json && fault.kind() == ErrorKind::InvalidData =>
+            {
                 ArrowError::JsonError(format!("{text}, in the file {file}"))
+            }
+            ArrowError::IoError(text, fault) => {
+                let fault = std::io::Error::new(fault.kind(), text.as_str());
+                ArrowError::IoError(format!("{text}, in the file {file}"), fault)
             }
             _ => return error,
         })
+    }
+
+    /// What lines mean that a reader tells.
+    fn counted(&self) -> String {
+        match self.start {
+            0 => String::new(),
+            start => format!(" (lines counted from byte {start} on)"),
+        }
     }
 
     fn way_out(&self) -> String {

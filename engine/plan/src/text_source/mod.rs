@@ -287,7 +287,7 @@ impl FileOpener for ExactOpener {
         let (columns, format) = (Arc::clone(&self.columns), self.format.clone());
         let mut fields = columns.fields().iter();
         let is_exact = fields.all(|f| as_read(f.data_type(), &format) == *f.data_type());
-        let faults = Faults::new(&file.object_meta.location, &format, self.types);
+        let faults = Faults::new(&file, &format, self.types);
         let opening = self.inner.open(file)?;
         Ok(async move {
             let stream = opening.await.map_err(|error| faults.explain(error))?;

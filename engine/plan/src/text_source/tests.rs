@@ -1,5 +1,6 @@
 //! Values that are made exact, and what is told of those that are not. Run by `cargo test`.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -9,7 +10,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Fields, Schema, TimeUnit};
 use arrow::error::ArrowError;
 use datafusion::common::DataFusionError;
-use object_store::path::Path;
+use datafusion::datasource::listing::{FileRange, PartitionedFile};
 
 use super::exact::{Lost, as_read, made_exact, schema_as_read};
 use super::faults::Faults;
@@ -249,7 +250,11 @@ fn what_readers_take_as_it_is_they_read() {
 #[test]
 fn faults_name_file_and_way_out() {
     let explain = |error| {
-        let faults = Faults::new(&Path::from("d/x.json"), &JSON, TypesFrom::FirstRows(9));
+        let faults = Faults::new(
+            &PartitionedFile::new("d/x.json", 1),
+            &JSON,
+            TypesFrom::FirstRows(9),
+        );
         let error = DataFusionError::ArrowError(Box::new(error), None);
         faults.explain(error).strip_backtrace()
     };
@@ -262,6 +267,22 @@ fn faults_name_file_and_way_out() {
     );
     let syntax = explain(ArrowError::JsonError("Encountered unexpected 'x'".into()));
     assert!(syntax.ends_with("'x', in the file /d/x.json"), "{syntax}");
+    let mut part = PartitionedFile::new("d/x.csv", 9);
+    part.range = Some(FileRange { start: 5, end: 9 });
+    let part = Faults::new(&part, &csv(), TypesFrom::Declaration);
+    let parse = ArrowError::ParseError("no number at line 2".into());
+    let text = part.explain(DataFusionError::ArrowError(Box::new(parse), None));
+    let text = text.strip_backtrace();
+    assert!(
+        text.contains("at line 2, in the file /d/x.csv (lines counted from byte 5 on). Declare"),
+        "{text}"
+    );
+    let cut = std::io::Error::new(ErrorKind::InvalidData, "incomplete deflate stream");
+    let cut = part.explain(cut.into()).strip_backtrace();
+    assert!(
+        cut.ends_with("incomplete deflate stream, in the file /d/x.csv"),
+        "{cut}"
+    );
     let other = explain(ArrowError::ComputeError("no".into()));
     assert!(
         other.starts_with("Arrow error: Compute error: no"),
