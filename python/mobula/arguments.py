@@ -52,6 +52,13 @@ def count(argument: str, given: object, least: int, way_out: str = "") -> int:
     return number
 
 
+def deviation(ddof: object) -> str:
+    """The function of SQL for a standard deviation with so many fewer degrees of freedom than values."""
+    if isinstance(ddof, bool) or ddof not in (0, 1):
+        raise ValueError(f"ddof is {ddof!r}. Give 1 for the deviation of a sample, 0 for that of all there is")
+    return "stddev" if ddof else "stddev_pop"
+
+
 def truth(argument: str, given: object) -> bool:
     """`given`, if it is True or False."""
     if not isinstance(given, bool):

@@ -399,10 +399,13 @@ class Dataset(Keeping, Splitting, Repeating, Zipping):
         """
         return self._aggregated("mean", "avg", on)
 
-    def std(self, on: str | Sequence[str]) -> Any:
-        """The standard deviation of a column, of a sample, or those of several, as of `sum`. Runs
-        the query."""
-        return self._aggregated("std", "stddev", on)
+    def std(self, on: str | Sequence[str], ddof: int = 1) -> Any:
+        """The standard deviation of a column, or those of several, as of `sum`. Runs the query.
+
+        Args:
+            ddof: 1 for that of a sample, 0 for that of all there is.
+        """
+        return self._aggregated("std", arguments.deviation(ddof), on)
 
     def _aggregated(self, shown: str, function: str, on: str | Sequence[str]) -> Any:
         columns = arguments.column_names(f"on of {shown}", on)

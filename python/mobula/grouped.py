@@ -63,9 +63,9 @@ class GroupedData:
         """Means of columns, as `mean(column)`."""
         return self._each("mean", "avg", on)
 
-    def std(self, on: str | Sequence[str]) -> Dataset:
-        """Standard deviations of columns, of a sample, as `std(column)`."""
-        return self._each("std", "stddev", on)
+    def std(self, on: str | Sequence[str], ddof: int = 1) -> Dataset:
+        """Standard deviations of columns, as `std(column)`: of a sample, or by `ddof=0` of all there is."""
+        return self._each("std", arguments.deviation(ddof), on)
 
     def map_groups(
         self,

@@ -55,9 +55,21 @@ def of_items(items: Sequence[Any]) -> pa.Table:
     if not rows:
         raise QueryFailed("from_items without items: no columns are known. Give from_arrow an empty table")
     if not all(isinstance(row, Mapping) for row in rows):
-        return pa.table({"item": of_values(rows)})
+        return pa.table({"item": _column("item", rows)})
     names = dict.fromkeys(name for row in rows for name in row)
-    return pa.table({name: of_values([row.get(name) for row in rows]) for name in names})
+    return pa.table({name: _column(name, [row.get(name) for row in rows]) for name in names})
+
+
+def _column(name: str, values: Sequence[Any]) -> pa.Array[Any]:
+    import pyarrow as pa
+
+    try:
+        return of_values(values)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        kinds = ", ".join(sorted({type(value).__name__ for value in values if value is not None}))
+        raise QueryFailed(
+            f'the values of "{name}" have no type of Arrow in common: {error}. They are {kinds}: give one kind, or from_arrow a table'
+        ) from error
 
 
 def of_values(values: Sequence[Any]) -> pa.Array[Any]:

@@ -198,7 +198,48 @@ def value_of(parameter: str, values: Mapping[str, Any]) -> Any:
 
 
 def read_names(text: str) -> set[str]:
-    """The unquoted words that stand where a relation may: behind FROM, JOIN and commas there, and in TABLE()."""
+    """The unquoted words that stand where a relation may: behind FROM, JOIN and commas there, and in TABLE(). Not
+    those of the text's own WITH, which go before variables of such a name."""
+    named = _named_queries(text)
+    return {word for word in _relation_words(text) if word.lower() not in named}
+
+
+def _named_queries(text: str) -> set[str]:
+    """The names, in lower case, that WITH in `text` gives to queries."""
+    pieces = [(kind, token) for kind, token in tokens(text) if kind not in ("blank", "comment")]
+    words = [token.lower() for _, token in pieces] + [""] * 4
+    found: set[str] = set()
+
+    def behind(place: int) -> int:
+        """Where it goes on behind a parenthesis that opens at `place`."""
+        depth = 0
+        while place < len(pieces):
+            depth += {"(": 1, ")": -1}.get(words[place], 0)
+            place += 1
+            if depth == 0:
+                break
+        return place
+
+    for start in (place for place, word in enumerate(words) if word == "with"):
+        place = start + 2 if words[start + 1] == "recursive" else start + 1
+        while place < len(pieces) and pieces[place][0] in ("word", "quoted"):
+            query = behind(place + 1) if words[place + 1] == "(" else place + 1
+            if words[query] != "as":
+                break
+            query += 1
+            while words[query] in ("not", "materialized"):
+                query += 1
+            if words[query] != "(":
+                break
+            found.add(words[place].strip('"'))
+            query = behind(query)
+            if words[query] != ",":
+                break
+            place = query + 1
+    return found
+
+
+def _relation_words(text: str) -> set[str]:
     found: set[str] = set()
     # Of each parenthesis that is open: whether it selects, and whether relations stand here.
     levels = [(False, False)]

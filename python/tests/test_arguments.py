@@ -99,6 +99,7 @@ def test_what_is_no_option(con, option, error, match):
         (lambda rows: rows.sum(None), TypeError, "on of sum is None. Give the name of a column"),
         (lambda rows: rows.min(None), TypeError, "on of min is None"),
         (lambda rows: rows.max([]), ValueError, r"on of max is \[\], without a column"),
+        (lambda rows: rows.std("id", ddof=2), ValueError, "ddof is 2. Give 1 for the deviation of a sample"),
         (lambda rows: rows.zip(5), TypeError, "5 is no dataset. Make one of it"),
         (lambda rows: rows.union([1]), TypeError, r"\[1\] is no dataset"),
         (lambda rows: rows.join("t", on="id"), TypeError, "'t' is no dataset"),

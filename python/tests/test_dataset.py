@@ -147,7 +147,7 @@ def test_groups(rows):
 
 def test_sums_of_all_rows(rows):
     assert (rows.sum("id"), rows.min("price"), rows.max("price"), rows.mean("price")) == (10, 1.5, 4.5, 3.0)
-    assert math.isclose(rows.std("price"), 1.5)
+    assert math.isclose(rows.std("price"), 1.5) and math.isclose(rows.std("price", ddof=0), math.sqrt(1.5))
     assert rows.sum(["id", "price"]) == {"sum(id)": 10, "sum(price)": 9.0}
     assert rows.min(["id"]) == {"min(id)": 1} and rows.max(["id"]) == {"max(id)": 4} and rows.mean(("id",)) == {"mean(id)": 2.5}
     assert rows.std(["price"]).keys() == {"std(price)"}

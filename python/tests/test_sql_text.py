@@ -70,7 +70,11 @@ def test_relations_are_found_behind_from_join_and_commas():
         ("FROM x, y AS z, (u CROSS JOIN v) WHERE a IN (1, b)", {"x", "y", "u", "v"}),
         ("SELECT extract(year FROM d), trim(both 'a' FROM t), substring(s FROM 2), e FROM x ORDER BY f, g", {"x"}),
         ("SELECT a IS DISTINCT FROM b, c FROM x UNION ALL SELECT d, e FROM y", {"x", "y"}),
-        ("WITH w AS (SELECT a, b FROM x) SELECT * FROM w LEFT JOIN v ON f(a, b) = c, u", {"x", "w", "v", "u"}),
+        # Those of WITH are the query's own.
+        ("WITH w AS (SELECT a, b FROM x) SELECT * FROM w LEFT JOIN v ON f(a, b) = c, u", {"x", "v", "u"}),
+        ("WITH RECURSIVE W(a) AS NOT MATERIALIZED (SELECT f(1) FROM x), \"y\" AS (VALUES (1)) SELECT * FROM w, y, v", {"x", "v"}),
+        ("SELECT * FROM t, (WITH w AS (SELECT 1) SELECT * FROM w), map(TABLE(u), f, WITH (a => 1)), v AS (", {"t", "map", "u", "v"}),
+        ("SELECT CAST(a AS TIMESTAMP WITH TIME ZONE) FROM t WINDOW w AS (ORDER BY a), v AS (w) UNION SELECT * FROM v WHERE a IN (WITH", {"t", "v"}),
     ]:
         assert sql_text.read_names(text) == names
 

@@ -145,6 +145,9 @@ def test_rows_of_this_process_are_not_read_as_something_else(con):
     for items in ([day, 1], [{"d": day}, {"d": np.int64(1)}], [{"d": [day, 1]}]):
         with pytest.raises(mobula.QueryFailed, match="among dates or times"):
             con.from_items(items)
+    for items in ([{"a": 1, "b": 1}, {"a": 2, "b": "x"}], [{"b": 1}, {"b": [1]}]):
+        with pytest.raises(mobula.QueryFailed, match='the values of "b" have no type of Arrow in common.*They are int, (list|str)'):
+            con.from_items(items)
     with pytest.raises(mobula.QueryFailed, match="among dates or times"):
         con.sql("SELECT $value", value=[day, 1]).take()
     with pytest.raises(mobula.QueryFailed, match="periods.*to_timestamp"):
