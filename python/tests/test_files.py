@@ -123,7 +123,7 @@ def test_nothing_is_lost_behind_the_first_rows(con, tmp_path):
         few.take_all()
     assert con.read_csv(tmp_path / "d.csv").max("d") == datetime.datetime(2024, 1, 2, 10)
     (tmp_path / "n.json").write_text('{"n": 1}\n' * 10 + '{"n": 1.5}\n')
-    with pytest.raises(mobula.QueryFailed, match='"1.5" in the file'):
+    with pytest.raises(mobula.QueryFailed, match='cannot hold "1.5" of the file'):
         con.read_json(tmp_path / "n.json", infer_rows=5).sum("n")
     assert con.read_json(tmp_path / "n.json").sum("n") == 11.5
     (tmp_path / "k.json").write_text('{"n": 1}\n' * 10 + '{"n": 1, "late": 2}\n')
@@ -131,6 +131,20 @@ def test_nothing_is_lost_behind_the_first_rows(con, tmp_path):
         con.read_json(tmp_path / "k.json", infer_rows=5).take_all()
     assert con.read_json(tmp_path / "k.json").sum("late") == 2
     assert con.read_json(tmp_path / "k.json", schema={"n": int}).sum("n") == 11
+
+
+def test_columns_of_csv_are_found_by_rows_of_several_lines_and_files(con, tmp_path):
+    (tmp_path / "l.csv").write_text("id,s\n" + "".join(f'{n},"one\ntwo, ""2""\n"\n' for n in range(20_000)))
+    read = con.read_csv(tmp_path / "l.csv")
+    assert read.count() == 20_000 and read.sum("id") == sum(range(20_000))
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "a.csv").write_text("n\n1\n")
+    (tmp_path / "both" / "b.csv").write_text("n\n1.5\n")
+    assert con.read_csv(tmp_path / "both").sum("n") == 2.5
+    (tmp_path / "twice.csv").write_text("a,b,a\n1,2,3\n")
+    with pytest.raises(mobula.QueryFailed, match='twice.csv has the column "a" more than once: say other names by schema'):
+        con.read_csv(tmp_path / "twice.csv").take_all()
+    assert con.read_csv(tmp_path / "twice.csv", schema={"a": int, "b": int, "c": int}).take() == [{"a": 1, "b": 2, "c": 3}]
 
 
 def test_json_in_an_array_and_over_several_lines(con, tmp_path):
