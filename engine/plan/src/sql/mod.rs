@@ -2,7 +2,8 @@
 //!
 //! `statement` splits and parses (with `chain_limit`, `placeholder` and `table_argument` before
 //! the parser, `create_function`, `create_actor`, `alter_pool` and `create_split` for our DDL, and `method_call` and `call_words` after it);
-//! `merged_keys` is in both places, for RIGHT and FULL JOIN … USING; `named_windows` writes out `OVER (w)`; `walk` is how they all go through statements;
+//! `merged_keys` is in both places, for JOIN … USING and NATURAL; `named_windows` writes out windows
+//! of WINDOW; `walk` is how they all go through statements;
 //! `actor_methods` makes functions of what a worker found in an actor's class; `relation` is
 //! called back by DataFusion's planner; `call_options` reads options both in DDL and in calls
 //! (`demand_options` those of resources, `overlap_options` those of async functions,

@@ -17,8 +17,9 @@
 //! a query inside it, in ON, or in `* EXCLUDE (k)`; and in WHERE where NATURAL does not say
 //! that it is a key.
 //!
-//! Of INNER JOINs DataFusion puts the key at the place of the table whose name comes first, has it twice in chains, and takes it
-//! for ambiguous in WHERE. They are planned here too, unless LATERAL is among them.
+//! Of INNER JOINs DataFusion puts the key at the place of the table whose name comes first, has it
+//! twice in chains, and takes it for ambiguous in WHERE. They are planned here too, unless LATERAL
+//! is among them. A key that is the left side's stays its column where nothing else is asked for.
 
 mod chain;
 mod node;
