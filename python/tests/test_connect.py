@@ -1,5 +1,6 @@
 """Engines and servers: how they start and end, what strangers get, and what errors say."""
 
+import base64
 import doctest
 import os
 import pathlib
@@ -10,6 +11,7 @@ import time
 
 import adbc_driver_flightsql.dbapi as flightsql
 import adbc_driver_manager
+import pyarrow.flight as flight
 import pytest
 
 import mobula
@@ -82,6 +84,36 @@ def test_strangers_are_not_let_in():
         url = con._link.where.rpartition(" ")[2]
         with pytest.raises(mobula.LoginFailed, match="belongs to the program"):
             mobula.connect(url)
+
+
+class Badge(flight.ServerMiddleware):
+    """What one is given who is let in, and shows from then on."""
+
+    def sending_headers(self):
+        return {"authorization": "Bearer badge"}
+
+
+class Users(flight.ServerMiddlewareFactory):
+    """Lets in who knows ann's password, or was let in before."""
+
+    def start_call(self, info, headers):
+        shown = {name.lower(): values[0] for name, values in headers.items()}.get("authorization")
+        # The driver leaves out what fills base64 up.
+        if shown not in ["Bearer badge", "Basic " + base64.b64encode(b"ann:right one").decode().rstrip("=")]:
+            raise flight.FlightUnauthenticatedError("no such user or password")
+        return Badge()
+
+
+@pytest.mark.parametrize("user", ["ann:wrong@", "bob:right%20one@", ""])
+def test_wrong_passwords(user):
+    with flight.FlightServerBase("grpc://127.0.0.1:0", middleware={"users": Users()}) as server:
+        with pytest.raises(mobula.LoginFailed, match=f"127.0.0.1:{server.port} does not let us in: no such user") as caught:
+            mobula.connect(f"grpc://{user}127.0.0.1:{server.port}")
+        assert "right" not in str(caught.value) and "wrong" not in str(caught.value)
+        # Who is let in gets as far as a server that knows no queries.
+        with pytest.raises(mobula.Error) as caught:
+            mobula.connect(f"grpc://ann:right%20one@127.0.0.1:{server.port}").sql("SELECT 1").to_arrow()
+        assert not isinstance(caught.value, mobula.LoginFailed)
 
 
 @pytest.mark.parametrize(
