@@ -15,6 +15,7 @@ pub mod interval_length;
 pub mod limit_apart;
 pub mod limit_stays;
 pub mod lower_spread;
+pub mod nan_in_bounds;
 pub mod not_constant;
 pub mod numbers_no_days;
 pub mod offset_apart;
@@ -88,6 +89,7 @@ pub fn physical_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
         Arc::new(sort_not_merge::SortNotMerge),
         Arc::new(yield_in_join::YieldInJoin),
         Arc::new(series_column::SeriesColumn),
+        Arc::new(nan_in_bounds::NanInBounds),
         Arc::new(stream_above_call::StreamAboveCall),
         Arc::new(order_where_asked::OrderWhereAsked),
         Arc::new(raise_blocks::RaiseBlocks),
